@@ -1,0 +1,10 @@
+//! AllocDB, a replicated database of leases, and the parts of its release gate that do not need a testbed.
+//!
+//! The modules, in reading order; each leans only on those above it:
+//!
+//! - [`ids`]: the numbers everything is named by.
+//! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
+//!   [`ids`], so a history can be judged without any database at hand.
+
+pub mod ids;
+pub mod jepsen;
