@@ -2,9 +2,12 @@
 //!
 //! The modules, in reading order; each leans only on those above it:
 //!
-//! - [`ids`]: the numbers everything is named by.
+//! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
+//! - [`allocator`]: the deterministic state machine, who holds what.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
 //!   [`ids`], so a history can be judged without any database at hand.
 
+pub mod allocator;
+pub mod bytes;
 pub mod ids;
 pub mod jepsen;

@@ -1,0 +1,426 @@
+//! Applying one command: the checks in their order, then the change.
+//!
+//! In every command the first check that fails decides the result. Every change of a resource's state adds one to its
+//! version, and nothing else does.
+
+use super::command::{ClientCommand, Command, Outcome, ResultCode, SlotOverflow, SlotOverflowKind};
+use super::deadlines::Due;
+use super::table::{NOWHERE, Position};
+use super::{
+    Allocator, Member, OperationRecord, PlantedFault, Reservation, ReservationState, Resource, ResourceState,
+    fingerprint,
+};
+use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
+
+/// A command that cannot be the next one of a log. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// LSNs must grow.
+    #[error("LSN {found} does not follow LSN {last}")]
+    LsnNotAfter {
+        /// The last applied LSN.
+        last: Lsn,
+        /// The one offered.
+        found: Lsn,
+    },
+    /// Slots must not go back.
+    #[error("slot {found} at LSN {lsn} is before slot {last}")]
+    SlotBefore {
+        /// The LSN offered.
+        lsn: Lsn,
+        /// The last slot.
+        last: Slot,
+        /// The one offered.
+        found: Slot,
+    },
+}
+
+impl Allocator {
+    /// Applies a client's command.
+    ///
+    /// A slot sum that overflows gives [`ResultCode::SlotOverflow`] and changes nothing at all. Any other result
+    /// makes `lsn` and `slot` the last applied ones, and is remembered under the operation id except for
+    /// [`ResultCode::OperationConflict`] and [`ResultCode::OperationTableFull`].
+    ///
+    /// # Errors
+    /// When the command cannot come next in a log.
+    pub fn apply_client(
+        &mut self,
+        lsn: Lsn,
+        slot: Slot,
+        client: &ClientCommand,
+    ) -> Result<Outcome, OrderError> {
+        if self.check_client_slots(slot, &client.command).is_err() {
+            return Ok(Outcome::plain(ResultCode::SlotOverflow));
+        }
+        self.begin(lsn, slot)?;
+        let fingerprint = fingerprint(&client.command);
+        if let Some(position) = self.find_operation(client.operation) {
+            let known = self.operations[position];
+            if slot <= known.retire_after {
+                return Ok(known.answer_to(fingerprint));
+            }
+            // Only after a change of windows: the queue has not caught up with this one yet.
+            self.drop_operation(position);
+        }
+        if self.operations.is_full() {
+            return Ok(Outcome::plain(ResultCode::OperationTableFull));
+        }
+        let outcome = self.execute(lsn, slot, &client.command);
+        if self.is_planted(PlantedFault::ForgetRetries) {
+            return Ok(outcome);
+        }
+        let retire_after = Slot(slot.0 + self.config.operation_window());
+        let record = OperationRecord {
+            operation: client.operation,
+            fingerprint,
+            outcome,
+            applied_lsn: lsn,
+            retire_after,
+        };
+        let position = self.operations.insert(record);
+        self.operation_index.insert(client.operation.0, position);
+        self.operations_to_retire.push_back((retire_after, client.operation));
+        Ok(outcome)
+    }
+
+    /// Applies a command of the system's own. It has no operation id and is never remembered.
+    ///
+    /// # Errors
+    /// When the command cannot come next in a log.
+    pub fn apply_internal(&mut self, lsn: Lsn, slot: Slot, command: &Command) -> Result<Outcome, OrderError> {
+        if self.check_slots(slot, command).is_err() {
+            return Ok(Outcome::plain(ResultCode::SlotOverflow));
+        }
+        self.begin(lsn, slot)?;
+        Ok(self.execute(lsn, slot, command))
+    }
+
+    /// Checks the slot sums a command of the system's own may need.
+    ///
+    /// # Errors
+    /// The sum that does not fit 64 bits.
+    pub fn check_slots(&self, slot: Slot, command: &Command) -> Result<(), SlotOverflow> {
+        match command {
+            Command::Reserve { ttl_slots, .. } | Command::ReserveBundle { ttl_slots, .. } => {
+                fits(slot, *ttl_slots, SlotOverflowKind::Deadline)
+            }
+            Command::Release { .. } | Command::Reclaim { .. } | Command::Expire { .. } => {
+                fits(slot, self.config.reservation_history_window_slots, SlotOverflowKind::ReservationHistory)
+            }
+            Command::CreateResource { .. } | Command::Confirm { .. } | Command::Revoke { .. } => Ok(()),
+        }
+    }
+
+    /// Checks the slot sums a client's command may need: those of the command, then the operation window.
+    ///
+    /// # Errors
+    /// The first sum that does not fit 64 bits.
+    pub fn check_client_slots(&self, slot: Slot, command: &Command) -> Result<(), SlotOverflow> {
+        self.check_slots(slot, command)?;
+        fits(slot, self.config.operation_window(), SlotOverflowKind::OperationWindow)
+    }
+
+    fn begin(&mut self, lsn: Lsn, slot: Slot) -> Result<(), OrderError> {
+        if let Some((last_lsn, last_slot)) = self.last_applied {
+            if lsn <= last_lsn {
+                return Err(OrderError::LsnNotAfter { last: last_lsn, found: lsn });
+            }
+            if slot < last_slot {
+                return Err(OrderError::SlotBefore { lsn, last: last_slot, found: slot });
+            }
+        }
+        self.last_applied = Some((lsn, slot));
+        self.retire(slot);
+        Ok(())
+    }
+
+    /// Forgets ended reservations and operations whose windows have passed: strictly after, not at, their last slot.
+    fn retire(&mut self, now: Slot) {
+        while let Some(&(retire_after, id)) = self.reservations_to_retire.front() {
+            if now <= retire_after {
+                break;
+            }
+            self.reservations_to_retire.pop_front();
+            let Some(position) = self.find_reservation(id) else { continue };
+            if self.reservations[position].retire_after == Some(retire_after) {
+                self.drop_reservation(position);
+                self.max_retired = self.max_retired.max(Some(id));
+            }
+        }
+        while let Some(&(retire_after, id)) = self.operations_to_retire.front() {
+            if now <= retire_after {
+                break;
+            }
+            self.operations_to_retire.pop_front();
+            let Some(position) = self.find_operation(id) else { continue };
+            if self.operations[position].retire_after == retire_after {
+                self.drop_operation(position);
+            }
+        }
+    }
+
+    fn drop_reservation(&mut self, position: Position) {
+        let mut member = self.reservations[position].first_member;
+        while member != NOWHERE {
+            let next = self.members[member].next;
+            self.members.remove(member);
+            member = next;
+        }
+        self.reservation_index.remove(self.reservations[position].id.0, position);
+        self.reservations.remove(position);
+    }
+
+    fn drop_operation(&mut self, position: Position) {
+        self.operation_index.remove(self.operations[position].operation.0, position);
+        self.operations.remove(position);
+    }
+
+    fn execute(&mut self, lsn: Lsn, slot: Slot, command: &Command) -> Outcome {
+        match command {
+            Command::CreateResource { resource } => Outcome::plain(self.create_resource(*resource)),
+            Command::Reserve { resource, holder, ttl_slots } => {
+                self.reserve(lsn, slot, std::slice::from_ref(resource), *holder, *ttl_slots)
+            }
+            Command::ReserveBundle { resources, holder, ttl_slots } => {
+                self.reserve(lsn, slot, resources, *holder, *ttl_slots)
+            }
+            Command::Confirm { reservation, holder, epoch } => {
+                Outcome::plain(self.confirm(*reservation, *holder, *epoch))
+            }
+            Command::Release { reservation, holder, epoch } => {
+                Outcome::plain(self.release(lsn, slot, *reservation, *holder, *epoch))
+            }
+            Command::Expire { reservation, deadline } => {
+                Outcome::plain(self.expire(lsn, slot, *reservation, *deadline))
+            }
+            Command::Revoke { reservation } => Outcome::plain(self.revoke(*reservation)),
+            Command::Reclaim { reservation } => Outcome::plain(self.reclaim(lsn, slot, *reservation)),
+        }
+    }
+
+    fn create_resource(&mut self, id: ResourceId) -> ResultCode {
+        if self.find_resource(id).is_some() {
+            return ResultCode::AlreadyExists;
+        }
+        if self.resources.len() >= self.config.max_resources as usize {
+            return ResultCode::ResourceTableFull;
+        }
+        self.resource_index.insert(id.0, self.resources.len() as u32);
+        self.resources.push(Resource {
+            id,
+            state: ResourceState::Available,
+            current: NOWHERE,
+            version: 0,
+            listed_at: 0,
+        });
+        ResultCode::Ok
+    }
+
+    fn reserve(
+        &mut self,
+        lsn: Lsn,
+        slot: Slot,
+        ids: &[ResourceId],
+        holder: HolderId,
+        ttl_slots: u64,
+    ) -> Outcome {
+        let refused = |code| Outcome::plain(code);
+        if ids.is_empty() || ids.len() > self.config.max_bundle_size as usize {
+            return refused(ResultCode::BundleTooLarge);
+        }
+        if ttl_slots == 0 || ttl_slots > self.config.max_ttl_slots {
+            return refused(ResultCode::TtlOutOfRange);
+        }
+        for id in ids {
+            let Some(resource) = self.find_resource(*id) else {
+                return refused(ResultCode::ResourceNotFound);
+            };
+            let unchecked = self.is_planted(PlantedFault::ReserveTaken);
+            let resource = &mut self.resources[resource as usize];
+            if resource.listed_at == lsn.0 {
+                return refused(ResultCode::ResourceBusy);
+            }
+            resource.listed_at = lsn.0;
+            if resource.state != ResourceState::Available && !unchecked {
+                return refused(ResultCode::ResourceBusy);
+            }
+        }
+        if self.reservations.is_full() {
+            return refused(ResultCode::ReservationTableFull);
+        }
+        if self.members.len() as u64 + ids.len() as u64 > self.config.member_capacity() {
+            return refused(ResultCode::ReservationMemberTableFull);
+        }
+        let deadline = Slot(slot.0 + ttl_slots);
+        if self.deadlines.is_bucket_full(deadline) {
+            return refused(ResultCode::ExpirationIndexFull);
+        }
+
+        let id = ReservationId::mint(self.config.shard_id, lsn);
+        let epoch = LeaseEpoch(1);
+        let mut first_member = NOWHERE;
+        for resource_id in ids.iter().rev() {
+            if let Some(resource) = self.find_resource(*resource_id) {
+                first_member = self.members.insert(Member { resource, next: first_member });
+            }
+        }
+        let position = self.reservations.insert(Reservation {
+            id,
+            holder,
+            epoch,
+            state: ReservationState::Reserved,
+            created_lsn: lsn,
+            deadline,
+            released_lsn: None,
+            retire_after: None,
+            first_member,
+            member_count: ids.len() as u32,
+        });
+        self.reservation_index.insert(id.0, position);
+        self.deadlines.insert(position, Due { deadline, reservation: id });
+        self.set_members(position, ResourceState::Reserved);
+        Outcome { code: ResultCode::Ok, reservation: Some(id), epoch: Some(epoch), deadline: Some(deadline) }
+    }
+
+    /// Finds a reservation for its holder: known, held by that holder, under that epoch, not ended. In this order.
+    fn held_by(
+        &self,
+        id: ReservationId,
+        holder: HolderId,
+        epoch: LeaseEpoch,
+    ) -> Result<Position, ResultCode> {
+        let position = self.find_reservation(id).ok_or(ResultCode::ReservationNotFound)?;
+        let reservation = &self.reservations[position];
+        if reservation.holder != holder {
+            return Err(ResultCode::HolderMismatch);
+        }
+        if reservation.epoch != epoch && !self.is_planted(PlantedFault::AcceptStaleEpoch) {
+            return Err(ResultCode::StaleEpoch);
+        }
+        if reservation.retire_after.is_some() {
+            return Err(ResultCode::ReservationRetired);
+        }
+        Ok(position)
+    }
+
+    fn confirm(&mut self, id: ReservationId, holder: HolderId, epoch: LeaseEpoch) -> ResultCode {
+        let position = match self.held_by(id, holder, epoch) {
+            Ok(position) => position,
+            Err(code) => return code,
+        };
+        if self.reservations[position].state != ReservationState::Reserved {
+            return ResultCode::InvalidState;
+        }
+        // Also when it is overdue: until somebody expires it, it can be confirmed.
+        self.deadlines.remove(position);
+        self.reservations[position].state = ReservationState::Confirmed;
+        self.set_members(position, ResourceState::Confirmed);
+        ResultCode::Ok
+    }
+
+    fn release(
+        &mut self,
+        lsn: Lsn,
+        slot: Slot,
+        id: ReservationId,
+        holder: HolderId,
+        epoch: LeaseEpoch,
+    ) -> ResultCode {
+        let position = match self.held_by(id, holder, epoch) {
+            Ok(position) => position,
+            Err(code) => return code,
+        };
+        let stale_holder_wins = self.is_planted(PlantedFault::AcceptStaleEpoch);
+        match self.reservations[position].state {
+            ReservationState::Reserved | ReservationState::Confirmed => {}
+            ReservationState::Revoking if stale_holder_wins => {}
+            _ => return ResultCode::InvalidState,
+        }
+        self.next_epoch(position);
+        self.end(lsn, slot, position, ReservationState::Released);
+        ResultCode::Ok
+    }
+
+    /// Finds a reservation for an administrator: known, not ended, in that state. In this order.
+    fn in_state(&self, id: ReservationId, state: ReservationState) -> Result<Position, ResultCode> {
+        let position = self.find_reservation(id).ok_or(ResultCode::ReservationNotFound)?;
+        let reservation = &self.reservations[position];
+        if reservation.retire_after.is_some() {
+            return Err(ResultCode::ReservationRetired);
+        }
+        if reservation.state != state {
+            return Err(ResultCode::InvalidState);
+        }
+        Ok(position)
+    }
+
+    fn revoke(&mut self, id: ReservationId) -> ResultCode {
+        let position = match self.in_state(id, ReservationState::Confirmed) {
+            Ok(position) => position,
+            Err(code) => return code,
+        };
+        self.next_epoch(position);
+        self.reservations[position].state = ReservationState::Revoking;
+        self.set_members(position, ResourceState::Revoking);
+        ResultCode::Ok
+    }
+
+    fn reclaim(&mut self, lsn: Lsn, slot: Slot, id: ReservationId) -> ResultCode {
+        let position = match self.in_state(id, ReservationState::Revoking) {
+            Ok(position) => position,
+            Err(code) => return code,
+        };
+        self.end(lsn, slot, position, ReservationState::Revoked);
+        ResultCode::Ok
+    }
+
+    fn expire(&mut self, lsn: Lsn, slot: Slot, id: ReservationId, deadline: Slot) -> ResultCode {
+        let Some(position) = self.find_reservation(id) else {
+            return ResultCode::ReservationNotFound;
+        };
+        let reservation = &self.reservations[position];
+        if reservation.deadline != deadline || reservation.state != ReservationState::Reserved {
+            return ResultCode::Noop;
+        }
+        self.next_epoch(position);
+        self.end(lsn, slot, position, ReservationState::Expired);
+        ResultCode::Ok
+    }
+
+    fn next_epoch(&mut self, position: Position) {
+        let epoch = &mut self.reservations[position].epoch;
+        *epoch = LeaseEpoch(epoch.0.saturating_add(1));
+    }
+
+    fn end(&mut self, lsn: Lsn, slot: Slot, position: Position, state: ReservationState) {
+        self.deadlines.remove(position);
+        let retire_after = Slot(slot.0 + self.config.reservation_history_window_slots);
+        let reservation = &mut self.reservations[position];
+        reservation.state = state;
+        reservation.released_lsn = Some(lsn);
+        reservation.retire_after = Some(retire_after);
+        self.reservations_to_retire.push_back((retire_after, reservation.id));
+        self.set_members(position, ResourceState::Available);
+    }
+
+    fn set_members(&mut self, position: Position, state: ResourceState) {
+        let current = if state == ResourceState::Available { NOWHERE } else { position };
+        let mut at = self.reservations[position].first_member;
+        while at != NOWHERE {
+            let member = &self.members[at];
+            let resource = &mut self.resources[member.resource as usize];
+            resource.state = state;
+            resource.current = current;
+            resource.version += 1;
+            at = member.next;
+        }
+    }
+}
+
+fn fits(slot: Slot, delta: u64, kind: SlotOverflowKind) -> Result<(), SlotOverflow> {
+    match slot.0.checked_add(delta) {
+        Some(_) => Ok(()),
+        None => Err(SlotOverflow { kind, request_slot: slot, delta }),
+    }
+}

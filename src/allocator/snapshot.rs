@@ -1,0 +1,474 @@
+//! The state as records: taken in one canonical order, so that equal states give equal records, and restored only
+//! if the records keep every rule of a state.
+//!
+//! What the records look like in a file is the storage layer's affair.
+
+use super::deadlines::Due;
+use super::fingerprint::Fingerprint;
+use super::table::NOWHERE;
+use super::{
+    Allocator, AllocatorConfig, ConfigError, Member, Outcome, Reservation, ReservationState, Resource,
+    ResourceState, ResourceView, ResultCode,
+};
+use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+
+/// A complete state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// LSN of the last applied command; present exactly if the slot is.
+    pub last_applied_lsn: Option<Lsn>,
+    /// Slot of the last applied command.
+    pub last_request_slot: Option<Slot>,
+    /// The greatest reservation id ever dropped.
+    pub max_retired: Option<ReservationId>,
+    /// By id.
+    pub resources: Vec<ResourceView>,
+    /// By id.
+    pub reservations: Vec<ReservationRecord>,
+    /// By reservation id, then index.
+    pub members: Vec<MemberRecord>,
+    /// By id.
+    pub operations: Vec<OperationRecord>,
+    /// For each expiration bucket the reservations in it, by id.
+    pub buckets: Vec<Vec<ReservationId>>,
+}
+
+/// A reservation without its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReservationRecord {
+    /// Which reservation.
+    pub id: ReservationId,
+    /// Its first member.
+    pub anchor: ResourceId,
+    /// Who made it.
+    pub holder: HolderId,
+    /// Its epoch.
+    pub epoch: LeaseEpoch,
+    /// Where it is in its life.
+    pub state: ReservationState,
+    /// LSN of the command that made it.
+    pub created_lsn: Lsn,
+    /// Its deadline.
+    pub deadline: Slot,
+    /// LSN of the command that ended it.
+    pub released_lsn: Option<Lsn>,
+    /// Last slot at which it is remembered; present exactly once it has ended.
+    pub retire_after: Option<Slot>,
+    /// How many members it has.
+    pub member_count: u32,
+}
+
+/// One resource of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemberRecord {
+    /// Which reservation.
+    pub reservation: ReservationId,
+    /// Place in the request, from 0.
+    pub index: u32,
+    /// Which resource.
+    pub resource: ResourceId,
+}
+
+/// What is remembered of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperationRecord {
+    /// Which operation.
+    pub operation: OperationId,
+    /// Of its command.
+    pub fingerprint: Fingerprint,
+    /// What it came to the first time.
+    pub outcome: Outcome,
+    /// LSN of that first time.
+    pub applied_lsn: Lsn,
+    /// Last slot at which it is remembered.
+    pub retire_after: Slot,
+}
+
+impl OperationRecord {
+    /// What a retry with this fingerprint is told: the first outcome, or that the id was used for something else.
+    #[must_use]
+    pub fn answer_to(&self, fingerprint: Fingerprint) -> Outcome {
+        if self.fingerprint == fingerprint {
+            self.outcome
+        } else {
+            Outcome::plain(ResultCode::OperationConflict)
+        }
+    }
+}
+
+/// Why records are no state under a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// The configuration itself is refused.
+    #[error("invalid configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The snapshot was taken under another longest time to live.
+    #[error("snapshot layout: {found} expiration buckets, expected {expected} (max_ttl_slots + 1)")]
+    BucketCount {
+        /// Buckets in the snapshot.
+        found: u64,
+        /// Buckets of the configuration.
+        expected: u64,
+    },
+    /// One of the last LSN and the last slot is there without the other.
+    #[error("last applied LSN and last request slot: expected both or neither")]
+    HalfProgress,
+    /// More records than the configuration has room for.
+    #[error("{found} {table}, expected at most {limit}")]
+    OverCapacity {
+        /// Which records.
+        table: &'static str,
+        /// How many there are.
+        found: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Two records with one id.
+    #[error("{table} {id} appears twice")]
+    Duplicate {
+        /// Which records.
+        table: &'static str,
+        /// The id; for members that of their reservation.
+        id: u128,
+    },
+    /// An expiration bucket that breaks a rule.
+    #[error("expiration bucket {bucket}: {reason}")]
+    Bucket {
+        /// Which bucket.
+        bucket: usize,
+        /// Which rule.
+        reason: &'static str,
+    },
+    /// A resource that breaks a rule.
+    #[error("resource {id}: {reason}")]
+    Resource {
+        /// Which resource.
+        id: ResourceId,
+        /// Which rule.
+        reason: &'static str,
+    },
+    /// A reservation that breaks a rule.
+    #[error("reservation {id}: {reason}")]
+    Reservation {
+        /// Which reservation.
+        id: ReservationId,
+        /// Which rule.
+        reason: &'static str,
+    },
+}
+
+impl Allocator {
+    /// The state in canonical order.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut resources: Vec<ResourceView> =
+            (0..self.resources.len() as u32).map(|position| self.resource_view(position)).collect();
+        resources.sort_unstable_by_key(|resource| resource.id);
+
+        let mut positions = self.reservations.positions();
+        positions.sort_unstable_by_key(|position| self.reservations[*position].id);
+        let mut reservations = Vec::with_capacity(positions.len());
+        let mut members = Vec::with_capacity(self.members.len());
+        let mut buckets = vec![Vec::new(); self.config.bucket_count() as usize];
+        for position in positions {
+            let stored = &self.reservations[position];
+            for (index, resource) in self.members_of(position).enumerate() {
+                let resource = self.resources[resource as usize].id;
+                members.push(MemberRecord { reservation: stored.id, index: index as u32, resource });
+            }
+            let anchor = self.resources[self.members[stored.first_member].resource as usize].id;
+            reservations.push(ReservationRecord {
+                id: stored.id,
+                anchor,
+                holder: stored.holder,
+                epoch: stored.epoch,
+                state: stored.state,
+                created_lsn: stored.created_lsn,
+                deadline: stored.deadline,
+                released_lsn: stored.released_lsn,
+                retire_after: stored.retire_after,
+                member_count: stored.member_count,
+            });
+            if stored.state == ReservationState::Reserved {
+                buckets[self.deadlines.bucket(stored.deadline)].push(stored.id);
+            }
+        }
+
+        let mut operations: Vec<OperationRecord> =
+            self.operations.positions().into_iter().map(|position| self.operations[position]).collect();
+        operations.sort_unstable_by_key(|record| record.operation);
+        Snapshot {
+            last_applied_lsn: self.last_applied_lsn(),
+            last_request_slot: self.last_request_slot(),
+            max_retired: self.max_retired,
+            resources,
+            reservations,
+            members,
+            operations,
+            buckets,
+        }
+    }
+
+    /// Builds the state that the records describe.
+    ///
+    /// # Errors
+    /// The first rule that is broken: configuration, capacities, duplicates, buckets, resources, reservations and
+    /// members, in this order.
+    pub fn restore(config: AllocatorConfig, snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        config.validate()?;
+        check_sizes(&config, snapshot)?;
+        let mut allocator = Allocator::new(config)?;
+        let members = allocator.load_records(snapshot)?;
+        let in_bucket = allocator.load_buckets(snapshot)?;
+        check_resources(&allocator, snapshot, &members)?;
+        check_reservations(&allocator, snapshot, &members, &in_bucket)?;
+        allocator.load_retirement(snapshot);
+        allocator.max_retired = snapshot.max_retired;
+        allocator.last_applied = snapshot.last_applied_lsn.zip(snapshot.last_request_slot);
+        Ok(allocator)
+    }
+
+    /// Checks every rule of the state by taking it apart and putting it together again. Costs time in proportion to
+    /// the state.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn check_invariants(&self) -> Result<(), SnapshotError> {
+        Allocator::restore(self.config, &self.snapshot()).map(|_| ())
+    }
+
+    /// Stores resources, reservations with their members, and operations. Returns the members in order.
+    fn load_records(&mut self, snapshot: &Snapshot) -> Result<Vec<MemberRecord>, SnapshotError> {
+        for record in &snapshot.resources {
+            if self.find_resource(record.id).is_some() {
+                return Err(SnapshotError::Duplicate { table: "resource", id: record.id.0 });
+            }
+            self.resource_index.insert(record.id.0, self.resources.len() as u32);
+            self.resources.push(Resource {
+                id: record.id,
+                state: record.state,
+                current: NOWHERE,
+                version: record.version,
+                listed_at: 0,
+            });
+        }
+        for record in &snapshot.reservations {
+            if self.find_reservation(record.id).is_some() {
+                return Err(SnapshotError::Duplicate { table: "reservation", id: record.id.0 });
+            }
+            let position = self.reservations.insert(Reservation {
+                id: record.id,
+                holder: record.holder,
+                epoch: record.epoch,
+                state: record.state,
+                created_lsn: record.created_lsn,
+                deadline: record.deadline,
+                released_lsn: record.released_lsn,
+                retire_after: record.retire_after,
+                first_member: NOWHERE,
+                member_count: record.member_count,
+            });
+            self.reservation_index.insert(record.id.0, position);
+        }
+        let mut members = snapshot.members.clone();
+        members.sort_unstable();
+        if let Some(pair) = members
+            .windows(2)
+            .find(|pair| (pair[0].reservation, pair[0].index) == (pair[1].reservation, pair[1].index))
+        {
+            return Err(SnapshotError::Duplicate {
+                table: "member of reservation",
+                id: pair[0].reservation.0,
+            });
+        }
+        for record in &snapshot.operations {
+            if self.find_operation(record.operation).is_some() {
+                return Err(SnapshotError::Duplicate { table: "operation", id: record.operation.0 });
+            }
+            let position = self.operations.insert(*record);
+            self.operation_index.insert(record.operation.0, position);
+        }
+        // Chains grow at their front, so the last member comes first.
+        for record in members.iter().rev() {
+            let (Some(reservation), Some(resource)) =
+                (self.find_reservation(record.reservation), self.find_resource(record.resource))
+            else {
+                continue;
+            };
+            let next = self.reservations[reservation].first_member;
+            self.reservations[reservation].first_member = self.members.insert(Member { resource, next });
+        }
+        for record in &snapshot.resources {
+            let holder = record.current.and_then(|id| self.find_reservation(id));
+            if let (Some(resource), Some(holder)) = (self.find_resource(record.id), holder) {
+                self.resources[resource as usize].current = holder;
+            }
+        }
+        Ok(members)
+    }
+
+    /// Stores the deadlines. Returns which reservations, by slab position, are in a bucket.
+    fn load_buckets(&mut self, snapshot: &Snapshot) -> Result<Vec<bool>, SnapshotError> {
+        let mut in_bucket = vec![false; snapshot.reservations.len()];
+        for (bucket, ids) in snapshot.buckets.iter().enumerate() {
+            let refused = |reason| SnapshotError::Bucket { bucket, reason };
+            if ids.len() > self.config.max_expiration_bucket_len as usize {
+                return Err(refused("more reservations than max_expiration_bucket_len"));
+            }
+            if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return Err(refused("reservation ids do not ascend"));
+            }
+            for id in ids {
+                let position = self.find_reservation(*id).ok_or(refused("unknown reservation"))?;
+                let reservation = &self.reservations[position];
+                if reservation.state != ReservationState::Reserved {
+                    return Err(refused("a reservation that is not reserved"));
+                }
+                if self.deadlines.bucket(reservation.deadline) != bucket {
+                    return Err(refused("a deadline that belongs to another bucket"));
+                }
+                let due = Due { deadline: reservation.deadline, reservation: *id };
+                self.deadlines.insert(position, due);
+                in_bucket[position as usize] = true;
+            }
+        }
+        Ok(in_bucket)
+    }
+
+    fn load_retirement(&mut self, snapshot: &Snapshot) {
+        let mut ended: Vec<_> = snapshot
+            .reservations
+            .iter()
+            .filter_map(|record| record.retire_after.map(|last| (last, record.created_lsn, record.id)))
+            .collect();
+        ended.sort_unstable();
+        self.reservations_to_retire.extend(ended.into_iter().map(|(last, _, id)| (last, id)));
+        let mut operations: Vec<_> = snapshot
+            .operations
+            .iter()
+            .map(|record| (record.retire_after, record.applied_lsn, record.operation))
+            .collect();
+        operations.sort_unstable();
+        self.operations_to_retire.extend(operations.into_iter().map(|(last, _, id)| (last, id)));
+    }
+}
+
+fn check_sizes(config: &AllocatorConfig, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+    if snapshot.buckets.len() as u64 != config.bucket_count() {
+        return Err(SnapshotError::BucketCount {
+            found: snapshot.buckets.len() as u64,
+            expected: config.bucket_count(),
+        });
+    }
+    if snapshot.last_applied_lsn.is_some() != snapshot.last_request_slot.is_some() {
+        return Err(SnapshotError::HalfProgress);
+    }
+    let tables = [
+        ("resources", snapshot.resources.len(), u64::from(config.max_resources)),
+        ("reservations", snapshot.reservations.len(), u64::from(config.max_reservations)),
+        ("reservation members", snapshot.members.len(), config.member_capacity()),
+        ("operations", snapshot.operations.len(), u64::from(config.max_operations)),
+    ];
+    for (table, found, limit) in tables {
+        if found as u64 > limit {
+            return Err(SnapshotError::OverCapacity { table, found: found as u64, limit });
+        }
+    }
+    Ok(())
+}
+
+/// The members of one reservation out of all, which are sorted.
+fn members_of(members: &[MemberRecord], reservation: ReservationId) -> &[MemberRecord] {
+    let start = members.partition_point(|member| member.reservation < reservation);
+    let rest = &members[start..];
+    &rest[..rest.partition_point(|member| member.reservation == reservation)]
+}
+
+fn check_resources(
+    allocator: &Allocator,
+    snapshot: &Snapshot,
+    members: &[MemberRecord],
+) -> Result<(), SnapshotError> {
+    for record in &snapshot.resources {
+        let refused = |reason| SnapshotError::Resource { id: record.id, reason };
+        let Some(current) = record.current else {
+            if record.state == ResourceState::Available {
+                continue;
+            }
+            return Err(refused("held, but by no reservation"));
+        };
+        if record.state == ResourceState::Available {
+            return Err(refused("available, but has a reservation"));
+        }
+        let position =
+            allocator.find_reservation(current).ok_or(refused("held by an unknown reservation"))?;
+        if !members_of(members, current).iter().any(|member| member.resource == record.id) {
+            return Err(refused("held by a reservation that does not list it"));
+        }
+        if allocator.reservations[position].state.held_as() != Some(record.state) {
+            return Err(refused("its state is not that of its reservation"));
+        }
+    }
+    Ok(())
+}
+
+fn check_reservations(
+    allocator: &Allocator,
+    snapshot: &Snapshot,
+    members: &[MemberRecord],
+    in_bucket: &[bool],
+) -> Result<(), SnapshotError> {
+    for record in &snapshot.reservations {
+        let refused = |reason| SnapshotError::Reservation { id: record.id, reason };
+        let Some(position) = allocator.find_reservation(record.id) else { continue };
+        if record.member_count == 0 {
+            return Err(refused("no members"));
+        }
+        match (record.state.held_as(), record.retire_after) {
+            (Some(_), Some(_)) => return Err(refused("live, but retiring")),
+            (None, None) => return Err(refused("ended, but never retiring")),
+            _ => {}
+        }
+        let is_reserved = record.state == ReservationState::Reserved;
+        if is_reserved != in_bucket.get(position as usize).copied().unwrap_or(false) {
+            return Err(refused("reserved, but in no expiration bucket"));
+        }
+        let own = members_of(members, record.id);
+        let count = record.member_count as usize;
+        // Indexes ascend without repetition, so the last one tells whether the first `count` are complete.
+        let complete = own.get(count - 1).is_some_and(|member| member.index as usize == count - 1);
+        if !complete {
+            return Err(refused("a member is missing"));
+        }
+        if own[0].resource != record.anchor {
+            return Err(refused("its first member is another resource"));
+        }
+        let mut listed: Vec<ResourceId> = own[..count].iter().map(|member| member.resource).collect();
+        listed.sort_unstable();
+        if listed.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(refused("lists a resource twice"));
+        }
+        for id in listed {
+            let resource = allocator.find_resource(id).ok_or(refused("lists an unknown resource"))?;
+            let resource = &allocator.resources[resource as usize];
+            let holds = resource.current == position;
+            let as_expected = match record.state.held_as() {
+                Some(state) => holds && resource.state == state,
+                None => !holds,
+            };
+            if !as_expected {
+                return Err(refused("a member is not in the state the reservation implies"));
+            }
+        }
+    }
+    for member in members {
+        let refused = |reason| SnapshotError::Reservation { id: member.reservation, reason };
+        let position = allocator
+            .find_reservation(member.reservation)
+            .ok_or(refused("has members but does not exist"))?;
+        if member.index >= allocator.reservations[position].member_count {
+            return Err(refused("more members than it counts"));
+        }
+    }
+    Ok(())
+}
