@@ -4,10 +4,16 @@
 //!
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
 //! - [`allocator`]: the deterministic state machine, who holds what.
+//! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
+//! - [`engine`]: one node, an allocator behind a log.
+//! - [`api`]: what clients ask and replicas answer.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
 //!   [`ids`], so a history can be judged without any database at hand.
 
 pub mod allocator;
+pub mod api;
 pub mod bytes;
+pub mod engine;
 pub mod ids;
 pub mod jepsen;
+pub mod storage;

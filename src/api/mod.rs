@@ -1,0 +1,177 @@
+//! What clients ask a replica and what it answers, and both as bytes.
+//!
+//! A connection carries one request, ended by the client closing its sending side, and one reply, ended by the replica
+//! closing the connection. A reply is one of these responses, or, where a replica has no such answer, a short text.
+
+mod codec;
+pub mod text;
+
+pub use codec::{
+    DecodeError, MAX_MESSAGE_BYTES, decode_request, decode_response, encode_request, encode_response,
+};
+
+use crate::allocator::{Outcome, ReservationView, ResourceView};
+use crate::engine::{Certainty, Committed, Metrics, Rejection, Ticked};
+use crate::ids::{Lsn, ReservationId, ResourceId, Slot};
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Execute a command.
+    Submit {
+        /// Its slot.
+        slot: Slot,
+        /// The command with its ids, kept as sent.
+        payload: Vec<u8>,
+    },
+    /// Read a resource.
+    GetResource {
+        /// The state must include this LSN.
+        required: Option<Lsn>,
+        /// Which resource.
+        resource: ResourceId,
+    },
+    /// Read a reservation, which this interface calls a lease.
+    GetLease {
+        /// The state must include this LSN.
+        required: Option<Lsn>,
+        /// The asker's time.
+        slot: Slot,
+        /// Which reservation.
+        lease: ReservationId,
+    },
+    /// Read counters and marks. Answered in every role.
+    GetMetrics {
+        /// The asker's time.
+        slot: Slot,
+    },
+    /// Expire what is due.
+    TickExpirations {
+        /// The asker's time.
+        slot: Slot,
+    },
+}
+
+/// A request that was not executed, or may not have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubmissionFailure {
+    /// What the client may conclude. Follows from the code in everything sent here; carried separately on the wire.
+    pub category: Certainty,
+    /// Why.
+    pub code: Rejection,
+}
+
+impl From<Rejection> for SubmissionFailure {
+    fn from(code: Rejection) -> Self {
+        Self { category: code.certainty(), code }
+    }
+}
+
+/// Answer to [`Request::Submit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubmitResponse {
+    /// Executed, now or earlier, with any result.
+    Committed(Committed),
+    /// Not executed, or not known to be.
+    Rejected(SubmissionFailure),
+}
+
+/// Answer to [`Request::GetResource`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResourceResponse {
+    /// The resource.
+    Found(ResourceView),
+    /// There is none.
+    NotFound,
+    /// The state does not include the required LSN yet.
+    FenceNotApplied {
+        /// What was required.
+        required_lsn: Lsn,
+        /// Where the state is.
+        last_applied_lsn: Option<Lsn>,
+    },
+    /// The replica's engine has failed.
+    EngineHalted,
+}
+
+/// Answer to [`Request::GetLease`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseResponse {
+    /// The reservation.
+    Found(Lease),
+    /// There is none.
+    NotFound,
+    /// It has ended and is no longer remembered.
+    Retired,
+    /// The state does not include the required LSN yet.
+    FenceNotApplied {
+        /// What was required.
+        required_lsn: Lsn,
+        /// Where the state is.
+        last_applied_lsn: Option<Lsn>,
+    },
+    /// The replica's engine has failed.
+    EngineHalted,
+}
+
+/// A reservation as this interface shows it.
+///
+/// On the wire the deadline is optional and the member list may be empty. No replica sends either, so whoever receives
+/// one must be ready for both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The reservation, without its deadline and members, which are beside it.
+    pub view: ReservationView,
+    /// Whether a deadline was given at all; if not, the one in `view` means nothing.
+    pub has_deadline: bool,
+}
+
+impl From<ReservationView> for Lease {
+    fn from(view: ReservationView) -> Self {
+        Self { view, has_deadline: true }
+    }
+}
+
+/// Answer to [`Request::TickExpirations`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TickResponse {
+    /// What was due was expired.
+    Applied(Ticked),
+    /// Nothing was expired, or not everything is known to be.
+    Rejected(SubmissionFailure),
+}
+
+/// What a replica answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// To [`Request::Submit`].
+    Submit(SubmitResponse),
+    /// To [`Request::GetResource`].
+    GetResource(ResourceResponse),
+    /// To [`Request::GetLease`].
+    GetLease(LeaseResponse),
+    /// To [`Request::GetMetrics`].
+    GetMetrics(Metrics),
+    /// To [`Request::TickExpirations`].
+    TickExpirations(TickResponse),
+}
+
+impl Response {
+    /// A refused submit.
+    #[must_use]
+    pub fn submit_rejected(rejection: Rejection) -> Self {
+        Response::Submit(SubmitResponse::Rejected(rejection.into()))
+    }
+
+    /// A refused tick.
+    #[must_use]
+    pub fn tick_rejected(rejection: Rejection) -> Self {
+        Response::TickExpirations(TickResponse::Rejected(rejection.into()))
+    }
+
+    /// A submit that was executed for the first time.
+    #[must_use]
+    pub fn committed(lsn: Lsn, outcome: Outcome) -> Self {
+        Response::Submit(SubmitResponse::Committed(Committed { lsn, outcome, from_retry_cache: false }))
+    }
+}

@@ -1,0 +1,84 @@
+//! Checkpoints: the state as a snapshot, and a log that no longer holds what the previous snapshot covers.
+//!
+//! The log keeps one interval more than the new snapshot needs, so that a snapshot lost or damaged can be made up from
+//! the one before.
+
+use super::Engine;
+use crate::ids::Lsn;
+use crate::storage::{Flush, replace_file, snapshot_file};
+
+/// A checkpoint that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// LSN of the new snapshot; none if nothing was ever applied.
+    pub snapshot: Option<Lsn>,
+    /// LSN of the snapshot before.
+    pub previous: Option<Lsn>,
+    /// Frames kept in the log, the marker included.
+    pub frames_kept: u64,
+}
+
+/// Why a checkpoint was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The engine's log has failed, before or now.
+    #[error("engine halted: {0}")]
+    Halted(String),
+    /// Commands wait to be executed.
+    #[error("{depth} commands are queued")]
+    QueueNotEmpty {
+        /// How many.
+        depth: u32,
+    },
+    /// The snapshot could not be written. The engine goes on with the old one.
+    #[error("snapshot: {0}")]
+    Snapshot(std::io::Error),
+}
+
+impl Engine {
+    /// Takes a checkpoint.
+    ///
+    /// # Errors
+    /// When it was not taken. Only a failure to write the snapshot leaves the engine running.
+    pub fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
+        if let Some(reason) = &self.halted {
+            return Err(CheckpointError::Halted(reason.clone()));
+        }
+        if !self.queue.is_empty() {
+            return Err(CheckpointError::QueueNotEmpty { depth: self.queue_depth() });
+        }
+        let last = self.allocator.last_applied_lsn();
+        self.check_log_ends_at(last)?;
+
+        let snapshot = snapshot_file::encode(&self.allocator.snapshot());
+        let written = replace_file(&*self.disk, &self.paths.snapshot, &snapshot, Flush::Data);
+        match written {
+            Ok(()) => {}
+            Err(error) if !error.renamed => return Err(CheckpointError::Snapshot(error.source)),
+            // The new snapshot stands but may not survive; until that is known nothing may rely on either.
+            Err(error) => return Err(self.halt_at_checkpoint(format!("snapshot: {error}"))),
+        }
+        let previous = std::mem::replace(&mut self.active_snapshot, last);
+        match self.wal.rewrite(&*self.disk, previous, self.allocator.last_applied()) {
+            Ok(frames_kept) => Ok(Checkpoint { snapshot: last, previous, frames_kept }),
+            Err(error) => Err(self.halt_at_checkpoint(format!("log rewrite: {error}"))),
+        }
+    }
+
+    fn check_log_ends_at(&mut self, last: Option<Lsn>) -> Result<(), CheckpointError> {
+        let problem = match self.wal.verify() {
+            // A log that a snapshot covers whole may have been started anew behind it.
+            Ok(Ok(found)) if found == last || (found < last && last == self.active_snapshot) => return Ok(()),
+            Ok(Ok(found)) => format!("the log ends at LSN {found:?}, the state at {last:?}"),
+            Ok(Err(stop)) => format!("the log does not end clean: {stop:?}"),
+            Err(error) => format!("the log cannot be read: {error}"),
+        };
+        Err(self.halt_at_checkpoint(problem))
+    }
+
+    fn halt_at_checkpoint(&mut self, reason: String) -> CheckpointError {
+        let reason = format!("{}: {reason}", self.paths.wal.display());
+        self.halt(reason.clone());
+        CheckpointError::Halted(reason)
+    }
+}

@@ -1,0 +1,560 @@
+//! One node: an allocator behind a log.
+//!
+//! An engine numbers commands, writes each to the log before it takes effect, remembers what was done for retries,
+//! proposes what is due for expiry, guards reads by the LSN they need, and takes checkpoints. It is strictly
+//! sequential. Once its log has failed it refuses everything but metrics until it is recovered from its files.
+
+mod checkpoint;
+mod config;
+mod metrics;
+mod recovery;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use config::{EngineConfig, EngineConfigError};
+pub use metrics::{Metrics, StartupKind};
+pub use recovery::RecoveryError;
+
+use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
+use crate::allocator::{
+    Allocator, ClientCommand, Command, Due, Fingerprint, OrderError, Outcome, PayloadError, PayloadKind,
+    SlotOverflow, fingerprint,
+};
+use crate::ids::{Lsn, OperationId, Slot};
+use crate::storage::{Disk, Frame, Wal};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where an engine keeps its two files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnginePaths {
+    /// The write-ahead log.
+    pub wal: PathBuf,
+    /// The snapshot.
+    pub snapshot: PathBuf,
+}
+
+/// Why a command was not executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// The engine's log has failed.
+    EngineHalted,
+    /// The payload is no command, or its slot lies before one that is already logged.
+    InvalidRequest(PayloadError),
+    /// A slot sum does not fit 64 bits.
+    SlotOverflow(SlotOverflow),
+    /// The payload is longer than allowed.
+    CommandTooLarge {
+        /// Its length in bytes.
+        encoded_len: u64,
+        /// The limit.
+        max_command_bytes: u64,
+    },
+    /// There is no LSN left.
+    LsnExhausted {
+        /// The last one.
+        last_applied_lsn: Lsn,
+    },
+    /// The queue is full.
+    Overloaded {
+        /// Entries waiting.
+        queue_depth: u32,
+        /// The most there can be.
+        queue_capacity: u32,
+    },
+    /// The log could not be written.
+    StorageFailure,
+}
+
+/// What a client may conclude from a rejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// The request was not executed and will not be.
+    Definite,
+    /// It may have been, or may still be.
+    Indefinite,
+}
+
+impl Rejection {
+    /// What a client may conclude.
+    #[must_use]
+    pub fn certainty(self) -> Certainty {
+        match self {
+            Rejection::EngineHalted | Rejection::StorageFailure => Certainty::Indefinite,
+            _ => Certainty::Definite,
+        }
+    }
+}
+
+impl From<PayloadError> for Rejection {
+    fn from(error: PayloadError) -> Self {
+        Rejection::InvalidRequest(error)
+    }
+}
+
+impl From<SlotOverflow> for Rejection {
+    fn from(overflow: SlotOverflow) -> Self {
+        Rejection::SlotOverflow(overflow)
+    }
+}
+
+/// An executed command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// LSN of its first execution.
+    pub lsn: Lsn,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// True if it was executed earlier and this is what was remembered.
+    pub from_retry_cache: bool,
+}
+
+/// What became of a command that was handed to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It waits.
+    Queued,
+    /// Its operation waits already, with this fingerprint.
+    Pending(Fingerprint),
+    /// Its operation was executed before.
+    Known(Committed),
+}
+
+/// What a tick did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticked {
+    /// Expire commands executed, whatever each came to.
+    pub processed: u32,
+    /// LSN of the last of them.
+    pub last_lsn: Option<Lsn>,
+}
+
+/// What a tick would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpirationPlan {
+    /// Slot of every command of the batch.
+    pub slot: Slot,
+    /// What would be expired, in order.
+    pub due: Vec<Due>,
+}
+
+impl ExpirationPlan {
+    /// The commands of the batch as payloads of the system's own.
+    #[must_use]
+    pub fn payloads(&self) -> Vec<Vec<u8>> {
+        let expire = |due: &Due| Command::Expire { reservation: due.reservation, deadline: due.deadline };
+        self.due.iter().map(|due| encode_internal(&expire(due))).collect()
+    }
+}
+
+/// Why a read may not be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceError {
+    /// The engine's log has failed.
+    EngineHalted,
+    /// The state is not yet where the reader needs it.
+    NotApplied {
+        /// What the reader needs.
+        required: Lsn,
+        /// Where the state is.
+        last_applied: Option<Lsn>,
+    },
+}
+
+/// An entry for the log: one of a batch that is to be logged and applied, or, at recovery, a durable prepared one that
+/// may have been on its way into the log when the process ended.
+#[derive(Debug, Clone, Copy)]
+pub struct LogEntry<'a> {
+    /// Whose payload it is.
+    pub kind: PayloadKind,
+    /// Its place in the log.
+    pub lsn: Lsn,
+    /// Slot of the request.
+    pub slot: Slot,
+    /// The command, as received.
+    pub payload: &'a [u8],
+}
+
+/// Why a batch was not logged and applied.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The engine's log had failed before, or fails now.
+    #[error("Submission(EngineHalted)")]
+    Halted,
+    /// An entry is not the next of the log. Nothing was written.
+    #[error("AppliedLsnMismatch {{ expected: Lsn({expected}), found: Lsn({found}) }}")]
+    LsnMismatch {
+        /// The next LSN of the log.
+        expected: Lsn,
+        /// That of the entry.
+        found: Lsn,
+    },
+    /// An entry cannot be applied. Nothing was written.
+    #[error("Submission({0:?})")]
+    Rejected(Rejection),
+}
+
+enum Decoded {
+    Client(ClientCommand),
+    Internal(Command),
+}
+
+struct Queued {
+    operation: OperationId,
+    fingerprint: Fingerprint,
+    slot: Slot,
+    payload: Vec<u8>,
+}
+
+/// An allocator behind a log.
+pub struct Engine {
+    disk: Arc<dyn Disk>,
+    paths: EnginePaths,
+    config: EngineConfig,
+    allocator: Allocator,
+    wal: Wal,
+    queue: VecDeque<Queued>,
+    startup: metrics::Startup,
+    active_snapshot: Option<Lsn>,
+    /// Why nothing is executed any more.
+    halted: Option<String>,
+}
+
+impl Engine {
+    /// The state.
+    #[must_use]
+    pub fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// The state, to plant a defect into it.
+    #[cfg(feature = "planted-faults")]
+    pub fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// LSN of the snapshot in use, the one loaded or written last.
+    #[must_use]
+    pub fn active_snapshot(&self) -> Option<Lsn> {
+        self.active_snapshot
+    }
+
+    /// Why nothing is executed any more; `None` while all is well.
+    #[must_use]
+    pub fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
+    fn halt(&mut self, reason: String) {
+        self.halted.get_or_insert(reason);
+    }
+
+    fn next_lsn(&self) -> Result<Lsn, Rejection> {
+        let last = self.allocator.last_applied_lsn();
+        Lsn::following(last).ok_or(Rejection::LsnExhausted { last_applied_lsn: last.unwrap_or_default() })
+    }
+
+    fn check_running(&self) -> Result<(), Rejection> {
+        if self.halted.is_some() { Err(Rejection::EngineHalted) } else { Ok(()) }
+    }
+
+    fn check_size(&self, payload: &[u8]) -> Result<(), Rejection> {
+        let limit = self.config.max_command_bytes;
+        if payload.len() as u64 > limit {
+            let encoded_len = payload.len() as u64;
+            return Err(Rejection::CommandTooLarge { encoded_len, max_command_bytes: limit });
+        }
+        Ok(())
+    }
+
+    /// Refuses a slot below `last`: once logged, such a command could never be applied.
+    fn check_slot_order(slot: Slot, last: Option<Slot>) -> Result<(), Rejection> {
+        if Some(slot) < last { Err(Rejection::InvalidRequest(PayloadError::InvalidLayout)) } else { Ok(()) }
+    }
+
+    /// Checks a client's payload as a replica does before it prepares one. `last_slot` is the slot of the newest entry
+    /// in front of it that is not applied yet, if there is one.
+    ///
+    /// # Errors
+    /// Halted, too long, no command, slot sums, slot order: the first that applies.
+    pub fn check_client(
+        &self,
+        slot: Slot,
+        payload: &[u8],
+        last_slot: Option<Slot>,
+    ) -> Result<ClientCommand, Rejection> {
+        self.check_running()?;
+        self.check_size(payload)?;
+        let client = decode_client(payload)?;
+        self.allocator.check_client_slots(slot, &client.command)?;
+        Self::check_slot_order(slot, last_slot.max(self.allocator.last_request_slot()))?;
+        Ok(client)
+    }
+
+    /// Checks a payload of the system's own as a replica does before it prepares one; `last_slot` as for
+    /// [`Engine::check_client`].
+    ///
+    /// # Errors
+    /// Halted, exhausted, too long, no command, slot sums, slot order: the first that applies.
+    pub fn check_internal(
+        &self,
+        slot: Slot,
+        payload: &[u8],
+        last_slot: Option<Slot>,
+    ) -> Result<Command, Rejection> {
+        self.check_running()?;
+        self.next_lsn()?;
+        self.check_size(payload)?;
+        let command = decode_internal(payload)?;
+        self.allocator.check_slots(slot, &command)?;
+        Self::check_slot_order(slot, last_slot.max(self.allocator.last_request_slot()))?;
+        Ok(command)
+    }
+
+    /// Logs a batch with one flush, then applies it. Either all entries are logged or the engine halts.
+    ///
+    /// # Errors
+    /// An entry that cannot be next, in which case nothing was written; or a log that has failed.
+    pub fn commit(&mut self, entries: &[LogEntry<'_>]) -> Result<Vec<Outcome>, CommitError> {
+        if self.halted.is_some() {
+            return Err(CommitError::Halted);
+        }
+        let decoded = self.check_batch(entries)?;
+        let frames: Vec<Frame<'_>> = entries
+            .iter()
+            .map(|entry| Frame {
+                lsn: entry.lsn,
+                slot: entry.slot,
+                record: entry.kind.into(),
+                payload: entry.payload,
+            })
+            .collect();
+        if let Err(error) = self.wal.append(&frames) {
+            self.halt(format!("{}: append: {error}", self.paths.wal.display()));
+            return Err(CommitError::Halted);
+        }
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for (entry, command) in entries.iter().zip(&decoded) {
+            match self.apply(entry.lsn, entry.slot, command) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => {
+                    // The checks above rule this out; if they are wrong, nothing may build on what follows.
+                    self.halt(format!("LSN {}: {error}", entry.lsn));
+                    return Err(CommitError::Halted);
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn check_batch(&self, entries: &[LogEntry<'_>]) -> Result<Vec<Decoded>, CommitError> {
+        let mut last = self.allocator.last_applied_lsn();
+        let mut last_slot = self.allocator.last_request_slot();
+        let mut decoded = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let exhausted = Rejection::LsnExhausted { last_applied_lsn: last.unwrap_or_default() };
+            let expected = Lsn::following(last).ok_or(CommitError::Rejected(exhausted))?;
+            if entry.lsn != expected {
+                return Err(CommitError::LsnMismatch { expected, found: entry.lsn });
+            }
+            let rejected = CommitError::Rejected;
+            Self::check_slot_order(entry.slot, last_slot).map_err(rejected)?;
+            decoded.push(match entry.kind {
+                PayloadKind::Client => {
+                    let client = decode_client(entry.payload).map_err(|error| rejected(error.into()))?;
+                    let slots = self.allocator.check_client_slots(entry.slot, &client.command);
+                    slots.map_err(|overflow| rejected(overflow.into()))?;
+                    Decoded::Client(client)
+                }
+                PayloadKind::Internal => {
+                    let command = decode_internal(entry.payload).map_err(|error| rejected(error.into()))?;
+                    let slots = self.allocator.check_slots(entry.slot, &command);
+                    slots.map_err(|overflow| rejected(overflow.into()))?;
+                    Decoded::Internal(command)
+                }
+            });
+            last = Some(entry.lsn);
+            last_slot = Some(entry.slot);
+        }
+        Ok(decoded)
+    }
+
+    fn apply(&mut self, lsn: Lsn, slot: Slot, command: &Decoded) -> Result<Outcome, OrderError> {
+        match command {
+            Decoded::Client(client) => self.allocator.apply_client(lsn, slot, client),
+            Decoded::Internal(command) => self.allocator.apply_internal(lsn, slot, command),
+        }
+    }
+
+    /// What is remembered of a client's operation at `slot`; nothing if the payload is no command.
+    #[must_use]
+    pub fn find_retry(&self, slot: Slot, payload: &[u8]) -> Option<Committed> {
+        let client = decode_client(payload).ok()?;
+        self.known(slot, &client)
+    }
+
+    fn known(&self, slot: Slot, client: &ClientCommand) -> Option<Committed> {
+        let record = self.allocator.operation(client.operation, slot)?;
+        let outcome = record.answer_to(fingerprint(&client.command));
+        Some(Committed { lsn: record.applied_lsn, outcome, from_retry_cache: true })
+    }
+
+    /// Puts a client's command into the queue without executing anything.
+    ///
+    /// # Errors
+    /// Too long, no command, halted, exhausted, slot sums, slot order, queue full: the first that applies.
+    pub fn enqueue(&mut self, slot: Slot, payload: &[u8]) -> Result<Enqueued, Rejection> {
+        self.check_size(payload)?;
+        let client = decode_client(payload)?;
+        self.check_running()?;
+        if let Some(committed) = self.known(slot, &client) {
+            return Ok(Enqueued::Known(committed));
+        }
+        if let Some(waiting) = self.queue.iter().find(|queued| queued.operation == client.operation) {
+            return Ok(Enqueued::Pending(waiting.fingerprint));
+        }
+        self.next_lsn()?;
+        self.allocator.check_client_slots(slot, &client.command)?;
+        let last_slot = self.queue.back().map(|queued| queued.slot);
+        Self::check_slot_order(slot, last_slot.max(self.allocator.last_request_slot()))?;
+        let depth = self.queue.len() as u32;
+        if depth >= self.config.max_submission_queue {
+            let queue_capacity = self.config.max_submission_queue;
+            return Err(Rejection::Overloaded { queue_depth: depth, queue_capacity });
+        }
+        let fingerprint = fingerprint(&client.command);
+        self.queue.push_back(Queued {
+            operation: client.operation,
+            fingerprint,
+            slot,
+            payload: payload.to_vec(),
+        });
+        Ok(Enqueued::Queued)
+    }
+
+    /// Puts a client's command into the queue and executes the oldest entry of the queue, whose result is returned.
+    /// With an empty queue that is the command itself.
+    ///
+    /// A command whose operation waits in the queue has the queue executed up to and including that one, and gets its
+    /// result as a retry.
+    ///
+    /// # Errors
+    /// As [`Engine::enqueue`], and when the log fails.
+    pub fn submit(&mut self, slot: Slot, payload: &[u8]) -> Result<Committed, Rejection> {
+        match self.enqueue(slot, payload)? {
+            Enqueued::Known(committed) => Ok(committed),
+            Enqueued::Queued => match self.process_next()? {
+                Some(committed) => Ok(committed),
+                None => Err(Rejection::EngineHalted),
+            },
+            Enqueued::Pending(_) => {
+                let client = decode_client(payload)?;
+                while self.queue.iter().any(|queued| queued.operation == client.operation) {
+                    self.process_next()?;
+                }
+                // What was just executed is remembered, unless there was no room to.
+                match self.known(slot, &client) {
+                    Some(committed) => Ok(committed),
+                    None => self.submit(slot, payload),
+                }
+            }
+        }
+    }
+
+    /// Executes the oldest entry of the queue; `None` if nothing waits.
+    ///
+    /// # Errors
+    /// Halted, exhausted, or the log fails.
+    pub fn process_next(&mut self) -> Result<Option<Committed>, Rejection> {
+        self.check_running()?;
+        let lsn = self.next_lsn()?;
+        let Some(queued) = self.queue.pop_front() else { return Ok(None) };
+        let entry = LogEntry { kind: PayloadKind::Client, lsn, slot: queued.slot, payload: &queued.payload };
+        let outcome = self.execute(entry)?;
+        Ok(Some(Committed { lsn, outcome, from_retry_cache: false }))
+    }
+
+    fn execute(&mut self, entry: LogEntry<'_>) -> Result<Outcome, Rejection> {
+        match self.commit(&[entry]) {
+            Ok(outcomes) => outcomes.first().copied().ok_or(Rejection::StorageFailure),
+            Err(CommitError::Rejected(rejection)) => Err(rejection),
+            Err(CommitError::Halted | CommitError::LsnMismatch { .. }) => Err(Rejection::StorageFailure),
+        }
+    }
+
+    /// Entries waiting in the queue.
+    #[must_use]
+    pub fn queue_depth(&self) -> u32 {
+        self.queue.len() as u32
+    }
+
+    /// What a tick at `slot` would expire, the queue left as it is.
+    ///
+    /// # Errors
+    /// Halted, or exhausted with nothing waiting.
+    pub fn plan_expirations(&self, slot: Slot) -> Result<ExpirationPlan, Rejection> {
+        self.check_running()?;
+        if self.queue.is_empty() {
+            self.next_lsn()?;
+        }
+        let batch_slot = self.allocator.last_request_slot().map_or(slot, |last| last.max(slot));
+        let due = self.allocator.due(slot, self.config.max_expirations_per_tick as usize);
+        Ok(ExpirationPlan { slot: batch_slot, due })
+    }
+
+    /// Executes everything in the queue, then expires what is due at `slot`, oldest deadline first, up to the limit.
+    ///
+    /// # Errors
+    /// Halted, exhausted, slot sums, or the log fails; what was expired before stays so.
+    pub fn tick(&mut self, slot: Slot) -> Result<Ticked, Rejection> {
+        self.check_running()?;
+        if self.queue.is_empty() {
+            self.next_lsn()?;
+        }
+        while !self.queue.is_empty() {
+            self.process_next()?;
+        }
+        self.next_lsn()?;
+        let plan = self.plan_expirations(slot)?;
+        let mut ticked = Ticked { processed: 0, last_lsn: None };
+        for payload in plan.payloads() {
+            self.check_internal(plan.slot, &payload, None)?;
+            let lsn = self.next_lsn()?;
+            self.execute(LogEntry { kind: PayloadKind::Internal, lsn, slot: plan.slot, payload: &payload })?;
+            ticked = Ticked { processed: ticked.processed + 1, last_lsn: Some(lsn) };
+        }
+        Ok(ticked)
+    }
+
+    /// Whether a read that needs the state as of `required` may be served; `None` and 0 need nothing.
+    ///
+    /// # Errors
+    /// Halted, or the state is not there yet.
+    pub fn read_fence(&self, required: Option<Lsn>) -> Result<(), FenceError> {
+        if self.halted.is_some() {
+            return Err(FenceError::EngineHalted);
+        }
+        let last_applied = self.allocator.last_applied_lsn();
+        match required {
+            Some(required) if required.0 > 0 && last_applied < Some(required) => {
+                Err(FenceError::NotApplied { required, last_applied })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

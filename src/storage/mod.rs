@@ -1,0 +1,15 @@
+//! Bytes that outlive the process: the write-ahead log, the snapshot file, and replacing a file as a whole.
+//!
+//! Everything goes through [`disk::Disk`], so that the same code runs on the operating system's files and on a
+//! simulated disk that tears, loses and refuses writes.
+
+pub mod disk;
+pub mod frame;
+pub mod replace;
+pub mod snapshot_file;
+pub mod wal;
+
+pub use disk::{Disk, DiskFile, OsDisk};
+pub use frame::{Frame, RecordType};
+pub use replace::{Flush, ReplaceError, read_file, replace_file};
+pub use wal::{Stop, Wal};
