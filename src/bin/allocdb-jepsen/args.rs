@@ -33,3 +33,7 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
     }
     reader::choose(menu.program, menu, args)
 }
+
+#[cfg(test)]
+#[path = "args/tests.rs"]
+mod tests;
