@@ -1,0 +1,201 @@
+//! What a well-formed command line asks for, as plain data.
+//!
+//! Inside the program only these types travel: flags, defaults and spellings stay behind in the table and the reader.
+//! Whether a path exists or a run id is planned is left to whoever carries the command out.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allocdb_node::ids::ReplicaId;
+
+/// One invocation of the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// List the planned runs.
+    Plan,
+    /// Judge a history that was recorded earlier.
+    Analyze {
+        /// The history to judge.
+        history_file: PathBuf,
+    },
+    /// Write down where the guests of a KubeVirt testbed are.
+    CaptureKubevirtLayout(KubevirtCapture),
+    /// Check that a testbed can be driven.
+    VerifySurface {
+        /// The testbed to check.
+        testbed: Testbed,
+    },
+    /// Execute one planned run, judge it and archive its evidence.
+    Run {
+        /// Where the run takes place.
+        testbed: Testbed,
+        /// As given; not yet looked up in the plan.
+        run_id: String,
+        /// Receives the history, the status files and the bundle.
+        output_root: PathBuf,
+    },
+    /// Judge a history that was recorded earlier and archive it with the testbed's logs.
+    Archive {
+        /// The testbed whose logs are archived.
+        testbed: Testbed,
+        /// As given; not yet looked up in the plan.
+        run_id: String,
+        /// The history to judge and to archive.
+        history_file: PathBuf,
+        /// Receives the log archive and the bundle.
+        output_root: PathBuf,
+    },
+    /// Show one run on a KubeVirt testbed.
+    WatchKubevirt(Watch),
+    /// Show the latest runs of several KubeVirt testbeds side by side.
+    WatchKubevirtFleet(FleetWatch),
+    /// Start, stop, hurt or be a replica of a cluster on this machine.
+    LocalCluster(LocalCluster),
+}
+
+/// The cluster that a subcommand is about. Adding a backend adds a variant here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Testbed {
+    /// Replica processes on this machine.
+    Local(LocalTestbed),
+    /// Virtual machines under QEMU on this machine.
+    Qemu {
+        /// Holds the testbed's layout file.
+        workspace: PathBuf,
+    },
+    /// Virtual machines in a Kubernetes cluster.
+    Kubevirt {
+        /// Holds the testbed's layout file.
+        workspace: PathBuf,
+    },
+}
+
+/// Who owns the replica processes of a local testbed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LocalTestbed {
+    /// Somebody else; they are used, and left as they are.
+    Existing {
+        /// Holds the cluster's layout file.
+        workspace: PathBuf,
+    },
+    /// The run itself: it sees to it that they are up.
+    ForOneRun {
+        /// Where the replicas live; `None` leaves the choice to the backend.
+        workspace: Option<PathBuf>,
+        /// Leave the replicas running after the run.
+        keep_cluster: bool,
+    },
+}
+
+/// Where the guests of a KubeVirt testbed are to be looked for, and how they will be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KubevirtCapture {
+    /// Receives the layout file.
+    pub(crate) workspace: PathBuf,
+    /// Kubernetes namespace of the guests and the helper pod.
+    pub(crate) namespace: String,
+    /// Opens the control VM.
+    pub(crate) ssh_private_key: PathBuf,
+    /// For `kubectl --kubeconfig`; `None` leaves the argument out.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Name of the pod through which the control VM is reached.
+    pub(crate) helper_pod: String,
+    /// Container image of that pod.
+    pub(crate) helper_image: String,
+    /// Folder inside that pod; kept in the layout as text.
+    pub(crate) helper_stage_dir: String,
+    /// Name of the control VM.
+    pub(crate) control_vm: String,
+    /// Names of the VMs of replicas 1, 2 and 3.
+    pub(crate) replica_vms: [String; 3],
+}
+
+/// One run to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Watch {
+    /// Holds the testbed's layout file.
+    pub(crate) workspace: PathBuf,
+    /// Holds the files of the run.
+    pub(crate) output_root: PathBuf,
+    /// `None` is the latest run. Free text, planned or not.
+    pub(crate) run_id: Option<String>,
+    /// How often, and how long.
+    pub(crate) refresh: Refresh,
+}
+
+/// Several runs to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FleetWatch {
+    /// At least one, in the order of the command line; names may repeat.
+    pub(crate) lanes: Vec<Lane>,
+    /// How often, and how long.
+    pub(crate) refresh: Refresh,
+}
+
+/// One testbed among several that are watched together. No part is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lane {
+    /// What the screen calls it.
+    pub(crate) name: String,
+    /// Holds the testbed's layout file.
+    pub(crate) workspace: PathBuf,
+    /// Holds the files of its runs.
+    pub(crate) output_root: PathBuf,
+}
+
+/// When a screen is drawn again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refresh {
+    /// Pause between two screens, at least 250 ms.
+    pub(crate) interval: Duration,
+    /// `false` draws one screen and ends.
+    pub(crate) follow: bool,
+}
+
+/// What the runner of a local cluster is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LocalCluster {
+    /// Start all replicas of the cluster in `workspace`, which is created if absent.
+    Start { workspace: PathBuf },
+    /// Ask all replicas to end.
+    Stop { workspace: PathBuf },
+    /// Show the cluster and each replica.
+    Status { workspace: PathBuf },
+    /// Kill one replica without warning.
+    Crash(Member),
+    /// Start one replica that is down.
+    Restart(Member),
+    /// Cut one replica off from clients and peers.
+    Isolate(Member),
+    /// Undo an isolation.
+    Heal(Member),
+    /// Print what the control port at `addr` says.
+    ControlStatus { addr: SocketAddr },
+    /// Be one replica, in the foreground.
+    ReplicaDaemon(ReplicaDaemon),
+    /// Describe replica files; at least one.
+    Inspect { files: Vec<PathBuf> },
+}
+
+/// One replica of the cluster in a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Holds the cluster's layout file.
+    pub(crate) workspace: PathBuf,
+    /// Not yet looked up in the layout.
+    pub(crate) replica: ReplicaId,
+}
+
+/// How a replica process was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReplicaDaemon {
+    /// The layout of the cluster the replica belongs to.
+    pub(crate) layout_file: PathBuf,
+    /// Not yet looked up in the layout.
+    pub(crate) replica: ReplicaId,
+    /// Every replica of the cluster starts empty now, so an empty disk may take its role from the layout.
+    pub(crate) new_cluster: bool,
+    /// End together with the process that started this one.
+    pub(crate) tethered: bool,
+}
