@@ -7,6 +7,7 @@
 //! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
 //! - [`engine`]: one node, an allocator behind a log.
 //! - [`api`]: what clients ask and replicas answer.
+//! - [`replica`]: one of three copies, its promises, roles and views.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
 //!   [`ids`], so a history can be judged without any database at hand.
 
@@ -16,4 +17,5 @@ pub mod bytes;
 pub mod engine;
 pub mod ids;
 pub mod jepsen;
+pub mod replica;
 pub mod storage;

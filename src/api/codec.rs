@@ -5,8 +5,8 @@ use super::{
     TickResponse,
 };
 use crate::allocator::{
-    Outcome, PayloadError, ReservationState, ReservationView, ResourceState, ResourceView, ResultCode,
-    SlotOverflow, SlotOverflowKind,
+    Outcome, PayloadError, ReservationState, ResourceState, ResourceView, ResultCode, SlotOverflow,
+    SlotOverflowKind,
 };
 use crate::bytes::{FieldError, Reader, put_opt_u64, put_opt_u128};
 use crate::engine::{Certainty, Committed, Metrics, Rejection, StartupKind, Ticked};
@@ -237,18 +237,18 @@ fn put_resource(out: &mut Vec<u8>, response: &ResourceResponse) {
 
 fn put_lease(out: &mut Vec<u8>, response: &LeaseResponse) {
     match response {
-        LeaseResponse::Found(Lease { view, has_deadline }) => {
+        LeaseResponse::Found(lease) => {
             out.push(6);
-            out.extend_from_slice(&view.id.0.to_le_bytes());
-            out.extend_from_slice(&view.holder.0.to_le_bytes());
-            out.push(view.state as u8);
-            out.extend_from_slice(&view.epoch.0.to_le_bytes());
-            put_lsn(out, view.created_lsn);
-            put_opt_u64(out, has_deadline.then_some(view.deadline.0));
-            put_opt_lsn(out, view.released_lsn);
-            put_opt_u64(out, view.retire_after.map(Slot::get));
-            out.extend_from_slice(&(view.members.len() as u32).to_le_bytes());
-            for member in &view.members {
+            out.extend_from_slice(&lease.id.0.to_le_bytes());
+            out.extend_from_slice(&lease.holder.0.to_le_bytes());
+            out.push(lease.state as u8);
+            out.extend_from_slice(&lease.epoch.0.to_le_bytes());
+            put_lsn(out, lease.created_lsn);
+            put_opt_u64(out, lease.deadline.map(Slot::get));
+            put_opt_lsn(out, lease.released_lsn);
+            put_opt_u64(out, lease.retire_after.map(Slot::get));
+            out.extend_from_slice(&(lease.members.len() as u32).to_le_bytes());
+            for member in &lease.members {
                 out.extend_from_slice(&member.0.to_le_bytes());
             }
         }
@@ -331,31 +331,25 @@ pub fn decode_response(bytes: &[u8]) -> Result<Response, DecodeError> {
 }
 
 fn lease(fields: &mut Fields<'_>) -> Decoded<Lease> {
-    let id = ReservationId(fields.u128()?);
-    let holder = HolderId(fields.u128()?);
-    let state = fields.one_of("lease_state", ReservationState::from_number)?;
-    let epoch = LeaseEpoch(fields.u64()?);
-    let created_lsn = fields.lsn()?;
-    let deadline = fields.opt_u64()?;
-    let released_lsn = fields.opt_lsn()?;
-    let retire_after = fields.opt_u64()?.map(Slot);
+    Ok(Lease {
+        id: ReservationId(fields.u128()?),
+        holder: HolderId(fields.u128()?),
+        state: fields.one_of("lease_state", ReservationState::from_number)?,
+        epoch: LeaseEpoch(fields.u64()?),
+        created_lsn: fields.lsn()?,
+        deadline: fields.opt_u64()?.map(Slot),
+        released_lsn: fields.opt_lsn()?,
+        retire_after: fields.opt_u64()?.map(Slot),
+        members: members(fields)?,
+    })
+}
+
+fn members(fields: &mut Fields<'_>) -> Decoded<Vec<ResourceId>> {
     let count = fields.u32()? as usize;
     if count > fields.0.remaining() / 16 {
         return Err(DecodeError::BufferTooShort);
     }
-    let members = (0..count).map(|_| Ok(ResourceId(fields.u128()?))).collect::<Decoded<_>>()?;
-    let view = ReservationView {
-        id,
-        holder,
-        epoch,
-        state,
-        created_lsn,
-        deadline: Slot(deadline.unwrap_or_default()),
-        released_lsn,
-        retire_after,
-        members,
-    };
-    Ok(Lease { view, has_deadline: deadline.is_some() })
+    (0..count).map(|_| Ok(ResourceId(fields.u128()?))).collect()
 }
 
 fn metrics(fields: &mut Fields<'_>) -> Decoded<Metrics> {
@@ -465,17 +459,17 @@ mod tests {
     }
 
     fn released_bundle() -> Response {
-        Response::GetLease(LeaseResponse::Found(Lease::from(ReservationView {
+        Response::GetLease(LeaseResponse::Found(Lease {
             id: ReservationId(2),
             holder: HolderId(0x55),
             epoch: LeaseEpoch(2),
             state: ReservationState::Released,
             created_lsn: Lsn(2),
-            deadline: Slot(22),
+            deadline: Some(Slot(22)),
             released_lsn: Some(Lsn(4)),
             retire_after: Some(Slot(74)),
             members: vec![ResourceId(41), ResourceId(42)],
-        })))
+        }))
     }
 
     fn known() -> Vec<(Response, String)> {

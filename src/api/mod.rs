@@ -10,9 +10,9 @@ pub use codec::{
     DecodeError, MAX_MESSAGE_BYTES, decode_request, decode_response, encode_request, encode_response,
 };
 
-use crate::allocator::{Outcome, ReservationView, ResourceView};
+use crate::allocator::{Outcome, ReservationState, ReservationView, ResourceView};
 use crate::engine::{Certainty, Committed, Metrics, Rejection, Ticked};
-use crate::ids::{Lsn, ReservationId, ResourceId, Slot};
+use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,19 +116,43 @@ pub enum LeaseResponse {
 
 /// A reservation as this interface shows it.
 ///
-/// On the wire the deadline is optional and the member list may be empty. No replica sends either, so whoever receives
-/// one must be ready for both.
+/// The deadline is optional here and the member list may be empty. No replica sends it so, but whoever receives one must
+/// be ready for both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The reservation, without its deadline and members, which are beside it.
-    pub view: ReservationView,
-    /// Whether a deadline was given at all; if not, the one in `view` means nothing.
-    pub has_deadline: bool,
+    /// Which reservation.
+    pub id: ReservationId,
+    /// Who made it.
+    pub holder: HolderId,
+    /// Where it is in its life.
+    pub state: ReservationState,
+    /// Its epoch.
+    pub epoch: LeaseEpoch,
+    /// LSN of the command that made it.
+    pub created_lsn: Lsn,
+    /// Its deadline.
+    pub deadline: Option<Slot>,
+    /// LSN of the command that ended it.
+    pub released_lsn: Option<Lsn>,
+    /// Last slot at which it is remembered.
+    pub retire_after: Option<Slot>,
+    /// Its resources in the order of the request.
+    pub members: Vec<ResourceId>,
 }
 
 impl From<ReservationView> for Lease {
     fn from(view: ReservationView) -> Self {
-        Self { view, has_deadline: true }
+        Self {
+            id: view.id,
+            holder: view.holder,
+            state: view.state,
+            epoch: view.epoch,
+            created_lsn: view.created_lsn,
+            deadline: Some(view.deadline),
+            released_lsn: view.released_lsn,
+            retire_after: view.retire_after,
+            members: view.members,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod config;
+pub(crate) mod log_walk;
 mod metrics;
 mod recovery;
 

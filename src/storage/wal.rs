@@ -188,6 +188,11 @@ impl Extent {
         self.last = Some((frame.lsn, frame.slot));
     }
 
+    /// Bytes of the frames noted.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
     /// LSN and slot of the last frame noted.
     pub(crate) fn last(&self) -> Option<(Lsn, Slot)> {
         self.last

@@ -1,0 +1,564 @@
+//! One replica of three: what it has promised, what it has committed, and in which view it takes which part.
+//!
+//! - [`metadata`] and [`prepare_log`]: its two files beside those of its engine. [`message`]: what replicas say to one
+//!   another; [`refusal`]: what they say instead. [`fault`]: why one cannot be trusted.
+//! - [`Replica`]: the operations on one replica, each durable before it counts. `open` builds one from its files.
+//! - [`node`]: clients and peers on one side, a replica on the other, without sockets, threads or clocks.
+//! - [`staging`]: rewriting the files of replicas that are not running, for failover and rejoin.
+
+pub mod fault;
+pub mod message;
+pub mod metadata;
+pub mod node;
+mod open;
+pub mod prepare_log;
+pub mod refusal;
+pub mod staging;
+
+pub use fault::FaultReason;
+pub use metadata::{Identity, Metadata, Role, Vote};
+pub use open::ReplicaSetup;
+pub use prepare_log::PreparedEntry;
+pub use refusal::Refusal;
+
+use crate::allocator::{Outcome, PayloadKind};
+use crate::engine::{
+    Checkpoint, CheckpointError, CommitError, Engine, EngineConfig, EnginePaths, ExpirationPlan, FenceError,
+    LogEntry,
+};
+use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::storage::{Disk, Flush, replace_file};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a replica keeps its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaPaths {
+    /// Metadata.
+    pub metadata: PathBuf,
+    /// Log and snapshot.
+    pub engine: EnginePaths,
+}
+
+impl ReplicaPaths {
+    /// The prepare log: the metadata's name with `.prepare` appended.
+    #[must_use]
+    pub fn prepare_log(&self) -> PathBuf {
+        prepare_log_path(&self.metadata)
+    }
+}
+
+/// The prepare log that belongs to a metadata file: its name with `.prepare` appended.
+#[must_use]
+pub fn prepare_log_path(metadata: &Path) -> PathBuf {
+    let mut name = metadata.as_os_str().to_owned();
+    name.push(".prepare");
+    PathBuf::from(name)
+}
+
+/// Why a read is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadRefusal {
+    /// The replica is faulted.
+    Faulted,
+    /// It is not the primary.
+    NotPrimary(Role),
+    /// The engine's fence.
+    Fence(FenceError),
+}
+
+/// What was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommittedEntry {
+    /// Which entry.
+    pub lsn: Lsn,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// Files that were left behind what memory holds, because other files prove the difference.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lag {
+    /// The prepare log still lists entries that are committed.
+    prepare_log: bool,
+    /// The metadata names an older commit LSN.
+    metadata: bool,
+}
+
+/// One replica. Every operation is durable before it counts, and a failed one leaves the replica as it was, or faulted.
+pub struct Replica {
+    disk: Arc<dyn Disk>,
+    paths: ReplicaPaths,
+    limits: EngineConfig,
+    metadata: Metadata,
+    /// What the metadata file holds; differs from `metadata` in the commit LSN only.
+    stored: Metadata,
+    prepared: BTreeMap<Lsn, PreparedEntry>,
+    lag: Lag,
+    /// Running while the replica can be trusted.
+    state: State,
+}
+
+enum State {
+    Active(Engine),
+    Faulted(FaultReason),
+}
+
+impl Replica {
+    /// Which replica it is.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.metadata.identity.replica
+    }
+
+    /// Its part in the cluster, as memory has it.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.metadata.role
+    }
+
+    /// Its view.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.metadata.current_view
+    }
+
+    /// Highest LSN committed here.
+    #[must_use]
+    pub fn commit_lsn(&self) -> Option<Lsn> {
+        self.metadata.commit_lsn
+    }
+
+    /// Why it cannot be trusted, if so.
+    #[must_use]
+    pub fn fault(&self) -> Option<&FaultReason> {
+        match &self.state {
+            State::Active(_) => None,
+            State::Faulted(reason) => Some(reason),
+        }
+    }
+
+    /// Its engine, while it can be trusted.
+    #[must_use]
+    pub fn engine(&self) -> Option<&Engine> {
+        match &self.state {
+            State::Active(engine) => Some(engine),
+            State::Faulted(_) => None,
+        }
+    }
+
+    /// Its engine's state, to plant a defect into it.
+    #[cfg(feature = "planted-faults")]
+    pub fn allocator_mut(&mut self) -> Option<&mut crate::allocator::Allocator> {
+        match &mut self.state {
+            State::Active(engine) => Some(engine.allocator_mut()),
+            State::Faulted(_) => None,
+        }
+    }
+
+    /// Entries promised and not committed, ascending.
+    pub fn prepared(&self) -> impl ExactSizeIterator<Item = &PreparedEntry> {
+        self.prepared.values()
+    }
+
+    /// The promised entry at an LSN.
+    #[must_use]
+    pub fn prepared_at(&self, lsn: Lsn) -> Option<&PreparedEntry> {
+        self.prepared.get(&lsn)
+    }
+
+    /// Highest LSN promised and not committed.
+    #[must_use]
+    pub fn highest_prepared(&self) -> Option<Lsn> {
+        self.prepared.keys().next_back().copied()
+    }
+
+    /// Stops trusting this replica.
+    fn fail(&mut self, reason: FaultReason) -> Refusal {
+        log::error!("replica={} event=faulted reason={reason}", self.id());
+        let refusal = Refusal::Faulted { reason: reason.to_string() };
+        self.state = State::Faulted(reason);
+        refusal
+    }
+
+    fn check_active(&self) -> Result<&Engine, Refusal> {
+        match &self.state {
+            State::Active(engine) => Ok(engine),
+            State::Faulted(reason) => Err(Refusal::Faulted { reason: reason.to_string() }),
+        }
+    }
+
+    fn check_role(&self, expected: Role) -> Result<(), Refusal> {
+        let found = self.role();
+        let fits = found == expected || (expected == Role::Backup && found == Role::Primary);
+        if fits { Ok(()) } else { Err(Refusal::RoleMismatch { expected, found }) }
+    }
+
+    fn write_metadata(&mut self, metadata: Metadata) -> Result<(), Refusal> {
+        match replace_file(&*self.disk, &self.paths.metadata, &metadata.encode(), Flush::Data) {
+            Ok(()) => {
+                self.metadata = metadata;
+                self.stored = metadata;
+                self.lag.metadata = false;
+                Ok(())
+            }
+            // What stands on the disk now decides the replica's view at its next start, and it is not known.
+            Err(error) => Err(self.fail(FaultReason::Storage(format!("metadata: {error}")))),
+        }
+    }
+
+    /// Writes a prepare log with these entries and makes it durable.
+    fn write_prepare_log(&mut self, entries: &BTreeMap<Lsn, PreparedEntry>) -> Result<(), Refusal> {
+        let bytes = prepare_log::encode(entries.values());
+        match replace_file(&*self.disk, &self.paths.prepare_log(), &bytes, Flush::Full) {
+            Ok(()) => {
+                self.lag.prepare_log = false;
+                Ok(())
+            }
+            Err(error) if !error.renamed => Err(Refusal::PrepareStorage(error.source.kind())),
+            Err(error) => Err(self.fail(FaultReason::Storage(format!("prepare log: {error}")))),
+        }
+    }
+
+    /// Takes a role in a view. Prepared entries are not touched; discard them first.
+    ///
+    /// # Errors
+    /// Faulted, a role that is neither primary nor backup, or a view below one that is known.
+    pub fn configure_normal_role(&mut self, view: View, role: Role) -> Result<(), Refusal> {
+        self.check_active()?;
+        if !role.is_normal() {
+            return Err(Refusal::UnsupportedNormalRole(role));
+        }
+        self.check_view(view)?;
+        self.write_metadata(Metadata {
+            current_view: view,
+            role,
+            last_normal_view: Some(view),
+            durable_vote: None,
+            ..self.metadata
+        })
+    }
+
+    fn check_view(&self, found: View) -> Result<(), Refusal> {
+        let highest_known = self.metadata.highest_known_view();
+        if found < highest_known { Err(Refusal::ViewRegression { highest_known, found }) } else { Ok(()) }
+    }
+
+    /// Promises to follow a replica in a view. There is one promise for each view.
+    ///
+    /// # Errors
+    /// Faulted, a view below one that is known, or a view in which somebody else has the promise.
+    pub fn record_durable_vote(&mut self, vote: Vote) -> Result<(), Refusal> {
+        self.check_active()?;
+        self.check_view(vote.view)?;
+        match self.metadata.durable_vote {
+            Some(given) if given == vote => return Ok(()),
+            Some(given) if given.view == vote.view => return Err(Refusal::VoteTaken { view: vote.view }),
+            _ => {}
+        }
+        self.write_metadata(Metadata { durable_vote: Some(vote), ..self.metadata })
+    }
+
+    /// Leaves normal operation.
+    ///
+    /// # Errors
+    /// Faulted.
+    pub fn enter_view_uncertain(&mut self) -> Result<(), Refusal> {
+        self.check_active()?;
+        if self.role() == Role::ViewUncertain {
+            return Ok(());
+        }
+        self.write_metadata(Metadata { role: Role::ViewUncertain, ..self.metadata })
+    }
+
+    /// Takes back every promise that is not committed.
+    ///
+    /// # Errors
+    /// Faulted, or the prepare log cannot be written.
+    pub fn discard_uncommitted_suffix(&mut self) -> Result<(), Refusal> {
+        self.check_active()?;
+        self.write_prepare_log(&BTreeMap::new())?;
+        self.prepared.clear();
+        Ok(())
+    }
+
+    /// The LSN that the next promised entry must have.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn next_prepare_lsn(&self) -> Result<Lsn, Refusal> {
+        let last = self.highest_prepared().max(self.commit_lsn());
+        Lsn::following(last).ok_or(Refusal::PrepareLsnExhausted { last_lsn: last.unwrap_or_default() })
+    }
+
+    /// Slot of the newest entry promised and not committed.
+    #[must_use]
+    pub fn last_prepared_slot(&self) -> Option<Slot> {
+        self.prepared.values().next_back().map(|entry| entry.slot)
+    }
+
+    /// Numbers commands that a client or the system asks for and promises them all, with one write.
+    ///
+    /// # Errors
+    /// As [`Replica::append`], and when this is not the primary. All or nothing.
+    pub fn prepare(&mut self, commands: Vec<(PayloadKind, Slot, Vec<u8>)>) -> Result<Vec<Lsn>, Refusal> {
+        self.check_active()?;
+        self.check_role(Role::Primary)?;
+        let mut lsn = self.next_prepare_lsn()?;
+        let mut entries = Vec::with_capacity(commands.len());
+        for (kind, slot, payload) in commands {
+            entries.push(PreparedEntry { kind, view: self.view(), lsn, slot, payload });
+            lsn = lsn.next().ok_or(Refusal::PrepareLsnExhausted { last_lsn: lsn })?;
+        }
+        let lsns = entries.iter().map(|entry| entry.lsn).collect();
+        self.append(entries)?;
+        Ok(lsns)
+    }
+
+    /// What a tick at `slot` would expire.
+    ///
+    /// # Errors
+    /// Faulted, not the primary, or refused by the engine.
+    pub fn plan_expirations(&self, slot: Slot) -> Result<ExpirationPlan, Refusal> {
+        let engine = self.check_active()?;
+        self.check_role(Role::Primary)?;
+        engine.plan_expirations(slot).map_err(Refusal::Submission)
+    }
+
+    /// Promises entries with one write. One that is already promised costs nothing.
+    ///
+    /// # Errors
+    /// The first entry that does not fit; then none of them is promised. Or the prepare log cannot be written.
+    pub fn append(&mut self, entries: Vec<PreparedEntry>) -> Result<(), Refusal> {
+        self.check_active()?;
+        self.check_role(Role::Backup)?;
+        let mut next = self.prepared.clone();
+        for entry in entries {
+            self.check_entry(&entry, &next)?;
+            next.entry(entry.lsn).or_insert(entry);
+        }
+        if next.len() == self.prepared.len() {
+            return Ok(());
+        }
+        self.write_prepare_log(&next)?;
+        self.prepared = next;
+        Ok(())
+    }
+
+    fn check_entry(
+        &self,
+        entry: &PreparedEntry,
+        prepared: &BTreeMap<Lsn, PreparedEntry>,
+    ) -> Result<(), Refusal> {
+        let engine = self.check_active()?;
+        if entry.view != self.view() {
+            return Err(Refusal::ViewMismatch { expected: self.view(), found: entry.view });
+        }
+        if let Some(known) = prepared.get(&entry.lsn) {
+            let same = known == entry;
+            return if same { Ok(()) } else { Err(Refusal::PreparedEntryConflict { lsn: entry.lsn }) };
+        }
+        let newest = prepared.values().next_back();
+        let last = newest.map(|entry| entry.lsn).max(self.commit_lsn());
+        let expected_lsn = Lsn::following(last)
+            .ok_or(Refusal::PrepareLsnExhausted { last_lsn: last.unwrap_or_default() })?;
+        if entry.lsn != expected_lsn {
+            return Err(Refusal::PrepareOrderMismatch { expected_lsn, found_lsn: entry.lsn });
+        }
+        let last_slot = newest.map(|entry| entry.slot);
+        let acceptable = match entry.kind {
+            PayloadKind::Client => engine.check_client(entry.slot, &entry.payload, last_slot).map(|_| ()),
+            PayloadKind::Internal => engine.check_internal(entry.slot, &entry.payload, last_slot).map(|_| ()),
+        };
+        acceptable.map_err(Refusal::Submission)?;
+        let depth = prepared.len() as u32;
+        if depth >= self.limits.max_submission_queue {
+            // One more, and the file could not be read again.
+            let full = crate::engine::Rejection::Overloaded {
+                queue_depth: depth,
+                queue_capacity: self.limits.max_submission_queue,
+            };
+            return Err(Refusal::Submission(full));
+        }
+        Ok(())
+    }
+
+    /// Commits everything promised up to an LSN, in normal operation. See [`Replica::reconstruct_through`].
+    ///
+    /// # Errors
+    /// Faulted, not in a normal role, or as for reconstruction.
+    pub fn commit_through(&mut self, lsn: Lsn) -> Result<Vec<CommittedEntry>, Refusal> {
+        self.check_active()?;
+        self.check_role(Role::Backup)?;
+        self.commit_prepared(lsn)
+    }
+
+    /// Commits everything promised up to an LSN while roles change.
+    ///
+    /// The frames are in the log, durably, when this returns. The prepare log and the metadata may lag behind until
+    /// [`Replica::settle`].
+    ///
+    /// # Errors
+    /// Faulted, another role, an entry that is missing or of another view. Nothing has changed then.
+    pub fn reconstruct_through(&mut self, lsn: Lsn) -> Result<Vec<CommittedEntry>, Refusal> {
+        self.check_active()?;
+        if !matches!(self.role(), Role::Backup | Role::ViewUncertain) {
+            return Err(Refusal::RoleSetMismatch { found: self.role() });
+        }
+        self.commit_prepared(lsn)
+    }
+
+    fn commit_prepared(&mut self, through: Lsn) -> Result<Vec<CommittedEntry>, Refusal> {
+        let Some(first) = Lsn::following(self.commit_lsn()).filter(|first| *first <= through) else {
+            return Ok(Vec::new());
+        };
+        let mut next = first;
+        for (lsn, entry) in self.prepared.range(first..=through) {
+            if *lsn != next {
+                break;
+            }
+            if entry.view != self.view() {
+                return Err(Refusal::ViewMismatch { expected: self.view(), found: entry.view });
+            }
+            next = Lsn(lsn.0.saturating_add(1));
+        }
+        if next <= through {
+            return Err(Refusal::MissingPreparedEntry { lsn: next });
+        }
+        let entries: Vec<LogEntry<'_>> =
+            self.prepared.range(first..=through).map(|(_, entry)| entry.as_log_entry()).collect();
+        let State::Active(engine) = &mut self.state else { return Ok(Vec::new()) };
+        let outcomes = match engine.commit(&entries) {
+            Ok(outcomes) => outcomes,
+            Err(CommitError::Halted) => {
+                let reason = engine.halted().unwrap_or("log").to_owned();
+                return Err(self.fail(FaultReason::Storage(reason)));
+            }
+            Err(error) => return Err(self.fail(FaultReason::Storage(error.to_string()))),
+        };
+        let committed = entries
+            .iter()
+            .zip(outcomes)
+            .map(|(entry, outcome)| CommittedEntry { lsn: entry.lsn, outcome })
+            .collect();
+        self.metadata.commit_lsn = Some(through);
+        self.prepared = self.prepared.split_off(&Lsn(through.0.saturating_add(1)));
+        self.lag = Lag { prepare_log: true, metadata: true };
+        Ok(committed)
+    }
+
+    /// Whether files lag behind what is committed.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.lag.prepare_log && !self.lag.metadata
+    }
+
+    /// Brings prepare log and metadata up to what is committed, so that the four files agree as they stand.
+    ///
+    /// A crash before this is no loss: the log proves what is committed, and the next start finds it there. So these
+    /// writes are not flushed, unless other promises stand in the same file.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the replica is faulted then.
+    pub fn settle(&mut self) -> Result<(), Refusal> {
+        self.check_active()?;
+        if self.lag.prepare_log {
+            if self.prepared.is_empty() {
+                let empty = prepare_log::encode(self.prepared.values());
+                let path = self.paths.prepare_log();
+                if let Err(error) = replace_file(&*self.disk, &path, &empty, Flush::Nothing) {
+                    return Err(self.fail(FaultReason::Storage(format!("prepare log: {error}"))));
+                }
+            } else {
+                let entries = self.prepared.clone();
+                if let Err(refusal) = self.write_prepare_log(&entries) {
+                    return Err(self.fail(FaultReason::Storage(format!("prepare log: {refusal}"))));
+                }
+            }
+            self.lag.prepare_log = false;
+        }
+        if self.lag.metadata {
+            self.settle_metadata()?;
+        }
+        Ok(())
+    }
+
+    fn settle_metadata(&mut self) -> Result<(), Refusal> {
+        let only_commit_changed =
+            Metadata { commit_lsn: self.stored.commit_lsn, ..self.metadata } == self.stored;
+        let place = self.stored.commit_lsn_offset().filter(|_| only_commit_changed);
+        let (Some(offset), Some(commit)) = (place, self.metadata.commit_lsn) else {
+            return self.write_metadata(self.metadata);
+        };
+        // Eight bytes of one sector: they are the old number or the new one, whatever happens.
+        let written = self.disk.open(&self.paths.metadata).and_then(|file| {
+            file.ok_or_else(|| std::io::ErrorKind::NotFound.into())
+                .and_then(|mut file| file.write_at(offset, &commit.0.to_le_bytes()))
+        });
+        match written {
+            Ok(()) => {
+                self.stored = self.metadata;
+                self.lag.metadata = false;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(FaultReason::Storage(format!("metadata: {error}")))),
+        }
+    }
+
+    /// Whether a read that needs the state as of `required` may be served from here.
+    ///
+    /// # Errors
+    /// Faulted, not the primary, or the fence.
+    pub fn read_fence(&self, required: Option<Lsn>) -> Result<&Engine, ReadRefusal> {
+        let engine = self.engine().ok_or(ReadRefusal::Faulted)?;
+        if self.role() != Role::Primary {
+            return Err(ReadRefusal::NotPrimary(self.role()));
+        }
+        engine.read_fence(required).map_err(ReadRefusal::Fence)?;
+        Ok(engine)
+    }
+
+    /// Takes a checkpoint of the engine and notes it in the metadata.
+    ///
+    /// # Errors
+    /// When it was not taken. If the log is unusable after that, the replica is faulted.
+    pub fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
+        let faulted = |refusal: Refusal| CheckpointError::Halted(refusal.to_string());
+        self.settle().map_err(faulted)?;
+        let State::Active(engine) = &mut self.state else {
+            return Err(CheckpointError::Halted("faulted".to_owned()));
+        };
+        match engine.checkpoint() {
+            Ok(checkpoint) => {
+                let active_snapshot_lsn = checkpoint.snapshot;
+                self.write_metadata(Metadata { active_snapshot_lsn, ..self.metadata }).map_err(faulted)?;
+                Ok(checkpoint)
+            }
+            Err(CheckpointError::Halted(reason)) => {
+                self.fail(FaultReason::Storage(reason.clone()));
+                Err(CheckpointError::Halted(reason))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives this replica up because its primary and it hold different entries at one LSN, and remembers that on disk: no
+    /// commit may build on either.
+    pub fn give_up_on_conflict(&mut self, lsn: Lsn) {
+        if self.check_active().is_ok() {
+            // If this write fails the replica is faulted all the same.
+            let _ = self.write_metadata(Metadata { role: Role::Faulted, ..self.metadata });
+            self.fail(FaultReason::PreparedEntryConflict { lsn });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

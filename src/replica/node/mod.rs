@@ -1,0 +1,438 @@
+//! A replica in conversation: clients and peers on one side, the files of one replica on the other.
+//!
+//! There are no sockets, threads or clocks in here. Requests and answers go in, replies and messages to peers come out,
+//! and whoever drives a node says what time it is. So the same code serves real connections and a simulated network.
+//!
+//! Work on a primary goes in rounds, one at a time. A round prepares everything that waits with one durable write, sends
+//! it to all peers at once, and commits it with one flush when a majority holds it. What waits meanwhile is the next
+//! round. Entries of a round that found no majority stay prepared; the next write or tick finishes them first, together
+//! with a client that asks for the same again.
+
+mod peers;
+mod rounds;
+
+use super::message::{Ack, AckKind, PeerRequest};
+use super::metadata::Role;
+use super::refusal::{Refusal, commit_view_mismatch, protocol_error};
+use super::{ReadRefusal, Replica};
+use crate::allocator::ReservationLookup;
+use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
+use crate::engine::{CheckpointError, FenceError, Rejection, StartupKind};
+use crate::ids::{Lsn, ReplicaId, Slot, View};
+use peers::Peer;
+use rounds::Round;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Names a request so that its reply finds the way back.
+pub type Token = u64;
+
+/// What goes back to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientReply {
+    /// A binary answer.
+    Response(Response),
+    /// Words, where there is no such answer.
+    Text(String),
+}
+
+/// What a node wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Answer a client.
+    Client {
+        /// Which request.
+        token: Token,
+        /// With what.
+        reply: ClientReply,
+    },
+    /// Answer a peer: acknowledge, or refuse in words.
+    Peer {
+        /// Which request.
+        token: Token,
+        /// With what.
+        reply: Result<Ack, String>,
+    },
+    /// Send a request to a peer and say what came back. A peer is sent one at a time.
+    Send {
+        /// To whom.
+        to: ReplicaId,
+        /// What.
+        request: PeerRequest,
+    },
+}
+
+/// What came back from a peer instead of an acknowledgement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerFailure {
+    /// It could not be reached, or did not answer in time.
+    Unreachable(String),
+    /// It refused, in these words.
+    Refused(String),
+}
+
+/// What a node tells about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// Its role.
+    pub role: Role,
+    /// Its view.
+    pub view: View,
+    /// Highest LSN committed here.
+    pub commit_lsn: Option<Lsn>,
+    /// Highest LSN promised here and not committed.
+    pub highest_prepared: Option<Lsn>,
+    /// LSN of the snapshot in use.
+    pub active_snapshot_lsn: Option<Lsn>,
+    /// What only a replica that can be trusted can tell.
+    pub engine: Result<EngineStatus, String>,
+}
+
+/// What a running engine tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// False once the log has failed or LSNs are used up.
+    pub accepting_writes: bool,
+    /// What was found at the start.
+    pub startup_kind: StartupKind,
+    /// LSN of the snapshot loaded at the start.
+    pub loaded_snapshot_lsn: Option<Lsn>,
+    /// Frames replayed at the start.
+    pub replayed_wal_frame_count: u32,
+    /// The last of them.
+    pub replayed_wal_last_lsn: Option<Lsn>,
+}
+
+/// A write that waits for its round.
+#[derive(Debug)]
+enum Work {
+    Submit { token: Token, slot: Slot, payload: Vec<u8> },
+    Tick { token: Token, slot: Slot },
+}
+
+/// A read that waits until it is known that a majority still follows this primary.
+#[derive(Debug)]
+struct Read {
+    token: Token,
+    request: Request,
+}
+
+/// See the module.
+pub struct Node {
+    replica: Replica,
+    peers: Vec<Peer>,
+    waiting: VecDeque<Work>,
+    reads: Vec<Read>,
+    round: Option<Round>,
+    /// Whether the last round found a majority. Unknown, so false, at the start.
+    has_quorum: bool,
+    outputs: Vec<Output>,
+    /// Bytes the log may grow between checkpoints; 0 takes none.
+    checkpoint_bytes: u64,
+    /// Length of the log right after the last checkpoint.
+    log_base: u64,
+}
+
+impl Node {
+    /// A node for a replica of a cluster whose other replicas are `peers`. It takes a checkpoint whenever the log has
+    /// grown by `checkpoint_bytes`; never if that is 0.
+    #[must_use]
+    pub fn new(replica: Replica, peers: &[ReplicaId], checkpoint_bytes: u64) -> Self {
+        let next = Lsn::following(replica.commit_lsn()).unwrap_or_default();
+        Self {
+            replica,
+            peers: peers.iter().map(|id| Peer::new(*id, next)).collect(),
+            waiting: VecDeque::new(),
+            reads: Vec::new(),
+            round: None,
+            has_quorum: false,
+            outputs: Vec::new(),
+            checkpoint_bytes,
+            log_base: 0,
+        }
+    }
+
+    /// The replica.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The replica, to plant a defect into it.
+    #[cfg(feature = "planted-faults")]
+    pub fn replica_mut(&mut self) -> &mut Replica {
+        &mut self.replica
+    }
+
+    /// What it wants done, in order. The list is empty afterwards.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// What it tells about itself.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let metadata = self.replica.metadata();
+        let engine = match (self.replica.engine(), self.replica.fault()) {
+            (Some(engine), _) => {
+                let (startup_kind, loaded_snapshot_lsn, replayed_wal_frame_count, replayed_wal_last_lsn) =
+                    engine.startup();
+                Ok(EngineStatus {
+                    accepting_writes: engine.accepting_writes(),
+                    startup_kind,
+                    loaded_snapshot_lsn,
+                    replayed_wal_frame_count,
+                    replayed_wal_last_lsn,
+                })
+            }
+            (None, fault) => Err(fault.map_or_else(|| text::FAULTED.to_owned(), ToString::to_string)),
+        };
+        NodeStatus {
+            replica: self.replica.id(),
+            role: metadata.role,
+            view: metadata.current_view,
+            commit_lsn: metadata.commit_lsn,
+            highest_prepared: self.replica.highest_prepared(),
+            active_snapshot_lsn: metadata.active_snapshot_lsn,
+            engine,
+        }
+    }
+
+    /// Takes a role in a view, for a replica that has none yet.
+    ///
+    /// # Errors
+    /// As for [`Replica::configure_normal_role`].
+    pub fn take_role(&mut self, view: View, role: Role) -> Result<(), Refusal> {
+        self.replica.configure_normal_role(view, role)
+    }
+
+    /// Takes note of a view that some replica is in. A primary of a lower one stops serving, durably, at once.
+    pub fn learn_view(&mut self, view: View) {
+        if self.replica.role() != Role::Primary || view <= self.replica.view() {
+            return;
+        }
+        log::warn!(
+            "replica={} event=stepped_down view={} higher_view={view}",
+            self.replica.id(),
+            self.replica.view()
+        );
+        // If this cannot be written the replica is faulted, and serves nothing either.
+        let _ = self.replica.enter_view_uncertain();
+        self.abandon_round();
+    }
+
+    fn reply(&mut self, token: Token, reply: ClientReply) {
+        self.outputs.push(Output::Client { token, reply });
+    }
+
+    fn reply_text(&mut self, token: Token, message: impl Into<String>) {
+        self.reply(token, ClientReply::Text(message.into()));
+    }
+
+    fn respond(&mut self, token: Token, response: Response) {
+        self.reply(token, ClientReply::Response(response));
+    }
+
+    /// Takes a client's request. Reads and refusals are answered at once; writes wait for [`Node::advance`].
+    pub fn client(&mut self, token: Token, request: Request) {
+        match request {
+            Request::GetMetrics { slot } => match self.replica.engine() {
+                Some(engine) => {
+                    let metrics = engine.metrics(slot);
+                    self.respond(token, Response::GetMetrics(metrics));
+                }
+                None => self.reply_text(token, text::FAULTED),
+            },
+            Request::GetResource { .. } | Request::GetLease { .. } => {
+                self.reads.push(Read { token, request });
+                self.serve_reads();
+            }
+            Request::Submit { slot, payload } => {
+                self.wait(token, Work::Submit { token, slot, payload });
+            }
+            Request::TickExpirations { slot } => self.wait(token, Work::Tick { token, slot }),
+        }
+    }
+
+    fn wait(&mut self, token: Token, work: Work) {
+        if self.replica.fault().is_some() {
+            self.reply_text(token, text::FAULTED);
+        } else if self.replica.role() != Role::Primary {
+            self.reply_text(token, text::not_primary(self.replica.role().word()));
+        } else {
+            self.waiting.push_back(work);
+        }
+    }
+
+    /// Answers the reads that can be answered now: all of them, unless a majority has to be asked first.
+    fn serve_reads(&mut self) {
+        let must_ask =
+            self.replica.fault().is_none() && self.replica.role() == Role::Primary && !self.has_quorum;
+        if must_ask {
+            return;
+        }
+        for read in std::mem::take(&mut self.reads) {
+            let reply = self.read(&read.request);
+            self.reply(read.token, reply);
+        }
+    }
+
+    /// Refuses the reads that wait: no majority follows this primary.
+    fn refuse_reads(&mut self) {
+        for read in std::mem::take(&mut self.reads) {
+            self.reply_text(read.token, text::not_primary(Role::ViewUncertain.word()));
+        }
+    }
+
+    fn read(&self, request: &Request) -> ClientReply {
+        let required = match request {
+            Request::GetResource { required, .. } | Request::GetLease { required, .. } => *required,
+            _ => None,
+        };
+        let engine = match self.replica.read_fence(required) {
+            Ok(engine) => engine,
+            Err(ReadRefusal::NotPrimary(role)) => return ClientReply::Text(text::not_primary(role.word())),
+            Err(ReadRefusal::Faulted) => return ClientReply::Response(fence_response(request, None)),
+            Err(ReadRefusal::Fence(fence)) => {
+                return ClientReply::Response(fence_response(request, Some(fence)));
+            }
+        };
+        let state = engine.allocator();
+        ClientReply::Response(match request {
+            Request::GetLease { slot, lease, .. } => {
+                Response::GetLease(match state.reservation(*lease, *slot) {
+                    ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
+                    ReservationLookup::Retired => LeaseResponse::Retired,
+                    ReservationLookup::NotFound => LeaseResponse::NotFound,
+                })
+            }
+            Request::GetResource { resource, .. } => {
+                let found = state.resource(*resource);
+                Response::GetResource(found.map_or(ResourceResponse::NotFound, ResourceResponse::Found))
+            }
+            // Nothing else is ever read.
+            _ => Response::submit_rejected(Rejection::EngineHalted),
+        })
+    }
+
+    /// Takes a peer's prepare or commit and answers it.
+    pub fn peer(&mut self, token: Token, request: PeerRequest) {
+        let reply = self.peer_reply(request);
+        self.outputs.push(Output::Peer { token, reply });
+    }
+
+    fn peer_reply(&mut self, request: PeerRequest) -> Result<Ack, String> {
+        let (view, lsn) = (request.view(), request.lsn());
+        self.learn_view(view);
+        let own_view = self.replica.view();
+        let replica = self.replica.id();
+        match request {
+            PeerRequest::Prepare(entry) => {
+                let result = self.accept_prepare(entry);
+                result.map_err(|refusal| protocol_error(&refusal))?;
+                Ok(Ack { kind: AckKind::Prepare, view, lsn, replica })
+            }
+            // Also a faulted replica says first that the view is another.
+            PeerRequest::Commit { view, .. } if view != own_view => Err(commit_view_mismatch(own_view, view)),
+            PeerRequest::Commit { .. } => {
+                self.accept_commit(lsn).map_err(|refusal| protocol_error(&refusal))?;
+                Ok(Ack { kind: AckKind::Commit, view, lsn, replica })
+            }
+        }
+    }
+
+    fn accept_prepare(&mut self, entry: super::PreparedEntry) -> Result<(), Refusal> {
+        let lsn = entry.lsn;
+        if self.replica.fault().is_none() && self.replica.role() == Role::Primary {
+            // A view has one primary, and it numbers its own entries.
+            return Err(if entry.view == self.replica.view() {
+                Refusal::RoleMismatch { expected: Role::Backup, found: Role::Primary }
+            } else {
+                Refusal::ViewMismatch { expected: self.replica.view(), found: entry.view }
+            });
+        }
+        let result = self.replica.append(vec![entry]);
+        if let Err(Refusal::PreparedEntryConflict { .. }) = result {
+            self.replica.give_up_on_conflict(lsn);
+        }
+        result
+    }
+
+    fn accept_commit(&mut self, lsn: Lsn) -> Result<(), Refusal> {
+        let is_primary = self.replica.fault().is_none() && self.replica.role() == Role::Primary;
+        if is_primary && Some(lsn) > self.replica.commit_lsn() && lsn.0 > 0 {
+            return Err(Refusal::RoleMismatch { expected: Role::Backup, found: Role::Primary });
+        }
+        self.replica.commit_through(lsn).map(|_| ())
+    }
+
+    /// Does what can be done without anything new coming in: starts the next round if none is under way.
+    pub fn advance(&mut self, now: Duration) {
+        self.start_rounds(now);
+        self.answer_for_a_lost_role();
+    }
+
+    /// Everything that waits is told if this replica has become faulted or is no longer primary.
+    fn answer_for_a_lost_role(&mut self) {
+        let faulted = self.replica.fault().is_some();
+        if !faulted && self.replica.role() == Role::Primary {
+            return;
+        }
+        self.abandon_round();
+        let message =
+            if faulted { text::FAULTED.to_owned() } else { text::not_primary(self.replica.role().word()) };
+        for work in std::mem::take(&mut self.waiting) {
+            let (Work::Submit { token, .. } | Work::Tick { token, .. }) = work;
+            self.reply_text(token, message.clone());
+        }
+        self.serve_reads();
+    }
+
+    /// To be called when nothing else is to be done: brings the files into agreement and takes a checkpoint if the log
+    /// has grown enough.
+    pub fn rest(&mut self) {
+        if self.replica.fault().is_some() || self.round.is_some() {
+            return;
+        }
+        let settled = self.replica.is_settled() || self.replica.settle().is_ok();
+        let log_length = self.replica.engine().map_or(0, |engine| engine.wal().length());
+        let grown = log_length.saturating_sub(self.log_base);
+        if settled && self.checkpoint_bytes > 0 && grown >= self.checkpoint_bytes {
+            match self.replica.checkpoint() {
+                Ok(taken) => log::info!(
+                    "replica={} event=checkpoint snapshot_lsn={:?} frames_kept={}",
+                    self.replica.id(),
+                    taken.snapshot.map(Lsn::get),
+                    taken.frames_kept
+                ),
+                Err(error @ (CheckpointError::Snapshot(_) | CheckpointError::QueueNotEmpty { .. })) => {
+                    log::warn!("replica={} event=checkpoint_failed error={error}", self.replica.id());
+                }
+                Err(CheckpointError::Halted(_)) => {}
+            }
+            self.log_base = self.replica.engine().map_or(0, |engine| engine.wal().length());
+        }
+        self.answer_for_a_lost_role();
+    }
+}
+
+/// The answer to a read whose fence holds it back; `None` stands for a replica without an engine.
+fn fence_response(request: &Request, fence: Option<FenceError>) -> Response {
+    let is_lease = matches!(request, Request::GetLease { .. });
+    match fence {
+        Some(FenceError::NotApplied { required: required_lsn, last_applied: last_applied_lsn }) => {
+            if is_lease {
+                Response::GetLease(LeaseResponse::FenceNotApplied { required_lsn, last_applied_lsn })
+            } else {
+                Response::GetResource(ResourceResponse::FenceNotApplied { required_lsn, last_applied_lsn })
+            }
+        }
+        Some(FenceError::EngineHalted) | None if is_lease => Response::GetLease(LeaseResponse::EngineHalted),
+        Some(FenceError::EngineHalted) | None => Response::GetResource(ResourceResponse::EngineHalted),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! What a primary knows of each peer, and which message a peer gets next.
+//!
+//! A peer is sent one message at a time, in LSN order. One that turns out to be missing entries is sent them, as ordinary
+//! prepares and commits out of the primary's own log, as long as the log still has them.
+
+use super::rounds::Target;
+use super::{Node, Output, PeerFailure};
+use crate::ids::{Lsn, ReplicaId};
+use crate::replica::message::{Ack, AckKind, PeerRequest};
+use crate::replica::refusal::{Lesson, lesson_of};
+use crate::replica::{PreparedEntry, Role};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Entries a peer is sent before it is told to commit them, when it is behind. Less than it may hold prepared.
+const CATCH_UP_STEP: u64 = 32;
+
+/// A peer that asks for something older more often than this in one round is not helped by being sent it again.
+const MAX_SETBACKS: u32 = 4;
+
+/// How a peer stands in the present round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has not answered for it yet.
+    Open,
+    /// It holds what the round needs.
+    Acked,
+    /// It will not, this time.
+    Failed,
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: ReplicaId,
+    pub(super) standing: Standing,
+    /// What it was sent and has not answered.
+    in_flight: Option<(AckKind, Lsn)>,
+    /// The first entry it is not known to hold.
+    next: Lsn,
+    /// How far it is known to have committed.
+    committed: Option<Lsn>,
+    /// Entries read from the log for it.
+    catch_up: VecDeque<PreparedEntry>,
+    /// It holds another entry where this primary has one; nothing more is sent to it.
+    conflicting: bool,
+    /// How often it asked for something older since the present round began.
+    setbacks: u32,
+}
+
+impl Peer {
+    pub(super) fn new(id: ReplicaId, next: Lsn) -> Self {
+        Self {
+            id,
+            standing: Standing::Open,
+            in_flight: None,
+            next,
+            committed: None,
+            catch_up: VecDeque::new(),
+            conflicting: false,
+            setbacks: 0,
+        }
+    }
+
+    pub(super) fn begin_round(&mut self) {
+        self.standing = Standing::Open;
+        self.setbacks = 0;
+    }
+
+    fn holds(&self, lsn: Lsn) -> bool {
+        self.next > lsn
+    }
+}
+
+impl Node {
+    /// Takes what came back for the message a peer was sent last.
+    pub fn answered(&mut self, from: ReplicaId, answer: Result<Ack, PeerFailure>, now: Duration) {
+        let Some(at) = self.peers.iter().position(|peer| peer.id == from) else { return };
+        let Some(sent) = self.peers[at].in_flight.take() else { return };
+        match answer {
+            Ok(ack) => self.acknowledged(at, sent, ack),
+            Err(PeerFailure::Unreachable(problem)) => self.peer_failed(at, sent, &problem),
+            Err(PeerFailure::Refused(words)) => self.refused(at, sent, &words),
+        }
+        self.judge_round(now);
+        self.drive(at);
+    }
+
+    fn acknowledged(&mut self, at: usize, sent: (AckKind, Lsn), ack: Ack) {
+        let view = self.replica.view();
+        let peer = &mut self.peers[at];
+        let expected = Ack { kind: sent.0, view, lsn: sent.1, replica: peer.id };
+        if ack != expected {
+            return self.peer_failed(at, sent, &format!("unexpected acknowledgement {ack:?}"));
+        }
+        peer.next = peer.next.max(Lsn(ack.lsn.0.saturating_add(1)));
+        if ack.kind == AckKind::Commit {
+            peer.committed = peer.committed.max(Some(ack.lsn));
+        }
+        let done = match self.round.as_ref().map(|round| &round.target) {
+            Some(Target::Entries { last }) => peer.holds(*last),
+            Some(Target::Majority) => ack.kind == AckKind::Commit,
+            None => true,
+        };
+        if done {
+            peer.standing = Standing::Acked;
+        }
+    }
+
+    fn peer_failed(&mut self, at: usize, sent: (AckKind, Lsn), problem: &str) {
+        let peer = &mut self.peers[at];
+        peer.standing = Standing::Failed;
+        let what = match sent.0 {
+            AckKind::Prepare => "prepare_ack_failed",
+            AckKind::Commit => "commit_broadcast_failed",
+        };
+        log::info!(
+            "replica={} event={what} peer={} lsn={} error={problem}",
+            self.replica.id(),
+            peer.id,
+            sent.1
+        );
+    }
+
+    fn refused(&mut self, at: usize, sent: (AckKind, Lsn), words: &str) {
+        match lesson_of(words) {
+            Lesson::View(view) if view > self.replica.view() => self.learn_view(view),
+            Lesson::Needs(lsn) if lsn <= sent.1 && self.peers[at].setbacks < MAX_SETBACKS => {
+                let peer = &mut self.peers[at];
+                log::info!("replica={} event=peer_behind peer={} needs={lsn}", self.replica.id(), peer.id);
+                peer.setbacks += 1;
+                peer.next = lsn;
+                peer.committed = None;
+                peer.catch_up.clear();
+            }
+            Lesson::Conflict(lsn) => {
+                let peer = &mut self.peers[at];
+                peer.conflicting = true;
+                log::error!(
+                    "replica={} event=prepared_entry_conflict peer={} lsn={lsn}: it holds another entry and needs a rejoin",
+                    self.replica.id(),
+                    peer.id
+                );
+                self.peer_failed(at, sent, words);
+            }
+            _ => self.peer_failed(at, sent, words),
+        }
+    }
+
+    /// Sends every peer what it should get next.
+    pub(super) fn drive_all(&mut self) {
+        for at in 0..self.peers.len() {
+            self.drive(at);
+        }
+    }
+
+    fn drive(&mut self, at: usize) {
+        let Some(request) = self.next_request(at) else { return };
+        let kind = match &request {
+            PeerRequest::Prepare(_) => AckKind::Prepare,
+            PeerRequest::Commit { .. } => AckKind::Commit,
+        };
+        let peer = &mut self.peers[at];
+        peer.in_flight = Some((kind, request.lsn()));
+        self.outputs.push(Output::Send { to: peer.id, request });
+    }
+
+    fn next_request(&mut self, at: usize) -> Option<PeerRequest> {
+        let may_send = self.replica.fault().is_none() && self.replica.role() == Role::Primary;
+        let view = self.replica.view();
+        let commit = self.replica.commit_lsn();
+        let peer = &self.peers[at];
+        if !may_send || peer.in_flight.is_some() || peer.conflicting || peer.standing == Standing::Failed {
+            return None;
+        }
+        let last_needed = match self.round.as_ref().map(|round| &round.target) {
+            Some(Target::Majority) if peer.standing == Standing::Open => {
+                return Some(PeerRequest::Commit { view, lsn: commit.unwrap_or_default() });
+            }
+            Some(Target::Entries { last }) => Some(*last),
+            _ => commit,
+        };
+        if last_needed.is_some_and(|last| !peer.holds(last)) {
+            // A peer that is behind has what it holds committed now and then, so that it never holds too much.
+            let held = Lsn(peer.next.0.saturating_sub(1));
+            let uncommitted = peer.committed.map(|committed| held.0.saturating_sub(committed.0));
+            if Some(peer.next) <= commit && uncommitted.is_none_or(|count| count >= CATCH_UP_STEP) {
+                return Some(PeerRequest::Commit { view, lsn: held });
+            }
+            return self.entry_for(at).map(PeerRequest::Prepare);
+        }
+        let commit = commit?;
+        (peer.committed < Some(commit)).then_some(PeerRequest::Commit { view, lsn: commit })
+    }
+
+    /// The entry a peer needs next: promised here, or out of the log.
+    fn entry_for(&mut self, at: usize) -> Option<PreparedEntry> {
+        let lsn = self.peers[at].next;
+        if let Some(entry) = self.replica.prepared_at(lsn) {
+            return Some(entry.clone());
+        }
+        if self.peers[at].catch_up.front().is_none_or(|entry| entry.lsn != lsn) {
+            self.read_ahead(at, lsn);
+        }
+        let peer = &mut self.peers[at];
+        match peer.catch_up.pop_front() {
+            Some(entry) if entry.lsn == lsn => Some(entry),
+            _ => {
+                peer.standing = Standing::Failed;
+                log::warn!(
+                    "replica={} event=peer_too_far_behind peer={} needs={lsn}: the log no longer has it; it needs a rejoin",
+                    self.replica.id(),
+                    peer.id
+                );
+                None
+            }
+        }
+    }
+
+    fn read_ahead(&mut self, at: usize, from: Lsn) {
+        let view = self.replica.view();
+        let commit = self.replica.commit_lsn();
+        let mut entries = VecDeque::new();
+        if let Some(engine) = self.replica.engine() {
+            let read = engine.wal().visit_from(from, |frame| {
+                if let Some(kind) = frame.record.payload_kind().filter(|_| Some(frame.lsn) <= commit) {
+                    let payload = frame.payload.to_vec();
+                    entries.push_back(PreparedEntry {
+                        kind,
+                        view,
+                        lsn: frame.lsn,
+                        slot: frame.slot,
+                        payload,
+                    });
+                }
+                (entries.len() as u64) < 2 * CATCH_UP_STEP
+            });
+            if let Err(error) = read {
+                log::warn!("replica={} event=catch_up_read_failed error={error}", self.replica.id());
+            }
+        }
+        self.peers[at].catch_up = entries;
+    }
+}

@@ -1,0 +1,224 @@
+//! Entries that are durable here and not yet committed: the file `replica.metadata.prepare`.
+//!
+//! It is replaced as a whole at every change. There is no checksum; what makes a half-written one impossible is that a
+//! new file is flushed before it takes the name.
+
+use crate::allocator::PayloadKind;
+use crate::bytes::{FieldError, Reader};
+use crate::engine::{EngineConfig, LogEntry};
+use crate::ids::{Lsn, Slot, View};
+
+const MAGIC: &[u8; 4] = b"RPLP";
+const VERSION: u8 = 2;
+
+/// Bytes before the entries; a file without entries is this long.
+pub const HEADER_LEN: u64 = 13;
+
+/// Bytes of an entry before its payload.
+const ENTRY_HEADER_LEN: u64 = 33;
+
+/// A command that a replica has promised to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedEntry {
+    /// Whose payload it is.
+    pub kind: PayloadKind,
+    /// View of the primary that numbered it.
+    pub view: View,
+    /// Its place in the log.
+    pub lsn: Lsn,
+    /// Slot of the request.
+    pub slot: Slot,
+    /// The command, as received.
+    pub payload: Vec<u8>,
+}
+
+impl PreparedEntry {
+    /// The entry as the log takes it.
+    #[must_use]
+    pub fn as_log_entry(&self) -> LogEntry<'_> {
+        LogEntry { kind: self.kind, lsn: self.lsn, slot: self.slot, payload: &self.payload }
+    }
+}
+
+/// Why bytes are no prepare log. Shown by its name in fault reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrepareLogError {
+    /// The file ends inside a field.
+    BufferTooShort,
+    /// Not a prepare log.
+    InvalidMagic,
+    /// Another version of the format.
+    UnsupportedVersion(u8),
+    /// A payload of nobody.
+    InvalidPreparedKind(u8),
+    /// More entries than a replica keeps.
+    EntryCountExceedsLimit {
+        /// Entries in the file.
+        count: u64,
+        /// The most there may be.
+        max_entries: u64,
+    },
+    /// A payload longer than any command.
+    PayloadTooLarge {
+        /// Its length.
+        payload_len: u64,
+        /// The limit.
+        max_command_bytes: u64,
+    },
+    /// Bytes are left over, or two entries have one LSN.
+    InvalidLayout,
+}
+
+impl From<FieldError> for PrepareLogError {
+    fn from(_: FieldError) -> Self {
+        PrepareLogError::BufferTooShort
+    }
+}
+
+/// The longest file that is read under these limits.
+#[must_use]
+pub fn longest(config: &EngineConfig) -> u64 {
+    let entry = ENTRY_HEADER_LEN.saturating_add(config.max_command_bytes);
+    HEADER_LEN.saturating_add(u64::from(config.max_submission_queue).saturating_mul(entry))
+}
+
+/// Encodes a file with these entries, which ascend.
+#[must_use]
+pub fn encode<'a>(entries: impl ExactSizeIterator<Item = &'a PreparedEntry>) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(MAGIC);
+    out.push(VERSION);
+    out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    for entry in entries {
+        out.push(entry.kind.number());
+        out.extend_from_slice(&entry.view.0.to_le_bytes());
+        out.extend_from_slice(&entry.lsn.0.to_le_bytes());
+        out.extend_from_slice(&entry.slot.0.to_le_bytes());
+        out.extend_from_slice(&(entry.payload.len() as u64).to_le_bytes());
+        out.extend_from_slice(&entry.payload);
+    }
+    out
+}
+
+/// Decodes a file. The entries come back ascending, in whatever order they were.
+///
+/// # Errors
+/// The first field that is not as it must be.
+pub fn decode(bytes: &[u8], config: &EngineConfig) -> Result<Vec<PreparedEntry>, PrepareLogError> {
+    let mut reader = Reader::new(bytes);
+    if reader.bytes(4)? != MAGIC {
+        return Err(PrepareLogError::InvalidMagic);
+    }
+    let version = reader.u8()?;
+    if version != VERSION {
+        return Err(PrepareLogError::UnsupportedVersion(version));
+    }
+    let count = reader.u64()?;
+    let max_entries = u64::from(config.max_submission_queue);
+    if count > max_entries {
+        return Err(PrepareLogError::EntryCountExceedsLimit { count, max_entries });
+    }
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        entries.push(read_entry(&mut reader, config.max_command_bytes)?);
+    }
+    if !reader.is_at_end() {
+        return Err(PrepareLogError::InvalidLayout);
+    }
+    entries.sort_by_key(|entry| entry.lsn);
+    if entries.windows(2).any(|pair| pair[0].lsn == pair[1].lsn) {
+        return Err(PrepareLogError::InvalidLayout);
+    }
+    Ok(entries)
+}
+
+fn read_entry(reader: &mut Reader<'_>, max_command_bytes: u64) -> Result<PreparedEntry, PrepareLogError> {
+    let kind = reader.u8()?;
+    let kind = PayloadKind::from_number(kind).ok_or(PrepareLogError::InvalidPreparedKind(kind))?;
+    let view = View(reader.u64()?);
+    let lsn = Lsn(reader.u64()?);
+    let slot = Slot(reader.u64()?);
+    let payload_len = reader.u64()?;
+    if payload_len > max_command_bytes {
+        return Err(PrepareLogError::PayloadTooLarge { payload_len, max_command_bytes });
+    }
+    let payload_len = usize::try_from(payload_len).map_err(|_| PrepareLogError::BufferTooShort)?;
+    Ok(PreparedEntry { kind, view, lsn, slot, payload: reader.bytes(payload_len)?.to_vec() })
+}
+
+/// Whether a file is what a power cut may leave of an empty prepare log, the only one that is not flushed before it takes
+/// its name: nothing, or nothing but zeros.
+#[must_use]
+pub fn is_unflushed_empty_log(bytes: &[u8]) -> bool {
+    bytes.len() as u64 <= HEADER_LEN && bytes.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> EngineConfig {
+        EngineConfig { max_submission_queue: 2, max_command_bytes: 60, max_expirations_per_tick: 1 }
+    }
+
+    fn entry(lsn: u64, payload: &[u8]) -> PreparedEntry {
+        PreparedEntry {
+            kind: PayloadKind::Client,
+            view: View(1),
+            lsn: Lsn(lsn),
+            slot: Slot(lsn),
+            payload: payload.to_vec(),
+        }
+    }
+
+    #[test]
+    fn an_empty_log_is_thirteen_bytes() {
+        let bytes = encode([].iter());
+        assert_eq!(bytes, b"RPLP\x02\0\0\0\0\0\0\0\0");
+        assert_eq!(decode(&bytes, &limits()), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_log_decodes_to_itself_and_no_part_or_extension_does() {
+        let entries =
+            vec![entry(1, &[1; 49]), PreparedEntry { kind: PayloadKind::Internal, ..entry(2, &[2; 25]) }];
+        let bytes = encode(entries.iter());
+        assert_eq!(bytes.len(), 153);
+        assert_eq!(decode(&bytes, &limits()), Ok(entries));
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut], &limits()), Err(PrepareLogError::BufferTooShort));
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert_eq!(decode(&longer, &limits()), Err(PrepareLogError::InvalidLayout));
+    }
+
+    #[test]
+    fn order_does_not_matter_but_repetition_does() {
+        let reversed = encode([entry(2, b"b"), entry(1, b"a")].iter());
+        let lsns: Vec<u64> = decode(&reversed, &limits()).unwrap().iter().map(|entry| entry.lsn.0).collect();
+        assert_eq!(lsns, [1, 2]);
+        let repeated = encode([entry(1, b"b"), entry(1, b"a")].iter());
+        assert_eq!(decode(&repeated, &limits()), Err(PrepareLogError::InvalidLayout));
+    }
+
+    #[test]
+    fn damage_and_excess_are_named() {
+        let named = |bytes: &[u8]| format!("{:?}", decode(bytes, &limits()).unwrap_err());
+        let with = |at: usize, value: u8| {
+            let mut bytes = encode([entry(1, b"a")].iter());
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(named(&with(0, 0)), "InvalidMagic");
+        assert_eq!(named(&with(4, 1)), "UnsupportedVersion(1)");
+        assert_eq!(named(&with(13, 3)), "InvalidPreparedKind(3)");
+        assert_eq!(named(&with(5, 65)), "EntryCountExceedsLimit { count: 65, max_entries: 2 }");
+        assert_eq!(named(&with(38, 61)), "PayloadTooLarge { payload_len: 61, max_command_bytes: 60 }");
+    }
+
+    #[test]
+    fn the_longest_file_is_that_of_a_full_log() {
+        let full = encode([entry(1, &[0; 60]), entry(2, &[0; 60])].iter());
+        assert_eq!(full.len() as u64, longest(&limits()));
+    }
+}

@@ -1,0 +1,225 @@
+//! What a replica says when it does not do what it is asked, and reading that again.
+//!
+//! The texts are for logs first. A primary reads two things out of its peers' refusals: which entry a peer is missing,
+//! so that it can be sent, and that there is a higher view, so that it stops being primary.
+
+use super::metadata::Role;
+use crate::engine::Rejection;
+use crate::ids::{Lsn, View};
+use std::fmt;
+use std::io;
+
+/// Why an operation of a replica was refused. Nothing was changed, in memory or on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The replica's stored state cannot be trusted.
+    Faulted {
+        /// Why not.
+        reason: String,
+    },
+    /// The operation belongs to another role.
+    RoleMismatch {
+        /// Whose operation it is.
+        expected: Role,
+        /// The replica's role.
+        found: Role,
+    },
+    /// The operation belongs to another pair of roles.
+    RoleSetMismatch {
+        /// The replica's role.
+        found: Role,
+    },
+    /// Nobody can be told to take that role.
+    UnsupportedNormalRole(Role),
+    /// The view is below one this replica knows of.
+    ViewRegression {
+        /// The highest view it knows of.
+        highest_known: View,
+        /// The view offered.
+        found: View,
+    },
+    /// Its vote in that view is given to somebody else.
+    VoteTaken {
+        /// The view.
+        view: View,
+    },
+    /// The entry is of another view.
+    ViewMismatch {
+        /// The replica's view.
+        expected: View,
+        /// The entry's.
+        found: View,
+    },
+    /// Another entry is prepared at that LSN.
+    PreparedEntryConflict {
+        /// Which LSN.
+        lsn: Lsn,
+    },
+    /// No LSN is left.
+    PrepareLsnExhausted {
+        /// The last one.
+        last_lsn: Lsn,
+    },
+    /// The entry is not the next one.
+    PrepareOrderMismatch {
+        /// The LSN that comes next here.
+        expected_lsn: Lsn,
+        /// The entry's.
+        found_lsn: Lsn,
+    },
+    /// The engine would not execute it.
+    Submission(Rejection),
+    /// The prepare log could not be written.
+    PrepareStorage(io::ErrorKind),
+    /// An entry that is to be committed was never prepared.
+    MissingPreparedEntry {
+        /// Which.
+        lsn: Lsn,
+    },
+    /// The sender is not one of the cluster's replicas.
+    UnknownPeer(std::net::IpAddr),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // One line in a reply must not grow with what it quotes.
+            Refusal::Faulted { reason } => {
+                write!(f, "Inactive(Faulted(ReplicaFault {{ reason: {reason} }}))")
+            }
+            Refusal::ViewMismatch { expected, found } => {
+                write!(f, "ViewMismatch {{ expected: {expected}, found: {found} }}")
+            }
+            Refusal::ViewRegression { highest_known, found } => {
+                write!(f, "ViewRegression {{ highest_known: {highest_known}, found: {found} }}")
+            }
+            Refusal::Submission(Rejection::SlotOverflow(overflow)) => write!(
+                f,
+                "Submission(SlotOverflow(SlotOverflowError {{ kind: {:?}, request_slot: {:?}, delta: {} }}))",
+                overflow.kind, overflow.request_slot, overflow.delta
+            ),
+            other => fmt::Debug::fmt(other, f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What a reply says to a commit of another view. It is not wrapped like the other refusals.
+#[must_use]
+pub fn commit_view_mismatch(expected: View, found: View) -> String {
+    format!("protocol view mismatch: expected={expected} found={found}")
+}
+
+/// What every other refusal is wrapped in.
+#[must_use]
+pub fn protocol_error(refusal: &Refusal) -> String {
+    format!("replica protocol error: {refusal}")
+}
+
+/// What a primary learns from a peer's reply in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lesson {
+    /// The next entry the peer needs.
+    Needs(Lsn),
+    /// The peer is in this view.
+    View(View),
+    /// The peer holds another entry at this LSN.
+    Conflict(Lsn),
+    /// Nothing a primary can act on.
+    Nothing,
+}
+
+/// Reads a refusal out of a reply in words.
+#[must_use]
+pub fn lesson_of(reply: &str) -> Lesson {
+    let number_after = |marker: &str| {
+        let rest = &reply[reply.find(marker)? + marker.len()..];
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].parse::<u64>().ok()
+    };
+    if let Some(lsn) = number_after("PrepareOrderMismatch { expected_lsn: Lsn(") {
+        return Lesson::Needs(Lsn(lsn));
+    }
+    if let Some(lsn) = number_after("MissingPreparedEntry { lsn: Lsn(") {
+        return Lesson::Needs(Lsn(lsn));
+    }
+    if let Some(lsn) = number_after("PreparedEntryConflict { lsn: Lsn(") {
+        return Lesson::Conflict(Lsn(lsn));
+    }
+    let view = number_after("ViewMismatch { expected: ")
+        .or_else(|| number_after("protocol view mismatch: expected="));
+    view.map_or(Lesson::Nothing, |view| Lesson::View(View(view)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocator::{PayloadError, SlotOverflow, SlotOverflowKind};
+    use crate::ids::Slot;
+
+    #[test]
+    fn refusals_read_as_every_replica_writes_them() {
+        let rows = [
+            (
+                Refusal::RoleMismatch { expected: Role::Backup, found: Role::Recovering },
+                "RoleMismatch { expected: Backup, found: Recovering }",
+            ),
+            (
+                Refusal::ViewMismatch { expected: View(1), found: View(9) },
+                "ViewMismatch { expected: 1, found: 9 }",
+            ),
+            (Refusal::PreparedEntryConflict { lsn: Lsn(2) }, "PreparedEntryConflict { lsn: Lsn(2) }"),
+            (Refusal::PrepareLsnExhausted { last_lsn: Lsn(7) }, "PrepareLsnExhausted { last_lsn: Lsn(7) }"),
+            (
+                Refusal::PrepareOrderMismatch { expected_lsn: Lsn(11), found_lsn: Lsn(500) },
+                "PrepareOrderMismatch { expected_lsn: Lsn(11), found_lsn: Lsn(500) }",
+            ),
+            (Refusal::Submission(Rejection::EngineHalted), "Submission(EngineHalted)"),
+            (
+                Refusal::Submission(Rejection::CommandTooLarge {
+                    encoded_len: 4097,
+                    max_command_bytes: 4096,
+                }),
+                "Submission(CommandTooLarge { encoded_len: 4097, max_command_bytes: 4096 })",
+            ),
+            (
+                Refusal::Submission(Rejection::InvalidRequest(PayloadError::BufferTooShort)),
+                "Submission(InvalidRequest(BufferTooShort))",
+            ),
+            (
+                Refusal::Submission(Rejection::SlotOverflow(SlotOverflow {
+                    kind: SlotOverflowKind::Deadline,
+                    request_slot: Slot(3),
+                    delta: 4,
+                })),
+                "Submission(SlotOverflow(SlotOverflowError { kind: Deadline, request_slot: Slot(3), delta: 4 }))",
+            ),
+            (Refusal::PrepareStorage(io::ErrorKind::IsADirectory), "PrepareStorage(IsADirectory)"),
+            (Refusal::MissingPreparedEntry { lsn: Lsn(11) }, "MissingPreparedEntry { lsn: Lsn(11) }"),
+            (
+                Refusal::Faulted { reason: "PersistedFaultState".to_owned() },
+                "Inactive(Faulted(ReplicaFault { reason: PersistedFaultState }))",
+            ),
+        ];
+        for (refusal, text) in rows {
+            assert_eq!(refusal.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_primary_learns_from_what_its_peers_refuse() {
+        let lesson = |refusal| lesson_of(&protocol_error(&refusal));
+        assert_eq!(
+            lesson(Refusal::PrepareOrderMismatch { expected_lsn: Lsn(2), found_lsn: Lsn(4) }),
+            Lesson::Needs(Lsn(2))
+        );
+        assert_eq!(lesson(Refusal::MissingPreparedEntry { lsn: Lsn(5) }), Lesson::Needs(Lsn(5)));
+        assert_eq!(lesson(Refusal::PreparedEntryConflict { lsn: Lsn(5) }), Lesson::Conflict(Lsn(5)));
+        let mismatch = Refusal::ViewMismatch { expected: View(2), found: View(1) };
+        assert_eq!(lesson(mismatch), Lesson::View(View(2)));
+        assert_eq!(lesson_of(&commit_view_mismatch(View(3), View(1))), Lesson::View(View(3)));
+        assert_eq!(lesson_of("network isolated by local harness"), Lesson::Nothing);
+        assert_eq!(lesson_of("ViewMismatch { expected: 99999999999999999999 }"), Lesson::Nothing);
+    }
+}

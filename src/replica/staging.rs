@@ -1,0 +1,544 @@
+//! Rewriting the files of replicas that are not running: what failover and rejoin are made of.
+//!
+//! It works on LSNs, frames and metadata alone. No allocator is involved, so it needs no configuration and does not care
+//! how large the tables of the cluster are.
+//!
+//! An acknowledged write is prepared on a majority. Of three replicas, with the old primary gone, at least one of the
+//! other two holds it, committed or only prepared. So the one that was in normal operation in the latest view and holds
+//! the longest contiguous prefix holds every acknowledged write, and everything it holds is kept. An entry that nobody was
+//! told about may be kept too; its client was told that it is not known.
+
+use super::metadata::{self, Identity, Metadata, MetadataError, Role};
+use super::prepare_log::{self, PrepareLogError, PreparedEntry};
+use super::ReplicaPaths;
+use crate::engine::log_walk::walk_log;
+use crate::engine::{EngineConfig, EnginePaths, LogEntry, RecoveryError};
+use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::storage::replace::ReadFileError;
+use crate::storage::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
+use crate::storage::{Disk, Flush, Frame, OsDisk, ReplaceError, Wal, read_file, replace_file};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Longest prepare log that is looked at: far above what any configuration in use can produce.
+const MAX_PREPARE_LOG_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why staged files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StagingError {
+    /// A file cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the disk said.
+        error: io::Error,
+    },
+    /// A file is longer than anything valid.
+    #[error("{}: {length} bytes, expected at most {limit}", path.display())]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// Its length.
+        length: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// There is no metadata, so nobody knows what the other files are worth.
+    #[error("{}: there is no metadata", path.display())]
+    NoMetadata {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The metadata is damaged.
+    #[error("{}: {error:?}", path.display())]
+    Metadata {
+        /// Which file.
+        path: PathBuf,
+        /// How.
+        error: MetadataError,
+    },
+    /// The prepare log is damaged.
+    #[error("{}: {error:?}", path.display())]
+    PrepareLog {
+        /// Which file.
+        path: PathBuf,
+        /// How.
+        error: PrepareLogError,
+    },
+    /// The snapshot is damaged.
+    #[error("{}: {error}", path.display())]
+    Snapshot {
+        /// Which file.
+        path: PathBuf,
+        /// How.
+        error: SnapshotFileError,
+    },
+    /// The log is damaged or does not continue the snapshot.
+    #[error("{}: {error}", path.display())]
+    Log {
+        /// Which file.
+        path: PathBuf,
+        /// How.
+        error: RecoveryError,
+    },
+    /// It was found to be faulted.
+    #[error("the replica is recorded as faulted")]
+    Faulted,
+    /// Something committed is in neither log, snapshot nor prepare log.
+    #[error("committed through LSN {commit}, but the files end at {end:?}")]
+    CommitMissing {
+        /// What the metadata says.
+        commit: Lsn,
+        /// What the files hold.
+        end: Option<Lsn>,
+    },
+    /// Nothing was staged up to the LSN that is asked for.
+    #[error("the files end at {end:?}, expected LSN {through}")]
+    PrefixMissing {
+        /// What is asked for.
+        through: Lsn,
+        /// What the files hold.
+        end: Option<Lsn>,
+    },
+}
+
+/// Files of one replica in a folder of its own.
+#[derive(Debug, Clone)]
+pub struct StagedReplica {
+    replica: ReplicaId,
+    paths: ReplicaPaths,
+}
+
+/// What staged files hold.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// Who they belong to, and in which view and role it was.
+    pub metadata: Metadata,
+    /// Through which LSN its log proves commands to be committed.
+    pub commit_lsn: Option<Lsn>,
+    /// Through which LSN it holds every command, committed or prepared.
+    pub prefix: Option<Lsn>,
+    /// LSN inside its snapshot.
+    snapshot_lsn: Option<Lsn>,
+    /// Bytes of the sound part of its log.
+    log_length: u64,
+    /// The prepared entries that belong to the prefix, ascending.
+    prepared: Vec<PreparedEntry>,
+}
+
+/// What a failover does with the two replicas that are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailoverPlan {
+    /// Whose files are kept.
+    pub source: FailoverSource,
+    /// Through which LSN everything is committed then.
+    pub target: Option<Lsn>,
+    /// The view that begins.
+    pub view: View,
+}
+
+/// Whose files a failover keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailoverSource {
+    /// Those of the replica that becomes primary.
+    NewPrimary,
+    /// Those of the other one.
+    Supporting,
+}
+
+/// Plans a failover from what the two replicas that are left hold.
+#[must_use]
+pub fn plan_failover(new_primary: &Survey, supporting: &Survey) -> FailoverPlan {
+    let worth = |survey: &Survey| (survey.metadata.last_normal_view, survey.prefix);
+    let (source, kept) = if worth(supporting) > worth(new_primary) {
+        (FailoverSource::Supporting, supporting)
+    } else {
+        (FailoverSource::NewPrimary, new_primary)
+    };
+    let highest = new_primary.metadata.highest_known_view().max(supporting.metadata.highest_known_view());
+    FailoverPlan { source, target: kept.prefix, view: View(highest.0.saturating_add(1)) }
+}
+
+fn io_at(path: &Path) -> impl Fn(io::Error) -> StagingError + '_ {
+    move |error| StagingError::Io { path: path.to_owned(), error }
+}
+
+fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StagingError> {
+    read_file(&OsDisk, path, limit).map_err(|error| match error {
+        ReadFileError::Io(error) => io_at(path)(error),
+        ReadFileError::TooLarge { length, limit } => {
+            StagingError::TooLarge { path: path.to_owned(), length, limit }
+        }
+    })
+}
+
+impl StagedReplica {
+    /// The files of `replica` in the folder `replica-<id>` below `root`, under their usual names.
+    #[must_use]
+    pub fn in_folder(root: &Path, replica: ReplicaId) -> Self {
+        let folder = root.join(format!("replica-{replica}"));
+        let engine = EnginePaths { wal: folder.join("state.wal"), snapshot: folder.join("state.snapshot") };
+        let paths = ReplicaPaths { metadata: folder.join("replica.metadata"), engine };
+        Self { replica, paths }
+    }
+
+    /// Whose files they are.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// Reads what the files hold, and checks that it adds up: nothing committed is missing, and the log continues the
+    /// snapshot. Nothing is changed.
+    ///
+    /// # Errors
+    /// When the files cannot be relied on. A replica whose files are damaged may have held what nobody else has.
+    pub fn survey(&self) -> Result<Survey, StagingError> {
+        let metadata = self.read_metadata()?;
+        let entries = self.read_prepare_log()?;
+        let covered = self.read_snapshot_end()?;
+        let pending: Vec<LogEntry<'_>> = entries.iter().map(PreparedEntry::as_log_entry).collect();
+        let wal = &self.paths.engine.wal;
+        let mut last = covered;
+        let log_length = match OsDisk.open(wal).map_err(io_at(wal))? {
+            None => 0,
+            Some(file) => {
+                let walked = walk_log(&*file, wal, covered, &pending, |frame| {
+                    last = Some((frame.lsn, frame.slot));
+                    Ok(())
+                });
+                let walked = walked.map_err(|error| StagingError::Log { path: wal.clone(), error })?;
+                walked.extent.length()
+            }
+        };
+        let commit_lsn = last.map(|(lsn, _)| lsn);
+        let prepared = contiguous_after(last, entries, metadata.current_view);
+        let prefix = prepared.last().map(|entry| entry.lsn).or(commit_lsn);
+        if let Some(commit) = metadata.commit_lsn.filter(|commit| Some(*commit) > prefix) {
+            return Err(StagingError::CommitMissing { commit, end: prefix });
+        }
+        let commit_lsn = commit_lsn.max(metadata.commit_lsn);
+        let snapshot_lsn = covered.map(|(lsn, _)| lsn);
+        Ok(Survey { metadata, commit_lsn, prefix, snapshot_lsn, log_length, prepared })
+    }
+
+    fn read_metadata(&self) -> Result<Metadata, StagingError> {
+        let path = &self.paths.metadata;
+        let bytes = read_at_most(path, metadata::MAX_FILE_LEN)?
+            .ok_or_else(|| StagingError::NoMetadata { path: path.clone() })?;
+        let metadata =
+            Metadata::decode(&bytes).map_err(|error| StagingError::Metadata { path: path.clone(), error })?;
+        if metadata.role == Role::Faulted {
+            return Err(StagingError::Faulted);
+        }
+        Ok(metadata)
+    }
+
+    fn read_prepare_log(&self) -> Result<Vec<PreparedEntry>, StagingError> {
+        let path = self.paths.prepare_log();
+        let bytes = read_at_most(&path, MAX_PREPARE_LOG_BYTES)?;
+        let Some(bytes) = bytes.filter(|bytes| !prepare_log::is_unflushed_empty_log(bytes)) else {
+            return Ok(Vec::new());
+        };
+        // The file's own length bounds it; whoever wrote it had limits of its own.
+        let any = EngineConfig {
+            max_submission_queue: u32::MAX,
+            max_command_bytes: MAX_PREPARE_LOG_BYTES,
+            max_expirations_per_tick: 1,
+        };
+        prepare_log::decode(&bytes, &any).map_err(|error| StagingError::PrepareLog { path, error })
+    }
+
+    /// LSN and slot that the snapshot ends with; none without a snapshot, or with one of an empty state.
+    fn read_snapshot_end(&self) -> Result<Option<(Lsn, Slot)>, StagingError> {
+        let path = &self.paths.engine.snapshot;
+        let Some(file) = OsDisk.open(path).map_err(io_at(path))? else { return Ok(None) };
+        let mut start = vec![0; HEADER_PREFIX_LEN as usize];
+        let read = file.read_at(0, &mut start).map_err(io_at(path))?;
+        let header = snapshot_file::decode_header(&start[..read])
+            .map_err(|error| StagingError::Snapshot { path: path.clone(), error })?;
+        Ok(header.last_applied_lsn.zip(header.last_request_slot))
+    }
+
+    /// Makes these files those of a replica that holds everything `source` holds through `through`, committed, and nothing
+    /// else, in `role` of `view`. `source` may be these files themselves.
+    ///
+    /// # Errors
+    /// When `source` cannot be relied on or does not reach that far, or a file cannot be written.
+    pub fn rewrite_from(
+        &self,
+        source: &StagedReplica,
+        through: Option<Lsn>,
+        view: View,
+        role: Role,
+    ) -> Result<Metadata, StagingError> {
+        let survey = source.survey()?;
+        if let Some(through) = through.filter(|through| Some(*through) > survey.prefix) {
+            return Err(StagingError::PrefixMissing { through, end: survey.prefix });
+        }
+        let (from, to) = (&source.paths.engine, &self.paths.engine);
+        if source.replica != self.replica {
+            copy_or_remove(&from.snapshot, &to.snapshot)?;
+            copy_or_remove(&from.wal, &to.wal)?;
+        }
+        let committed = survey.prepared.iter().take_while(|entry| Some(entry.lsn) <= through);
+        self.finish_log(survey.log_length, committed)?;
+
+        let prepare_log = self.paths.prepare_log();
+        let empty = prepare_log::encode([].iter());
+        let replaced = |path: &Path| {
+            let path = path.to_owned();
+            move |error: ReplaceError| StagingError::Io { path: path.clone(), error: error.source }
+        };
+        replace_file(&OsDisk, &prepare_log, &empty, Flush::Full).map_err(replaced(&prepare_log))?;
+        let rewritten = Metadata {
+            identity: Identity { replica: self.replica, shard: survey.metadata.identity.shard },
+            current_view: view,
+            role,
+            commit_lsn: survey.commit_lsn.max(through),
+            active_snapshot_lsn: survey.snapshot_lsn,
+            last_normal_view: Some(view),
+            durable_vote: None,
+        };
+        let path = &self.paths.metadata;
+        replace_file(&OsDisk, path, &rewritten.encode(), Flush::Data).map_err(replaced(path))?;
+        Ok(rewritten)
+    }
+
+    /// Cuts the log to its sound part and appends what is committed now.
+    fn finish_log<'a>(
+        &self,
+        sound: u64,
+        committed: impl Iterator<Item = &'a PreparedEntry>,
+    ) -> Result<(), StagingError> {
+        let path = &self.paths.engine.wal;
+        let mut frames = Vec::new();
+        for entry in committed {
+            let record = entry.kind.into();
+            Frame { lsn: entry.lsn, slot: entry.slot, record, payload: &entry.payload }.encode(&mut frames);
+        }
+        let mut file = Wal::open_file(&OsDisk, path).map_err(io_at(path))?;
+        file.truncate(sound)
+            .and_then(|()| file.write_at(sound, &frames))
+            .and_then(|()| file.sync_data())
+            .map_err(io_at(path))
+    }
+}
+
+/// The entries that follow `last` without a gap, in the replica's view. One whose slot goes back ends them: no replica can
+/// have committed it.
+fn contiguous_after(
+    last: Option<(Lsn, Slot)>,
+    entries: Vec<PreparedEntry>,
+    view: View,
+) -> Vec<PreparedEntry> {
+    let mut last = last;
+    let mut kept = Vec::new();
+    for entry in entries {
+        if Some(entry.lsn) <= last.map(|(lsn, _)| lsn) {
+            continue;
+        }
+        let follows = Lsn::following(last.map(|(lsn, _)| lsn)) == Some(entry.lsn)
+            && last.is_none_or(|(_, slot)| entry.slot >= slot)
+            && entry.view == view;
+        if !follows {
+            break;
+        }
+        last = Some((entry.lsn, entry.slot));
+        kept.push(entry);
+    }
+    kept
+}
+
+/// Copies a file, or removes the copy's if there is nothing to copy.
+fn copy_or_remove(from: &Path, to: &Path) -> Result<(), StagingError> {
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder).map_err(io_at(folder))?;
+    }
+    match std::fs::copy(from, to) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match std::fs::remove_file(to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(to)(error)),
+            _ => Ok(()),
+        },
+        Err(error) => Err(io_at(from)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocator::PayloadKind;
+    use crate::ids::ShardId;
+    use crate::storage::RecordType;
+    use std::fs;
+
+    fn entry(lsn: u64, slot: u64, view: u64) -> PreparedEntry {
+        PreparedEntry {
+            kind: PayloadKind::Client,
+            view: View(view),
+            lsn: Lsn(lsn),
+            slot: Slot(slot),
+            payload: vec![lsn as u8; 49],
+        }
+    }
+
+    struct Files {
+        view: u64,
+        commit: u64,
+        log: Vec<(u64, u64)>,
+        prepared: Vec<PreparedEntry>,
+    }
+
+    impl Files {
+        fn write(&self, root: &Path, replica: u64) -> StagedReplica {
+            let staged = StagedReplica::in_folder(root, ReplicaId(replica));
+            fs::create_dir_all(root.join(format!("replica-{replica}"))).unwrap();
+            let metadata = Metadata {
+                current_view: View(self.view),
+                role: Role::Backup,
+                commit_lsn: (self.commit > 0).then_some(Lsn(self.commit)),
+                last_normal_view: Some(View(self.view)),
+                ..Metadata::bootstrap(Identity { replica: ReplicaId(replica), shard: ShardId(0) }, None, None)
+            };
+            fs::write(&staged.paths.metadata, metadata.encode()).unwrap();
+            fs::write(staged.paths.prepare_log(), prepare_log::encode(self.prepared.iter())).unwrap();
+            fs::write(&staged.paths.engine.wal, log(&self.log)).unwrap();
+            staged
+        }
+    }
+
+    fn log(frames: &[(u64, u64)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (lsn, slot) in frames {
+            let payload = entry(*lsn, *slot, 1).payload;
+            Frame { lsn: Lsn(*lsn), slot: Slot(*slot), record: RecordType::Client, payload: &payload }
+                .encode(&mut bytes);
+        }
+        bytes
+    }
+
+    fn files(view: u64, committed: u64, prepared: u64) -> Files {
+        Files {
+            view,
+            commit: committed,
+            log: (1..=committed).map(|lsn| (lsn, lsn)).collect(),
+            prepared: (committed + 1..=prepared).map(|lsn| entry(lsn, lsn, view)).collect(),
+        }
+    }
+
+    fn plan(new_primary: Files, supporting: Files) -> (FailoverSource, Option<u64>, u64) {
+        let root = tempfile::tempdir().unwrap();
+        let one = new_primary.write(root.path(), 2).survey().unwrap();
+        let two = supporting.write(root.path(), 3).survey().unwrap();
+        let plan = plan_failover(&one, &two);
+        (plan.source, plan.target.map(Lsn::get), plan.view.0)
+    }
+
+    #[test]
+    fn the_latest_view_counts_before_the_longest_prefix() {
+        use FailoverSource::{NewPrimary, Supporting};
+        assert_eq!(plan(files(7, 11, 12), files(8, 10, 10)), (Supporting, Some(10), 9));
+        assert_eq!(plan(files(7, 11, 11), files(7, 11, 14)), (Supporting, Some(14), 8));
+        assert_eq!(plan(files(10, 20, 21), files(9, 20, 19)), (NewPrimary, Some(21), 11));
+        assert_eq!(plan(files(1, 0, 2), files(1, 0, 3)), (Supporting, Some(3), 2));
+        assert_eq!(plan(files(1, 5, 5), files(1, 5, 5)), (NewPrimary, Some(5), 2));
+        assert_eq!(plan(files(1, 0, 0), files(1, 0, 0)), (NewPrimary, None, 2));
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_gap_an_older_view_or_a_slot_that_goes_back() {
+        let prefix = |prepared: Vec<PreparedEntry>| {
+            let root = tempfile::tempdir().unwrap();
+            let staged = Files { prepared, ..files(3, 4, 4) }.write(root.path(), 2);
+            staged.survey().unwrap().prefix.unwrap().0
+        };
+        assert_eq!(prefix(vec![entry(5, 5, 3), entry(6, 6, 3)]), 6);
+        assert_eq!(prefix(vec![entry(4, 4, 3), entry(5, 5, 3)]), 5);
+        assert_eq!(prefix(vec![entry(5, 5, 3), entry(7, 7, 3)]), 5);
+        assert_eq!(prefix(vec![entry(5, 5, 3), entry(6, 6, 2)]), 5);
+        assert_eq!(prefix(vec![entry(5, 9, 3), entry(6, 8, 3)]), 5);
+        assert_eq!(prefix(vec![entry(5, 3, 3)]), 4);
+    }
+
+    #[test]
+    fn a_log_ahead_of_its_metadata_proves_what_is_committed() {
+        let root = tempfile::tempdir().unwrap();
+        let staged = Files { commit: 2, ..files(1, 3, 3) }.write(root.path(), 2);
+        assert_eq!(staged.survey().unwrap().commit_lsn, Some(Lsn(3)));
+    }
+
+    #[test]
+    fn a_log_poisoned_by_a_slot_that_goes_back_is_used_up_to_there() {
+        let root = tempfile::tempdir().unwrap();
+        let poisoned = Files { log: vec![(1, 10), (2, 9)], ..files(1, 1, 1) };
+        let staged = poisoned.write(root.path(), 2);
+        let survey = staged.survey().unwrap();
+        assert_eq!((survey.prefix, survey.log_length), (Some(Lsn(1)), 80));
+        staged.rewrite_from(&staged.clone(), Some(Lsn(1)), View(2), Role::Primary).unwrap();
+        assert_eq!(fs::read(&staged.paths.engine.wal).unwrap(), log(&[(1, 10)]));
+    }
+
+    #[test]
+    fn files_that_may_have_lost_something_are_not_used() {
+        type Change = fn(&StagedReplica);
+        let cases: [(Change, &str); 6] = [
+            (|s| fs::remove_file(&s.paths.metadata).unwrap(), "there is no metadata"),
+            (|s| fs::write(&s.paths.metadata, "RPLX").unwrap(), "InvalidMagic"),
+            (|s| fs::write(s.paths.prepare_log(), "RPLX").unwrap(), "InvalidMagic"),
+            (|s| fs::write(&s.paths.engine.wal, log(&[(1, 1)])).unwrap(), "committed through LSN 3"),
+            (|s| fs::write(&s.paths.engine.wal, log(&[(2, 2), (3, 3)])).unwrap(), "LogGap"),
+            (|s| fs::write(&s.paths.engine.snapshot, "SBDX").unwrap(), "InvalidMagic"),
+        ];
+        for (change, expected) in cases {
+            let root = tempfile::tempdir().unwrap();
+            let staged = files(1, 3, 3).write(root.path(), 2);
+            change(&staged);
+            let error = staged.survey().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_replica_made_from_another_holds_the_same_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let source = files(1, 3, 5).write(root.path(), 3);
+        let target = files(1, 1, 2).write(root.path(), 2);
+        fs::write(&target.paths.engine.snapshot, "stale").unwrap();
+        let metadata = target.rewrite_from(&source, Some(Lsn(5)), View(2), Role::Primary).unwrap();
+        assert_eq!((metadata.identity.replica, metadata.commit_lsn), (ReplicaId(2), Some(Lsn(5))));
+        assert_eq!((metadata.current_view, metadata.last_normal_view), (View(2), Some(View(2))));
+        assert!(!target.paths.engine.snapshot.exists());
+        let all: Vec<(u64, u64)> = (1..=5).map(|lsn| (lsn, lsn)).collect();
+        assert_eq!(fs::read(&target.paths.engine.wal).unwrap(), log(&all));
+        assert_eq!(fs::read(target.paths.prepare_log()).unwrap().len(), 13);
+        assert_eq!(Metadata::decode(&fs::read(&target.paths.metadata).unwrap()), Ok(metadata));
+        // Its source was only read.
+        assert_eq!(source.survey().unwrap().prefix, Some(Lsn(5)));
+        let error = target.rewrite_from(&source, Some(Lsn(6)), View(2), Role::Primary).unwrap_err();
+        assert!(matches!(error, StagingError::PrefixMissing { .. }));
+    }
+
+    #[test]
+    fn a_rejoin_takes_what_is_committed_and_leaves_what_is_only_prepared() {
+        let root = tempfile::tempdir().unwrap();
+        let primary = files(2, 3, 5).write(root.path(), 1);
+        let target = StagedReplica::in_folder(root.path(), ReplicaId(3));
+        let commit = primary.survey().unwrap().commit_lsn;
+        let metadata = target.rewrite_from(&primary, commit, View(2), Role::Backup).unwrap();
+        assert_eq!((metadata.commit_lsn, metadata.role), (Some(Lsn(3)), Role::Backup));
+        assert_eq!(target.survey().unwrap().prefix, Some(Lsn(3)));
+    }
+
+    #[test]
+    fn a_torn_tail_is_left_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let staged = files(1, 3, 3).write(root.path(), 2);
+        let mut bytes = log(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
+        bytes.truncate(bytes.len() - 7);
+        fs::write(&staged.paths.engine.wal, bytes).unwrap();
+        staged.rewrite_from(&staged.clone(), Some(Lsn(3)), View(2), Role::Primary).unwrap();
+        assert_eq!(fs::read(&staged.paths.engine.wal).unwrap(), log(&[(1, 1), (2, 2), (3, 3)]));
+    }
+}
