@@ -8,14 +8,18 @@
 //! - [`engine`]: one node, an allocator behind a log.
 //! - [`api`]: what clients ask and replicas answer.
 //! - [`replica`]: one of three copies, its promises, roles and views.
+//! - [`keyvalue`]: text of lines `key=value`.
+//! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
 //!   [`ids`], so a history can be judged without any database at hand.
 
 pub mod allocator;
 pub mod api;
 pub mod bytes;
+pub mod cluster;
 pub mod engine;
 pub mod ids;
 pub mod jepsen;
+pub mod keyvalue;
 pub mod replica;
 pub mod storage;

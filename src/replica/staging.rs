@@ -8,9 +8,9 @@
 //! the longest contiguous prefix holds every acknowledged write, and everything it holds is kept. An entry that nobody was
 //! told about may be kept too; its client was told that it is not known.
 
+use super::ReplicaPaths;
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
 use super::prepare_log::{self, PrepareLogError, PreparedEntry};
-use super::ReplicaPaths;
 use crate::engine::log_walk::walk_log;
 use crate::engine::{EngineConfig, EnginePaths, LogEntry, RecoveryError};
 use crate::ids::{Lsn, ReplicaId, Slot, View};

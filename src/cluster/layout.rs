@@ -1,0 +1,396 @@
+//! `cluster-layout.txt`: where the replicas of a cluster keep their files, on which addresses they answer, and under which
+//! limits they run. Written once, when a cluster is created, and taken as it is ever after.
+
+use super::{TextFileError, read_text};
+use crate::allocator::AllocatorConfig;
+use crate::engine::{EngineConfig, EnginePaths};
+use crate::ids::{ReplicaId, ShardId, View};
+use crate::keyvalue::{FieldProblem, Fields};
+use crate::replica::{Identity, ReplicaPaths, ReplicaSetup, Role};
+use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Name of the file in a workspace.
+pub const FILE_NAME: &str = "cluster-layout.txt";
+
+/// Replicas of a cluster. There is no other number.
+pub const REPLICA_COUNT: usize = 3;
+
+/// Bytes by which a replica's log may grow between checkpoints where a layout does not say.
+pub const DEFAULT_CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterLayout {
+    /// The folder that fault file and timeline are in.
+    pub workspace_root: PathBuf,
+    /// The view new replicas start in.
+    pub current_view: View,
+    /// Capacities of every replica's allocator.
+    pub allocator: AllocatorConfig,
+    /// Limits of every replica's engine.
+    pub engine: EngineConfig,
+    /// Bytes a replica's log may grow between checkpoints, if the layout says so; 0 takes none.
+    pub checkpoint_bytes: Option<u64>,
+    /// The replicas, by id.
+    pub replicas: [ReplicaLayout; REPLICA_COUNT],
+}
+
+/// One replica of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaLayout {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// Its role when it is new.
+    pub role: Role,
+    /// The folder that holds its whole state.
+    pub workspace_dir: PathBuf,
+    /// Its standard output and error.
+    pub log_path: PathBuf,
+    /// Its process id while it runs.
+    pub pid_path: PathBuf,
+    /// Its metadata; the prepare log stands beside it.
+    pub metadata_path: PathBuf,
+    /// Its snapshot.
+    pub snapshot_path: PathBuf,
+    /// Its write-ahead log.
+    pub wal_path: PathBuf,
+    /// Where operators ask it how it is.
+    pub control_addr: SocketAddr,
+    /// Where clients reach it.
+    pub client_addr: SocketAddr,
+    /// Where its peers reach it.
+    pub protocol_addr: SocketAddr,
+}
+
+/// Capacities and limits that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the allocator.
+    pub allocator: AllocatorConfig,
+    /// Of the engine.
+    pub engine: EngineConfig,
+}
+
+impl Limits {
+    /// What a cluster has unless somebody wants something else.
+    pub const STANDARD: Limits = Limits {
+        allocator: AllocatorConfig {
+            shard_id: ShardId(0),
+            max_resources: 1024,
+            max_reservations: 1024,
+            max_bundle_size: 1,
+            max_operations: 4096,
+            max_ttl_slots: 256,
+            max_client_retry_window_slots: 128,
+            reservation_history_window_slots: 64,
+            max_expiration_bucket_len: 1024,
+        },
+        engine: EngineConfig {
+            max_submission_queue: 64,
+            max_command_bytes: 4096,
+            max_expirations_per_tick: 64,
+        },
+    };
+
+    /// Room for every run of the gate, one after the other: nothing that runs create is ever removed, and lease safety
+    /// needs bundles.
+    pub const GATE: Limits = Limits {
+        allocator: AllocatorConfig {
+            max_resources: 262_144,
+            max_reservations: 262_144,
+            max_bundle_size: 4,
+            max_expiration_bucket_len: 65_536,
+            ..Limits::STANDARD.allocator
+        },
+        ..Limits::STANDARD
+    };
+}
+
+impl ReplicaLayout {
+    /// A replica under the usual names below a workspace.
+    #[must_use]
+    pub fn in_workspace(root: &Path, id: ReplicaId, addresses: [SocketAddr; 3]) -> Self {
+        let workspace_dir = root.join(format!("replica-{id}"));
+        let [control_addr, client_addr, protocol_addr] = addresses;
+        Self {
+            id,
+            role: if id.0 == 1 { Role::Primary } else { Role::Backup },
+            log_path: root.join("logs").join(format!("replica-{id}.log")),
+            pid_path: root.join("run").join(format!("replica-{id}.pid")),
+            metadata_path: workspace_dir.join("replica.metadata"),
+            snapshot_path: workspace_dir.join("state.snapshot"),
+            wal_path: workspace_dir.join("state.wal"),
+            workspace_dir,
+            control_addr,
+            client_addr,
+            protocol_addr,
+        }
+    }
+
+    /// Where it keeps its state.
+    #[must_use]
+    pub fn paths(&self) -> ReplicaPaths {
+        ReplicaPaths {
+            metadata: self.metadata_path.clone(),
+            engine: EnginePaths { wal: self.wal_path.clone(), snapshot: self.snapshot_path.clone() },
+        }
+    }
+
+    /// Whether it has no state at all yet.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        let paths = self.paths();
+        let files = [&self.metadata_path, &paths.prepare_log(), &self.snapshot_path];
+        let log_is_empty = std::fs::metadata(&self.wal_path).map_or(true, |log| log.len() == 0);
+        log_is_empty && files.into_iter().all(|path| !path.exists())
+    }
+}
+
+impl ClusterLayout {
+    /// A cluster under the usual names below a workspace, on these addresses: control, client and protocol of replica 1,
+    /// then of the others.
+    #[must_use]
+    pub fn in_workspace(root: &Path, limits: Limits, addresses: [[SocketAddr; 3]; REPLICA_COUNT]) -> Self {
+        let replica = |at: usize| ReplicaLayout::in_workspace(root, ReplicaId(at as u64 + 1), addresses[at]);
+        Self {
+            workspace_root: root.to_owned(),
+            current_view: View(1),
+            allocator: limits.allocator,
+            engine: limits.engine,
+            checkpoint_bytes: None,
+            replicas: [replica(0), replica(1), replica(2)],
+        }
+    }
+
+    /// The replica with that id.
+    #[must_use]
+    pub fn replica(&self, id: ReplicaId) -> Option<&ReplicaLayout> {
+        self.replicas.iter().find(|replica| replica.id == id)
+    }
+
+    /// The other replicas.
+    pub fn peers_of(&self, id: ReplicaId) -> impl Iterator<Item = &ReplicaLayout> {
+        self.replicas.iter().filter(move |replica| replica.id != id)
+    }
+
+    /// The addresses that the replicas' own messages come from.
+    #[must_use]
+    pub fn peer_hosts(&self, id: ReplicaId) -> Vec<IpAddr> {
+        self.peers_of(id).map(|peer| peer.protocol_addr.ip()).collect()
+    }
+
+    /// Fault file of the cluster.
+    #[must_use]
+    pub fn faults_path(&self) -> PathBuf {
+        self.workspace_root.join(super::faults::FILE_NAME)
+    }
+
+    /// Timeline of the cluster.
+    #[must_use]
+    pub fn timeline_path(&self) -> PathBuf {
+        self.workspace_root.join(super::timeline::FILE_NAME)
+    }
+
+    /// What a replica is built with.
+    #[must_use]
+    pub fn setup(&self, replica: &ReplicaLayout) -> ReplicaSetup {
+        ReplicaSetup {
+            identity: Identity { replica: replica.id, shard: self.allocator.shard_id },
+            paths: replica.paths(),
+            allocator: self.allocator,
+            engine: self.engine,
+        }
+    }
+
+    /// Reads a layout file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no layout.
+    pub fn load(path: &Path) -> Result<Self, TextFileError> {
+        Self::decode(&read_text(path)?).map_err(TextFileError::Content)
+    }
+
+    /// Writes a layout file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn store(&self, path: &Path) -> Result<(), ReplaceError> {
+        replace_file(&OsDisk, path, self.encode().as_bytes(), Flush::Full)
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let core = &self.allocator;
+        let engine = &self.engine;
+        let mut text = String::new();
+        let mut put = |key: &str, value: &dyn std::fmt::Display| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{key}={value}");
+        };
+        put("version", &1);
+        put("workspace_root", &self.workspace_root.display());
+        put("current_view", &self.current_view);
+        put("replica_count", &REPLICA_COUNT);
+        put("core.shard_id", &core.shard_id);
+        put("core.max_resources", &core.max_resources);
+        put("core.max_reservations", &core.max_reservations);
+        put("core.max_bundle_size", &core.max_bundle_size);
+        put("core.max_operations", &core.max_operations);
+        put("core.max_ttl_slots", &core.max_ttl_slots);
+        put("core.max_client_retry_window_slots", &core.max_client_retry_window_slots);
+        put("core.reservation_history_window_slots", &core.reservation_history_window_slots);
+        put("core.max_expiration_bucket_len", &core.max_expiration_bucket_len);
+        put("engine.max_submission_queue", &engine.max_submission_queue);
+        put("engine.max_command_bytes", &engine.max_command_bytes);
+        put("engine.max_expirations_per_tick", &engine.max_expirations_per_tick);
+        if let Some(bytes) = &self.checkpoint_bytes {
+            put("engine.checkpoint_log_bytes", bytes);
+        }
+        for replica in &self.replicas {
+            let id = replica.id;
+            put(&format!("replica.{id}.role"), &replica.role.word());
+            put(&format!("replica.{id}.workspace_dir"), &replica.workspace_dir.display());
+            put(&format!("replica.{id}.log_path"), &replica.log_path.display());
+            put(&format!("replica.{id}.pid_path"), &replica.pid_path.display());
+            put(&format!("replica.{id}.metadata_path"), &replica.metadata_path.display());
+            put(&format!("replica.{id}.snapshot_path"), &replica.snapshot_path.display());
+            put(&format!("replica.{id}.wal_path"), &replica.wal_path.display());
+            put(&format!("replica.{id}.control_addr"), &replica.control_addr);
+            put(&format!("replica.{id}.client_addr"), &replica.client_addr);
+            put(&format!("replica.{id}.protocol_addr"), &replica.protocol_addr);
+        }
+        text
+    }
+
+    /// Reads the text of the file. Unknown keys are ignored.
+    ///
+    /// # Errors
+    /// A sentence about the first field that is not as it must be.
+    pub fn decode(text: &str) -> Result<Self, String> {
+        let problem = |problem: FieldProblem| problem.sentence("layout");
+        let fields = Fields::parse(text).map_err(problem)?;
+        let version: u64 = fields.parsed("version").map_err(problem)?;
+        if version != 1 {
+            return Err(format!("unsupported local cluster layout version `{version}`"));
+        }
+        let workspace_root = fields.require("workspace_root").map_err(problem)?.into();
+        let current_view = View(fields.parsed("current_view").map_err(problem)?);
+        let count: u64 = fields.parsed("replica_count").map_err(problem)?;
+        if count != REPLICA_COUNT as u64 {
+            return Err(format!("unsupported replica count `{count}`"));
+        }
+        let (allocator, engine, checkpoint_bytes) = decode_limits(&fields).map_err(problem)?;
+        let replica = |id: u64| decode_replica(&fields, ReplicaId(id)).map_err(problem);
+        let replicas = [replica(1)?, replica(2)?, replica(3)?];
+        Ok(Self { workspace_root, current_view, allocator, engine, checkpoint_bytes, replicas })
+    }
+}
+
+fn decode_limits(fields: &Fields<'_>) -> Result<(AllocatorConfig, EngineConfig, Option<u64>), FieldProblem> {
+    let bundle = "core.max_bundle_size";
+    let allocator = AllocatorConfig {
+        shard_id: ShardId(fields.parsed("core.shard_id")?),
+        max_resources: fields.parsed("core.max_resources")?,
+        max_reservations: fields.parsed("core.max_reservations")?,
+        // Layouts older than bundles do not have it.
+        max_bundle_size: fields.get(bundle).map_or(Ok(1), |_| fields.parsed(bundle))?,
+        max_operations: fields.parsed("core.max_operations")?,
+        max_ttl_slots: fields.parsed("core.max_ttl_slots")?,
+        max_client_retry_window_slots: fields.parsed("core.max_client_retry_window_slots")?,
+        reservation_history_window_slots: fields.parsed("core.reservation_history_window_slots")?,
+        max_expiration_bucket_len: fields.parsed("core.max_expiration_bucket_len")?,
+    };
+    let engine = EngineConfig {
+        max_submission_queue: fields.parsed("engine.max_submission_queue")?,
+        max_command_bytes: fields.parsed("engine.max_command_bytes")?,
+        max_expirations_per_tick: fields.parsed("engine.max_expirations_per_tick")?,
+    };
+    let checkpoint = "engine.checkpoint_log_bytes";
+    let checkpoint_bytes = fields.get(checkpoint).map(|_| fields.parsed(checkpoint)).transpose()?;
+    Ok((allocator, engine, checkpoint_bytes))
+}
+
+fn decode_replica(fields: &Fields<'_>, id: ReplicaId) -> Result<ReplicaLayout, FieldProblem> {
+    let key = |name: &str| format!("replica.{id}.{name}");
+    let path = |name: &str| fields.require(&key(name)).map(PathBuf::from);
+    Ok(ReplicaLayout {
+        id,
+        role: fields.word(&key("role"), Role::from_word)?,
+        workspace_dir: path("workspace_dir")?,
+        log_path: path("log_path")?,
+        pid_path: path("pid_path")?,
+        metadata_path: path("metadata_path")?,
+        snapshot_path: path("snapshot_path")?,
+        wal_path: path("wal_path")?,
+        control_addr: fields.parsed(&key("control_addr"))?,
+        client_addr: fields.parsed(&key("client_addr"))?,
+        protocol_addr: fields.parsed(&key("protocol_addr"))?,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> ClusterLayout {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let of = |id: u16| [address(17000 + id), address(18000 + id), address(19000 + id)];
+        ClusterLayout::in_workspace(Path::new("/srv/allocdb"), Limits::STANDARD, [of(1), of(2), of(3)])
+    }
+
+    #[test]
+    fn a_layout_reads_back_as_it_was_written() {
+        let text = sample().encode();
+        assert_eq!(text.lines().count(), 46);
+        assert!(
+            text.starts_with("version=1\nworkspace_root=/srv/allocdb\ncurrent_view=1\nreplica_count=3\n")
+        );
+        assert!(text.contains("\nreplica.2.wal_path=/srv/allocdb/replica-2/state.wal\n"));
+        assert!(text.ends_with("\nreplica.3.protocol_addr=127.0.0.1:19003\n"));
+        assert_eq!(ClusterLayout::decode(&text), Ok(sample()));
+        let own = ClusterLayout { checkpoint_bytes: Some(9), allocator: Limits::GATE.allocator, ..sample() };
+        assert_eq!(ClusterLayout::decode(&own.encode()), Ok(own));
+    }
+
+    #[test]
+    fn a_layout_without_a_bundle_size_means_one() {
+        let text = sample().encode().replace("core.max_bundle_size=1\n", "future.key=x\n");
+        assert_eq!(ClusterLayout::decode(&text), Ok(sample()));
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let changed = |from: &str, to: &str| {
+            let text = sample().encode();
+            assert!(text.contains(from));
+            ClusterLayout::decode(&text.replacen(from, to, 1)).unwrap_err()
+        };
+        assert_eq!(changed("version=1", "version=2"), "unsupported local cluster layout version `2`");
+        assert_eq!(changed("replica_count=3", "replica_count=5"), "unsupported replica count `5`");
+        assert_eq!(changed("core.max_ttl_slots=256\n", ""), "missing layout field `core.max_ttl_slots`");
+        assert_eq!(
+            changed("1.role=primary", "1.role=leader"),
+            "invalid value for `replica.1.role`: `leader`"
+        );
+        assert_eq!(
+            changed("control_addr=127.0.0.1:17001", "control_addr=172.31.0.11"),
+            "invalid value for `replica.1.control_addr`: `172.31.0.11`"
+        );
+        assert_eq!(
+            changed("core.max_bundle_size=1", "core.max_bundle_size=x"),
+            "invalid value for `core.max_bundle_size`: `x`"
+        );
+        assert_eq!(changed("current_view=1", "garbage"), "invalid layout line `garbage`");
+        assert_eq!(changed("current_view=1", "version=1"), "duplicate layout field `version`");
+    }
+
+    #[test]
+    fn the_gates_limits_are_valid() {
+        assert_eq!(Limits::GATE.allocator.validate(), Ok(()));
+        assert_eq!(Limits::STANDARD.allocator.validate(), Ok(()));
+    }
+}

@@ -1,0 +1,119 @@
+//! Processes by number: whether one lives, whether it is the replica it is taken for, and killing it.
+
+use crate::ids::ReplicaId;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// Whether a process of that number is running. One that has ended and was not yet collected by its parent is not.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    let Some(raw) = raw(pid) else { return false };
+    if let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) {
+        // The state follows the last parenthesis; the name in front of it may hold anything.
+        let state = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
+        return !matches!(state, Some(b'Z' | b'X'));
+    }
+    !Path::new("/proc/self/stat").exists() && test_kill_process(raw).is_ok()
+}
+
+fn raw(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// Whether a process of that number is the replica that was started with this layout. Numbers are used again; a process id
+/// in a file left over may be anybody's.
+#[must_use]
+pub fn is_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> bool {
+    let Some(arguments) = command_line(pid) else { return false };
+    let arguments: Vec<&OsStr> = arguments.split(|byte| *byte == 0).map(OsStr::from_bytes).collect();
+    let value_of = |flag: &str| {
+        let at = arguments.iter().position(|argument| *argument == OsStr::new(flag))?;
+        arguments.get(at + 1).copied()
+    };
+    let same_file = value_of("--layout-file").is_some_and(|found| {
+        let found = Path::new(found);
+        found == layout_file
+            || found.canonicalize().ok().is_some_and(|found| Some(found) == layout_file.canonicalize().ok())
+    });
+    arguments.contains(&OsStr::new("replica-daemon"))
+        && same_file
+        && value_of("--replica-id") == Some(OsStr::new(&replica.to_string()))
+}
+
+/// Arguments of a process, each ended by a zero byte.
+fn command_line(pid: u32) -> Option<Vec<u8>> {
+    if let Ok(arguments) = std::fs::read(format!("/proc/{pid}/cmdline")) {
+        return Some(arguments);
+    }
+    let output = std::process::Command::new("ps")
+        .args(["-ww", "-o", "command=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
+    let words = String::from_utf8_lossy(&output.stdout).trim_end().replace(' ', "\0");
+    (!words.is_empty()).then(|| words.into_bytes())
+}
+
+/// Kills a process that has been found to be a replica.
+///
+/// # Errors
+/// When it is gone, or not ours to kill.
+pub fn kill(pid: u32) -> io::Result<()> {
+    let raw = raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(kill_process(raw, Signal::KILL)?)
+}
+
+/// The number in a process id file; `None` if there is no such file or no number in it.
+#[must_use]
+pub fn read_pid(path: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_running_process_is_running() {
+        assert!(is_running(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while is_running(pid) {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_running(0) && !is_running(u32::MAX));
+    }
+
+    #[test]
+    fn a_process_that_is_something_else_is_no_replica() {
+        assert!(!is_replica(std::process::id(), Path::new("/srv/layout.txt"), ReplicaId(1)));
+        let folder = tempfile::tempdir().unwrap();
+        let layout = folder.path().join("layout.txt");
+        std::fs::write(&layout, "").unwrap();
+        let start = |id: &str| {
+            std::process::Command::new("sh")
+                .args(["-c", "read line", "replica-daemon", "--layout-file"])
+                .arg(&layout)
+                .args(["--replica-id", id])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut child = start("2");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while !is_replica(child.id(), &layout, ReplicaId(2)) {
+            assert!(std::time::Instant::now() < deadline, "the shell never became itself");
+            std::thread::yield_now();
+        }
+        assert!(!is_replica(child.id(), &layout, ReplicaId(1)));
+        assert!(!is_replica(child.id(), Path::new("/srv/layout.txt"), ReplicaId(2)));
+        kill(child.id()).unwrap();
+        child.wait().unwrap();
+    }
+}

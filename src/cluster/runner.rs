@@ -1,0 +1,727 @@
+//! Starting, stopping and hurting the replicas of a cluster on this machine.
+//!
+//! A runner changes a workspace under its lock, so that two of them never undo each other's work. It outlives nothing: what
+//! it knows is in the workspace, and replicas started detached go on without it. Replicas started tethered end with the
+//! process that started them, however that ends.
+
+use super::control::{self, ControlStatus};
+use super::lock::{Lock, LockError};
+use super::process;
+use super::report::Condition;
+use super::timeline::{self, EventKind};
+use super::{ClusterLayout, FaultState, Network, ReplicaLayout, TextFileError, layout};
+use crate::ids::{ReplicaId, View};
+use crate::replica::{Metadata, Role, metadata::MAX_FILE_LEN};
+use crate::storage::{Flush, OsDisk, read_file, replace_file};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a replica may take to answer after its start, or to be gone after its end.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest pause between two looks at something that is waited for.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How often new ports are tried for a new cluster whose first choice was taken meanwhile.
+const PORT_ATTEMPTS: u32 = 5;
+
+/// Why something was not done to a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// The workspace is not there.
+    #[error("failed to resolve workspace {}: {error}", path.display())]
+    Workspace {
+        /// As it was given.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Its layout cannot be used.
+    #[error("failed to load local cluster layout: {0}")]
+    Layout(TextFileError),
+    /// Its fault file cannot be used.
+    #[error("failed to load local cluster fault state {}: {error}", path.display())]
+    Faults {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        error: TextFileError,
+    },
+    /// Its timeline cannot be used.
+    #[error("failed to update local cluster timeline {}: {error}", path.display())]
+    Timeline {
+        /// Where it is.
+        path: PathBuf,
+        /// Why not.
+        error: TextFileError,
+    },
+    /// Another runner is at work, or the lock cannot be used.
+    #[error("failed to lock the workspace: {0}")]
+    Lock(#[from] LockError),
+    /// There is no such replica.
+    #[error("replica {id} is not present in {}", layout.display())]
+    NoSuchReplica {
+        /// Which.
+        id: ReplicaId,
+        /// The layout it is missing from.
+        layout: PathBuf,
+    },
+    /// It runs.
+    #[error("replica {id} is already running on {addr}{}", pid.map_or_else(String::new, |pid| format!(" with pid {pid}")))]
+    AlreadyRunning {
+        /// Which.
+        id: ReplicaId,
+        /// Where it answers.
+        addr: SocketAddr,
+        /// Its process.
+        pid: Option<u32>,
+    },
+    /// It does not run.
+    #[error("replica {0} is already stopped")]
+    AlreadyStopped(ReplicaId),
+    /// It does not answer, but its process is there.
+    #[error("replica {id} still has a live pid {pid} at {}", path.display())]
+    LivePid {
+        /// Which.
+        id: ReplicaId,
+        /// Its process.
+        pid: u32,
+        /// Where that is written.
+        path: PathBuf,
+    },
+    /// Its process could not be started.
+    #[error("failed to start replica {id}: {error}")]
+    Spawn {
+        /// Which.
+        id: ReplicaId,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Its process ended at once.
+    #[error("replica {id} exited before it became ready: {status}{}", last_words(log))]
+    Exited {
+        /// Which.
+        id: ReplicaId,
+        /// How.
+        status: ExitStatus,
+        /// What it said.
+        log: String,
+    },
+    /// It did not answer in time.
+    #[error("replica {id} did not become ready on {addr} within 5s")]
+    NotReady {
+        /// Which.
+        id: ReplicaId,
+        /// Where it should answer.
+        addr: SocketAddr,
+    },
+    /// Replicas that could not be asked to stop.
+    #[error("{}", .0.iter().map(unresponsive).collect::<Vec<_>>().join("\n"))]
+    Unresponsive(Vec<ReplicaLayout>),
+    /// They were asked, but did not.
+    #[error("cluster did not stop within 5s")]
+    DidNotStop,
+    /// It was killed, but did not end.
+    #[error("process {0} did not exit within 5s")]
+    DidNotExit(u32),
+    /// It could not be killed.
+    #[error("failed to kill replica {id} with pid {pid}: {error}")]
+    Kill {
+        /// Which.
+        id: ReplicaId,
+        /// Its process.
+        pid: u32,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A file or folder of the workspace cannot be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+fn unresponsive(replica: &ReplicaLayout) -> String {
+    format!(
+        "replica {} did not answer on {} but still has pid file at {}",
+        replica.id,
+        replica.control_addr,
+        replica.pid_path.display()
+    )
+}
+
+fn last_words(log: &str) -> String {
+    if log.is_empty() { String::new() } else { format!("; its log ends: {log}") }
+}
+
+/// How replicas are started.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    /// The program.
+    pub executable: PathBuf,
+    /// What comes before the replica's own arguments.
+    pub leading: Vec<String>,
+    /// Whether they end with this process.
+    pub tie: Tie,
+}
+
+/// Whether replicas end with the process that started them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tie {
+    /// They go on.
+    Detached,
+    /// They end, even if this process is killed. They watch a pipe whose other end it holds.
+    Tethered,
+}
+
+/// What stop did to one replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was asked to stop, and will.
+    Requested,
+    /// It was not running.
+    Already,
+    /// It runs but cannot be asked.
+    Unresponsive,
+}
+
+/// A replica's process that this process has started.
+struct Started {
+    id: ReplicaId,
+    child: Child,
+    tether: Option<ChildStdin>,
+}
+
+/// See the module.
+pub struct Runner {
+    layout: ClusterLayout,
+    layout_path: PathBuf,
+    launcher: Launcher,
+    started: Mutex<Vec<Started>>,
+}
+
+impl Runner {
+    /// A runner for an existing workspace.
+    ///
+    /// # Errors
+    /// When the workspace or its layout cannot be used.
+    pub fn open(workspace: &Path, launcher: Launcher) -> Result<Self, RunnerError> {
+        let root = workspace
+            .canonicalize()
+            .map_err(|error| RunnerError::Workspace { path: workspace.to_owned(), error })?;
+        let layout_path = root.join(layout::FILE_NAME);
+        let layout = ClusterLayout::load(&layout_path).map_err(RunnerError::Layout)?;
+        Ok(Self { layout, layout_path, launcher, started: Mutex::new(Vec::new()) })
+    }
+
+    /// A runner for a workspace that is created with these limits if there is none.
+    ///
+    /// # Errors
+    /// When the workspace or its layout cannot be created or used.
+    pub fn create_or_open(
+        workspace: &Path,
+        limits: layout::Limits,
+        launcher: Launcher,
+    ) -> Result<Self, RunnerError> {
+        let io_error = |path: &Path| {
+            let path = path.to_owned();
+            move |error| RunnerError::Io { path, error }
+        };
+        std::fs::create_dir_all(workspace).map_err(io_error(workspace))?;
+        let root = workspace.canonicalize().map_err(io_error(workspace))?;
+        let _lock = Lock::for_runner(&root)?;
+        let layout_path = root.join(layout::FILE_NAME);
+        if !layout_path.exists() {
+            let layout = new_layout(&root, limits).map_err(io_error(&root))?;
+            for folder in ["logs", "run"] {
+                let folder = root.join(folder);
+                std::fs::create_dir_all(&folder).map_err(io_error(&folder))?;
+            }
+            layout.store(&layout_path).map_err(|error| io_error(&layout_path)(error.source))?;
+        }
+        Self::open(&root, launcher)
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn layout(&self) -> &ClusterLayout {
+        &self.layout
+    }
+
+    /// The layout's file.
+    #[must_use]
+    pub fn layout_path(&self) -> &Path {
+        &self.layout_path
+    }
+
+    /// The workspace.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.layout_path.parent().unwrap_or(Path::new("."))
+    }
+
+    fn replica(&self, id: ReplicaId) -> Result<&ReplicaLayout, RunnerError> {
+        let missing = || RunnerError::NoSuchReplica { id, layout: self.layout_path.clone() };
+        self.layout.replica(id).ok_or_else(missing)
+    }
+
+    fn lock(&self) -> Result<Lock, RunnerError> {
+        Ok(Lock::for_runner(self.root())?)
+    }
+
+    fn note(&self, kind: EventKind, replica: Option<ReplicaId>) -> Result<(), RunnerError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        timeline::append(&self.layout, now, kind, replica)
+            .map_err(|error| RunnerError::Timeline { path: self.layout.timeline_path(), error })
+    }
+
+    /// Who is isolated.
+    ///
+    /// # Errors
+    /// When the fault file cannot be used.
+    pub fn faults(&self) -> Result<FaultState, RunnerError> {
+        FaultState::load_or_create(&self.layout)
+            .map_err(|error| RunnerError::Faults { path: self.layout.faults_path(), error })
+    }
+
+    /// Events in the timeline.
+    ///
+    /// # Errors
+    /// When the timeline cannot be used.
+    pub fn timeline_events(&self) -> Result<usize, RunnerError> {
+        let events = timeline::load(&self.layout);
+        let events =
+            events.map_err(|error| RunnerError::Timeline { path: self.layout.timeline_path(), error })?;
+        Ok(events.len())
+    }
+
+    /// How every replica is, all asked at once.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<(ReplicaLayout, Condition)> {
+        let answers = std::thread::scope(|scope| {
+            let asked: Vec<_> = self
+                .layout
+                .replicas
+                .iter()
+                .map(|replica| scope.spawn(|| control::query_status(replica.control_addr)))
+                .collect();
+            asked.into_iter().map(|asked| asked.join().ok().and_then(Result::ok)).collect::<Vec<_>>()
+        });
+        let condition = |replica: &ReplicaLayout, status: Option<ControlStatus>| match status {
+            Some(status) if status.replica == replica.id => Condition::Live(Box::new(status)),
+            _ if replica.pid_path.exists() => Condition::Unreachable,
+            _ => Condition::Stopped,
+        };
+        let replicas = self.layout.replicas.iter().zip(answers);
+        replicas.map(|(replica, status)| (replica.clone(), condition(replica, status))).collect()
+    }
+
+    /// Whether any replica answers or its process is there.
+    #[must_use]
+    pub fn is_any_running(&self) -> bool {
+        self.conditions().iter().any(|(replica, condition)| match condition {
+            Condition::Live(_) => true,
+            Condition::Stopped => false,
+            Condition::Unreachable => self.own_process(replica).is_some(),
+        })
+    }
+
+    /// Starts all replicas. A cluster that has never run takes its roles from the layout; in one that has, a replica that
+    /// was primary of a view that is over is not started as primary.
+    ///
+    /// # Errors
+    /// When one runs already, cannot be started or does not answer in time; then none is left running.
+    pub fn start(&mut self) -> Result<Vec<ControlStatus>, RunnerError> {
+        let _lock = self.lock()?;
+        self.faults()?;
+        for (replica, condition) in self.conditions() {
+            if let Condition::Live(_) = condition {
+                return Err(RunnerError::AlreadyRunning {
+                    id: replica.id,
+                    addr: replica.control_addr,
+                    pid: None,
+                });
+            }
+        }
+        let is_new = self.layout.replicas.iter().all(ReplicaLayout::is_new);
+        let mut attempt = 1;
+        let statuses = loop {
+            match self.start_all(is_new) {
+                Ok(statuses) => break statuses,
+                Err(error) => {
+                    self.abandon_start();
+                    let lost_port =
+                        matches!(&error, RunnerError::Exited { log, .. } if log.contains("failed to bind"));
+                    if !(is_new && lost_port && attempt < PORT_ATTEMPTS && self.choose_other_ports()) {
+                        return Err(error);
+                    }
+                    attempt += 1;
+                }
+            }
+        };
+        self.note(EventKind::ClusterStart, None)?;
+        Ok(statuses)
+    }
+
+    fn start_all(&self, is_new: bool) -> Result<Vec<ControlStatus>, RunnerError> {
+        let highest = self.layout.replicas.iter().filter_map(|replica| stored_view(replica)).max();
+        for replica in &self.layout.replicas {
+            remove_if_there(&replica.pid_path)?;
+            demote_if_outdated(replica, highest)?;
+        }
+        for replica in &self.layout.replicas {
+            self.spawn(replica, is_new)?;
+        }
+        self.layout.replicas.iter().map(|replica| self.wait_until_ready(replica)).collect()
+    }
+
+    /// Ends whatever a start that failed has left.
+    fn abandon_start(&self) {
+        for replica in &self.layout.replicas {
+            // Those that answer end by themselves; the others are killed below.
+            let _ = control::send_stop(replica.control_addr);
+        }
+        for mut started in self.take_started() {
+            drop(started.tether.take());
+            let give_up_at = Instant::now() + Duration::from_secs(1);
+            while matches!(started.child.try_wait(), Ok(None)) && Instant::now() < give_up_at {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let _ = started.child.kill();
+            let _ = started.child.wait();
+        }
+        for replica in &self.layout.replicas {
+            let _ = remove_if_there(&replica.pid_path);
+        }
+    }
+
+    /// Gives a cluster that has never run other ports. False if that cannot be done.
+    fn choose_other_ports(&mut self) -> bool {
+        let Ok(addresses) = free_addresses() else { return false };
+        for (replica, [control, client, protocol]) in self.layout.replicas.iter_mut().zip(addresses) {
+            replica.control_addr = control;
+            replica.client_addr = client;
+            replica.protocol_addr = protocol;
+        }
+        self.layout.store(&self.layout_path).is_ok()
+    }
+
+    fn spawn(&self, replica: &ReplicaLayout, new_cluster: bool) -> Result<(), RunnerError> {
+        let spawn_error = |error| RunnerError::Spawn { id: replica.id, error };
+        if let Some(folder) = replica.log_path.parent() {
+            std::fs::create_dir_all(folder).map_err(spawn_error)?;
+        }
+        let log =
+            OpenOptions::new().create(true).append(true).open(&replica.log_path).map_err(spawn_error)?;
+        let mut command = Command::new(&self.launcher.executable);
+        command
+            .args(&self.launcher.leading)
+            .arg("replica-daemon")
+            .arg("--layout-file")
+            .arg(&self.layout_path)
+            .args(["--replica-id", &replica.id.to_string()])
+            .stdout(log.try_clone().map_err(spawn_error)?)
+            .stderr(log)
+            // A signal to the terminal's processes is meant for whoever started them, not for the replicas.
+            .process_group(0);
+        if new_cluster {
+            command.arg("--new-cluster");
+        }
+        let tethered = self.launcher.tie == Tie::Tethered;
+        if tethered {
+            command.arg("--tethered").stdin(Stdio::piped());
+        } else {
+            command.stdin(Stdio::null());
+        }
+        let mut child = command.spawn().map_err(spawn_error)?;
+        let tether = child.stdin.take();
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).push(Started {
+            id: replica.id,
+            child,
+            tether,
+        });
+        Ok(())
+    }
+
+    fn wait_until_ready(&self, replica: &ReplicaLayout) -> Result<ControlStatus, RunnerError> {
+        let mut wait = Wait::new(SETTLE_LIMIT);
+        loop {
+            match control::query_status_once(replica.control_addr) {
+                Ok(status) if status.replica == replica.id => return Ok(status),
+                _ => {}
+            }
+            if let Some(status) = self.collect_ended(replica.id) {
+                let log = last_line(&replica.log_path);
+                return Err(RunnerError::Exited { id: replica.id, status, log });
+            }
+            if !wait.pause() {
+                return Err(RunnerError::NotReady { id: replica.id, addr: replica.control_addr });
+            }
+        }
+    }
+
+    /// Collects a process started here if it has ended.
+    fn collect_ended(&self, id: ReplicaId) -> Option<ExitStatus> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = started.iter().position(|started| started.id == id)?;
+        let status = started[at].child.try_wait().ok().flatten()?;
+        started.remove(at);
+        Some(status)
+    }
+
+    fn take_started(&self) -> Vec<Started> {
+        std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Stops all replicas, whether each of them answers or not. `tell` hears of each as it is dealt with.
+    ///
+    /// # Errors
+    /// When some could not be asked, or do not end in time. The others are stopped all the same.
+    pub fn stop(&self, mut tell: impl FnMut(&ReplicaLayout, Stopped)) -> Result<bool, RunnerError> {
+        let _lock = self.lock()?;
+        let mut requested = Vec::new();
+        let mut unresponsive = Vec::new();
+        for replica in &self.layout.replicas {
+            let stopped = match control::send_stop(replica.control_addr) {
+                Ok(()) => {
+                    requested.push(replica);
+                    Stopped::Requested
+                }
+                Err(_) if self.own_process(replica).is_some() => {
+                    unresponsive.push(replica.clone());
+                    Stopped::Unresponsive
+                }
+                Err(_) => {
+                    remove_if_there(&replica.pid_path)?;
+                    Stopped::Already
+                }
+            };
+            tell(replica, stopped);
+        }
+        let mut wait = Wait::new(SETTLE_LIMIT);
+        let gone = |replica: &&ReplicaLayout| {
+            self.collect_ended(replica.id);
+            !replica.pid_path.exists() && control::query_status_once(replica.control_addr).is_err()
+        };
+        while !requested.iter().all(gone) {
+            if !wait.pause() {
+                return Err(RunnerError::DidNotStop);
+            }
+        }
+        if !requested.is_empty() {
+            self.note(EventKind::ClusterStop, None)?;
+        }
+        if unresponsive.is_empty() {
+            Ok(!requested.is_empty())
+        } else {
+            Err(RunnerError::Unresponsive(unresponsive))
+        }
+    }
+
+    /// The process in a replica's process id file, if it runs and is that replica.
+    fn own_process(&self, replica: &ReplicaLayout) -> Option<u32> {
+        process::read_pid(&replica.pid_path)
+            .filter(|pid| process::is_running(*pid))
+            .filter(|pid| process::is_replica(*pid, &self.layout_path, replica.id))
+    }
+
+    /// Kills a replica's process and returns its number.
+    ///
+    /// # Errors
+    /// When it is not running, or cannot be killed.
+    pub fn crash(&self, id: ReplicaId) -> Result<u32, RunnerError> {
+        let replica = self.replica(id)?;
+        let _lock = self.lock()?;
+        let answering = control::query_status(replica.control_addr)
+            .ok()
+            .filter(|status| status.replica == id && process::is_running(status.process_id))
+            .map(|status| status.process_id);
+        let Some(pid) = answering.or_else(|| self.own_process(replica)) else {
+            remove_if_there(&replica.pid_path)?;
+            return Err(RunnerError::AlreadyStopped(id));
+        };
+        match process::kill(pid) {
+            Ok(()) => {}
+            Err(_) if !process::is_running(pid) => {}
+            Err(error) => return Err(RunnerError::Kill { id, pid, error }),
+        }
+        let mut wait = Wait::new(SETTLE_LIMIT);
+        while process::is_running(pid) {
+            if !wait.pause() {
+                return Err(RunnerError::DidNotExit(pid));
+            }
+        }
+        self.collect_ended(id);
+        remove_if_there(&replica.pid_path)?;
+        self.note(EventKind::ReplicaCrash, Some(id))?;
+        Ok(pid)
+    }
+
+    /// Starts one replica again. If it was primary of a view that is over it is not started as primary.
+    ///
+    /// # Errors
+    /// When it runs, cannot be started, or does not answer in time.
+    pub fn restart(&self, id: ReplicaId) -> Result<ControlStatus, RunnerError> {
+        let replica = self.replica(id)?;
+        let _lock = self.lock()?;
+        if let Ok(status) = control::query_status(replica.control_addr) {
+            let pid = Some(status.process_id);
+            return Err(RunnerError::AlreadyRunning { id, addr: replica.control_addr, pid });
+        }
+        if let Some(pid) = self.own_process(replica) {
+            return Err(RunnerError::LivePid { id, pid, path: replica.pid_path.clone() });
+        }
+        remove_if_there(&replica.pid_path)?;
+        demote_if_outdated(replica, self.highest_view_of_peers(id))?;
+        self.spawn(replica, false)?;
+        let status = self.wait_until_ready(replica)?;
+        self.note(EventKind::ReplicaRestart, Some(id))?;
+        Ok(status)
+    }
+
+    /// The highest view that another replica is in, as it says itself or as its files say.
+    fn highest_view_of_peers(&self, id: ReplicaId) -> Option<View> {
+        let asked = self.conditions();
+        let views = asked.iter().filter(|(replica, _)| replica.id != id).map(|(replica, condition)| {
+            let said = match condition {
+                Condition::Live(status) => Some(status.view),
+                _ => None,
+            };
+            said.max(stored_view(replica))
+        });
+        views.max().flatten()
+    }
+
+    /// Cuts a replica off from clients and peers, or connects it again. Its process is not contacted.
+    ///
+    /// # Errors
+    /// When there is no such replica, or the workspace cannot be used.
+    pub fn set_network(&self, id: ReplicaId, network: Network) -> Result<&ReplicaLayout, RunnerError> {
+        let replica = self.replica(id)?;
+        let _lock = self.lock()?;
+        let mut faults = self.faults()?;
+        if faults.network(id) != network {
+            faults.set(id, network);
+            let path = self.layout.faults_path();
+            faults.store(&self.layout).map_err(|error| RunnerError::Io { path, error: error.source })?;
+        }
+        let kind = match network {
+            Network::Healthy => EventKind::ReplicaHeal,
+            Network::Isolated => EventKind::ReplicaIsolate,
+        };
+        self.note(kind, Some(id))?;
+        Ok(replica)
+    }
+
+    /// Lets replicas that were started tethered go on without this process.
+    pub fn release(&self) {
+        for mut started in self.take_started() {
+            if let Some(mut tether) = started.tether.take() {
+                // A replica that is gone does not need to hear it.
+                let _ = tether.write_all(b"release\n");
+            }
+        }
+    }
+
+    /// Kills every replica that this process has started and that still runs.
+    pub fn kill_started(&self) {
+        for mut started in self.take_started() {
+            let _ = started.child.kill();
+            let _ = started.child.wait();
+            if let Some(replica) = self.layout.replica(started.id) {
+                let _ = remove_if_there(&replica.pid_path);
+            }
+        }
+    }
+}
+
+/// A pause that grows from short to [`POLL`], until a limit.
+struct Wait {
+    give_up_at: Instant,
+    pause: Duration,
+}
+
+impl Wait {
+    fn new(limit: Duration) -> Self {
+        Self { give_up_at: Instant::now() + limit, pause: Duration::from_millis(1) }
+    }
+
+    /// False once the limit is reached.
+    fn pause(&mut self) -> bool {
+        if Instant::now() >= self.give_up_at {
+            return false;
+        }
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(POLL);
+        true
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), RunnerError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RunnerError::Io { path: path.to_owned(), error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The end of a log, for a message.
+fn last_line(path: &Path) -> String {
+    let tail = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(2000)))?;
+        let mut bytes = Vec::new();
+        file.take(2000).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    tail().ok().and_then(|text| text.lines().last().map(str::to_owned)).unwrap_or_default()
+}
+
+fn stored_metadata(replica: &ReplicaLayout) -> Option<Metadata> {
+    let bytes = read_file(&OsDisk, &replica.metadata_path, MAX_FILE_LEN).ok()??;
+    Metadata::decode(&bytes).ok()
+}
+
+fn stored_view(replica: &ReplicaLayout) -> Option<View> {
+    stored_metadata(replica).map(|metadata| metadata.current_view)
+}
+
+/// A replica that is not running and was primary of a view below `highest` must not serve when it comes back.
+fn demote_if_outdated(replica: &ReplicaLayout, highest: Option<View>) -> Result<(), RunnerError> {
+    let Some(stored) = stored_metadata(replica) else { return Ok(()) };
+    if stored.role != Role::Primary || Some(stored.current_view) >= highest {
+        return Ok(());
+    }
+    let demoted = Metadata { role: Role::ViewUncertain, ..stored };
+    let path = &replica.metadata_path;
+    replace_file(&OsDisk, path, &demoted.encode(), Flush::Data)
+        .map_err(|error| RunnerError::Io { path: path.clone(), error: error.source })
+}
+
+fn new_layout(root: &Path, limits: layout::Limits) -> io::Result<ClusterLayout> {
+    Ok(ClusterLayout::in_workspace(root, limits, free_addresses()?))
+}
+
+/// Nine different loopback addresses that nobody listens on: control, client and protocol of each replica.
+fn free_addresses() -> io::Result<[[SocketAddr; 3]; 3]> {
+    let mut held = Vec::new();
+    let mut addresses = [[SocketAddr::from(([127, 0, 0, 1], 0)); 3]; 3];
+    for address in addresses.iter_mut().flatten() {
+        // Held until all are chosen, so that none is chosen twice.
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+        *address = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,147 @@
+//! `key=value` text: the rules shared by control replies and the text files of a cluster.
+//!
+//! A line is split at its first `=`. White space at its end is dropped, an empty line is skipped, a key may appear once,
+//! order does not matter and unknown keys are ignored. Values are never quoted or escaped.
+
+use std::str::FromStr;
+
+/// Why text does not give a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldProblem {
+    /// A line without `=`.
+    InvalidLine(String),
+    /// A key that appears twice.
+    Duplicate(String),
+    /// A key that is needed.
+    Missing(String),
+    /// A value that is not what the key needs.
+    Invalid {
+        /// Which key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl FieldProblem {
+    /// The problem as a sentence about a field of `what`: a `layout` field, a `control` field.
+    #[must_use]
+    pub fn sentence(&self, what: &str) -> String {
+        match self {
+            FieldProblem::InvalidLine(line) => format!("invalid {what} line `{line}`"),
+            FieldProblem::Duplicate(key) => format!("duplicate {what} field `{key}`"),
+            FieldProblem::Missing(key) => format!("missing {what} field `{key}`"),
+            FieldProblem::Invalid { key, value } => format!("invalid value for `{key}`: `{value}`"),
+        }
+    }
+}
+
+/// The fields of a text, in the order they were in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fields<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Fields<'a> {
+    /// Splits a text into its fields.
+    ///
+    /// # Errors
+    /// The first line that is not `key=value`, or repeats a key.
+    pub fn parse(text: &'a str) -> Result<Self, FieldProblem> {
+        Self::from_lines(text.split('\n'))
+    }
+
+    /// Splits lines into fields.
+    ///
+    /// # Errors
+    /// As [`Fields::parse`].
+    pub fn from_lines(lines: impl Iterator<Item = &'a str>) -> Result<Self, FieldProblem> {
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        for line in lines {
+            let line = line.trim_end();
+            if line.is_empty() {
+                continue;
+            }
+            let (key, value) =
+                line.split_once('=').ok_or_else(|| FieldProblem::InvalidLine(line.to_owned()))?;
+            if fields.iter().any(|(known, _)| *known == key) {
+                return Err(FieldProblem::Duplicate(key.to_owned()));
+            }
+            fields.push((key, value));
+        }
+        Ok(Self(fields))
+    }
+
+    /// The value of a key, if it is there.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        self.0.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+    }
+
+    /// The value of a key that must be there.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn require(&self, key: &str) -> Result<&'a str, FieldProblem> {
+        self.get(key).ok_or_else(|| FieldProblem::Missing(key.to_owned()))
+    }
+
+    /// The value of a key that must be there and be a `T`.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn parsed<T: FromStr>(&self, key: &str) -> Result<T, FieldProblem> {
+        self.word(key, |value| value.parse().ok())
+    }
+
+    /// The value of a key that must be there, where `none` stands for no `T`.
+    ///
+    /// # Errors
+    /// When it is not there, or neither `none` nor a `T`.
+    pub fn optional<T: FromStr>(&self, key: &str) -> Result<Option<T>, FieldProblem> {
+        self.word(key, |value| if value == "none" { Some(None) } else { value.parse().ok().map(Some) })
+    }
+
+    /// The value of a key that must be there and mean something to `meaning`.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn word<T>(&self, key: &str, meaning: impl Fn(&str) -> Option<T>) -> Result<T, FieldProblem> {
+        let value = self.require(key)?;
+        meaning(value).ok_or_else(|| invalid(key, value))
+    }
+}
+
+/// The problem of a value that is not what its key needs.
+#[must_use]
+pub fn invalid(key: &str, value: &str) -> FieldProblem {
+    FieldProblem::Invalid { key: key.to_owned(), value: value.to_owned() }
+}
+
+/// A value or `none`.
+#[must_use]
+pub fn or_none<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_split_at_the_first_equals_sign_and_trimmed_at_their_end() {
+        let fields = Fields::parse("a=1=2 \r\n\n  \nb =x\n c=\n").unwrap();
+        assert_eq!((fields.get("a"), fields.get("b "), fields.get(" c")), (Some("1=2"), Some("x"), Some("")));
+        assert_eq!(fields.get("c"), None);
+    }
+
+    #[test]
+    fn problems_quote_what_they_are_about() {
+        let sentence = |text: &str| Fields::parse(text).unwrap_err().sentence("layout");
+        assert_eq!(sentence("a=1\ngarbage"), "invalid layout line `garbage`");
+        assert_eq!(sentence("a=1\na=2"), "duplicate layout field `a`");
+        let fields = Fields::parse("n=+07\nbad=-1\nnone=none").unwrap();
+        assert_eq!(fields.parsed::<u32>("n"), Ok(7));
+        assert_eq!(fields.optional::<u64>("none"), Ok(None));
+        assert_eq!(fields.parsed::<u32>("bad").unwrap_err().sentence("x"), "invalid value for `bad`: `-1`");
+        assert_eq!(fields.parsed::<u32>("gone").unwrap_err().sentence("x"), "missing x field `gone`");
+    }
+}
