@@ -24,10 +24,6 @@ macro_rules! words {
             /// Every variant, in the order of declaration.
             $vis const ALL: &'static [Self] = &[Self::$first, $(Self::$variant,)*];
 
-            /// All spellings, as a message about an unknown word puts it.
-            $vis const EXPECTED: &'static str =
-                concat!("one of `", $first_word, "`", $(", `", $word, "`",)*);
-
             /// The spelling of this variant.
             #[must_use]
             $vis const fn as_str(self) -> &'static str {
@@ -48,6 +44,14 @@ macro_rules! words {
             }
         }
 
+        impl $crate::jepsen::words::Word for $name {
+            const EXPECTED: &'static str = concat!("one of `", $first_word, "`", $(", `", $word, "`",)*);
+
+            fn from_word(word: &str) -> Option<Self> {
+                Self::from_word(word)
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.as_str())
@@ -58,8 +62,19 @@ macro_rules! words {
 
 pub(in crate::jepsen) use words;
 
+/// What parsers need to know of any word list.
+pub(in crate::jepsen) trait Word: Sized {
+    /// All spellings, as a message about an unknown word puts it.
+    const EXPECTED: &'static str;
+
+    /// The variant with exactly this spelling.
+    fn from_word(word: &str) -> Option<Self>;
+}
+
 #[cfg(test)]
 mod tests {
+    use super::Word;
+
     words! {
         /// A list of two, to see what the macro makes of it.
         enum Coin {
