@@ -2,7 +2,7 @@
 //!
 //! The types here are what a harness fills in and an analyser looks at; they lean on the identifiers and nothing
 //! else. [`HistoryWriter`] turns them into text and [`HistoryReader`] turns text back into them; whether the system
-//! behaved is left to the analysis.
+//! behaved is left to [`analysis`](super::analysis).
 
 mod decode;
 mod error;

@@ -1,7 +1,7 @@
 //! The run plan: which runs exist, what each exercises, and how long its faults must last.
 //!
 //! The plan is one table of data. It leans on nothing but the word lists; how a run is carried out is the harness's
-//! business, how its history is judged is the analysis's.
+//! business, how its history is judged is [`analysis`](super::analysis)'s.
 
 use std::fmt;
 use std::time::Duration;

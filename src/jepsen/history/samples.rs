@@ -30,6 +30,11 @@ impl Numbers {
         }
     }
 
+    /// The ones below a limit.
+    pub(in crate::jepsen) fn below(limit: u64) -> Self {
+        Self { ids: (0..u128::from(limit)).boxed(), counts: (0..limit).boxed() }
+    }
+
     /// An event that can be written.
     pub(in crate::jepsen) fn event(&self) -> impl Strategy<Value = Event> + use<> {
         let frame = (self.counts.clone(), "[!-~é]{0,6}", self.ids.clone());
