@@ -62,7 +62,7 @@ impl Analyzer {
         let commands = attempts.finish(&commits);
         let mut blockers = commands.malformed;
         blockers.extend(stale_reads);
-        blockers.extend(holders.blockers);
+        blockers.extend(holders.finish());
         blockers.extend(commands.unresolved);
         blockers.extend(replay::replay(&commits));
         Report { logical_commands: commands.count, blockers }

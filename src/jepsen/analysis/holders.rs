@@ -11,7 +11,7 @@ use super::table::Table;
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     epochs: Table<ReservationId, LeaseEpoch>,
-    pub(super) blockers: Vec<Blocker>,
+    blockers: Vec<Blocker>,
 }
 
 impl Holders {
@@ -21,6 +21,11 @@ impl Holders {
         if let Outcome::CommittedWrite { result, .. } = &event.outcome {
             self.learn(result);
         }
+    }
+
+    /// What was found, in file order. The epochs are gone after this.
+    pub(super) fn finish(self) -> Vec<Blocker> {
+        self.blockers
     }
 
     fn accepted_too_late(&self, event: &Event) -> Option<Blocker> {
