@@ -1,7 +1,7 @@
 //! Folds attempts into commands: who tried what how often, whether a command took effect twice, and what became of the
 //! ones that ended ambiguously. Leans on the commit log for what took effect.
 //!
-//! Attempts are only noted while the history passes by. Sorting the notes at the end takes a quarter of the memory of a
+//! Attempts are only noted while the history passes by. Sorting the notes at the end takes a fraction of the memory of a
 //! table by operation id, costs next to nothing for ids that ascend, and no choice of ids can make it slow.
 
 use crate::ids::OperationId;
