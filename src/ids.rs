@@ -33,6 +33,8 @@ macro_rules! number {
     };
 }
 
+pub(crate) use number;
+
 number! {
     /// A resource that can be leased. Chosen by clients; every value is legal, zero included.
     ResourceId(u128)
