@@ -10,6 +10,7 @@
 //! - [`replica`]: one of three copies, its promises, roles and views.
 //! - [`keyvalue`]: text of lines `key=value`.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
+//! - [`daemon`]: the process of one replica.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
 //!   [`ids`], so a history can be judged without any database at hand.
 
@@ -17,6 +18,7 @@ pub mod allocator;
 pub mod api;
 pub mod bytes;
 pub mod cluster;
+pub mod daemon;
 pub mod engine;
 pub mod ids;
 pub mod jepsen;

@@ -5,13 +5,23 @@ use std::process::ExitCode;
 
 #[path = "allocdb-jepsen/args.rs"]
 mod args;
+#[path = "allocdb-jepsen/common.rs"]
+mod common;
+#[path = "allocdb-jepsen/inspect.rs"]
+mod inspect;
+#[path = "allocdb-jepsen/local_cluster.rs"]
+mod local_cluster;
 
-use args::Ended;
+use args::{Command, Ended};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let program = words.next().unwrap_or_default();
     let refused = match args::parse(&program, words) {
+        Ok(Command::LocalCluster(command)) => match local_cluster::run(command) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(e) => format!("{e:#}"),
+        },
         Ok(command) => format!("{command:?}"),
         Err(Ended::Refused(message)) => message,
         Err(Ended::Help(text)) => {

@@ -373,7 +373,7 @@ impl Runner {
     }
 
     fn start_all(&self, is_new: bool) -> Result<Vec<ControlStatus>, RunnerError> {
-        let highest = self.layout.replicas.iter().filter_map(|replica| stored_view(replica)).max();
+        let highest = self.layout.replicas.iter().filter_map(stored_view).max();
         for replica in &self.layout.replicas {
             remove_if_there(&replica.pid_path)?;
             demote_if_outdated(replica, highest)?;

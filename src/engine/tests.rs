@@ -301,7 +301,8 @@ fn a_tail_cut_short_is_undone() {
 fn damage_is_refused_and_the_file_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let cases: [(fn(&mut Vec<u8>), &str); 6] = [
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(Change, &str); 6] = [
         (|b| b.extend([0; 40]), "LogCorruption { offset: 240, error: InvalidMagic(0) }"),
         (|b| *b.last_mut().unwrap() ^= 1, "LogCorruption { offset: 160, error: InvalidChecksum }"),
         (|b| b[100] ^= 1, "LogCorruption { offset: 80, error: InvalidChecksum }"),

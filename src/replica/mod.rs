@@ -101,7 +101,7 @@ pub struct Replica {
 }
 
 enum State {
-    Active(Engine),
+    Active(Box<Engine>),
     Faulted(FaultReason),
 }
 

@@ -102,7 +102,7 @@ impl Replica {
         }
         let metadata =
             Metadata::bootstrap(identity, engine.allocator().last_applied_lsn(), engine.active_snapshot());
-        self.state = State::Active(engine);
+        self.state = State::Active(Box::new(engine));
         self.write_metadata(metadata).map_err(|refusal| FaultReason::Storage(refusal.to_string()))
     }
 
@@ -122,7 +122,7 @@ impl Replica {
         self.metadata = repaired;
         self.lag = Lag { prepare_log: pending.len() < before, metadata: repaired != self.stored };
         self.prepared = pending.into_iter().map(|entry| (entry.lsn, entry)).collect();
-        self.state = State::Active(files.engine);
+        self.state = State::Active(Box::new(files.engine));
         self.settle().map_err(|refusal| FaultReason::Storage(refusal.to_string()))
     }
 }

@@ -219,7 +219,7 @@ impl Node {
         let Some(round) = &self.round else { return };
         let acked = self.peers.iter().filter(|peer| peer.standing == Standing::Acked).count();
         let failed = self.peers.iter().filter(|peer| peer.standing == Standing::Failed).count();
-        let majority = (self.peers.len() + 1) / 2 + 1;
+        let majority = self.peers.len().div_ceil(2) + 1;
         if acked + 1 >= majority {
             self.succeed(now);
         } else if self.peers.len() - failed + 1 < majority || now.saturating_sub(round.started) >= ROUND_LIMIT

@@ -1,0 +1,139 @@
+//! The verbs of `local-cluster`: what operators and guests do to the replicas of one machine, and being one of them.
+//!
+//! What is done is the library's affair; here it is asked for and its outcome put into the lines that people and scripts
+//! read. Needs nothing else of the binary but the command line's types and the way to print.
+
+use super::args::{LocalCluster, Member, ReplicaDaemon};
+use super::common::print;
+use super::inspect;
+use allocdb_node::cluster::layout::Limits;
+use allocdb_node::cluster::report::{Condition, replica_block};
+use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
+use allocdb_node::cluster::{Network, control};
+use allocdb_node::daemon::{self, DaemonOptions};
+use anyhow::{Context as _, Result};
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Carries out one verb.
+pub(crate) fn run(command: LocalCluster) -> Result<()> {
+    match command {
+        LocalCluster::Start { workspace } => start(&workspace),
+        LocalCluster::Stop { workspace } => stop(&workspace),
+        LocalCluster::Status { workspace } => status(&workspace),
+        LocalCluster::Crash(member) => crash(&member),
+        LocalCluster::Restart(member) => restart(&member),
+        LocalCluster::Isolate(member) => set_network(&member, Network::Isolated),
+        LocalCluster::Heal(member) => set_network(&member, Network::Healthy),
+        LocalCluster::ControlStatus { addr } => control_status(addr),
+        LocalCluster::ReplicaDaemon(options) => be_a_replica(options),
+        LocalCluster::Inspect { files } => inspect::run(&files),
+    }
+}
+
+/// How this program starts replicas: itself, as one.
+pub(crate) fn launcher(tie: Tie) -> Result<Launcher> {
+    let executable = std::env::current_exe().context("failed to find this program's own file")?;
+    Ok(Launcher { executable, leading: vec!["local-cluster".to_owned()], tie })
+}
+
+fn open(workspace: &Path) -> Result<Runner> {
+    Ok(Runner::open(workspace, launcher(Tie::Detached)?)?)
+}
+
+fn start(workspace: &Path) -> Result<()> {
+    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, launcher(Tie::Detached)?)?;
+    let statuses = runner.start()?;
+    let mut text = format!(
+        "cluster started\nworkspace={}\nlayout={}\n",
+        runner.root().display(),
+        runner.layout_path().display()
+    );
+    let faults = runner.faults()?;
+    for (replica, status) in runner.layout().replicas.iter().zip(statuses) {
+        text += &replica_block(replica, faults.network(replica.id), &Condition::Live(Box::new(status)));
+    }
+    print(&text)
+}
+
+fn stop(workspace: &Path) -> Result<()> {
+    let runner = open(workspace)?;
+    let mut text = String::new();
+    let stopped = runner.stop(|replica, stopped| {
+        let word = match stopped {
+            Stopped::Requested => "stop_requested",
+            Stopped::Already => "already_stopped",
+            Stopped::Unresponsive => return,
+        };
+        text += &format!("replica={} {word} control={}\n", replica.id, replica.control_addr);
+    });
+    if let Ok(true) = stopped {
+        text += "cluster stopped\n";
+    }
+    print(&text)?;
+    stopped.map(|_| ()).map_err(Into::into)
+}
+
+fn status(workspace: &Path) -> Result<()> {
+    let runner = open(workspace)?;
+    let layout = runner.layout();
+    let faults = runner.faults()?;
+    let mut text = format!(
+        "workspace={}\nlayout={}\nfault_state={}\ntimeline={}\ntimeline_events={}\n",
+        runner.root().display(),
+        runner.layout_path().display(),
+        layout.faults_path().display(),
+        layout.timeline_path().display(),
+        runner.timeline_events()?
+    );
+    for (replica, condition) in runner.conditions() {
+        text += &replica_block(&replica, faults.network(replica.id), &condition);
+    }
+    print(&text)
+}
+
+fn crash(member: &Member) -> Result<()> {
+    let runner = open(&member.workspace)?;
+    let pid = runner.crash(member.replica)?;
+    let control = runner.layout().replica(member.replica).map(|replica| replica.control_addr.to_string());
+    print(&format!("replica={} crashed pid={pid} control={}\n", member.replica, control.unwrap_or_default()))
+}
+
+fn restart(member: &Member) -> Result<()> {
+    let runner = open(&member.workspace)?;
+    let status = runner.restart(member.replica)?;
+    let network = runner.faults()?.network(member.replica);
+    let live = Condition::Live(Box::new(status));
+    match runner.layout().replica(member.replica) {
+        Some(replica) => print(&replica_block(replica, network, &live)),
+        None => Ok(()),
+    }
+}
+
+fn set_network(member: &Member, network: Network) -> Result<()> {
+    let runner = open(&member.workspace)?;
+    let replica = runner.set_network(member.replica, network)?;
+    print(&format!(
+        "replica={} network={} client={} protocol={}\n",
+        replica.id,
+        network.word(),
+        replica.client_addr,
+        replica.protocol_addr
+    ))
+}
+
+fn control_status(addr: SocketAddr) -> Result<()> {
+    let status = control::query_status(addr)
+        .map_err(|error| anyhow::anyhow!("failed to query control status from {addr}: {error}"))?;
+    print(&status.encode())
+}
+
+fn be_a_replica(options: ReplicaDaemon) -> Result<()> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    Ok(daemon::run(&DaemonOptions {
+        layout_file: options.layout_file,
+        replica: options.replica,
+        new_cluster: options.new_cluster,
+        tethered: options.tethered,
+    })?)
+}

@@ -1,0 +1,394 @@
+//! The process of one replica: its node on one thread, its sockets on another, a link to each peer, and what ends it.
+//!
+//! - `network`: the three listeners and everybody connected to them. `link`: messages to one peer.
+//! - `control`: what the control port answers. `peers`: asking the other replicas which view they are in.
+
+mod control;
+mod link;
+mod network;
+mod peers;
+
+use crate::allocator::PlantedFault;
+use crate::api::{Request, encode_response, text};
+use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
+use crate::cluster::lock::{Lock, LockError};
+use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
+use crate::ids::{ReplicaId, View};
+use crate::replica::message::{Ack, PeerRequest, encode_ack};
+use crate::replica::node::{ClientReply, Node, NodeStatus, Output, PeerFailure, Token};
+use crate::replica::{Replica, Role};
+use crate::storage::OsDisk;
+use link::Link;
+use network::{Network, Replies};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Events that are taken in before what they lead to is done; the most that is made durable together.
+const MAX_EVENTS_AT_ONCE: usize = 512;
+
+/// What a replica process is started with.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    /// The cluster.
+    pub layout_file: PathBuf,
+    /// Which of its replicas.
+    pub replica: ReplicaId,
+    /// The whole cluster is started for the first time, so the layout says who takes which role.
+    pub new_cluster: bool,
+    /// End when standard input does, unless it says to be released first.
+    pub tethered: bool,
+}
+
+/// Why a replica process ends at once.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The layout cannot be used.
+    #[error("failed to load local cluster layout: {0}")]
+    Layout(TextFileError),
+    /// The replica is not in it.
+    #[error("replica {replica} is not present in {}", layout.display())]
+    NotInLayout {
+        /// Which.
+        replica: ReplicaId,
+        /// The layout.
+        layout: PathBuf,
+    },
+    /// New replicas are primary or backup.
+    #[error("replica {replica} cannot start as {}", role.word())]
+    UnsupportedRole {
+        /// Which.
+        replica: ReplicaId,
+        /// What the layout says.
+        role: Role,
+    },
+    /// Another process works on the same files.
+    #[error("replica {replica} is already running: {error}")]
+    Locked {
+        /// Which.
+        replica: ReplicaId,
+        /// The lock.
+        error: LockError,
+    },
+    /// An address cannot be listened on.
+    #[error("failed to bind {addr}: {error}")]
+    Bind {
+        /// Which.
+        addr: std::net::SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A file or folder cannot be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Something the process cannot do without.
+    #[error("failed to set up the process: {0}")]
+    Setup(io::Error),
+}
+
+/// What happens to a replica process.
+enum Event {
+    Client {
+        token: Token,
+        request: Request,
+    },
+    Peer {
+        token: Token,
+        request: PeerRequest,
+    },
+    PeerAnswer {
+        from: ReplicaId,
+        answer: Result<Ack, PeerFailure>,
+    },
+    /// A replica is in this view.
+    PeerView(View),
+    /// No replica holds anything, so the layout says who takes which role.
+    ClusterIsNew,
+    Stop,
+}
+
+/// What the control port tells, kept up to date by the node's thread.
+type SharedStatus = Arc<Mutex<NodeStatus>>;
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> DaemonError + '_ {
+    move |error| DaemonError::Io { path: path.to_owned(), error }
+}
+
+/// Runs a replica until it is told to stop.
+///
+/// # Errors
+/// When it cannot start. A replica whose files cannot be trusted does start, to say so.
+pub fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
+    let layout = ClusterLayout::load(&options.layout_file).map_err(DaemonError::Layout)?;
+    let not_in_layout =
+        || DaemonError::NotInLayout { replica: options.replica, layout: options.layout_file.clone() };
+    let own = layout.replica(options.replica).ok_or_else(not_in_layout)?.clone();
+    for folder in [Some(own.workspace_dir.as_path()), own.pid_path.parent()].into_iter().flatten() {
+        std::fs::create_dir_all(folder).map_err(io_at(folder))?;
+    }
+    let _lock = Lock::take(&own.pid_path.with_extension("lock"))
+        .map_err(|error| DaemonError::Locked { replica: own.id, error })?;
+    log::info!("replica={} event=startup startup=begin", own.id);
+
+    let (events, inbox) = channel();
+    let node = start_node(&layout, &own, options, &events)?;
+    let pid_file = PidFile::write(&own.pid_path)?;
+    let status: SharedStatus = Arc::new(Mutex::new(node.status()));
+    let (network, replies) = Network::open(&layout, &own, status.clone(), events.clone())?;
+    watch_signals(&events)?;
+    if options.tethered {
+        watch_tether(&events);
+    }
+    let peers: Vec<ReplicaId> = layout.peers_of(own.id).map(|peer| peer.id).collect();
+    let links = layout.peers_of(own.id).map(|peer| Link::start(peer, events.clone())).collect();
+    std::thread::spawn(move || network.run());
+    log_ready(&node);
+    drop(events);
+    Process { node, peers, links, replies, status, started: Instant::now(), layout: &layout, own: &own }
+        .run(&inbox);
+    log::info!("replica={} event=shutdown shutdown=clean", own.id);
+    drop(pid_file);
+    Ok(())
+}
+
+/// Opens the replica and finds out its role.
+fn start_node(
+    layout: &ClusterLayout,
+    own: &ReplicaLayout,
+    options: &DaemonOptions,
+    events: &Sender<Event>,
+) -> Result<Node, DaemonError> {
+    let replica = Replica::open(Arc::new(OsDisk), &layout.setup(own));
+    let peers: Vec<ReplicaId> = layout.peers_of(own.id).map(|peer| peer.id).collect();
+    let mut node = Node::new(replica, &peers, layout.checkpoint_bytes.unwrap_or(DEFAULT_CHECKPOINT_BYTES));
+    plant_fault(&mut node);
+    if node.replica().fault().is_some() {
+        return Ok(node);
+    }
+    match node.replica().role() {
+        Role::Recovering => {
+            if !own.role.is_normal() {
+                return Err(DaemonError::UnsupportedRole { replica: own.id, role: own.role });
+            }
+            let found = if options.new_cluster { peers::Found::NewCluster } else { peers::ask(layout, own) };
+            if found == peers::Found::NewCluster {
+                take_layout_role(&mut node, layout, own);
+            }
+            if node.replica().role() == Role::Recovering {
+                log::warn!(
+                    "replica={} event=recovering: it holds no role, and what the cluster holds is not known; it waits for a rejoin",
+                    own.id
+                );
+                peers::keep_asking(layout.clone(), own.clone(), events.clone());
+            }
+        }
+        Role::Primary => match peers::ask(layout, own) {
+            peers::Found::NewCluster => {}
+            peers::Found::View { highest, all_answered } => {
+                highest.into_iter().for_each(|view| node.learn_view(view));
+                if !all_answered && node.replica().role() == Role::Primary {
+                    peers::keep_asking(layout.clone(), own.clone(), events.clone());
+                }
+            }
+        },
+        Role::Backup | Role::ViewUncertain | Role::Faulted => {}
+    }
+    Ok(node)
+}
+
+fn take_layout_role(node: &mut Node, layout: &ClusterLayout, own: &ReplicaLayout) {
+    let holds_something = node.replica().commit_lsn().is_some();
+    if node.replica().role() != Role::Recovering || holds_something {
+        return;
+    }
+    match node.take_role(layout.current_view, own.role) {
+        Ok(()) => log::info!(
+            "replica={} event=startup_configured_normal_role view={} role={}",
+            own.id,
+            layout.current_view,
+            own.role.word()
+        ),
+        Err(refusal) => log::error!("replica={} event=role_refused error={refusal}", own.id),
+    }
+}
+
+fn log_ready(node: &Node) {
+    let status = node.status();
+    let state = if status.engine.is_ok() { "active" } else { "faulted" };
+    log::info!(
+        "replica={} event=startup startup=ready status={state} role={} view={} commit_lsn={:?}{}",
+        status.replica,
+        status.role.word(),
+        status.view,
+        status.commit_lsn.map(crate::ids::Lsn::get),
+        status.engine.err().map_or_else(String::new, |reason| format!(" fault_reason={reason}"))
+    );
+}
+
+/// Wakes a planted defect, in builds that have them, if the environment names one.
+fn plant_fault(node: &mut Node) {
+    let Ok(word) = std::env::var("ALLOCDB_PLANTED_FAULT") else { return };
+    match PlantedFault::from_word(&word) {
+        #[cfg(feature = "planted-faults")]
+        Some(fault) => {
+            if let Some(allocator) = node.replica_mut().allocator_mut() {
+                log::warn!("replica event=planted_fault fault={word}");
+                allocator.plant(Some(fault));
+            }
+        }
+        _ => {
+            let _ = node;
+            log::warn!("event=planted_fault_ignored fault={word}: this build has no such defect");
+        }
+    }
+}
+
+/// The file that names this process, for as long as it runs.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> Result<Self, DaemonError> {
+        std::fs::write(path, std::process::id().to_string()).map_err(io_at(path))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Nothing is left to be told.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Ends the process when it is asked to by signal. The end of the terminal it was started from is no reason.
+fn watch_signals(events: &Sender<Event>) -> Result<(), DaemonError> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(DaemonError::Setup)?;
+    let events = events.clone();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal != SIGHUP && events.send(Event::Stop).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Ends the process when whoever started it is gone, unless it was released before.
+fn watch_tether(events: &Sender<Event>) {
+    let events = events.clone();
+    std::thread::spawn(move || {
+        let mut said = Vec::new();
+        // An unreadable tether is a broken one.
+        let _ = io::stdin().lock().read_to_end(&mut said);
+        if !said.starts_with(b"release") {
+            let _ = events.send(Event::Stop);
+        }
+    });
+}
+
+/// A node and everything it is connected to.
+struct Process<'a> {
+    node: Node,
+    peers: Vec<ReplicaId>,
+    links: Vec<Link>,
+    replies: Replies,
+    status: SharedStatus,
+    started: Instant,
+    layout: &'a ClusterLayout,
+    own: &'a ReplicaLayout,
+}
+
+impl Process<'_> {
+    fn run(&mut self, inbox: &Receiver<Event>) {
+        let mut next = inbox.recv().ok();
+        while let Some(event) = next {
+            if !self.take(event) {
+                return;
+            }
+            for _ in 1..MAX_EVENTS_AT_ONCE {
+                let Ok(event) = inbox.try_recv() else { break };
+                if !self.take(event) {
+                    return;
+                }
+            }
+            self.node.advance(self.started.elapsed());
+            self.publish();
+            next = match inbox.try_recv() {
+                Ok(event) => Some(event),
+                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Empty) => {
+                    self.node.rest();
+                    self.publish();
+                    inbox.recv().ok()
+                }
+            };
+        }
+    }
+
+    /// Takes one event in; false if it is the last.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Client { token, request } => self.node.client(token, request),
+            Event::Peer { token, request } => self.node.peer(token, request),
+            Event::PeerAnswer { from, answer } => self.node.answered(from, answer, self.started.elapsed()),
+            Event::PeerView(view) => self.node.learn_view(view),
+            Event::ClusterIsNew => take_layout_role(&mut self.node, self.layout, self.own),
+            Event::Stop => {
+                self.node.rest();
+                self.publish();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Lets out what the node wants done, and what the control port tells.
+    fn publish(&mut self) {
+        let outputs = self.node.take_outputs();
+        let mut replied = false;
+        for output in outputs {
+            match output {
+                Output::Client { token, reply } => {
+                    let bytes = match reply {
+                        ClientReply::Response(response) => encode_response(&response),
+                        ClientReply::Text(message) => text::error_reply(&message),
+                    };
+                    self.replies.put(token, bytes);
+                    replied = true;
+                }
+                Output::Peer { token, reply } => {
+                    let bytes = match reply {
+                        Ok(ack) => encode_ack(&ack),
+                        Err(message) => text::error_reply(&message),
+                    };
+                    self.replies.put(token, bytes);
+                    replied = true;
+                }
+                Output::Send { to, request } => {
+                    if let Some(at) = self.peers.iter().position(|peer| *peer == to) {
+                        self.links[at].send(request);
+                    }
+                }
+            }
+        }
+        let status = self.node.status();
+        let mut shared = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shared != status {
+            *shared = status;
+        }
+        drop(shared);
+        if replied {
+            self.replies.wake();
+        }
+    }
+}

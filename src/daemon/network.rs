@@ -1,0 +1,484 @@
+//! The three ports of a replica and everybody connected to them, on one thread.
+//!
+//! No connection waits for another, and none can hold the replica: each has a limit on what it sends and on how long it
+//! takes, and fails alone. When too many are open the one that has been sending longest makes room.
+
+use super::{DaemonError, Event, SharedStatus, control};
+use crate::api::{self, MAX_MESSAGE_BYTES, text};
+use crate::cluster::faults::IsolationWatch;
+use crate::cluster::{ClusterLayout, ReplicaLayout};
+use crate::replica::message;
+use crate::replica::node::Token as Request;
+use crate::replica::refusal::{Refusal, protocol_error};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// A client or peer that sends nothing for this long is told so.
+const IDLE_LIMIT: Duration = Duration::from_millis(500);
+
+/// A request must be complete, and a reply taken, within this.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// After a reply that came before the end of the request, this much more is read, for this long, so that the reply is not
+/// lost to a reset.
+const DRAIN_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+
+/// How often limits are looked at while anybody is connected.
+const SWEEP: Duration = Duration::from_millis(50);
+
+/// Bytes of unfinished requests held for everybody together.
+const MAX_BUFFERED_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long accepting pauses after it failed, for want of file descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const WAKER: Token = Token(3);
+const FIRST_CONNECTION: usize = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Control,
+    Client,
+    Protocol,
+}
+
+impl Port {
+    const ALL: [Port; 3] = [Port::Control, Port::Client, Port::Protocol];
+
+    fn word(self) -> &'static str {
+        match self {
+            Port::Control => "control",
+            Port::Client => "client",
+            Port::Protocol => "protocol",
+        }
+    }
+
+    fn max_request_bytes(self) -> usize {
+        match self {
+            Port::Control => 4096,
+            Port::Client | Port::Protocol => MAX_MESSAGE_BYTES,
+        }
+    }
+
+    fn max_connections(self) -> usize {
+        match self {
+            Port::Control => 64,
+            Port::Client => 512,
+            Port::Protocol => 128,
+        }
+    }
+
+    fn idle_limit(self) -> Duration {
+        match self {
+            Port::Control => Duration::from_secs(2),
+            Port::Client | Port::Protocol => IDLE_LIMIT,
+        }
+    }
+}
+
+/// Where a connection is in its life: it sends, it waits, it is answered, it is let go.
+enum Phase {
+    Reading,
+    Waiting,
+    Writing { reply: Vec<u8>, at: usize, then: Then },
+    Draining { left: usize, until: Instant },
+}
+
+/// What follows a reply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Close,
+    /// The request was not read to its end.
+    Drain,
+    /// It was a stop, and the process ends.
+    Stop,
+}
+
+struct Connection {
+    stream: TcpStream,
+    port: Port,
+    from: IpAddr,
+    phase: Phase,
+    request: Vec<u8>,
+    opened: Instant,
+    heard: Instant,
+}
+
+/// Hands replies to the network's thread.
+pub(super) struct Replies {
+    outbox: Sender<(Request, Vec<u8>)>,
+    waker: Arc<Waker>,
+}
+
+impl Replies {
+    pub(super) fn put(&self, token: Request, reply: Vec<u8>) {
+        // The thread lives as long as the process.
+        let _ = self.outbox.send((token, reply));
+    }
+
+    pub(super) fn wake(&self) {
+        let _ = self.waker.wake();
+    }
+}
+
+/// See the module.
+pub(super) struct Network {
+    poll: Poll,
+    listeners: [TcpListener; 3],
+    connections: HashMap<Token, Connection>,
+    next: usize,
+    buffered: usize,
+    accept_again_at: Option<Instant>,
+    replies: Receiver<(Request, Vec<u8>)>,
+    isolation: IsolationWatch,
+    own: ReplicaLayout,
+    peer_hosts: Vec<IpAddr>,
+    status: SharedStatus,
+    events: Sender<Event>,
+}
+
+impl Network {
+    /// Listens on the replica's three addresses.
+    pub(super) fn open(
+        layout: &ClusterLayout,
+        own: &ReplicaLayout,
+        status: SharedStatus,
+        events: Sender<Event>,
+    ) -> Result<(Self, Replies), DaemonError> {
+        let listen = |addr| TcpListener::bind(addr).map_err(|error| DaemonError::Bind { addr, error });
+        let mut listeners = [listen(own.control_addr)?, listen(own.client_addr)?, listen(own.protocol_addr)?];
+        let poll = Poll::new().map_err(DaemonError::Setup)?;
+        for (at, listener) in listeners.iter_mut().enumerate() {
+            poll.registry().register(listener, Token(at), Interest::READABLE).map_err(DaemonError::Setup)?;
+        }
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(DaemonError::Setup)?);
+        let (outbox, replies) = channel();
+        let network = Self {
+            poll,
+            listeners,
+            connections: HashMap::new(),
+            next: FIRST_CONNECTION,
+            buffered: 0,
+            accept_again_at: None,
+            replies,
+            isolation: IsolationWatch::new(layout, own.id),
+            own: own.clone(),
+            peer_hosts: layout.peer_hosts(own.id),
+            status,
+            events,
+        };
+        Ok((network, Replies { outbox, waker }))
+    }
+
+    /// Serves until the process ends.
+    pub(super) fn run(mut self) {
+        let mut happened = Events::with_capacity(256);
+        loop {
+            let idle = self.connections.is_empty() && self.accept_again_at.is_none();
+            match self.poll.poll(&mut happened, if idle { None } else { Some(SWEEP) }) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    log::error!("replica={} event=poll_failed error={error}", self.own.id);
+                    let _ = self.events.send(Event::Stop);
+                    return;
+                }
+            }
+            for event in &happened {
+                match event.token() {
+                    WAKER => {}
+                    Token(at) if at < Port::ALL.len() => self.accept(Port::ALL[at]),
+                    token => self.progress(token),
+                }
+            }
+            while let Ok((request, reply)) = self.replies.try_recv() {
+                self.reply(Token(request as usize), reply, Then::Close);
+            }
+            self.sweep();
+        }
+    }
+
+    fn accept(&mut self, port: Port) {
+        loop {
+            match self.listeners[port as usize].accept() {
+                Ok((stream, from)) => self.welcome(port, stream, from.ip()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    log::warn!(
+                        "replica={} event=accept_failed port={} error={error}",
+                        self.own.id,
+                        port.word()
+                    );
+                    self.accept_again_at = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, port: Port, mut stream: TcpStream, from: IpAddr) {
+        self.make_room(port);
+        let token = Token(self.next);
+        self.next += 1;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut stream, token, interest).is_err() {
+            return;
+        }
+        // Without it a short reply may wait for an acknowledgement; it works all the same.
+        let _ = stream.set_nodelay(true);
+        let now = Instant::now();
+        let phase = Phase::Reading;
+        let connection =
+            Connection { stream, port, from, phase, request: Vec::new(), opened: now, heard: now };
+        self.connections.insert(token, connection);
+        if port != Port::Control && self.isolation.is_isolated() {
+            self.reply(token, text::error_reply(text::ISOLATED), Then::Drain);
+        } else {
+            self.progress(token);
+        }
+    }
+
+    /// Lets the connection go that has been sending longest, if the port is full.
+    fn make_room(&mut self, port: Port) {
+        let same_port = self.connections.iter().filter(|(_, connection)| connection.port == port);
+        if same_port.clone().count() < port.max_connections() {
+            return;
+        }
+        let slowest = same_port
+            .filter(|(_, connection)| !matches!(connection.phase, Phase::Waiting))
+            .min_by_key(|(_, connection)| connection.opened)
+            .map(|(token, _)| *token);
+        if let Some(token) = slowest {
+            self.close(token);
+        }
+    }
+
+    fn close(&mut self, token: Token) {
+        if let Some(mut connection) = self.connections.remove(&token) {
+            self.buffered = self.buffered.saturating_sub(connection.request.len());
+            let _ = self.poll.registry().deregister(&mut connection.stream);
+        }
+    }
+
+    /// Does with a connection what can be done without waiting.
+    fn progress(&mut self, token: Token) {
+        loop {
+            let Some(connection) = self.connections.get(&token) else { return };
+            let again = match connection.phase {
+                Phase::Reading => self.read(token),
+                Phase::Waiting => false,
+                Phase::Writing { .. } => self.write(token),
+                Phase::Draining { .. } => self.drain(token),
+            };
+            if !again {
+                return;
+            }
+        }
+    }
+
+    /// Reads on. True if the connection is in another phase now.
+    fn read(&mut self, token: Token) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let Some(connection) = self.connections.get_mut(&token) else { return false };
+            match connection.stream.read(&mut buffer) {
+                Ok(0) => {
+                    self.complete(token);
+                    return true;
+                }
+                Ok(count) => {
+                    connection.heard = Instant::now();
+                    connection.request.extend_from_slice(&buffer[..count]);
+                    let port = connection.port;
+                    let too_long = connection.request.len() > port.max_request_bytes();
+                    self.buffered += count;
+                    if too_long {
+                        let limit = port.max_request_bytes();
+                        let message = format!("{} request exceeds max size {limit} bytes", port.word());
+                        self.reply(token, text::error_reply(&message), Then::Drain);
+                        return true;
+                    }
+                    self.bound_buffers(token);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.close(token);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Lets the largest unfinished request go when all of them together are too much.
+    fn bound_buffers(&mut self, newest: Token) {
+        while self.buffered > MAX_BUFFERED_BYTES {
+            let largest = self
+                .connections
+                .iter()
+                .filter(|(token, connection)| **token != newest && matches!(connection.phase, Phase::Reading))
+                .max_by_key(|(_, connection)| connection.request.len())
+                .map(|(token, _)| *token);
+            match largest {
+                Some(token) => self.close(token),
+                None => return,
+            }
+        }
+    }
+
+    /// Takes a request that has been read to its end.
+    fn complete(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let request = std::mem::take(&mut connection.request);
+        self.buffered = self.buffered.saturating_sub(request.len());
+        let (port, from) = (connection.port, connection.from);
+        connection.phase = Phase::Waiting;
+        let answer = match port {
+            Port::Control => {
+                let answer = control::answer(&request, &self.own, &self.status);
+                let then = if answer.stop { Then::Stop } else { Then::Close };
+                Err((answer.reply, then))
+            }
+            Port::Client => client_event(token, &request),
+            Port::Protocol => protocol_event(token, &request, from, &self.peer_hosts),
+        };
+        match answer {
+            // If nobody takes it the process is ending.
+            Ok(event) => drop(self.events.send(event)),
+            Err((reply, then)) => self.reply(token, reply, then),
+        }
+    }
+
+    fn reply(&mut self, token: Token, reply: Vec<u8>, then: Then) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.heard = Instant::now();
+        connection.opened = connection.heard;
+        connection.phase = Phase::Writing { reply, at: 0, then };
+        self.progress(token);
+    }
+
+    /// Writes on. True if the connection is in another phase now.
+    fn write(&mut self, token: Token) -> bool {
+        loop {
+            let Some(connection) = self.connections.get_mut(&token) else { return false };
+            let Phase::Writing { reply, at, then } = &mut connection.phase else { return true };
+            if *at == reply.len() {
+                let then = *then;
+                return self.after_reply(token, then);
+            }
+            match connection.stream.write(&reply[*at..]) {
+                Ok(count) => *at += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    let then = *then;
+                    if then == Then::Stop {
+                        let _ = self.events.send(Event::Stop);
+                    }
+                    self.close(token);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn after_reply(&mut self, token: Token, then: Then) -> bool {
+        let Some(connection) = self.connections.get_mut(&token) else { return false };
+        // If this fails the other side is gone already.
+        let _ = connection.stream.shutdown(Shutdown::Write);
+        if then == Then::Drain {
+            connection.phase = Phase::Draining { left: DRAIN_BYTES, until: Instant::now() + DRAIN_LIMIT };
+            self.buffered = self.buffered.saturating_sub(connection.request.len());
+            connection.request = Vec::new();
+            return true;
+        }
+        self.close(token);
+        if then == Then::Stop {
+            let _ = self.events.send(Event::Stop);
+        }
+        false
+    }
+
+    /// Reads on without looking, until the other side is done.
+    fn drain(&mut self, token: Token) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let Some(connection) = self.connections.get_mut(&token) else { return false };
+            let Phase::Draining { left, .. } = &mut connection.phase else { return true };
+            match connection.stream.read(&mut buffer) {
+                Ok(count) if count > 0 && count < *left => *left -= count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    self.close(token);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Looks at everybody's limits.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        if self.accept_again_at.is_some_and(|at| now >= at) {
+            self.accept_again_at = None;
+            Port::ALL.into_iter().for_each(|port| self.accept(port));
+        }
+        let mut idle = Vec::new();
+        let mut over = Vec::new();
+        for (token, connection) in &self.connections {
+            match connection.phase {
+                Phase::Reading if now - connection.heard >= connection.port.idle_limit() => idle.push(*token),
+                Phase::Reading | Phase::Writing { .. } if now - connection.opened >= CONNECTION_LIMIT => {
+                    over.push(*token);
+                }
+                Phase::Draining { until, .. } if now >= until => over.push(*token),
+                _ => {}
+            }
+        }
+        over.into_iter().for_each(|token| self.close(token));
+        for token in idle {
+            let Some(connection) = self.connections.get(&token) else { continue };
+            let timed_out = io::Error::from(rustix::io::Errno::AGAIN);
+            let message = format!("failed to read {} request: {timed_out}", connection.port.word());
+            self.reply(token, text::error_reply(&message), Then::Drain);
+        }
+    }
+}
+
+type Answer = Result<Event, (Vec<u8>, Then)>;
+
+fn refused(message: &str) -> (Vec<u8>, Then) {
+    (text::error_reply(message), Then::Close)
+}
+
+fn client_event(token: Token, request: &[u8]) -> Answer {
+    if request.is_empty() {
+        return Err(refused("invalid client request"));
+    }
+    match api::decode_request(request) {
+        Ok(request) => Ok(Event::Client { token: token.0 as Request, request }),
+        Err(error) => Err(refused(&format!("invalid client request: {error}"))),
+    }
+}
+
+fn protocol_event(token: Token, request: &[u8], from: IpAddr, peers: &[IpAddr]) -> Answer {
+    if request.is_empty() {
+        return Err(refused("invalid protocol request"));
+    }
+    match message::decode_request(request) {
+        Ok(request) if peers.contains(&from.to_canonical()) => {
+            Ok(Event::Peer { token: token.0 as Request, request })
+        }
+        Ok(_) => Err(refused(&protocol_error(&Refusal::UnknownPeer(from)))),
+        Err(error) => Err(refused(&format!("failed to decode protocol request: {error}"))),
+    }
+}

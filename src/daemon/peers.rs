@@ -1,0 +1,88 @@
+//! Asking the other replicas, over their control ports, what they hold and which view they are in.
+//!
+//! Two starts depend on it. A replica with an empty disk may take its role from the layout only if nobody holds anything,
+//! because an acknowledged write would be on one of the others. A primary must not serve if somebody knows a higher view.
+
+use super::Event;
+use crate::cluster::control::{ControlError, query_progress, query_status_once};
+use crate::cluster::{ClusterLayout, ReplicaLayout};
+use crate::ids::View;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// Longest pause between two rounds of asking.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the other replicas say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// All answer, none holds anything, and none is in a view that the layout does not begin with.
+    NewCluster,
+    /// Something is held, or not everybody answers.
+    View {
+        /// The highest view among those that answer.
+        highest: Option<View>,
+        /// Whether everybody answered.
+        all_answered: bool,
+    },
+}
+
+/// What one replica says.
+struct Answer {
+    view: View,
+    holds_nothing: bool,
+}
+
+fn ask_one(peer: &ReplicaLayout) -> Option<Answer> {
+    match query_progress(peer.control_addr) {
+        Ok(progress) => Some(Answer { view: progress.view, holds_nothing: progress.holds_nothing() }),
+        // Another implementation does not know the question. It tells its view, but not what it has promised.
+        Err(ControlError::Remote(_)) => {
+            let status = query_status_once(peer.control_addr).ok()?;
+            Some(Answer { view: status.view, holds_nothing: false })
+        }
+        Err(_) => None,
+    }
+}
+
+/// Asks all other replicas at once.
+pub(super) fn ask(layout: &ClusterLayout, own: &ReplicaLayout) -> Found {
+    let peers: Vec<&ReplicaLayout> = layout.peers_of(own.id).collect();
+    let answers: Vec<Option<Answer>> = std::thread::scope(|scope| {
+        let asked: Vec<_> = peers.iter().map(|peer| scope.spawn(|| ask_one(peer))).collect();
+        asked.into_iter().map(|asked| asked.join().ok().flatten()).collect()
+    });
+    let all_answered = answers.iter().all(Option::is_some);
+    let answered: Vec<&Answer> = answers.iter().flatten().collect();
+    let highest = answered.iter().map(|answer| answer.view).max();
+    let nothing_held = answered.iter().all(|answer| answer.holds_nothing);
+    if all_answered && nothing_held && highest <= Some(layout.current_view) {
+        return Found::NewCluster;
+    }
+    Found::View { highest, all_answered }
+}
+
+/// Goes on asking until it is clear, and tells what was found.
+pub(super) fn keep_asking(layout: ClusterLayout, own: ReplicaLayout, events: Sender<Event>) {
+    std::thread::spawn(move || {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let (event, clear) = match ask(&layout, &own) {
+                Found::NewCluster => (Event::ClusterIsNew, true),
+                Found::View { highest: Some(view), all_answered } => (Event::PeerView(view), all_answered),
+                Found::View { highest: None, .. } => continue,
+            };
+            let recovering = matches!(event, Event::PeerView(_)) && own_role_is_open(&own);
+            if events.send(event).is_err() || (clear && !recovering) {
+                return;
+            }
+        }
+    });
+}
+
+/// Whether this replica itself still has no role.
+fn own_role_is_open(own: &ReplicaLayout) -> bool {
+    query_status_once(own.control_addr).is_ok_and(|status| status.role == crate::replica::Role::Recovering)
+}
