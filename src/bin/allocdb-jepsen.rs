@@ -1,38 +1,104 @@
 //! `allocdb-jepsen`: parse the command line, run the subcommand, turn its result into an exit code.
 
-use std::io::Write;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
+#[path = "allocdb-jepsen/actions.rs"]
+mod actions;
+#[path = "allocdb-jepsen/archive.rs"]
+mod archive;
 #[path = "allocdb-jepsen/args.rs"]
 mod args;
+#[path = "allocdb-jepsen/cluster.rs"]
+mod cluster;
 #[path = "allocdb-jepsen/common.rs"]
 mod common;
+#[path = "allocdb-jepsen/events.rs"]
+mod events;
+#[path = "allocdb-jepsen/harness_log.rs"]
+mod harness_log;
 #[path = "allocdb-jepsen/inspect.rs"]
 mod inspect;
+#[path = "allocdb-jepsen/interrupt.rs"]
+mod interrupt;
+#[path = "allocdb-jepsen/local.rs"]
+mod local;
 #[path = "allocdb-jepsen/local_cluster.rs"]
 mod local_cluster;
+#[path = "allocdb-jepsen/nemesis.rs"]
+mod nemesis;
+#[path = "allocdb-jepsen/progress.rs"]
+mod progress;
+#[path = "allocdb-jepsen/runs.rs"]
+mod runs;
+#[path = "allocdb-jepsen/runtime.rs"]
+mod runtime;
+#[path = "allocdb-jepsen/scenarios.rs"]
+mod scenarios;
+#[path = "allocdb-jepsen/stage.rs"]
+mod stage;
+#[path = "allocdb-jepsen/support.rs"]
+mod support;
+#[path = "allocdb-jepsen/surface.rs"]
+mod surface;
+#[path = "allocdb-jepsen/testbed.rs"]
+mod testbed;
+#[path = "allocdb-jepsen/tracker.rs"]
+mod tracker;
 
-use args::{Command, Ended};
+use args::{Command, Ended, Testbed};
+use interrupt::Interrupt;
+use testbed::ExternalTestbed;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let program = words.next().unwrap_or_default();
-    let refused = match args::parse(&program, words) {
-        Ok(Command::LocalCluster(command)) => match local_cluster::run(command) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(e) => format!("{e:#}"),
-        },
-        Ok(command) => format!("{command:?}"),
-        Err(Ended::Refused(message)) => message,
-        Err(Ended::Help(text)) => {
-            let mut out = std::io::stdout().lock();
-            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-                Ok(()) => return ExitCode::SUCCESS,
-                Err(error) => format!("failed to write to standard output: {error}"),
-            }
-        }
+    let done = match args::parse(&program, words) {
+        Ok(command) => carry_out(command).map_err(|error| format!("{error:#}")),
+        Err(Ended::Help(text)) => common::print(&text).map_err(|error| format!("{error:#}")),
+        Err(Ended::Refused(message)) => Err(message),
     };
-    // Nobody is left to tell if standard error is gone too.
-    let _ = writeln!(std::io::stderr(), "{refused}");
-    ExitCode::FAILURE
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Nobody is left to tell if standard error is gone too.
+            let _ = writeln!(std::io::stderr(), "{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<()> {
+    if let Command::LocalCluster(command) = command {
+        return local_cluster::run(command);
+    }
+    harness_log::start();
+    match command {
+        Command::Plan => surface::print_plan(),
+        Command::Analyze { history_file } => surface::analyze(&history_file),
+        Command::VerifySurface { testbed } => {
+            let interrupt = Interrupt::listen()?;
+            surface::verify(&*open(testbed, &interrupt)?, &interrupt)
+        }
+        Command::Run { testbed, run_id, output_root } => {
+            let interrupt = Interrupt::listen()?;
+            runs::run(&mut *open(testbed, &interrupt)?, &interrupt, &run_id, &output_root)
+        }
+        Command::Archive { testbed, run_id, history_file, output_root } => {
+            let interrupt = Interrupt::listen()?;
+            runs::archive(&*open(testbed, &interrupt)?, &run_id, &history_file, &output_root)
+        }
+        Command::LocalCluster(_) | Command::CaptureKubevirtLayout(_) => Ok(()),
+        Command::WatchKubevirt(_) | Command::WatchKubevirtFleet(_) => Ok(()),
+    }
+}
+
+fn open(testbed: Testbed, interrupt: &Interrupt) -> anyhow::Result<Box<dyn ExternalTestbed>> {
+    match testbed {
+        Testbed::Local(wanted) => Ok(Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?)),
+        Testbed::Qemu { workspace } | Testbed::Kubevirt { workspace } => {
+            anyhow::bail!("{}", Path::new(&workspace).display())
+        }
+    }
 }

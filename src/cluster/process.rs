@@ -11,12 +11,19 @@ use std::path::Path;
 #[must_use]
 pub fn is_running(pid: u32) -> bool {
     let Some(raw) = raw(pid) else { return false };
-    if let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) {
-        // The state follows the last parenthesis; the name in front of it may hold anything.
-        let state = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
-        return !matches!(state, Some(b'Z' | b'X'));
+    // Its first thread may have ended while others still hold its files and ports.
+    if let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) {
+        return threads.flatten().any(|thread| !has_ended(&thread.path()));
     }
-    !Path::new("/proc/self/stat").exists() && test_kill_process(raw).is_ok()
+    !Path::new("/proc/self/task").exists() && test_kill_process(raw).is_ok()
+}
+
+/// Whether a thread is over.
+fn has_ended(thread: &Path) -> bool {
+    let Ok(stat) = std::fs::read(thread.join("stat")) else { return true };
+    // The state follows the last parenthesis; the name in front of it may hold anything.
+    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
+    matches!(state, Some(b'Z' | b'X'))
 }
 
 fn raw(pid: u32) -> Option<Pid> {

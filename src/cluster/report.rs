@@ -15,6 +15,8 @@ pub enum Condition {
     Stopped,
     /// It does not answer, but its process id file is there.
     Unreachable,
+    /// Something else answers on its address: the replica of another workspace.
+    Foreign(Box<ControlStatus>),
 }
 
 /// A replica as it was found: a block of lines if it answers, one line if not.
@@ -35,6 +37,14 @@ pub fn replica_block(replica: &ReplicaLayout, network: Network, condition: &Cond
             network.word(),
             replica.control_addr,
             replica.pid_path.display(),
+            replica.log_path.display()
+        ),
+        Condition::Foreign(status) => format!(
+            "replica={} state=unreachable network={} control={} answered_by={} log={}\n",
+            replica.id,
+            network.word(),
+            replica.control_addr,
+            status.paths.workspace_dir.display(),
             replica.log_path.display()
         ),
     }

@@ -19,7 +19,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a replica may take to answer after its start, or to be gone after its end.
@@ -81,6 +82,16 @@ pub enum RunnerError {
         addr: SocketAddr,
         /// Its process.
         pid: Option<u32>,
+    },
+    /// Its address is taken by the replica of another workspace.
+    #[error("replica {id}: {addr} is answered by a replica of another workspace, {}", workspace.display())]
+    Foreign {
+        /// Which.
+        id: ReplicaId,
+        /// Its control address.
+        addr: SocketAddr,
+        /// Who answers.
+        workspace: PathBuf,
     },
     /// It does not run.
     #[error("replica {0} is already stopped")]
@@ -172,6 +183,8 @@ pub struct Launcher {
     pub leading: Vec<String>,
     /// Whether they end with this process.
     pub tie: Tie,
+    /// Waiting for replicas ends early when this becomes true.
+    pub cancelled: Arc<AtomicBool>,
 }
 
 /// Whether replicas end with the process that started them.
@@ -317,9 +330,10 @@ impl Runner {
             asked.into_iter().map(|asked| asked.join().ok().and_then(Result::ok)).collect::<Vec<_>>()
         });
         let condition = |replica: &ReplicaLayout, status: Option<ControlStatus>| match status {
-            Some(status) if status.replica == replica.id => Condition::Live(Box::new(status)),
-            _ if replica.pid_path.exists() => Condition::Unreachable,
-            _ => Condition::Stopped,
+            Some(status) if is_own(replica, &status) => Condition::Live(Box::new(status)),
+            Some(status) => Condition::Foreign(Box::new(status)),
+            None if replica.pid_path.exists() => Condition::Unreachable,
+            None => Condition::Stopped,
         };
         let replicas = self.layout.replicas.iter().zip(answers);
         replicas.map(|(replica, status)| (replica.clone(), condition(replica, status))).collect()
@@ -331,7 +345,7 @@ impl Runner {
         self.conditions().iter().any(|(replica, condition)| match condition {
             Condition::Live(_) => true,
             Condition::Stopped => false,
-            Condition::Unreachable => self.own_process(replica).is_some(),
+            Condition::Unreachable | Condition::Foreign(_) => self.own_process(replica).is_some(),
         })
     }
 
@@ -344,12 +358,13 @@ impl Runner {
         let _lock = self.lock()?;
         self.faults()?;
         for (replica, condition) in self.conditions() {
-            if let Condition::Live(_) = condition {
-                return Err(RunnerError::AlreadyRunning {
-                    id: replica.id,
-                    addr: replica.control_addr,
-                    pid: None,
-                });
+            let (id, addr) = (replica.id, replica.control_addr);
+            match condition {
+                Condition::Live(_) => return Err(RunnerError::AlreadyRunning { id, addr, pid: None }),
+                Condition::Foreign(status) => {
+                    return Err(RunnerError::Foreign { id, addr, workspace: status.paths.workspace_dir });
+                }
+                Condition::Stopped | Condition::Unreachable => {}
             }
         }
         let is_new = self.layout.replicas.iter().all(ReplicaLayout::is_new);
@@ -386,16 +401,9 @@ impl Runner {
 
     /// Ends whatever a start that failed has left.
     fn abandon_start(&self) {
-        for replica in &self.layout.replicas {
-            // Those that answer end by themselves; the others are killed below.
-            let _ = control::send_stop(replica.control_addr);
-        }
         for mut started in self.take_started() {
             drop(started.tether.take());
-            let give_up_at = Instant::now() + Duration::from_secs(1);
-            while matches!(started.child.try_wait(), Ok(None)) && Instant::now() < give_up_at {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            // It has served nobody yet, so there is nothing it could finish.
             let _ = started.child.kill();
             let _ = started.child.wait();
         }
@@ -453,10 +461,10 @@ impl Runner {
     }
 
     fn wait_until_ready(&self, replica: &ReplicaLayout) -> Result<ControlStatus, RunnerError> {
-        let mut wait = Wait::new(SETTLE_LIMIT);
+        let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
         loop {
             match control::query_status_once(replica.control_addr) {
-                Ok(status) if status.replica == replica.id => return Ok(status),
+                Ok(status) if is_own(replica, &status) => return Ok(status),
                 _ => {}
             }
             if let Some(status) = self.collect_ended(replica.id) {
@@ -478,6 +486,14 @@ impl Runner {
         Some(status)
     }
 
+    /// Whether a process is over; one that was started here is collected.
+    fn is_gone(&self, id: ReplicaId, pid: u32) -> bool {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_child = started.iter().any(|started| started.id == id && started.child.id() == pid);
+        drop(started);
+        if is_child { self.collect_ended(id).is_some() } else { !process::is_running(pid) }
+    }
+
     fn take_started(&self) -> Vec<Started> {
         std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -491,7 +507,11 @@ impl Runner {
         let mut requested = Vec::new();
         let mut unresponsive = Vec::new();
         for replica in &self.layout.replicas {
-            let stopped = match control::send_stop(replica.control_addr) {
+            let foreign = control::query_status_once(replica.control_addr)
+                .is_ok_and(|status| !is_own(replica, &status));
+            let asked =
+                if foreign { Err(()) } else { control::send_stop(replica.control_addr).map_err(drop) };
+            let stopped = match asked {
                 Ok(()) => {
                     requested.push(replica);
                     Stopped::Requested
@@ -507,7 +527,7 @@ impl Runner {
             };
             tell(replica, stopped);
         }
-        let mut wait = Wait::new(SETTLE_LIMIT);
+        let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
         let gone = |replica: &&ReplicaLayout| {
             self.collect_ended(replica.id);
             !replica.pid_path.exists() && control::query_status_once(replica.control_addr).is_err()
@@ -543,7 +563,7 @@ impl Runner {
         let _lock = self.lock()?;
         let answering = control::query_status(replica.control_addr)
             .ok()
-            .filter(|status| status.replica == id && process::is_running(status.process_id))
+            .filter(|status| is_own(replica, status) && process::is_running(status.process_id))
             .map(|status| status.process_id);
         let Some(pid) = answering.or_else(|| self.own_process(replica)) else {
             remove_if_there(&replica.pid_path)?;
@@ -554,13 +574,12 @@ impl Runner {
             Err(_) if !process::is_running(pid) => {}
             Err(error) => return Err(RunnerError::Kill { id, pid, error }),
         }
-        let mut wait = Wait::new(SETTLE_LIMIT);
-        while process::is_running(pid) {
+        let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
+        while !self.is_gone(id, pid) {
             if !wait.pause() {
                 return Err(RunnerError::DidNotExit(pid));
             }
         }
-        self.collect_ended(id);
         remove_if_there(&replica.pid_path)?;
         self.note(EventKind::ReplicaCrash, Some(id))?;
         Ok(pid)
@@ -574,8 +593,11 @@ impl Runner {
         let replica = self.replica(id)?;
         let _lock = self.lock()?;
         if let Ok(status) = control::query_status(replica.control_addr) {
-            let pid = Some(status.process_id);
-            return Err(RunnerError::AlreadyRunning { id, addr: replica.control_addr, pid });
+            let (pid, addr) = (Some(status.process_id), replica.control_addr);
+            if is_own(replica, &status) {
+                return Err(RunnerError::AlreadyRunning { id, addr, pid });
+            }
+            return Err(RunnerError::Foreign { id, addr, workspace: status.paths.workspace_dir });
         }
         if let Some(pid) = self.own_process(replica) {
             return Err(RunnerError::LivePid { id, pid, path: replica.pid_path.clone() });
@@ -645,25 +667,31 @@ impl Runner {
 }
 
 /// A pause that grows from short to [`POLL`], until a limit.
-struct Wait {
+struct Wait<'a> {
     give_up_at: Instant,
     pause: Duration,
+    cancelled: &'a AtomicBool,
 }
 
-impl Wait {
-    fn new(limit: Duration) -> Self {
-        Self { give_up_at: Instant::now() + limit, pause: Duration::from_millis(1) }
+impl<'a> Wait<'a> {
+    fn new(limit: Duration, cancelled: &'a AtomicBool) -> Self {
+        Self { give_up_at: Instant::now() + limit, pause: Duration::from_millis(1), cancelled }
     }
 
-    /// False once the limit is reached.
+    /// False once the limit is reached, or nobody waits any more.
     fn pause(&mut self) -> bool {
-        if Instant::now() >= self.give_up_at {
+        if Instant::now() >= self.give_up_at || self.cancelled.load(Ordering::Relaxed) {
             return false;
         }
         std::thread::sleep(self.pause);
         self.pause = (self.pause * 2).min(POLL);
         true
     }
+}
+
+/// Whether a status is that of this very replica, not of one with the same number and address in another workspace.
+fn is_own(replica: &ReplicaLayout, status: &ControlStatus) -> bool {
+    status.replica == replica.id && status.paths.metadata == replica.metadata_path
 }
 
 fn remove_if_there(path: &Path) -> Result<(), RunnerError> {

@@ -11,8 +11,11 @@
 //! - [`analysis`]: five checks over the events of a history, and the report of what they found. Its parts are `commits`
 //!   (what took effect, packed), `table` (hash tables for numbers from outside), `attempts`, `holders` and `replay` (the
 //!   checks) and `report` (the verdict, both ways).
+//! - [`evidence`]: how a bundle came about; [`artifacts`]: the bundle itself and its manifest.
 
 pub mod analysis;
+pub mod artifacts;
+pub mod evidence;
 pub mod history;
 pub mod plan;
 mod words;

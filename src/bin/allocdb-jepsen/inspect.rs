@@ -1,3 +1,5 @@
 //! placeholder
 use anyhow::Result;
-pub(crate) fn run(_: &[std::path::PathBuf]) -> Result<()> { Ok(()) }
+pub(crate) fn run(_: &[std::path::PathBuf]) -> Result<()> {
+    Ok(())
+}

@@ -14,6 +14,8 @@ use allocdb_node::daemon::{self, DaemonOptions};
 use anyhow::{Context as _, Result};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Carries out one verb.
 pub(crate) fn run(command: LocalCluster) -> Result<()> {
@@ -32,17 +34,22 @@ pub(crate) fn run(command: LocalCluster) -> Result<()> {
 }
 
 /// How this program starts replicas: itself, as one.
-pub(crate) fn launcher(tie: Tie) -> Result<Launcher> {
+pub(crate) fn launcher(tie: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
     let executable = std::env::current_exe().context("failed to find this program's own file")?;
-    Ok(Launcher { executable, leading: vec!["local-cluster".to_owned()], tie })
+    Ok(Launcher { executable, leading: vec!["local-cluster".to_owned()], tie, cancelled })
+}
+
+/// Replicas started here go on when this program has ended.
+fn detached() -> Result<Launcher> {
+    launcher(Tie::Detached, Arc::default())
 }
 
 fn open(workspace: &Path) -> Result<Runner> {
-    Ok(Runner::open(workspace, launcher(Tie::Detached)?)?)
+    Ok(Runner::open(workspace, detached()?)?)
 }
 
 fn start(workspace: &Path) -> Result<()> {
-    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, launcher(Tie::Detached)?)?;
+    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, detached()?)?;
     let statuses = runner.start()?;
     let mut text = format!(
         "cluster started\nworkspace={}\nlayout={}\n",

@@ -1,0 +1,63 @@
+//! What the harness notes beside its result: failed heals and restarts, inconsistent exports, what it did to the cluster.
+//!
+//! It goes to a file in the output root once a run has one, and to standard error where `ALLOCDB_LOG` asks for it, with
+//! the filters that `env_logger` understands. Nothing of it ever decides anything.
+
+use super::common::now_millis;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// Asks for the notes on standard error, and says which.
+const VARIABLE: &str = "ALLOCDB_LOG";
+
+struct HarnessLog {
+    file: Mutex<Option<File>>,
+    stderr: Option<env_logger::Logger>,
+}
+
+static LOG: std::sync::OnceLock<HarnessLog> = std::sync::OnceLock::new();
+
+impl Log for HarnessLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Info || self.stderr.as_ref().is_some_and(|log| log.enabled(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(stderr) = &self.stderr {
+            stderr.log(record);
+        }
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = file.as_mut().filter(|_| record.level() <= Level::Info) {
+            let text = record.args().to_string().replace('\n', "\\n");
+            // A note that cannot be written is not worth a run.
+            let _ = writeln!(file, "time_millis={} level={} {text}", now_millis(), record.level());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts taking notes.
+pub(crate) fn start() {
+    let asked = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
+    let stderr = asked.then(|| env_logger::Builder::from_env(VARIABLE).build());
+    let most = stderr.as_ref().map_or(LevelFilter::Info, |log| log.filter().max(LevelFilter::Info));
+    let log = LOG.get_or_init(|| HarnessLog { file: Mutex::default(), stderr });
+    // Fails only if it was started before.
+    if log::set_logger(log).is_ok() {
+        log::set_max_level(most);
+    }
+}
+
+/// From now on notes go to this file too.
+pub(crate) fn write_to(path: &Path) {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    match (opened, LOG.get()) {
+        (Ok(file), Some(log)) => *log.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file),
+        (Err(error), _) => log::warn!("failed to open {}: {error}", path.display()),
+        (Ok(_), None) => {}
+    }
+}

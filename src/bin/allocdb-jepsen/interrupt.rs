@@ -1,0 +1,72 @@
+//! Ctrl-C and its kin. Nothing is torn down in a signal handler: a flag is raised, whoever waits looks at it, and what was
+//! begun is ended in the ordinary way.
+
+use anyhow::{Context as _, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest time between two looks at the flag.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Somebody wants the program to end.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("interrupted by {0}")]
+pub(crate) struct Interrupted(&'static str);
+
+/// Whether somebody wants the program to end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Interrupt {
+    raised: Arc<AtomicBool>,
+    signal: Arc<AtomicUsize>,
+}
+
+impl Interrupt {
+    /// Listens for signals from now on.
+    pub(crate) fn listen() -> Result<Self> {
+        let interrupt = Self::default();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            // The number first, so that whoever sees the flag sees it too.
+            signal_hook::flag::register_usize(signal, interrupt.signal.clone(), signal as usize)
+                .and_then(|_| signal_hook::flag::register(signal, interrupt.raised.clone()))
+                .context("failed to listen for signals")?;
+        }
+        Ok(interrupt)
+    }
+
+    /// The flag itself, for waits that are not made here.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        self.raised.clone()
+    }
+
+    /// Fails if somebody wants the program to end.
+    pub(crate) fn check(&self) -> Result<(), Interrupted> {
+        if !self.raised.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Interrupted(match self.signal.load(Ordering::Relaxed) as i32 {
+            SIGTERM => "SIGTERM",
+            SIGHUP => "SIGHUP",
+            _ => "SIGINT",
+        }))
+    }
+
+    /// Waits, unless somebody wants the program to end.
+    pub(crate) fn pause(&self, duration: Duration) -> Result<(), Interrupted> {
+        let end = Instant::now() + duration;
+        loop {
+            self.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
+    }
+
+    /// Takes note that the end is under way, so that ending itself is not interrupted.
+    pub(crate) fn lower(&self) {
+        self.raised.store(false, Ordering::Relaxed);
+    }
+}

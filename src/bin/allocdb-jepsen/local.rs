@@ -1,0 +1,286 @@
+//! The local backend: three replica processes on this machine, reached over loopback, hurt through the runner.
+
+use super::archive::{append_bytes, append_file, pack_replica, unpack_replica};
+use super::args::LocalTestbed as Wanted;
+use super::common::{now_millis, sanitized_run_id};
+use super::interrupt::Interrupt;
+use super::local_cluster::launcher;
+use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb};
+use allocdb_node::api::MAX_MESSAGE_BYTES;
+use allocdb_node::cluster::layout::{FILE_NAME, Limits};
+use allocdb_node::cluster::lock::Lock;
+use allocdb_node::cluster::runner::{Runner, Tie};
+use allocdb_node::cluster::{Network, ReplicaLayout, control};
+use allocdb_node::ids::ReplicaId;
+use allocdb_node::jepsen::plan::RunSpec;
+use anyhow::{Context as _, Result, anyhow, bail};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long an exchange may take.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest time a read waits before it is looked whether anybody still wants the answer.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Held while a run uses a cluster, so that a second run does not crash its replicas.
+const RUN_LOCK: &str = "jepsen-run.lock";
+
+/// See the module.
+pub(crate) struct LocalTestbed {
+    wanted: Wanted,
+    interrupt: Interrupt,
+    cluster: Option<Cluster>,
+}
+
+/// A cluster in use.
+struct Cluster {
+    runner: Runner,
+    /// It was running before; it goes on running afterwards.
+    found_running: bool,
+    /// It was made for this run; its files go with it if all is well.
+    is_own: bool,
+    _lock: Option<Lock>,
+}
+
+impl LocalTestbed {
+    /// The cluster that the command line asks for. One that somebody else owns must be there.
+    pub(crate) fn open(wanted: Wanted, interrupt: Interrupt) -> Result<Self> {
+        let mut testbed = Self { wanted, interrupt, cluster: None };
+        if let Wanted::Existing { workspace } = &testbed.wanted {
+            let runner = Runner::open(workspace, launcher(Tie::Detached, testbed.interrupt.flag())?)?;
+            testbed.cluster = Some(Cluster { runner, found_running: true, is_own: false, _lock: None });
+        }
+        Ok(testbed)
+    }
+
+    fn runner(&self) -> Result<&Runner> {
+        self.cluster
+            .as_ref()
+            .map(|cluster| &cluster.runner)
+            .ok_or_else(|| anyhow!("the local cluster is not set up"))
+    }
+
+    fn replica(&self, id: ReplicaId) -> Result<&ReplicaLayout> {
+        self.runner()?.layout().replica(id).ok_or_else(|| anyhow!("there is no replica {id}"))
+    }
+
+    /// A cluster made for this run, below its output root.
+    fn begin_own(&self, output_root: &Path, run: &RunSpec) -> Result<Cluster> {
+        let name = format!("{}-cluster-{}", sanitized_run_id(run.id.as_str()), now_millis());
+        let workspace = output_root.join(name);
+        let runner = self.create(&workspace)?;
+        Ok(Cluster { runner, found_running: false, is_own: true, _lock: None })
+    }
+
+    fn create(&self, workspace: &Path) -> Result<Runner> {
+        Ok(Runner::create_or_open(workspace, Limits::GATE, launcher(Tie::Tethered, self.interrupt.flag())?)?)
+    }
+
+    /// The cluster in a workspace, which stays somebody else's. A folder that is empty or missing gets a new one.
+    fn begin_in(&self, workspace: &Path) -> Result<Cluster> {
+        let has_layout = workspace.join(FILE_NAME).exists();
+        let is_empty = std::fs::read_dir(workspace).map_or(true, |mut folder| folder.next().is_none());
+        if !has_layout && !is_empty {
+            bail!(
+                "there is no cluster in {}: it has no {FILE_NAME}, and it is not empty",
+                workspace.display()
+            );
+        }
+        let runner = if has_layout {
+            Runner::open(workspace, launcher(Tie::Tethered, self.interrupt.flag())?)?
+        } else {
+            self.create(workspace)?
+        };
+        let lock = Lock::take(&runner.root().join(RUN_LOCK))
+            .with_context(|| format!("another run uses the cluster in {}", workspace.display()))?;
+        let found_running = runner.is_any_running();
+        // What a run starts in a cluster that was running belongs to that cluster, and outlives the run.
+        let runner = if found_running {
+            Runner::open(workspace, launcher(Tie::Detached, self.interrupt.flag())?)?
+        } else {
+            runner
+        };
+        Ok(Cluster { runner, found_running, is_own: false, _lock: Some(lock) })
+    }
+
+    fn address(replica: &ReplicaLayout, port: Port) -> SocketAddr {
+        match port {
+            Port::Control => replica.control_addr,
+            Port::Client => replica.client_addr,
+            Port::Protocol => replica.protocol_addr,
+        }
+    }
+
+    /// Sends, closes the sending side, and reads to the end, with an eye on the clock and on interruptions.
+    fn converse(&self, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
+        let give_up_at = Instant::now() + EXCHANGE_LIMIT;
+        let mut stream = TcpStream::connect_timeout(&addr, EXCHANGE_LIMIT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LOOK))?;
+        stream.set_write_timeout(Some(EXCHANGE_LIMIT))?;
+        // A replica that is cut off answers without reading and closes; what it said may still be there to be read.
+        let sent = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
+        let mut reply = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return Ok(reply),
+                Ok(count) => reply.extend_from_slice(&buffer[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) if !reply.is_empty() => return Ok(reply),
+                Err(error) => return Err(sent.err().unwrap_or(error).into()),
+            }
+            self.interrupt.check()?;
+            if reply.len() > MAX_MESSAGE_BYTES {
+                bail!("the reply is longer than {MAX_MESSAGE_BYTES} bytes");
+            }
+            if Instant::now() >= give_up_at {
+                bail!("no complete reply within {}s", EXCHANGE_LIMIT.as_secs());
+            }
+        }
+    }
+}
+
+impl ExternalTestbed for LocalTestbed {
+    fn backend(&self) -> &'static str {
+        "local"
+    }
+
+    fn label(&self) -> String {
+        let root = self.runner().map(Runner::root).unwrap_or(Path::new(""));
+        root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
+        if let Wanted::ForOneRun { workspace, .. } = &self.wanted {
+            let cluster = match workspace {
+                None => self.begin_own(output_root, run)?,
+                Some(workspace) => self.begin_in(workspace)?,
+            };
+            let cluster = self.cluster.insert(cluster);
+            if !cluster.found_running {
+                cluster.runner.start()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, ending: Ending) -> Result<String> {
+        let Some(mut cluster) = self.cluster.take() else { return Ok(String::new()) };
+        let Wanted::ForOneRun { keep_cluster, .. } = self.wanted else { return Ok(String::new()) };
+        let root = cluster.runner.root().to_owned();
+        if cluster.found_running {
+            return Ok(String::new());
+        }
+        if keep_cluster {
+            cluster.runner.release();
+            let program = std::env::args_os().next().unwrap_or_else(|| "allocdb-jepsen".into());
+            return Ok(format!(
+                "cluster_workspace={0}\nstop_cluster={1} local-cluster stop --workspace {0}\n",
+                root.display(),
+                Path::new(&program).display()
+            ));
+        }
+        stop(&mut cluster.runner);
+        if !cluster.is_own {
+            return Ok(String::new());
+        }
+        if ending == Ending::Passed {
+            std::fs::remove_dir_all(&root)
+                .with_context(|| format!("failed to remove the run's own cluster {}", root.display()))?;
+            return Ok(String::new());
+        }
+        Ok(format!("cluster_workspace={}\n", root.display()))
+    }
+
+    fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
+        self.interrupt.check()?;
+        let addr = Self::address(self.replica(replica)?, port);
+        self.converse(addr, request)
+            .with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))
+    }
+
+    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
+        let runner = self.runner()?;
+        match verb {
+            Verb::Crash => runner.crash(replica).map(|_| ())?,
+            Verb::Restart => runner.restart(replica).map(|_| ())?,
+            Verb::Isolate => runner.set_network(replica, Network::Isolated).map(|_| ())?,
+            Verb::Heal => runner.set_network(replica, Network::Healthy).map(|_| ())?,
+        }
+        Ok(())
+    }
+
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
+        let root = self.runner().map(Runner::root).unwrap_or(Path::new("<workspace>"));
+        format!("allocdb-jepsen local-cluster {verb} --workspace {} --replica-id {replica}", root.display())
+    }
+
+    fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
+        let folder = &self.replica(replica)?.workspace_dir;
+        let root = folder.parent().context("a replica's folder has no parent")?;
+        pack_replica(root, replica, archive)
+    }
+
+    fn import_replica(&self, replica: ReplicaId, archive: &mut dyn Read) -> Result<()> {
+        let folder = &self.replica(replica)?.workspace_dir;
+        let root = folder.parent().context("a replica's folder has no parent")?;
+        // Complete beside its place first, so that a failure leaves the replica what it had.
+        let incoming = tempfile::Builder::new()
+            .prefix(".import-")
+            .tempdir_in(root)
+            .with_context(|| format!("failed to create a folder in {}", root.display()))?;
+        unpack_replica(archive, incoming.path(), replica)?;
+        let replaced = incoming.path().join("replaced");
+        match std::fs::rename(folder, &replaced) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("failed to replace {}", folder.display()));
+            }
+            _ => {}
+        }
+        std::fs::rename(incoming.path().join(format!("replica-{replica}")), folder)
+            .with_context(|| format!("failed to replace {}", folder.display()))
+    }
+
+    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()> {
+        let layout = self.runner()?.layout();
+        let mut archive = tar::Builder::new(GzEncoder::new(archive, Compression::fast()));
+        for id in REPLICAS {
+            let replica = self.replica(id)?;
+            let folder = format!("{name}/replica-{id}");
+            append_file(&mut archive, &format!("{folder}/journal.log"), &replica.log_path)?;
+            append_file(&mut archive, &format!("{folder}/cluster-faults.txt"), &layout.faults_path())?;
+            append_file(&mut archive, &format!("{folder}/cluster-timeline.log"), &layout.timeline_path())?;
+            let status = match control::query_status(replica.control_addr) {
+                Ok(status) => status.encode(),
+                Err(error) => format!("{error}\n"),
+            };
+            append_bytes(&mut archive, &format!("{folder}/status.txt"), status.as_bytes())?;
+        }
+        archive.into_inner().and_then(GzEncoder::finish).context("failed to write the log archive")?;
+        Ok(())
+    }
+}
+
+/// Stops all replicas; those that do not stop when asked are killed.
+fn stop(runner: &mut Runner) {
+    if let Err(error) = runner.stop(|_, _| {}) {
+        log::warn!("stopping the cluster in {}: {error}", runner.root().display());
+    }
+    runner.kill_started();
+}
+
+impl Drop for LocalTestbed {
+    /// Whatever way a run takes out, replicas that belong to it do not outlive it.
+    fn drop(&mut self) {
+        if let Some(cluster) = self.cluster.as_mut().filter(|cluster| !cluster.found_running) {
+            cluster.runner.kill_started();
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! One line on a terminal that says how a run is getting on. Where standard error is no terminal nothing is said.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often the line is drawn, so that its clock moves.
+const REDRAW: Duration = Duration::from_millis(500);
+
+/// Widest line that is drawn.
+const MAX_WIDTH: usize = 79;
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    phase: String,
+    iteration: u64,
+    window_began: Option<Instant>,
+    window: Option<Duration>,
+    events: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    state: Arc<Mutex<State>>,
+    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Progress {
+    /// A line for one run, if there is a terminal to draw it on.
+    pub(crate) fn start(run_id: &str) -> Self {
+        let state = Arc::<Mutex<State>>::default();
+        if !std::io::stderr().is_terminal() {
+            return Self { state, drawing: None };
+        }
+        let (end, ended) = channel();
+        let (run_id, shown) = (run_id.to_owned(), state.clone());
+        let thread = std::thread::spawn(move || draw(&run_id, &shown, &ended));
+        Self { state, drawing: Some((end, thread)) }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn phase(&self, phase: &str) {
+        self.change(|state| state.phase = phase.to_owned());
+    }
+
+    pub(crate) fn window(&self, window: Option<Duration>) {
+        self.change(|state| {
+            state.window_began = Some(Instant::now());
+            state.window = window;
+        });
+    }
+
+    pub(crate) fn iteration(&self, iteration: u64) {
+        self.change(|state| state.iteration = iteration);
+    }
+
+    pub(crate) fn events(&self, events: u64) {
+        self.change(|state| state.events = events);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some((end, thread)) = self.drawing.take() {
+            drop(end);
+            // It only draws; if it has failed nothing is lost.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn draw(run_id: &str, state: &Mutex<State>, ended: &Receiver<()>) {
+    loop {
+        let line = line(run_id, &state.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+        let _ = std::io::stderr().flush();
+        if !matches!(ended.recv_timeout(REDRAW), Err(RecvTimeoutError::Timeout)) {
+            // What comes next has the line to itself.
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            let _ = std::io::stderr().flush();
+            return;
+        }
+    }
+}
+
+fn line(run_id: &str, state: &State) -> String {
+    let mut line = format!("{run_id}: {}", state.phase);
+    if state.iteration > 0 {
+        line += &format!(", iteration {}", state.iteration);
+    }
+    if let Some(began) = state.window_began {
+        line += &format!(", {}s", began.elapsed().as_secs());
+        if let Some(window) = state.window {
+            line += &format!(" of {}s", window.as_secs());
+        }
+    }
+    line += &format!(", {} events", state.events);
+    line.chars().take(MAX_WIDTH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_where_a_run_is_and_fits_a_terminal() {
+        let state = State {
+            phase: "executing".to_owned(),
+            iteration: 3,
+            window_began: Some(Instant::now()),
+            window: Some(Duration::from_secs(1800)),
+            events: 12,
+        };
+        assert_eq!(line("x-control", &state), "x-control: executing, iteration 3, 0s of 1800s, 12 events");
+        let long = line(&"x".repeat(200), &State::default());
+        assert_eq!(long.chars().count(), MAX_WIDTH);
+    }
+}

@@ -1,0 +1,558 @@
+//! The life of a run, from looking up its id to the bundle: verify, execute, judge, archive, with a tracker that says at
+//! every moment where it is, and an end that leaves nothing behind whichever way it comes.
+
+use super::actions::Actions;
+use super::cluster;
+use super::common::{now_millis, print, replace_file, temporary_beside};
+use super::harness_log;
+use super::interrupt::Interrupt;
+use super::nemesis::script;
+use super::progress::Progress;
+use super::runtime;
+use super::stage::{Backstage, Stage};
+use super::support::Recorder;
+use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
+use super::testbed::{Ending, ExternalTestbed, REPLICAS, Verb};
+use super::tracker::{Completion, Namespaces, Phase, RunFiles, Tracker};
+use allocdb_node::cluster::lock::{Lock, LockError};
+use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
+use allocdb_node::jepsen::artifacts::Bundle;
+use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence, ReplicaAtEnd};
+use allocdb_node::jepsen::history::{Event, HistoryReader, HistoryWriter};
+use allocdb_node::jepsen::plan::{self, FaultWindow, RunSpec};
+use anyhow::{Context as _, Result, anyhow, bail};
+use std::fs;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Replaces the fault window of runs that have one.
+const WINDOW_OVERRIDE: &str = "ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE";
+
+/// Held for as long as a run or an archive command writes below an output root.
+const OUTPUT_LOCK: &str = ".allocdb-jepsen.lock";
+
+/// Looks up a run, or names those there are, the likeliest first.
+pub(crate) fn find_run(run_id: &str) -> Result<&'static RunSpec> {
+    plan::find(run_id).ok_or_else(|| {
+        let known: Vec<String> =
+            plan::by_likeness(run_id).iter().map(|run| format!("\n  {}", run.id)).collect();
+        anyhow!("unknown Jepsen run id `{run_id}`\nknown run ids, the nearest first:{}", known.concat())
+    })
+}
+
+/// The fault window that counts.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    effective: Option<FaultWindow>,
+    overridden: bool,
+}
+
+impl Window {
+    /// The planned window, or the one that the environment puts in its place.
+    fn of(run: &RunSpec) -> Result<Self> {
+        let replacement = window_override(std::env::var_os(WINDOW_OVERRIDE).as_deref())?;
+        Ok(match (run.minimum_fault_window, replacement) {
+            (Some(_), Some(window)) => Self { effective: Some(window), overridden: true },
+            (planned, _) => Self { effective: planned, overridden: false },
+        })
+    }
+
+    fn secs(self) -> Option<u64> {
+        self.effective.map(FaultWindow::as_secs)
+    }
+}
+
+fn window_override(value: Option<&std::ffi::OsStr>) -> Result<Option<FaultWindow>> {
+    let Some(value) = value else { return Ok(None) };
+    let text = value.to_str().map(str::trim);
+    if text == Some("") {
+        return Ok(None);
+    }
+    match text.and_then(|text| text.parse::<u64>().ok()).filter(|secs| *secs > 0) {
+        Some(secs) => Ok(Some(FaultWindow::from_secs(secs))),
+        None => bail!(
+            "invalid {WINDOW_OVERRIDE} `{}`: expected a number of seconds of at least 1; unset it for the planned window",
+            value.display()
+        ),
+    }
+}
+
+/// Creates an output root and takes it for this process alone.
+fn lock_output_root(output_root: &Path, holder: &str) -> Result<Lock> {
+    let path = output_root.join(OUTPUT_LOCK);
+    let taken = Lock::take(&path);
+    if let Err(LockError::Held { .. }) = &taken {
+        let first = fs::read_to_string(&path).unwrap_or_default();
+        bail!("{} is in use by another run: {}", output_root.display(), first.trim());
+    }
+    let lock = taken.with_context(|| format!("failed to lock the output root {}", output_root.display()))?;
+    // Only for the message of whoever comes second.
+    let _ = fs::write(&path, format!("{holder} with pid {}\n", std::process::id()));
+    Ok(lock)
+}
+
+/// Carries out one run.
+pub(crate) fn run(
+    testbed: &mut dyn ExternalTestbed,
+    interrupt: &Interrupt,
+    run_id: &str,
+    output_root: &Path,
+) -> Result<()> {
+    let run = find_run(run_id)?;
+    let window = Window::of(run)?;
+    fs::create_dir_all(output_root)
+        .with_context(|| format!("failed to create Jepsen output root {}", output_root.display()))?;
+    let _lock = lock_output_root(output_root, run.id.as_str())?;
+    let files = RunFiles::new(output_root, run.id.as_str());
+    harness_log::write_to(&files.harness_log());
+    let tracker = Tracker::create(files.clone(), testbed.backend(), run.id.as_str(), window.secs())?;
+    let progress = Progress::start(run.id.as_str());
+    let life =
+        Life { interrupt, run, window, output_root, files, tracker, progress, started: Instant::now() };
+    life.live(testbed)
+}
+
+/// A run under way.
+struct Life<'a> {
+    interrupt: &'a Interrupt,
+    run: &'static RunSpec,
+    window: Window,
+    output_root: &'a Path,
+    files: RunFiles,
+    tracker: Tracker,
+    progress: Progress,
+    started: Instant,
+}
+
+/// A run that failed, and in which phase.
+struct Failure {
+    phase: Phase,
+    error: anyhow::Error,
+    /// Whether the status file is to say so; if it could not be written in the first place it is left as it is.
+    tell: bool,
+}
+
+impl Failure {
+    fn in_phase(phase: Phase) -> impl FnOnce(anyhow::Error) -> Self {
+        move |error| Self { phase, error, tell: true }
+    }
+
+    fn untold(phase: Phase) -> impl FnOnce(anyhow::Error) -> Self {
+        move |error| Self { phase, error, tell: false }
+    }
+}
+
+/// What executing scenarios has brought.
+struct Executed {
+    events: Vec<Event>,
+    iterations: u64,
+    ended_at_millis: u64,
+    evidence: Evidence,
+}
+
+/// What a run has to show.
+struct Outcome {
+    report: Report,
+    printed: Result<()>,
+}
+
+impl Life<'_> {
+    fn live(self, testbed: &mut dyn ExternalTestbed) -> Result<()> {
+        let lived =
+            self.verify_and_execute(testbed).and_then(|executed| self.judge_and_archive(testbed, executed));
+        let failure = match lived {
+            Ok(outcome) => {
+                let ending = if outcome.report.passed() { Ending::Passed } else { Ending::NotPassed };
+                let put_away = testbed.end(ending);
+                drop(self.progress);
+                print(&put_away?)?;
+                outcome.printed?;
+                return fail_if_blocked(&outcome.report);
+            }
+            Err(failure) => failure,
+        };
+        // What was begun is ended in the ordinary way, also if it was a signal that ended it.
+        self.interrupt.lower();
+        let put_away = testbed.end(Ending::NotPassed);
+        let mut message = format!("{:#}", failure.error);
+        match put_away {
+            Ok(lines) if !lines.is_empty() => {
+                message += &format!("; {}", lines.trim_end().replace('\n', "; "))
+            }
+            Ok(_) => {}
+            Err(error) => message += &format!("; {error:#}"),
+        }
+        if failure.tell {
+            // If even this cannot be told, what went wrong first is still what matters.
+            let _ = self.tracker.fail(failure.phase, &message);
+        }
+        drop(self.progress);
+        Err(anyhow!(message))
+    }
+
+    fn phase(&self, phase: Phase, detail: &str) -> Result<(), Failure> {
+        self.progress.phase(&phase.to_string());
+        self.tracker.phase(phase, detail).map_err(Failure::untold(phase))
+    }
+
+    fn verify_and_execute(&self, testbed: &mut dyn ExternalTestbed) -> Result<Executed, Failure> {
+        self.phase(Phase::VerifyingSurface, "verifying external surface")?;
+        let verifying = || Failure::in_phase(Phase::VerifyingSurface);
+        let began = testbed.begin(self.output_root, self.run);
+        began
+            .and_then(|()| Ok(self.interrupt.check()?))
+            .map_err(|error| self.named(error))
+            .map_err(verifying())?;
+        let actions = Actions::new(testbed, self.interrupt);
+        let mut namespaces = Namespaces::default();
+        let verified = verify_surface(&actions, &mut namespaces).map_err(|error| self.named(error));
+        if let Err(error) = verified {
+            self.heal_all(&actions);
+            return Err(verifying()(error));
+        }
+        self.phase(Phase::Executing, "executing Jepsen scenario")?;
+        let started_at_millis = now_millis();
+        let mut recorder = Recorder::new(&self.tracker, &self.progress);
+        let executed = self.execute(&actions, &mut recorder, &mut namespaces);
+        let ended_at_millis = now_millis();
+        let events = recorder.into_events();
+        match executed {
+            Ok(iterations) => {
+                let evidence = Evidence {
+                    fault_window: Some(EffectiveWindow {
+                        secs: self.window.secs(),
+                        overridden: self.window.overridden,
+                    }),
+                    started_at_millis: Some(started_at_millis),
+                    ended_at_millis: Some(ended_at_millis),
+                    iterations: Some(iterations),
+                    faults: Some(actions.record()),
+                    replicas_at_end: Some(replicas_at_end(testbed)),
+                    ..Evidence::of_unknown_run(testbed.backend(), self.run)
+                };
+                Ok(Executed { events, iterations, ended_at_millis, evidence })
+            }
+            Err(error) => {
+                let error = self.named(error);
+                Err(Failure::in_phase(Phase::Executing)(self.salvage(&actions, &events, error)))
+            }
+        }
+    }
+
+    /// An error of a run that was interrupted is that it was interrupted, whatever it made fail.
+    fn named(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.interrupt.check() {
+            Err(interrupted) if error.is::<super::interrupt::Interrupted>() => interrupted.into(),
+            Err(interrupted) => anyhow!("{interrupted}: {error:#}"),
+            Ok(()) => error,
+        }
+    }
+
+    /// Carries out the script until the window is over. Returns how often.
+    fn execute(
+        &self,
+        actions: &Actions<'_>,
+        recorder: &mut Recorder<'_>,
+        namespaces: &mut Namespaces,
+    ) -> Result<u64> {
+        let script = script(self.run)?;
+        let began = Instant::now();
+        self.progress.window(self.window.effective.map(|window| window.0));
+        let mut iteration = 0;
+        loop {
+            iteration += 1;
+            self.progress.iteration(iteration);
+            let before = recorder.len();
+            if !self.run.is_control() {
+                cluster::ensure_ready(actions)?;
+            }
+            let backstage = Backstage { actions, recorder, namespaces };
+            let mut stage = if self.run.is_control() {
+                Stage::for_control(backstage)?
+            } else {
+                Stage::for_faults(backstage)?
+            };
+            script(&mut stage)?;
+            if recorder.len() == before {
+                bail!("run `{}` iteration {iteration} produced no Jepsen history events", self.run.id);
+            }
+            let elapsed = began.elapsed();
+            if let Err(error) =
+                self.tracker.append_event(&self.iteration_line(iteration, elapsed, recorder.len()))
+            {
+                log::warn!("{error:#}");
+            }
+            if self.window.effective.is_none_or(|window| elapsed >= window.0) {
+                return Ok(iteration);
+            }
+        }
+    }
+
+    fn iteration_line(&self, iteration: u64, elapsed: Duration, events: u64) -> String {
+        let secs = elapsed.as_secs();
+        match self.window.effective {
+            None => format!("control iteration={iteration} elapsed={secs}s history_events={events}"),
+            Some(window) => format!(
+                "fault window iteration={iteration} elapsed={secs}s remaining={}s history_events={events}",
+                window.0.saturating_sub(elapsed).as_secs()
+            ),
+        }
+    }
+
+    /// Saves what a failed run can still show, heals what it cut off, and names it all in the error.
+    fn salvage(&self, actions: &Actions<'_>, events: &[Event], error: anyhow::Error) -> anyhow::Error {
+        self.interrupt.lower();
+        self.heal_all(actions);
+        let mut message = format!("{error:#}");
+        if !events.is_empty() {
+            let path = self.files.partial_history();
+            match write_history(&path, events) {
+                Ok(()) => message += &format!("; partial history in {}", path.display()),
+                Err(error) => message += &format!("; the partial history could not be written: {error:#}"),
+            }
+        }
+        match self.fetch_logs(actions.testbed) {
+            Ok(path) => message += &format!("; logs in {}", path.display()),
+            Err(error) => log::warn!("logs of the failed run: {error:#}"),
+        }
+        let topology = runtime::probe(actions.testbed);
+        for replica in REPLICAS {
+            if topology.0.iter().any(|probe| probe.replica == replica && probe.answer.is_err()) {
+                let command = actions.testbed.command_line(Verb::Restart, replica);
+                message += &format!("; replica {replica} is down, start it with: {command}");
+            }
+        }
+        anyhow!(message)
+    }
+
+    fn heal_all(&self, actions: &Actions<'_>) {
+        self.interrupt.lower();
+        for replica in REPLICAS {
+            if let Err(error) = actions.heal(replica) {
+                log::warn!("heal replica {replica}: {error:#}");
+            }
+        }
+    }
+
+    fn fetch_logs(&self, testbed: &dyn ExternalTestbed) -> Result<PathBuf> {
+        fetch_logs(testbed, self.output_root, &self.files)
+    }
+
+    fn judge_and_archive(
+        &self,
+        testbed: &dyn ExternalTestbed,
+        executed: Executed,
+    ) -> Result<Outcome, Failure> {
+        let executing = || Failure::in_phase(Phase::Executing);
+        create_output_root(self.output_root).map_err(executing())?;
+        let history_file = self.files.history();
+        write_history(&history_file, &executed.events)
+            .map_err(|error| anyhow!("failed to persist Jepsen history: {error:#}"))
+            .map_err(executing())?;
+        self.phase(Phase::Analyzing, "analyzing Jepsen history")?;
+        let report = analyze(&executed.events);
+        self.phase(Phase::Archiving, "collecting logs and artifacts")?;
+        let archiving = || Failure::in_phase(Phase::Archiving);
+        let interrupted = |error| self.named(error);
+        let logs_archive =
+            self.fetch_logs(testbed).and_then(|path| Ok(self.interrupt.check().map(|()| path)?));
+        let logs_archive = logs_archive.map_err(interrupted).map_err(archiving())?;
+        log::info!("{} iterations, over at {}", executed.iterations, executed.ended_at_millis);
+        let bundle = Bundle {
+            run: self.run,
+            created_at_millis: u128::from(now_millis()),
+            history: &mut |out| write_events(out, &executed.events),
+            report: &report,
+            logs_archive: &logs_archive,
+            evidence: executed.evidence,
+        };
+        let artifact_bundle = bundle.write(self.output_root).map_err(bundle_error).map_err(archiving())?;
+        let printed = print(&format!(
+            "history_file={}\nartifact_bundle={}\n{}_logs_archive={}\n{report}",
+            history_file.display(),
+            artifact_bundle.display(),
+            testbed.backend(),
+            logs_archive.display(),
+        ));
+        let passed = report.passed();
+        let blockers = report.blockers.len();
+        let completion = Completion { history_file, artifact_bundle, logs_archive, passed, blockers };
+        self.tracker.complete(&completion).map_err(Failure::untold(Phase::Completed))?;
+        self.check_window().map_err(Failure::in_phase(Phase::Completed))?;
+        Ok(Outcome { report, printed })
+    }
+
+    fn check_window(&self) -> Result<()> {
+        let lived = self.started.elapsed();
+        match self.window.effective {
+            Some(window) if lived < window.0 => bail!(
+                "run `{}` finished after {}s, below required fault window {}s",
+                self.run.id,
+                lived.as_secs(),
+                window.as_secs()
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn bundle_error(error: io::Error) -> anyhow::Error {
+    anyhow!("failed to create Jepsen artifact bundle: i/o error: {error}")
+}
+
+fn create_output_root(output_root: &Path) -> Result<()> {
+    fs::create_dir_all(output_root)
+        .with_context(|| format!("failed to create output root {}", output_root.display()))
+}
+
+fn write_events(out: &mut dyn io::Write, events: &[Event]) -> io::Result<()> {
+    let mut writer = HistoryWriter::new(out)?;
+    events.iter().try_for_each(|event| writer.write(event))?;
+    writer.finish().map(|_| ())
+}
+
+fn write_history(path: &Path, events: &[Event]) -> Result<()> {
+    let written = replace_file(path, &temporary_beside(path), |file| {
+        let mut out = BufWriter::new(file);
+        write_events(&mut out, events)?;
+        out.into_inner().map(|_| ()).map_err(io::IntoInnerError::into_error)
+    });
+    written.map_err(|error| anyhow!("i/o error: {error:#}"))
+}
+
+/// Fetches the logs of all replicas into the output root. An archive that is there already stays until the new one is
+/// complete.
+fn fetch_logs(testbed: &dyn ExternalTestbed, output_root: &Path, files: &RunFiles) -> Result<PathBuf> {
+    create_output_root(output_root)?;
+    let path = files.logs_archive(testbed.backend());
+    let mut failed = None;
+    let replaced = replace_file(&path, &temporary_beside(&path), |file| {
+        let mut out = BufWriter::new(file);
+        if let Err(error) = testbed.collect_logs(&files.log_folder(), &mut out) {
+            failed = Some(error);
+            return Err(io::ErrorKind::Other.into());
+        }
+        out.into_inner().map(|_| ()).map_err(io::IntoInnerError::into_error)
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => replaced.map(|()| path),
+    }
+}
+
+fn replicas_at_end(testbed: &dyn ExternalTestbed) -> Vec<ReplicaAtEnd> {
+    let topology = runtime::probe(testbed);
+    let told = |probe: runtime::Probe| {
+        let replica = probe.replica.0;
+        match probe.answer {
+            Ok(status) => ReplicaAtEnd {
+                replica,
+                state: Some(status.state_word().to_owned()),
+                role: Some(status.role.word().to_owned()),
+                view: Some(status.view.0),
+                commit_lsn: status.commit_lsn.map(|lsn| lsn.0),
+                error: None,
+            },
+            Err(error) => ReplicaAtEnd {
+                replica,
+                state: None,
+                role: None,
+                view: None,
+                commit_lsn: None,
+                error: Some(error),
+            },
+        }
+    };
+    topology.0.into_iter().map(told).collect()
+}
+
+/// Judges a history that was recorded earlier and archives it with the testbed's logs.
+pub(crate) fn archive(
+    testbed: &dyn ExternalTestbed,
+    run_id: &str,
+    history_file: &Path,
+    output_root: &Path,
+) -> Result<()> {
+    let run = find_run(run_id)?;
+    let report = judge_file(history_file)?;
+    create_output_root(output_root)?;
+    let _lock = lock_output_root(output_root, &format!("archive of {}", run.id))?;
+    let files = RunFiles::new(output_root, run.id.as_str());
+    let logs_archive = fetch_logs(testbed, output_root, &files)?;
+    let bundle = Bundle {
+        run,
+        created_at_millis: u128::from(now_millis()),
+        history: &mut |out| copy_history(history_file, &report, out),
+        report: &report,
+        logs_archive: &logs_archive,
+        evidence: Evidence::of_unknown_run(testbed.backend(), run),
+    };
+    let artifact_bundle = bundle.write(output_root).map_err(bundle_error)?;
+    print(&format!(
+        "artifact_bundle={}\n{}_logs_archive={}\n",
+        artifact_bundle.display(),
+        testbed.backend(),
+        logs_archive.display()
+    ))?;
+    if report.passed() { Ok(()) } else { Err(anyhow!(BLOCKED)) }
+}
+
+/// Writes a history file again, in its canonical form. What is archived must be what was judged, so it is judged once more
+/// on its way.
+fn copy_history(from: &Path, judged: &Report, out: &mut dyn io::Write) -> io::Result<()> {
+    let unreadable = |error: allocdb_node::jepsen::history::HistoryError| io::Error::other(error.to_string());
+    let mut reader = HistoryReader::new(open_history(from).map_err(unreadable)?);
+    let mut analyzer = Analyzer::new();
+    let mut writer = HistoryWriter::new(out)?;
+    while let Some(event) = reader.next_event().map_err(unreadable)? {
+        analyzer.observe(event);
+        writer.write(event)?;
+    }
+    writer.finish()?;
+    if analyzer.finish() == *judged {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{} changed while it was archived", from.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn a_window_is_replaced_only_by_a_positive_number() {
+        let secs = |text: &str| {
+            window_override(Some(OsStr::new(text))).map(|window| window.map(FaultWindow::as_secs))
+        };
+        assert_eq!(window_override(None).unwrap(), None);
+        assert_eq!(secs("").unwrap(), None);
+        assert_eq!(secs(" \t").unwrap(), None);
+        assert_eq!(secs(" +5 ").unwrap(), Some(5));
+        for wrong in ["0", "-1", "1.5", "soon", "99999999999999999999"] {
+            let error = secs(wrong).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{wrong}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_run_is_answered_with_all_known_ones() {
+        let error = find_run("reservation_contention-contol").unwrap_err().to_string();
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(lines[0], "unknown Jepsen run id `reservation_contention-contol`");
+        assert_eq!(lines[2].trim(), "reservation_contention-control");
+        assert_eq!(lines.len(), 19);
+    }
+
+    #[test]
+    fn a_second_run_into_one_output_root_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = lock_output_root(folder.path(), "lease_safety-control").unwrap();
+        let error = lock_output_root(folder.path(), "other").unwrap_err().to_string();
+        assert!(error.contains("in use by another run: lease_safety-control with pid"), "{error}");
+        drop(first);
+        assert!(lock_output_root(folder.path(), "other").is_ok());
+    }
+}

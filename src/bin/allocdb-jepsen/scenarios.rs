@@ -1,0 +1,167 @@
+//! The workloads in peace and with a crashed primary: five pairs of short scripts.
+//!
+//! Numbers are offsets: operations and resources from the iteration's base id, slots from its slot base. They are part of
+//! what recorded runs are compared with, so they never change.
+
+use super::events::Granted;
+use super::runtime::Member;
+use super::stage::{HolderStep, Reserve, ReserveBundle, Stage, Tick};
+use allocdb_node::ids::{HolderId, ReservationId, ResourceId};
+use allocdb_node::jepsen::history::Expired;
+use anyhow::Result;
+
+/// What happens in one iteration.
+pub(crate) type Script = fn(&mut Stage<'_, '_>) -> Result<()>;
+
+/// What a tick of a scenario is expected to end.
+pub(crate) fn expected(resource: ResourceId, holder: u128, reservation: ReservationId) -> Expired {
+    Expired {
+        resource_id: resource,
+        holder_id: HolderId(holder),
+        reservation_id: reservation,
+        released_lsn: None,
+    }
+}
+
+/// Two holders want one resource; the second must lose.
+pub(crate) fn reservation_contention_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let hot = stage.create(100, 0)?;
+    stage.reserve(primary, Reserve { op: 1, resource: hot, holder: 101, slot: 10, ttl: 5 })?;
+    stage.reserve(primary, Reserve { op: 2, resource: hot, holder: 202, slot: 11, ttl: 5 })
+}
+
+/// The primary dies before either holder asks; the second must lose on the new primary too, after the old one is back.
+pub(crate) fn reservation_contention_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let hot = stage.create(100, 0)?;
+    let new_primary = stage.crash_and_fail_over()?;
+    stage.reserve(new_primary, Reserve { op: 1, resource: hot, holder: 101, slot: 10, ttl: 5 })?;
+    stage.rejoin_old_primary(new_primary)?;
+    stage.reserve(new_primary, Reserve { op: 2, resource: hot, holder: 202, slot: 11, ttl: 5 })
+}
+
+/// The same reserve twice; the second must get the first one's answer.
+pub(crate) fn ambiguous_write_retry_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let resource = stage.create(101, 1)?;
+    let reserve = Reserve { op: 10, resource, holder: 303, slot: 20, ttl: 4 };
+    stage.reserve(primary, reserve)?;
+    stage.reserve(primary, reserve)
+}
+
+/// A reserve finds no majority; after a failover the same reserve must take effect once.
+pub(crate) fn ambiguous_write_retry_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let resource = stage.create(101, 1)?;
+    let reserve = Reserve { op: 10, resource, holder: 303, slot: 20, ttl: 4 };
+    stage.crash(stage.target())?;
+    stage.crash(stage.supporting()?)?;
+    stage.reserve(primary, reserve)?;
+    let new_primary = stage.crash_and_fail_over()?;
+    stage.reserve(new_primary, reserve)?;
+    stage.rejoin_old_primary(new_primary)
+}
+
+/// A read that demands what was just written is served by the primary and refused by a backup.
+pub(crate) fn failover_read_fences_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let (primary, backup) = (stage.primary(), stage.target());
+    let resource = stage.create(102, 2)?;
+    let lease = stage.must_reserve(
+        primary,
+        Reserve { op: 20, resource, holder: 404, slot: 30, ttl: 6 },
+        "failover_read_fences control run expected one committed reserve",
+    )?;
+    stage.read_lease(primary, lease.reservation, lease.lsn, 30)?;
+    stage.read_lease_at_backup(backup, lease.reservation, lease.lsn, 30)
+}
+
+/// What was written before a failover is read after it, and the old primary serves nobody once it is back.
+pub(crate) fn failover_read_fences_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let resource = stage.create(102, 2)?;
+    let lease = stage.must_reserve(
+        primary,
+        Reserve { op: 20, resource, holder: 404, slot: 30, ttl: 6 },
+        "crash-restart failover_read_fences expected one committed reserve",
+    )?;
+    let new_primary = stage.crash_and_fail_over()?;
+    stage.read_lease(new_primary, lease.reservation, lease.lsn, 30)?;
+    stage.rejoin_old_primary(new_primary)?;
+    let old_primary = stage.find_old_primary()?;
+    stage.read_lease_at_backup(old_primary, lease.reservation, lease.lsn, 30)
+}
+
+/// A lease runs out and its resource is free again.
+pub(crate) fn expiration_and_recovery_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let resource = stage.create(103, 3)?;
+    let lease = stage.must_reserve(
+        primary,
+        Reserve { op: 30, resource, holder: 505, slot: 40, ttl: 2 },
+        "expiration_and_recovery control run expected one committed reserve",
+    )?;
+    let or_else = "expiration_and_recovery control run expected one committed expiration tick";
+    expire_and_look(stage, primary, resource, lease, or_else)
+}
+
+/// The primary dies while a lease runs; it runs out on the new one.
+pub(crate) fn expiration_and_recovery_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let resource = stage.create(103, 3)?;
+    let lease = stage.must_reserve(
+        primary,
+        Reserve { op: 30, resource, holder: 505, slot: 40, ttl: 2 },
+        "crash-restart expiration_and_recovery expected one committed reserve",
+    )?;
+    let new_primary = stage.crash_and_fail_over()?;
+    let or_else = "crash-restart expiration_and_recovery expected one committed expiration tick";
+    expire_and_look(stage, new_primary, resource, lease, or_else)?;
+    stage.rejoin_old_primary(new_primary)
+}
+
+fn expire_and_look(
+    stage: &mut Stage<'_, '_>,
+    at: Member,
+    resource: ResourceId,
+    lease: Granted,
+    or_else: &str,
+) -> Result<()> {
+    let tick = Tick { op: 31, slot: 42, expects: expected(resource, 505, lease.reservation) };
+    let expired = stage.must_tick(at, tick, or_else)?;
+    let settled = stage.drain(at, resource, Tick { op: 32, slot: 43, ..tick }, expired)?;
+    stage.read_lease(at, lease.reservation, settled, 42)
+}
+
+/// A bundle is taken, confirmed and revoked; its late holder is turned away, and its resources come free once.
+pub(crate) fn lease_safety_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let primary = stage.primary();
+    let or_else = "lease_safety control run expected one committed bundle reserve";
+    let (bundle, lease) = take_bundle(stage, or_else)?;
+    revoke_bundle(stage, primary, &bundle, lease)
+}
+
+/// The primary dies between confirming and revoking.
+pub(crate) fn lease_safety_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+    let or_else = "crash-restart lease_safety expected one committed bundle reserve";
+    let (bundle, lease) = take_bundle(stage, or_else)?;
+    let new_primary = stage.crash_and_fail_over()?;
+    revoke_bundle(stage, new_primary, &bundle, lease)?;
+    stage.rejoin_old_primary(new_primary)
+}
+
+fn take_bundle(stage: &mut Stage<'_, '_>, or_else: &str) -> Result<([ResourceId; 2], Granted)> {
+    let primary = stage.primary();
+    let bundle = [stage.create(104, 4)?, stage.create(105, 5)?];
+    let reserve = ReserveBundle { op: 40, resources: &bundle, holder: 808, slot: 70, ttl: 8 };
+    let lease = stage.must_reserve_bundle(primary, reserve, or_else)?;
+    stage.confirm(primary, HolderStep { op: 41, lease, resources: &bundle, holder: 808, slot: 71 })?;
+    Ok((bundle, lease))
+}
+
+fn revoke_bundle(stage: &mut Stage<'_, '_>, at: Member, bundle: &[ResourceId], lease: Granted) -> Result<()> {
+    stage.revoke(at, 42, 72, lease.reservation)?;
+    stage.release(at, HolderStep { op: 43, lease, resources: bundle, holder: 808, slot: 73 })?;
+    stage.reserve_bundle(at, ReserveBundle { op: 44, resources: bundle, holder: 809, slot: 74, ttl: 6 })?;
+    stage.reclaim(at, 45, 75, lease.reservation)?;
+    stage.reserve_bundle(at, ReserveBundle { op: 46, resources: bundle, holder: 810, slot: 76, ttl: 4 })
+}

@@ -1,0 +1,106 @@
+//! What a backend is to the rest of the harness: a way to reach three replicas, and a way to hurt them.
+//!
+//! A backend is one file that implements [`ExternalTestbed`]. Nothing else asks which one it has.
+
+use allocdb_node::ids::ReplicaId;
+use allocdb_node::jepsen::plan::RunSpec;
+use anyhow::Result;
+use std::fmt;
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// The replicas of every testbed, in the order of its layout.
+pub(crate) const REPLICAS: [ReplicaId; 3] = [ReplicaId(1), ReplicaId(2), ReplicaId(3)];
+
+/// One of a replica's three listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// Tells how it is.
+    Control,
+    /// Serves clients.
+    Client,
+    /// Serves the other replicas.
+    Protocol,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Port::Control => "control",
+            Port::Client => "client",
+            Port::Protocol => "protocol",
+        })
+    }
+}
+
+/// What can be done to one replica without moving its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Kill its process.
+    Crash,
+    /// Start it again.
+    Restart,
+    /// Cut it off from clients and peers.
+    Isolate,
+    /// Connect it again. Undoes [`Verb::Isolate`], and is fine where there is nothing to undo.
+    Heal,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Crash => "crash",
+            Verb::Restart => "restart",
+            Verb::Isolate => "isolate",
+            Verb::Heal => "heal",
+        })
+    }
+}
+
+/// How a run ended, for a backend that has something to put away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The gate passed.
+    Passed,
+    /// It was blocked, or the run failed.
+    NotPassed,
+}
+
+/// A cluster that can be driven from outside. Every method has a deadline of its own and ends early on an interruption.
+pub(crate) trait ExternalTestbed: Sync {
+    /// Its word in files, lines and messages.
+    fn backend(&self) -> &'static str;
+
+    /// What its staging folders are named after.
+    fn label(&self) -> String;
+
+    /// Gets it ready to be driven by one run that writes below `output_root`.
+    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
+        let _ = (output_root, run);
+        Ok(())
+    }
+
+    /// Puts away what [`ExternalTestbed::begin`] has set up. Returns lines for standard output.
+    fn end(&mut self, ending: Ending) -> Result<String> {
+        let _ = ending;
+        Ok(String::new())
+    }
+
+    /// Sends bytes to a listener, closes the sending side, and returns what comes back until the other side closes.
+    fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>>;
+
+    /// Does something to one replica.
+    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()>;
+
+    /// How an operator would do it by hand, for messages.
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String;
+
+    /// Writes a replica's folder, whether it runs or not, as a gzip-compressed tar archive.
+    fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()>;
+
+    /// Replaces a replica's folder, while it does not run, by what an archive holds.
+    fn import_replica(&self, replica: ReplicaId, archive: &mut dyn Read) -> Result<()>;
+
+    /// Writes every replica's logs as a gzip-compressed tar archive with one folder of that name at its top.
+    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()>;
+}

@@ -1,0 +1,166 @@
+//! How the evidence in a bundle came about: which program made it, what the run was meant to be and how it went, every
+//! fault that was injected, and the sums of the other files. What is not known is null, never a guess.
+
+use super::plan::{FaultWindow, RunSpec};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The content of `evidence.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Version of this format.
+    pub version: u32,
+    /// The program.
+    pub harness: Harness,
+    /// What kind of testbed it ran on.
+    pub backend: String,
+    /// The run as planned.
+    pub run: PlannedRun,
+    /// The window that counted, where it is known.
+    pub fault_window: Option<EffectiveWindow>,
+    /// When the run began, in milliseconds since the epoch.
+    pub started_at_millis: Option<u64>,
+    /// When its scenarios were over.
+    pub ended_at_millis: Option<u64>,
+    /// How often the scenario was carried out.
+    pub iterations: Option<u64>,
+    /// What was done to replicas, in order.
+    pub faults: Option<Vec<FaultRecord>>,
+    /// What each replica said of itself at the end.
+    pub replicas_at_end: Option<Vec<ReplicaAtEnd>>,
+    /// SHA-256 of every other file in the bundle, by name.
+    pub files_sha256: BTreeMap<String, String>,
+}
+
+/// The program that made a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Harness {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A run as the plan has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRun {
+    /// Its name.
+    pub run_id: String,
+    /// What its clients do.
+    pub workload: String,
+    /// What happens to the cluster meanwhile.
+    pub nemesis: String,
+    /// How long faults must last, in seconds; null for a control run.
+    pub minimum_fault_window_secs: Option<u64>,
+    /// Whether a release waits for it.
+    pub release_blocking: bool,
+}
+
+/// The window that counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveWindow {
+    /// How long, in seconds; null for a control run.
+    pub secs: Option<u64>,
+    /// Whether somebody replaced the planned one.
+    pub overridden: bool,
+}
+
+/// Something done to a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRecord {
+    /// When it was over, in milliseconds since the epoch.
+    pub time_millis: u64,
+    /// What: crash, restart, isolate, heal, export-replica, import-replica.
+    pub action: String,
+    /// To which replica.
+    pub replica: u64,
+    /// Why it did not work, if so.
+    pub error: Option<String>,
+}
+
+/// What a replica said of itself, or why it did not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaAtEnd {
+    /// Which.
+    pub replica: u64,
+    /// `active` or `faulted`; null if it did not answer.
+    pub state: Option<String>,
+    /// Its role.
+    pub role: Option<String>,
+    /// Its view.
+    pub view: Option<u64>,
+    /// Highest LSN committed there.
+    pub commit_lsn: Option<u64>,
+    /// Why it did not answer.
+    pub error: Option<String>,
+}
+
+impl Evidence {
+    /// What can be said about a run that somebody else carried out.
+    #[must_use]
+    pub fn of_unknown_run(backend: &str, run: &RunSpec) -> Self {
+        Self {
+            version: 1,
+            harness: Harness {
+                name: "allocdb-jepsen".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            backend: backend.to_owned(),
+            run: PlannedRun {
+                run_id: run.id.to_string(),
+                workload: run.workload.to_string(),
+                nemesis: run.nemesis.to_string(),
+                minimum_fault_window_secs: run.minimum_fault_window.map(FaultWindow::as_secs),
+                release_blocking: run.release_blocking,
+            },
+            fault_window: None,
+            started_at_millis: None,
+            ended_at_millis: None,
+            iterations: None,
+            faults: None,
+            replicas_at_end: None,
+            files_sha256: BTreeMap::new(),
+        }
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Every field has a plain JSON form, so this cannot fail.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// Where and why it is no evidence.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan;
+    use super::*;
+
+    #[test]
+    fn evidence_reads_back_as_it_was_written() {
+        let unknown = Evidence::of_unknown_run("local", &plan::RUNS[1]);
+        assert_eq!(unknown.run.minimum_fault_window_secs, Some(1800));
+        assert!(unknown.to_json().contains("\"faults\": null"));
+        let known = Evidence {
+            fault_window: Some(EffectiveWindow { secs: Some(1), overridden: true }),
+            faults: Some(vec![FaultRecord {
+                time_millis: 5,
+                action: "crash".to_owned(),
+                replica: 1,
+                error: None,
+            }]),
+            ..unknown
+        };
+        assert_eq!(Evidence::from_json(&known.to_json()).unwrap(), known);
+    }
+}
