@@ -88,6 +88,9 @@ impl Read for Exactly {
     }
 }
 
+/// What may follow the end of an archive inside its compression: padding to a whole record.
+const MAX_PADDING_BYTES: u64 = 1024 * 1024;
+
 /// Unpacks the files of one replica into the folder `replica-<id>` below `root`, which is created.
 pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId) -> Result<()> {
     let name = format!("replica-{replica}");
@@ -123,6 +126,9 @@ pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId
     if unpacked == 0 {
         bail!("{}: it holds no file of {name}", failed());
     }
+    // The sum at the very end tells whether everything before it is as it was packed.
+    let mut rest = archive.into_inner().take(MAX_PADDING_BYTES);
+    io::copy(&mut rest, &mut io::sink()).with_context(failed)?;
     Ok(())
 }
 
