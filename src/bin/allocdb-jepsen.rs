@@ -87,7 +87,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
         }
         Command::Archive { testbed, run_id, history_file, output_root } => {
             let interrupt = Interrupt::listen()?;
-            runs::archive(&*open(testbed, &interrupt)?, &run_id, &history_file, &output_root)
+            runs::archive(&*open(testbed, &interrupt)?, &interrupt, &run_id, &history_file, &output_root)
         }
         Command::LocalCluster(_) | Command::CaptureKubevirtLayout(_) => Ok(()),
         Command::WatchKubevirt(_) | Command::WatchKubevirtFleet(_) => Ok(()),

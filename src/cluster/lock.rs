@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a runner waits for another one to finish.
@@ -49,16 +50,18 @@ impl Lock {
         }
     }
 
-    /// Takes the lock under which a workspace is changed, waiting for another runner to finish.
+    /// Takes the lock under which a workspace is changed, waiting for another runner to finish unless `cancelled`.
     ///
     /// # Errors
     /// When the other one does not finish, or the file cannot be used.
-    pub fn for_runner(workspace: &Path) -> Result<Self, LockError> {
+    pub fn for_runner(workspace: &Path, cancelled: &AtomicBool) -> Result<Self, LockError> {
         let path = workspace.join("cluster.lock");
         let give_up_at = Instant::now() + RUNNER_PATIENCE;
         loop {
             match Self::take(&path) {
-                Err(LockError::Held { .. }) if Instant::now() < give_up_at => {
+                Err(LockError::Held { .. })
+                    if Instant::now() < give_up_at && !cancelled.load(Ordering::Relaxed) =>
+                {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 result => return result,

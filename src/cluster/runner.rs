@@ -251,7 +251,7 @@ impl Runner {
         };
         std::fs::create_dir_all(workspace).map_err(io_error(workspace))?;
         let root = workspace.canonicalize().map_err(io_error(workspace))?;
-        let _lock = Lock::for_runner(&root)?;
+        let _lock = Lock::for_runner(&root, &launcher.cancelled)?;
         let layout_path = root.join(layout::FILE_NAME);
         if !layout_path.exists() {
             let layout = new_layout(&root, limits).map_err(io_error(&root))?;
@@ -288,7 +288,7 @@ impl Runner {
     }
 
     fn lock(&self) -> Result<Lock, RunnerError> {
-        Ok(Lock::for_runner(self.root())?)
+        Ok(Lock::for_runner(self.root(), &self.launcher.cancelled)?)
     }
 
     fn note(&self, kind: EventKind, replica: Option<ReplicaId>) -> Result<(), RunnerError> {

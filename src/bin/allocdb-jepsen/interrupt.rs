@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -65,8 +66,30 @@ impl Interrupt {
         }
     }
 
+    /// A writer that fails as soon as somebody wants the program to end; for streams that may be long.
+    pub(crate) fn watch<W: Write>(&self, inner: W) -> Watched<'_, W> {
+        Watched { inner, interrupt: self }
+    }
+
     /// Takes note that the end is under way, so that ending itself is not interrupted.
     pub(crate) fn lower(&self) {
         self.raised.store(false, Ordering::Relaxed);
+    }
+}
+
+/// See [`Interrupt::watch`].
+pub(crate) struct Watched<'a, W> {
+    inner: W,
+    interrupt: &'a Interrupt,
+}
+
+impl<W: Write> Write for Watched<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.interrupt.check().map_err(io::Error::other)?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }

@@ -96,6 +96,14 @@ impl LocalTestbed {
         } else {
             self.create(workspace)?
         };
+        let belongs_to = &runner.layout().workspace_root;
+        if belongs_to != runner.root() {
+            bail!(
+                "the layout in {} is that of another workspace, {}",
+                workspace.display(),
+                belongs_to.display()
+            );
+        }
         let lock = Lock::take(&runner.root().join(RUN_LOCK))
             .with_context(|| format!("another run uses the cluster in {}", workspace.display()))?;
         let found_running = runner.is_any_running();

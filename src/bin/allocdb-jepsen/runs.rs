@@ -336,7 +336,7 @@ impl Life<'_> {
     }
 
     fn fetch_logs(&self, testbed: &dyn ExternalTestbed) -> Result<PathBuf> {
-        fetch_logs(testbed, self.output_root, &self.files)
+        fetch_logs(testbed, self.interrupt, self.output_root, &self.files)
     }
 
     fn judge_and_archive(
@@ -423,12 +423,17 @@ fn write_history(path: &Path, events: &[Event]) -> Result<()> {
 
 /// Fetches the logs of all replicas into the output root. An archive that is there already stays until the new one is
 /// complete.
-fn fetch_logs(testbed: &dyn ExternalTestbed, output_root: &Path, files: &RunFiles) -> Result<PathBuf> {
+fn fetch_logs(
+    testbed: &dyn ExternalTestbed,
+    interrupt: &Interrupt,
+    output_root: &Path,
+    files: &RunFiles,
+) -> Result<PathBuf> {
     create_output_root(output_root)?;
     let path = files.logs_archive(testbed.backend());
     let mut failed = None;
     let replaced = replace_file(&path, &temporary_beside(&path), |file| {
-        let mut out = BufWriter::new(file);
+        let mut out = BufWriter::new(interrupt.watch(file));
         if let Err(error) = testbed.collect_logs(&files.log_folder(), &mut out) {
             failed = Some(error);
             return Err(io::ErrorKind::Other.into());
@@ -470,6 +475,7 @@ fn replicas_at_end(testbed: &dyn ExternalTestbed) -> Vec<ReplicaAtEnd> {
 /// Judges a history that was recorded earlier and archives it with the testbed's logs.
 pub(crate) fn archive(
     testbed: &dyn ExternalTestbed,
+    interrupt: &Interrupt,
     run_id: &str,
     history_file: &Path,
     output_root: &Path,
@@ -479,7 +485,7 @@ pub(crate) fn archive(
     create_output_root(output_root)?;
     let _lock = lock_output_root(output_root, &format!("archive of {}", run.id))?;
     let files = RunFiles::new(output_root, run.id.as_str());
-    let logs_archive = fetch_logs(testbed, output_root, &files)?;
+    let logs_archive = fetch_logs(testbed, interrupt, output_root, &files)?;
     let bundle = Bundle {
         run,
         created_at_millis: u128::from(now_millis()),

@@ -76,7 +76,7 @@ impl Staging {
         let replica = self.staged.replica();
         let mut archive =
             tempfile::tempfile_in(&self.root).context("failed to create a temporary archive")?;
-        actions.export(replica, &mut archive)?;
+        actions.export(replica, &mut actions.interrupt.watch(&mut archive))?;
         archive.rewind().context("failed to read the temporary archive")?;
         unpack_replica(archive, &self.root, replica)
     }
