@@ -1,8 +1,10 @@
 //! `key=value` text: the rules shared by control replies and the text files of a cluster.
 //!
 //! A line is split at its first `=`. White space at its end is dropped, an empty line is skipped, a key may appear once,
-//! order does not matter and unknown keys are ignored. Values are never quoted or escaped.
+//! order does not matter and unknown keys are ignored. Values are never quoted or escaped. Formats that treat white space
+//! in another way hand in their lines as they want them.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 
 /// Why text does not give a field.
@@ -21,9 +23,28 @@ pub enum FieldProblem {
         /// Its value.
         value: String,
     },
+    /// A value that means something, but nothing that this program can work with.
+    Unsupported {
+        /// Which key.
+        key: String,
+        /// What the value is, for the sentence.
+        subject: &'static str,
+        /// Its value.
+        value: String,
+    },
 }
 
 impl FieldProblem {
+    /// The key that the problem is about, unless it is about a line without any.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            FieldProblem::InvalidLine(_) => None,
+            FieldProblem::Duplicate(key) | FieldProblem::Missing(key) => Some(key),
+            FieldProblem::Invalid { key, .. } | FieldProblem::Unsupported { key, .. } => Some(key),
+        }
+    }
+
     /// The problem as a sentence about a field of `what`: a `layout` field, a `control` field.
     #[must_use]
     pub fn sentence(&self, what: &str) -> String {
@@ -32,6 +53,7 @@ impl FieldProblem {
             FieldProblem::Duplicate(key) => format!("duplicate {what} field `{key}`"),
             FieldProblem::Missing(key) => format!("missing {what} field `{key}`"),
             FieldProblem::Invalid { key, value } => format!("invalid value for `{key}`: `{value}`"),
+            FieldProblem::Unsupported { subject, value, .. } => format!("unsupported {subject} `{value}`"),
         }
     }
 }
@@ -54,20 +76,30 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// As [`Fields::parse`].
     pub fn from_lines(lines: impl Iterator<Item = &'a str>) -> Result<Self, FieldProblem> {
-        let mut fields: Vec<(&str, &str)> = Vec::new();
+        Self::from_exact_lines(lines.map(str::trim_end))
+    }
+
+    /// Splits lines into fields and drops nothing of them but those that are blank.
+    ///
+    /// # Errors
+    /// As [`Fields::parse`].
+    pub fn from_exact_lines(lines: impl Iterator<Item = &'a str>) -> Result<Self, FieldProblem> {
+        let mut fields = Vec::new();
+        let mut known = HashSet::new();
         for line in lines {
-            let line = line.trim_end();
-            if line.is_empty() {
-                continue;
-            }
-            let (key, value) =
-                line.split_once('=').ok_or_else(|| FieldProblem::InvalidLine(line.to_owned()))?;
-            if fields.iter().any(|(known, _)| *known == key) {
+            let Some(pair) = split_line(line) else { continue };
+            let (key, value) = pair?;
+            if !known.insert(key) {
                 return Err(FieldProblem::Duplicate(key.to_owned()));
             }
             fields.push((key, value));
         }
         Ok(Self(fields))
+    }
+
+    /// All keys with their values, in the order they were in.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.0.iter().copied()
     }
 
     /// The value of a key, if it is there.
@@ -110,10 +142,39 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// One line as key and value; `None` if it is blank.
+///
+/// # Errors
+/// When it has no `=`.
+#[must_use]
+pub fn split_line(line: &str) -> Option<Result<(&str, &str), FieldProblem>> {
+    if line.trim_end().is_empty() {
+        return None;
+    }
+    Some(line.split_once('=').ok_or_else(|| FieldProblem::InvalidLine(line.to_owned())))
+}
+
 /// The problem of a value that is not what its key needs.
 #[must_use]
 pub fn invalid(key: &str, value: &str) -> FieldProblem {
     FieldProblem::Invalid { key: key.to_owned(), value: value.to_owned() }
+}
+
+/// Checks a number of which only one value can be worked with; `subject` says in the sentence what it is.
+///
+/// # Errors
+/// When it is not there, no number, or another one.
+pub fn check_number(
+    fields: &Fields<'_>,
+    key: &str,
+    expected: u64,
+    subject: &'static str,
+) -> Result<(), FieldProblem> {
+    let found: u64 = fields.parsed(key)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(FieldProblem::Unsupported { key: key.to_owned(), subject, value: found.to_string() })
 }
 
 /// A value or `none`.
@@ -131,6 +192,14 @@ mod tests {
         let fields = Fields::parse("a=1=2 \r\n\n  \nb =x\n c=\n").unwrap();
         assert_eq!((fields.get("a"), fields.get("b "), fields.get(" c")), (Some("1=2"), Some("x"), Some("")));
         assert_eq!(fields.get("c"), None);
+        let pairs: Vec<_> = fields.iter().collect();
+        assert_eq!(pairs, [("a", "1=2"), ("b ", "x"), (" c", "")]);
+    }
+
+    #[test]
+    fn exact_lines_keep_their_white_space() {
+        let fields = Fields::from_exact_lines("a=1 \n \t\n\nb= 2\r".split('\n')).unwrap();
+        assert_eq!((fields.get("a"), fields.get("b")), (Some("1 "), Some(" 2\r")));
     }
 
     #[test]
@@ -143,5 +212,8 @@ mod tests {
         assert_eq!(fields.optional::<u64>("none"), Ok(None));
         assert_eq!(fields.parsed::<u32>("bad").unwrap_err().sentence("x"), "invalid value for `bad`: `-1`");
         assert_eq!(fields.parsed::<u32>("gone").unwrap_err().sentence("x"), "missing x field `gone`");
+        let newer =
+            FieldProblem::Unsupported { key: "n".to_owned(), subject: "version", value: "2".to_owned() };
+        assert_eq!((newer.sentence("x"), newer.key()), ("unsupported version `2`".to_owned(), Some("n")));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{ClusterLayout, TextFileError, read_text};
 use crate::ids::ReplicaId;
-use crate::keyvalue::{FieldProblem, Fields};
+use crate::keyvalue::{self, FieldProblem, Fields};
 use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use std::time::SystemTime;
 
 /// Name of the file in a workspace.
 pub const FILE_NAME: &str = "cluster-faults.txt";
+
+/// What its fields are fields of, in [`FieldProblem::sentence`].
+pub const FIELD_OF: &str = "fault state";
 
 /// Whether clients and peers reach a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,17 +87,20 @@ impl FaultState {
     /// # Errors
     /// A sentence about the first field that is not as it must be.
     pub fn decode(text: &str) -> Result<Self, String> {
-        let problem = |problem: FieldProblem| problem.sentence("fault state");
-        let fields = Fields::parse(text).map_err(problem)?;
-        let version: u64 = fields.parsed("version").map_err(problem)?;
-        if version != 1 {
-            return Err(format!("unsupported local cluster fault state version `{version}`"));
-        }
-        let workspace_root = fields.require("workspace_root").map_err(problem)?.into();
+        Fields::parse(text)
+            .and_then(|fields| Self::from_fields(&fields))
+            .map_err(|problem| problem.sentence(FIELD_OF))
+    }
+
+    /// Reads the fields of the file, for callers that need to know which one is not as it must be.
+    ///
+    /// # Errors
+    /// The first field that is not.
+    pub fn from_fields(fields: &Fields<'_>) -> Result<Self, FieldProblem> {
+        keyvalue::check_number(fields, "version", 1, "local cluster fault state version")?;
+        let workspace_root = fields.require("workspace_root")?.into();
         let network = |id: u64| fields.word(&format!("replica.{id}.network"), Network::from_word);
-        let networks = [network(1), network(2), network(3)];
-        let [one, two, three] = networks.map(|network| network.map_err(problem));
-        Ok(Self { workspace_root, networks: [one?, two?, three?] })
+        Ok(Self { workspace_root, networks: [network(1)?, network(2)?, network(3)?] })
     }
 
     /// Reads the file of a cluster, or writes one in which everybody is reachable if there is none.

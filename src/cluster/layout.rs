@@ -5,7 +5,7 @@ use super::{TextFileError, read_text};
 use crate::allocator::AllocatorConfig;
 use crate::engine::{EngineConfig, EnginePaths};
 use crate::ids::{ReplicaId, ShardId, View};
-use crate::keyvalue::{FieldProblem, Fields};
+use crate::keyvalue::{self, FieldProblem, Fields};
 use crate::replica::{Identity, ReplicaPaths, ReplicaSetup, Role};
 use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
 use std::fmt::Write as _;
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file in a workspace.
 pub const FILE_NAME: &str = "cluster-layout.txt";
+
+/// What its fields are fields of, in [`FieldProblem::sentence`].
+pub const FIELD_OF: &str = "layout";
 
 /// Replicas of a cluster. There is no other number.
 pub const REPLICA_COUNT: usize = 3;
@@ -271,20 +274,22 @@ impl ClusterLayout {
     /// # Errors
     /// A sentence about the first field that is not as it must be.
     pub fn decode(text: &str) -> Result<Self, String> {
-        let problem = |problem: FieldProblem| problem.sentence("layout");
-        let fields = Fields::parse(text).map_err(problem)?;
-        let version: u64 = fields.parsed("version").map_err(problem)?;
-        if version != 1 {
-            return Err(format!("unsupported local cluster layout version `{version}`"));
-        }
-        let workspace_root = fields.require("workspace_root").map_err(problem)?.into();
-        let current_view = View(fields.parsed("current_view").map_err(problem)?);
-        let count: u64 = fields.parsed("replica_count").map_err(problem)?;
-        if count != REPLICA_COUNT as u64 {
-            return Err(format!("unsupported replica count `{count}`"));
-        }
-        let (allocator, engine, checkpoint_bytes) = decode_limits(&fields).map_err(problem)?;
-        let replica = |id: u64| decode_replica(&fields, ReplicaId(id)).map_err(problem);
+        Fields::parse(text)
+            .and_then(|fields| Self::from_fields(&fields))
+            .map_err(|problem| problem.sentence(FIELD_OF))
+    }
+
+    /// Reads the fields of the file, for callers that need to know which one is not as it must be.
+    ///
+    /// # Errors
+    /// The first field that is not.
+    pub fn from_fields(fields: &Fields<'_>) -> Result<Self, FieldProblem> {
+        keyvalue::check_number(fields, "version", 1, "local cluster layout version")?;
+        let workspace_root = fields.require("workspace_root")?.into();
+        let current_view = View(fields.parsed("current_view")?);
+        keyvalue::check_number(fields, "replica_count", REPLICA_COUNT as u64, "replica count")?;
+        let (allocator, engine, checkpoint_bytes) = decode_limits(fields)?;
+        let replica = |id: u64| decode_replica(fields, ReplicaId(id));
         let replicas = [replica(1)?, replica(2)?, replica(3)?];
         Ok(Self { workspace_root, current_view, allocator, engine, checkpoint_bytes, replicas })
     }

@@ -20,13 +20,16 @@ pub use faults::{FaultState, Network};
 pub use layout::{ClusterLayout, ReplicaLayout};
 pub use runner::Runner;
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Longest text file of a cluster that is read, in bytes. A timeline of this size holds some two hundred thousand events.
-const MAX_TEXT_BYTES: u64 = 32 * 1024 * 1024;
+/// Longest text file of a cluster or testbed that is read, in bytes. A timeline of this size holds some two hundred
+/// thousand events.
+pub const MAX_TEXT_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Why a text file of a cluster cannot be used.
+/// Why a text file of a cluster or testbed cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TextFileError {
     /// It cannot be read.
@@ -37,13 +40,15 @@ pub enum TextFileError {
     Content(String),
 }
 
-fn read_text(path: &Path) -> Result<String, TextFileError> {
-    use crate::storage::{OsDisk, read_file, replace::ReadFileError};
-    let bytes = read_file(&OsDisk, path, MAX_TEXT_BYTES).map_err(|error| match error {
-        ReadFileError::Io(error) => TextFileError::Io(error),
-        ReadFileError::TooLarge { .. } => TextFileError::Content(error.to_string()),
-    })?;
-    let bytes = bytes.ok_or_else(|| io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error()))?;
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8").into())
+/// A text file as a whole. It may be one that this process must not write, and a pipe in its place is not waited for.
+pub(crate) fn read_text(path: &Path) -> Result<String, TextFileError> {
+    let no_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(no_waiting).open(path)?;
+    let length = file.metadata()?.len();
+    if length > MAX_TEXT_BYTES {
+        return Err(TextFileError::Content(format!("{length} bytes, expected at most {MAX_TEXT_BYTES}")));
+    }
+    let mut text = String::new();
+    file.take(MAX_TEXT_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }

@@ -39,7 +39,9 @@ impl EventKind {
         EventKind::ReplicaHeal,
     ];
 
-    fn word(self) -> &'static str {
+    /// The word in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             EventKind::ClusterStart => "cluster_start",
             EventKind::ClusterStop => "cluster_stop",
@@ -100,25 +102,65 @@ pub fn encode(events: &[Event]) -> String {
 /// # Errors
 /// A sentence about the first field that is not as it must be.
 pub fn decode(text: &str) -> Result<Vec<Event>, String> {
-    let problem = |problem: FieldProblem| problem.sentence("timeline");
-    let mut lines = text.split('\n').map(str::trim_end).peekable();
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
+    Blocks::new(text).map(|block| block.event).collect()
+}
+
+/// The events of a text one after the other, for callers that need to know where each of them is. After the first problem
+/// there are no more.
+#[derive(Debug)]
+pub struct Blocks<'a> {
+    lines: std::iter::Peekable<std::iter::Enumerate<std::str::Split<'a, char>>>,
+    header_seen: bool,
+    finished: bool,
+}
+
+/// An event, or what stands in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Its first line, counted from 1.
+    pub line: usize,
+    /// The event, or a sentence about the first field that is not as it must be.
+    pub event: Result<Event, String>,
+}
+
+impl<'a> Blocks<'a> {
+    /// The events of this text.
+    #[must_use]
+    pub fn new(text: &'a str) -> Self {
+        let finished = text.trim().is_empty();
+        Self { lines: text.split('\n').enumerate().peekable(), header_seen: false, finished }
     }
-    match lines.next() {
-        Some("version=1") => {}
-        Some(other) => return Err(format!("unsupported local cluster timeline version line `{other}`")),
-        None => return Ok(Vec::new()),
+
+    fn failed(&mut self, at: usize, sentence: String) -> Option<Block> {
+        self.finished = true;
+        Some(Block { line: at + 1, event: Err(sentence) })
     }
-    let mut events = Vec::new();
-    loop {
-        while lines.next_if(|line| line.is_empty()).is_some() {}
-        if lines.peek().is_none() {
-            return Ok(events);
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        if self.finished {
+            return None;
         }
-        let block: Vec<&str> = std::iter::from_fn(|| lines.next_if(|line| !line.is_empty())).collect();
-        let fields = Fields::from_lines(block.into_iter()).map_err(problem)?;
-        events.push(decode_event(&fields).map_err(problem)?);
+        if !self.header_seen {
+            self.header_seen = true;
+            let (at, line) = self.lines.next()?;
+            let line = line.trim_end();
+            if line != "version=1" {
+                return self.failed(at, format!("unsupported local cluster timeline version line `{line}`"));
+            }
+        }
+        let is_blank = |line: &str| line.trim_end().is_empty();
+        while self.lines.next_if(|(_, line)| is_blank(line)).is_some() {}
+        let at = self.lines.peek()?.0;
+        let rest = std::iter::from_fn(|| self.lines.next_if(|(_, line)| !is_blank(line)));
+        let fields = Fields::from_lines(rest.map(|(_, line)| line));
+        match fields.and_then(|fields| decode_event(&fields)) {
+            Ok(event) => Some(Block { line: at + 1, event: Ok(event) }),
+            Err(problem) => self.failed(at, problem.sentence("timeline")),
+        }
     }
 }
 
@@ -198,5 +240,16 @@ mod tests {
         assert_eq!(decode(""), Ok(vec![]));
         assert!(decode("sequence=1").is_err());
         assert!(decode("version=1\n\nsequence=1\nkind=party").is_err());
+    }
+
+    #[test]
+    fn events_come_with_their_first_line_until_the_first_problem() {
+        let text = "version=1\r\n\n\nsequence=1\ntimestamp_millis=2\nkind=replica_heal\nreplica_id=2\n\n\
+                    sequence=x\n\nsequence=3\ntimestamp_millis=2\nkind=replica_heal\nreplica_id=2\n";
+        let blocks: Vec<Block> = Blocks::new(text).collect();
+        assert_eq!(blocks.iter().map(|block| block.line).collect::<Vec<_>>(), [4, 9]);
+        assert_eq!(blocks[1].event, Err("invalid value for `sequence`: `x`".to_owned()));
+        assert_eq!(Blocks::new(" \n\n").next(), None);
+        assert_eq!(Blocks::new("version=1\n\n").next(), None);
     }
 }
