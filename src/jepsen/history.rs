@@ -23,7 +23,7 @@ use super::words::words;
 
 pub use error::{HistoryError, Problem, UnwritableEvent};
 pub use read::{HistoryReader, MAX_LINE_BYTES, read_history};
-pub use write::{HistoryWriter, history_text};
+pub use write::{HistoryWriter, event_line, history_text};
 
 /// The version of the text this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;

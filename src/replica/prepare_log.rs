@@ -105,31 +105,83 @@ pub fn encode<'a>(entries: impl ExactSizeIterator<Item = &'a PreparedEntry>) -> 
 /// # Errors
 /// The first field that is not as it must be.
 pub fn decode(bytes: &[u8], config: &EngineConfig) -> Result<Vec<PreparedEntry>, PrepareLogError> {
-    let mut reader = Reader::new(bytes);
-    if reader.bytes(4)? != MAGIC {
-        return Err(PrepareLogError::InvalidMagic);
-    }
-    let version = reader.u8()?;
-    if version != VERSION {
-        return Err(PrepareLogError::UnsupportedVersion(version));
-    }
-    let count = reader.u64()?;
-    let max_entries = u64::from(config.max_submission_queue);
-    if count > max_entries {
-        return Err(PrepareLogError::EntryCountExceedsLimit { count, max_entries });
-    }
     let mut entries = Vec::new();
-    for _ in 0..count {
-        entries.push(read_entry(&mut reader, config.max_command_bytes)?);
-    }
-    if !reader.is_at_end() {
-        return Err(PrepareLogError::InvalidLayout);
+    for entry in Entries::open(bytes, config)? {
+        entries.push(entry?);
     }
     entries.sort_by_key(|entry| entry.lsn);
     if entries.windows(2).any(|pair| pair[0].lsn == pair[1].lsn) {
         return Err(PrepareLogError::InvalidLayout);
     }
     Ok(entries)
+}
+
+/// The entries of a file one after the other, in the order they are in. After the first problem there are no more.
+#[derive(Debug, Clone)]
+pub struct Entries<'a> {
+    reader: Reader<'a>,
+    max_command_bytes: u64,
+    left: u64,
+    finished: bool,
+}
+
+impl<'a> Entries<'a> {
+    /// Reads what stands before the entries.
+    ///
+    /// # Errors
+    /// The first field that is not as it must be.
+    pub fn open(bytes: &'a [u8], config: &EngineConfig) -> Result<Self, PrepareLogError> {
+        let mut reader = Reader::new(bytes);
+        if reader.bytes(4)? != MAGIC {
+            return Err(PrepareLogError::InvalidMagic);
+        }
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(PrepareLogError::UnsupportedVersion(version));
+        }
+        let count = reader.u64()?;
+        let max_entries = u64::from(config.max_submission_queue);
+        if count > max_entries {
+            return Err(PrepareLogError::EntryCountExceedsLimit { count, max_entries });
+        }
+        Ok(Self { reader, max_command_bytes: config.max_command_bytes, left: count, finished: false })
+    }
+
+    /// Offset of the next entry, or of what is in its place.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.reader.offset()
+    }
+
+    /// Entries still to come.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    fn read_next(&mut self) -> Result<Option<PreparedEntry>, PrepareLogError> {
+        if self.left == 0 {
+            return if self.reader.is_at_end() { Ok(None) } else { Err(PrepareLogError::InvalidLayout) };
+        }
+        let mut ahead = self.reader.clone();
+        let entry = read_entry(&mut ahead, self.max_command_bytes)?;
+        self.reader = ahead;
+        self.left -= 1;
+        Ok(Some(entry))
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<PreparedEntry, PrepareLogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finished {
+            return None;
+        }
+        let next = self.read_next().transpose();
+        self.finished = !matches!(next, Some(Ok(_)));
+        next
+    }
 }
 
 fn read_entry(reader: &mut Reader<'_>, max_command_bytes: u64) -> Result<PreparedEntry, PrepareLogError> {
@@ -190,6 +242,16 @@ mod tests {
         }
         let longer = [&bytes[..], &[0]].concat();
         assert_eq!(decode(&longer, &limits()), Err(PrepareLogError::InvalidLayout));
+    }
+
+    #[test]
+    fn entries_are_taken_up_to_the_first_problem_which_leaves_its_offset() {
+        let bytes = encode([entry(1, b"a"), entry(2, b"b")].iter());
+        let mut entries = Entries::open(&bytes[..bytes.len() - 1], &limits()).unwrap();
+        assert_eq!((entries.offset(), entries.left()), (13, 2));
+        assert_eq!(entries.next(), Some(Ok(entry(1, b"a"))));
+        assert_eq!(entries.next(), Some(Err(PrepareLogError::BufferTooShort)));
+        assert_eq!((entries.next(), entries.offset(), entries.left()), (None, 47, 1));
     }
 
     #[test]

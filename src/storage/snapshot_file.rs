@@ -64,6 +64,20 @@ pub enum SnapshotFileError {
     },
 }
 
+impl SnapshotFileError {
+    /// Offset of the first byte that is not as it must be.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        match self {
+            SnapshotFileError::InvalidMagic(_) => 0,
+            SnapshotFileError::InvalidVersion(_) => 4,
+            SnapshotFileError::BufferTooShort { at }
+            | SnapshotFileError::InvalidValue { at, .. }
+            | SnapshotFileError::InvalidLayout { at, .. } => *at,
+        }
+    }
+}
+
 impl From<FieldError> for SnapshotFileError {
     fn from(error: FieldError) -> Self {
         match error {
@@ -151,43 +165,146 @@ pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
 /// # Errors
 /// The first field that is not as it must be. Nothing is allocated for records that cannot be there.
 pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotFileError> {
-    let mut reader = Reader::new(bytes);
-    let header = read_header(&mut reader)?;
-    let version = header.version;
-    let resource_count = read_count(&mut reader, LEAST.resource)?;
-    let reservation_count = read_count(&mut reader, LEAST.reservation)?;
-    let member_count = if version >= 3 { read_count(&mut reader, LEAST.member)? } else { 0 };
-    let operation_count = read_count(&mut reader, LEAST.operation)?;
-    let bucket_count = read_count(&mut reader, LEAST.bucket)?;
-
-    let mut snapshot = Snapshot {
-        last_applied_lsn: header.last_applied_lsn,
-        last_request_slot: header.last_request_slot,
-        max_retired: header.max_retired,
-        resources: repeat(resource_count, || read_resource(&mut reader))?,
-        ..Snapshot::default()
-    };
-    snapshot.reservations = repeat(reservation_count, || read_reservation(&mut reader, version))?;
-    snapshot.members = if version >= 3 {
-        repeat(member_count, || read_member(&mut reader))?
-    } else {
+    let records = Records::open(bytes)?;
+    let SnapshotHeader { version, last_applied_lsn, last_request_slot, max_retired } = records.header;
+    let mut snapshot = Snapshot { last_applied_lsn, last_request_slot, max_retired, ..Snapshot::default() };
+    for record in records {
+        match record?.1 {
+            Record::Resource(resource) => snapshot.resources.push(resource),
+            Record::Reservation(reservation) => snapshot.reservations.push(reservation),
+            Record::Member(member) => snapshot.members.push(member),
+            Record::Operation(operation) => snapshot.operations.push(operation),
+            Record::Bucket(bucket) => snapshot.buckets.push(bucket),
+        }
+    }
+    if version < 3 {
         // Before bundles every reservation had exactly one resource.
         let only = |record: &ReservationRecord| MemberRecord {
             reservation: record.id,
             index: 0,
             resource: record.anchor,
         };
-        snapshot.reservations.iter().map(only).collect()
-    };
-    snapshot.operations = repeat(operation_count, || read_operation(&mut reader, version))?;
-    snapshot.buckets = repeat(bucket_count, || {
-        let count = read_count(&mut reader, LEAST.id)?;
-        repeat(count, || Ok(ReservationId(reader.u128()?)))
-    })?;
-    if !reader.is_at_end() {
-        return Err(SnapshotFileError::InvalidLayout { at: reader.offset(), left: reader.remaining() });
+        snapshot.members = snapshot.reservations.iter().map(only).collect();
     }
     Ok(snapshot)
+}
+
+/// How many records of each kind a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Resources.
+    pub resources: usize,
+    /// Reservations.
+    pub reservations: usize,
+    /// Members of all reservations; 0 in versions that do not have them.
+    pub members: usize,
+    /// Operations.
+    pub operations: usize,
+    /// Expiration buckets, empty ones included.
+    pub buckets: usize,
+}
+
+/// One record of a snapshot as it is in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A resource.
+    Resource(ResourceView),
+    /// A reservation.
+    Reservation(ReservationRecord),
+    /// A member of a reservation.
+    Member(MemberRecord),
+    /// An operation.
+    Operation(OperationRecord),
+    /// The reservations of the next expiration bucket, from bucket 0 on.
+    Bucket(Vec<ReservationId>),
+}
+
+/// The records of a snapshot one after the other, each with the offset of its first byte. After the first problem there are
+/// no more.
+#[derive(Debug, Clone)]
+pub struct Records<'a> {
+    reader: Reader<'a>,
+    header: SnapshotHeader,
+    counts: Counts,
+    /// Records still to come.
+    left: Counts,
+    finished: bool,
+}
+
+impl<'a> Records<'a> {
+    /// Reads what stands before the records.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn open(bytes: &'a [u8]) -> Result<Self, SnapshotFileError> {
+        let mut reader = Reader::new(bytes);
+        let header = read_header(&mut reader)?;
+        let resources = read_count(&mut reader, LEAST.resource)?;
+        let reservations = read_count(&mut reader, LEAST.reservation)?;
+        let members = if header.version >= 3 { read_count(&mut reader, LEAST.member)? } else { 0 };
+        let operations = read_count(&mut reader, LEAST.operation)?;
+        let buckets = read_count(&mut reader, LEAST.bucket)?;
+        let counts = Counts { resources, reservations, members, operations, buckets };
+        Ok(Self { reader, header, counts, left: counts, finished: false })
+    }
+
+    /// What stands before the records.
+    #[must_use]
+    pub fn header(&self) -> SnapshotHeader {
+        self.header
+    }
+
+    /// How many records there are, the ones already taken included.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn read_next(&mut self) -> Result<Option<Record>, SnapshotFileError> {
+        let Self { reader, left, .. } = self;
+        let version = self.header.version;
+        if take_one(&mut left.resources) {
+            return read_resource(reader).map(Record::Resource).map(Some);
+        }
+        if take_one(&mut left.reservations) {
+            return read_reservation(reader, version).map(Record::Reservation).map(Some);
+        }
+        if take_one(&mut left.members) {
+            return read_member(reader).map(Record::Member).map(Some);
+        }
+        if take_one(&mut left.operations) {
+            return read_operation(reader, version).map(Record::Operation).map(Some);
+        }
+        if take_one(&mut left.buckets) {
+            let count = read_count(reader, LEAST.id)?;
+            let ids: Result<_, _> = (0..count).map(|_| reader.u128().map(ReservationId)).collect();
+            return Ok(Some(Record::Bucket(ids?)));
+        }
+        if reader.is_at_end() {
+            return Ok(None);
+        }
+        Err(SnapshotFileError::InvalidLayout { at: reader.offset(), left: reader.remaining() })
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(usize, Record), SnapshotFileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finished {
+            return None;
+        }
+        let at = self.reader.offset();
+        let next = self.read_next();
+        self.finished = !matches!(next, Ok(Some(_)));
+        next.map(|record| record.map(|record| (at, record))).transpose()
+    }
+}
+
+fn take_one(left: &mut usize) -> bool {
+    let any = *left > 0;
+    *left -= usize::from(any);
+    any
 }
 
 /// What a snapshot says before its records.
@@ -236,13 +353,6 @@ fn read_count(reader: &mut Reader<'_>, least_record: usize) -> Result<usize, Sna
         return Err(SnapshotFileError::BufferTooShort { at });
     }
     Ok(count)
-}
-
-fn repeat<T>(
-    count: usize,
-    mut read: impl FnMut() -> Result<T, SnapshotFileError>,
-) -> Result<Vec<T>, SnapshotFileError> {
-    (0..count).map(|_| read()).collect()
 }
 
 fn read_word<T>(
@@ -430,6 +540,19 @@ mod tests {
             let layout = SnapshotFileError::InvalidLayout { at: bytes.len(), left: 1 };
             assert_eq!(decode(&longer), Err(layout));
         }
+    }
+
+    #[test]
+    fn records_come_with_their_offsets_up_to_the_first_problem() {
+        let bytes = encode(&sample());
+        let records = Records::open(&bytes).unwrap();
+        assert_eq!((records.header().version, records.counts().buckets), (4, 5));
+        let offsets: Vec<usize> = records.map(|record| record.unwrap().0).collect();
+        assert_eq!(offsets, [61, 103, 182, 218, 302, 306, 310, 314, 318]);
+        let taken: Vec<_> = Records::open(&bytes[..300]).unwrap().collect();
+        assert_eq!(taken.len(), 4);
+        let error = taken[3].clone().unwrap_err();
+        assert_eq!((error, error.offset()), (SnapshotFileError::BufferTooShort { at: 294 }, 294));
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl<R: BufRead> HistoryReader<R> {
         }
     }
 
+    /// The line that was read last, counted from 1; after an event the line it is on. 0 before anything was read.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.lines
+    }
+
     /// Reads on until `self.event` is a new event; `false` if the text ended instead.
     fn advance(&mut self) -> Result<bool, Problem> {
         while self.read_line()? {
@@ -229,6 +235,7 @@ mod tests {
         let text = format!("version=1\n{EVENT}\nbare\n{EVENT}\n");
         let mut reader = HistoryReader::new(text.as_bytes());
         assert_eq!(reader.next_event().unwrap().map(|event| event.sequence), Some(Sequence(1)));
+        assert_eq!(reader.line(), 2);
         assert_eq!(reader.next_event().unwrap_err().line, Some(3));
         assert_eq!(reader.next_event().unwrap(), None);
     }

@@ -67,6 +67,18 @@ pub fn history_text<'a>(events: impl IntoIterator<Item = &'a Event>) -> Result<S
     Ok(text)
 }
 
+/// The one line of an event, without its line feed.
+///
+/// # Errors
+///
+/// [`UnwritableEvent`] if it could not be read back.
+pub fn event_line(event: &Event) -> Result<String, UnwritableEvent> {
+    let mut line = String::new();
+    push_event(&mut line, event)?;
+    line.pop();
+    Ok(line)
+}
+
 fn push_header(text: &mut String) {
     push_first(text, Key::Version, VERSION);
     text.push('\n');
@@ -212,6 +224,8 @@ sequence=11 process=primary-1 time_millis=1708 operation=get_reservation reserva
         let events = read_history(CANONICAL.as_bytes()).unwrap();
         assert_eq!(events.len(), 11);
         assert_eq!(history_text(&events).as_deref(), Ok(CANONICAL));
+        let lines: Vec<String> = events.iter().map(|event| event_line(event).unwrap()).collect();
+        assert_eq!(lines, CANONICAL.lines().skip(1).collect::<Vec<_>>());
     }
 
     #[test]
