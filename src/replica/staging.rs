@@ -238,9 +238,7 @@ impl StagedReplica {
     fn read_prepare_log(&self) -> Result<Vec<PreparedEntry>, StagingError> {
         let path = self.paths.prepare_log();
         let bytes = read_at_most(&path, MAX_PREPARE_LOG_BYTES)?;
-        let Some(bytes) = bytes.filter(|bytes| !prepare_log::is_unflushed_empty_log(bytes)) else {
-            return Ok(Vec::new());
-        };
+        let Some(bytes) = bytes else { return Ok(Vec::new()) };
         // The file's own length bounds it; whoever wrote it had limits of its own.
         let any = EngineConfig {
             max_submission_queue: u32::MAX,
