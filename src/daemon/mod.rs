@@ -22,12 +22,15 @@ use link::Link;
 use network::{Network, Replies};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Events that are taken in before what they lead to is done; the most that is made durable together.
 const MAX_EVENTS_AT_ONCE: usize = 512;
+
+/// When nothing has come in for this long, the node may tidy up its files.
+const REST_AFTER: Duration = Duration::from_millis(1);
 
 /// What a replica process is started with.
 #[derive(Debug, Clone)]
@@ -323,10 +326,10 @@ impl Process<'_> {
             }
             self.node.advance(self.started.elapsed());
             self.publish();
-            next = match inbox.try_recv() {
+            next = match inbox.recv_timeout(REST_AFTER) {
                 Ok(event) => Some(event),
-                Err(TryRecvError::Disconnected) => None,
-                Err(TryRecvError::Empty) => {
+                Err(RecvTimeoutError::Disconnected) => None,
+                Err(RecvTimeoutError::Timeout) => {
                     self.node.rest();
                     self.publish();
                     inbox.recv().ok()

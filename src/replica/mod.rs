@@ -462,27 +462,17 @@ impl Replica {
 
     /// Brings prepare log and metadata up to what is committed, so that the four files agree as they stand.
     ///
-    /// A crash before this is no loss: the log proves what is committed, and the next start finds it there. So these
-    /// writes are not flushed, unless other promises stand in the same file.
+    /// A crash before this is no loss: the log proves what is committed, and the next start finds it there.
     ///
     /// # Errors
     /// When a file cannot be written; the replica is faulted then.
     pub fn settle(&mut self) -> Result<(), Refusal> {
         self.check_active()?;
         if self.lag.prepare_log {
-            if self.prepared.is_empty() {
-                let empty = prepare_log::encode(self.prepared.values());
-                let path = self.paths.prepare_log();
-                if let Err(error) = replace_file(&*self.disk, &path, &empty, Flush::Nothing) {
-                    return Err(self.fail(FaultReason::Storage(format!("prepare log: {error}"))));
-                }
-            } else {
-                let entries = self.prepared.clone();
-                if let Err(refusal) = self.write_prepare_log(&entries) {
-                    return Err(self.fail(FaultReason::Storage(format!("prepare log: {refusal}"))));
-                }
+            let entries = self.prepared.clone();
+            if let Err(refusal) = self.write_prepare_log(&entries) {
+                return Err(self.fail(FaultReason::Storage(format!("prepare log: {refusal}"))));
             }
-            self.lag.prepare_log = false;
         }
         if self.lag.metadata {
             self.settle_metadata()?;

@@ -145,7 +145,6 @@ pub(super) fn load_prepare_log(
 ) -> Result<Vec<PreparedEntry>, LoadError<PrepareLogError>> {
     match read_file(disk, &paths.prepare_log(), prepare_log::longest(config))? {
         None => Ok(Vec::new()),
-        Some(bytes) if prepare_log::is_unflushed_empty_log(&bytes) => Ok(Vec::new()),
         Some(bytes) => prepare_log::decode(&bytes, config).map_err(LoadError::Decode),
     }
 }

@@ -198,13 +198,6 @@ fn read_entry(reader: &mut Reader<'_>, max_command_bytes: u64) -> Result<Prepare
     Ok(PreparedEntry { kind, view, lsn, slot, payload: reader.bytes(payload_len)?.to_vec() })
 }
 
-/// Whether a file is what a power cut may leave of an empty prepare log, the only one that is not flushed before it takes
-/// its name: nothing, or nothing but zeros.
-#[must_use]
-pub fn is_unflushed_empty_log(bytes: &[u8]) -> bool {
-    bytes.len() as u64 <= HEADER_LEN && bytes.iter().all(|byte| *byte == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,14 +14,19 @@ use super::prepare_log::{self, PrepareLogError, PreparedEntry};
 use crate::engine::log_walk::walk_log;
 use crate::engine::{EngineConfig, EnginePaths, LogEntry, RecoveryError};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
-use crate::storage::replace::ReadFileError;
+use crate::storage::replace::{ReadFileError, replace_file_with};
 use crate::storage::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
 use crate::storage::{Disk, Flush, Frame, OsDisk, ReplaceError, Wal, read_file, replace_file};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest prepare log that is looked at: far above what any configuration in use can produce.
 const MAX_PREPARE_LOG_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How much of a file is held in memory while it is copied.
+const COPY_BYTES: usize = 1 << 20;
 
 /// Why staged files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -104,10 +109,21 @@ pub enum StagingError {
 }
 
 /// Files of one replica in a folder of its own.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StagedReplica {
+    disk: Arc<dyn Disk>,
     replica: ReplicaId,
     paths: ReplicaPaths,
+}
+
+impl fmt::Debug for StagedReplica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { replica, paths, disk: _ } = self;
+        f.debug_struct("StagedReplica")
+            .field("replica", replica)
+            .field("paths", paths)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What staged files hold.
@@ -164,15 +180,6 @@ fn io_at(path: &Path) -> impl Fn(io::Error) -> StagingError + '_ {
     move |error| StagingError::Io { path: path.to_owned(), error }
 }
 
-fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StagingError> {
-    read_file(&OsDisk, path, limit).map_err(|error| match error {
-        ReadFileError::Io(error) => io_at(path)(error),
-        ReadFileError::TooLarge { length, limit } => {
-            StagingError::TooLarge { path: path.to_owned(), length, limit }
-        }
-    })
-}
-
 impl StagedReplica {
     /// The files of `replica` in the folder `replica-<id>` below `root`, under their usual names.
     #[must_use]
@@ -180,7 +187,13 @@ impl StagedReplica {
         let folder = root.join(format!("replica-{replica}"));
         let engine = EnginePaths { wal: folder.join("state.wal"), snapshot: folder.join("state.snapshot") };
         let paths = ReplicaPaths { metadata: folder.join("replica.metadata"), engine };
-        Self { replica, paths }
+        Self::on_disk(Arc::new(OsDisk), replica, paths)
+    }
+
+    /// The files of `replica` wherever they are.
+    #[must_use]
+    pub fn on_disk(disk: Arc<dyn Disk>, replica: ReplicaId, paths: ReplicaPaths) -> Self {
+        Self { disk, replica, paths }
     }
 
     /// Whose files they are.
@@ -201,7 +214,7 @@ impl StagedReplica {
         let pending: Vec<LogEntry<'_>> = entries.iter().map(PreparedEntry::as_log_entry).collect();
         let wal = &self.paths.engine.wal;
         let mut last = covered;
-        let log_length = match OsDisk.open(wal).map_err(io_at(wal))? {
+        let log_length = match self.disk.open(wal).map_err(io_at(wal))? {
             None => 0,
             Some(file) => {
                 let walked = walk_log(&*file, wal, covered, &pending, |frame| {
@@ -223,9 +236,19 @@ impl StagedReplica {
         Ok(Survey { metadata, commit_lsn, prefix, snapshot_lsn, log_length, prepared })
     }
 
+    fn read_at_most(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StagingError> {
+        read_file(&*self.disk, path, limit).map_err(|error| match error {
+            ReadFileError::Io(error) => io_at(path)(error),
+            ReadFileError::TooLarge { length, limit } => {
+                StagingError::TooLarge { path: path.to_owned(), length, limit }
+            }
+        })
+    }
+
     fn read_metadata(&self) -> Result<Metadata, StagingError> {
         let path = &self.paths.metadata;
-        let bytes = read_at_most(path, metadata::MAX_FILE_LEN)?
+        let bytes = self
+            .read_at_most(path, metadata::MAX_FILE_LEN)?
             .ok_or_else(|| StagingError::NoMetadata { path: path.clone() })?;
         let metadata =
             Metadata::decode(&bytes).map_err(|error| StagingError::Metadata { path: path.clone(), error })?;
@@ -237,10 +260,8 @@ impl StagedReplica {
 
     fn read_prepare_log(&self) -> Result<Vec<PreparedEntry>, StagingError> {
         let path = self.paths.prepare_log();
-        let bytes = read_at_most(&path, MAX_PREPARE_LOG_BYTES)?;
-        let Some(bytes) = bytes.filter(|bytes| !prepare_log::is_unflushed_empty_log(bytes)) else {
-            return Ok(Vec::new());
-        };
+        let bytes = self.read_at_most(&path, MAX_PREPARE_LOG_BYTES)?;
+        let Some(bytes) = bytes else { return Ok(Vec::new()) };
         // The file's own length bounds it; whoever wrote it had limits of its own.
         let any = EngineConfig {
             max_submission_queue: u32::MAX,
@@ -253,7 +274,7 @@ impl StagedReplica {
     /// LSN and slot that the snapshot ends with; none without a snapshot, or with one of an empty state.
     fn read_snapshot_end(&self) -> Result<Option<(Lsn, Slot)>, StagingError> {
         let path = &self.paths.engine.snapshot;
-        let Some(file) = OsDisk.open(path).map_err(io_at(path))? else { return Ok(None) };
+        let Some(file) = self.disk.open(path).map_err(io_at(path))? else { return Ok(None) };
         let mut start = vec![0; HEADER_PREFIX_LEN as usize];
         let read = file.read_at(0, &mut start).map_err(io_at(path))?;
         let header = snapshot_file::decode_header(&start[..read])
@@ -279,19 +300,16 @@ impl StagedReplica {
         }
         let (from, to) = (&source.paths.engine, &self.paths.engine);
         if source.replica != self.replica {
-            copy_or_remove(&from.snapshot, &to.snapshot)?;
-            copy_or_remove(&from.wal, &to.wal)?;
+            self.copy_or_remove(source, &from.snapshot, &to.snapshot)?;
+            self.copy_or_remove(source, &from.wal, &to.wal)?;
         }
         let committed = survey.prepared.iter().take_while(|entry| Some(entry.lsn) <= through);
         self.finish_log(survey.log_length, committed)?;
 
         let prepare_log = self.paths.prepare_log();
         let empty = prepare_log::encode([].iter());
-        let replaced = |path: &Path| {
-            let path = path.to_owned();
-            move |error: ReplaceError| StagingError::Io { path: path.clone(), error: error.source }
-        };
-        replace_file(&OsDisk, &prepare_log, &empty, Flush::Full).map_err(replaced(&prepare_log))?;
+        let replaced = |path| move |error: ReplaceError| io_at(path)(error.source);
+        replace_file(&*self.disk, &prepare_log, &empty, Flush::Full).map_err(replaced(&prepare_log))?;
         let rewritten = Metadata {
             identity: Identity { replica: self.replica, shard: survey.metadata.identity.shard },
             current_view: view,
@@ -302,8 +320,30 @@ impl StagedReplica {
             durable_vote: None,
         };
         let path = &self.paths.metadata;
-        replace_file(&OsDisk, path, &rewritten.encode(), Flush::Data).map_err(replaced(path))?;
+        replace_file(&*self.disk, path, &rewritten.encode(), Flush::Data).map_err(replaced(path))?;
         Ok(rewritten)
+    }
+
+    /// Takes a file over from another replica, or removes this one's if there is nothing to take over.
+    fn copy_or_remove(&self, source: &StagedReplica, from: &Path, to: &Path) -> Result<(), StagingError> {
+        let Some(original) = source.disk.open(from).map_err(io_at(from))? else {
+            return match self.disk.remove(to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(to)(error)),
+                _ => Ok(()),
+            };
+        };
+        let copied = replace_file_with(&*self.disk, to, Flush::Data, |copy| {
+            let mut buffer = vec![0; COPY_BYTES];
+            let mut offset = 0;
+            loop {
+                match original.read_at(offset, &mut buffer)? {
+                    0 => return Ok(()),
+                    read => copy.write_at(offset, &buffer[..read])?,
+                }
+                offset = copy.length()?;
+            }
+        });
+        copied.map_err(|error| io_at(to)(error.source))
     }
 
     /// Cuts the log to its sound part and appends what is committed now.
@@ -318,7 +358,7 @@ impl StagedReplica {
             let record = entry.kind.into();
             Frame { lsn: entry.lsn, slot: entry.slot, record, payload: &entry.payload }.encode(&mut frames);
         }
-        let mut file = Wal::open_file(&OsDisk, path).map_err(io_at(path))?;
+        let mut file = Wal::open_file(&*self.disk, path).map_err(io_at(path))?;
         file.truncate(sound)
             .and_then(|()| file.write_at(sound, &frames))
             .and_then(|()| file.sync_data())
@@ -349,21 +389,6 @@ fn contiguous_after(
         kept.push(entry);
     }
     kept
-}
-
-/// Copies a file, or removes the copy's if there is nothing to copy.
-fn copy_or_remove(from: &Path, to: &Path) -> Result<(), StagingError> {
-    if let Some(folder) = to.parent() {
-        std::fs::create_dir_all(folder).map_err(io_at(folder))?;
-    }
-    match std::fs::copy(from, to) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match std::fs::remove_file(to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at(to)(error)),
-            _ => Ok(()),
-        },
-        Err(error) => Err(io_at(from)(error)),
-    }
 }
 
 #[cfg(test)]

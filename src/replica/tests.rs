@@ -306,16 +306,6 @@ fn a_crash_between_log_prepare_log_and_metadata_loses_nothing() {
 }
 
 #[test]
-fn an_empty_prepare_log_that_was_never_flushed_may_come_back_as_nothing() {
-    let place = Place::new();
-    backup(&place, 2, 2).settle().unwrap();
-    for lost in [vec![], vec![0; 13], vec![0; 4]] {
-        fs::write(place.path("replica.metadata.prepare"), lost).unwrap();
-        assert_eq!(place.open().commit_lsn(), Some(Lsn(2)));
-    }
-}
-
-#[test]
 fn a_commit_whose_frame_was_cut_is_made_again_from_its_promise() {
     let place = Place::new();
     let mut replica = backup(&place, 2, 1);

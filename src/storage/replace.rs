@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 /// How much of a new file is flushed before it takes its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
-    /// Nothing: the new content survives the end of the process, but a power cut may leave the old one, an empty file or
-    /// zeros. Only for content that other files prove.
-    Nothing,
     /// Content and length.
     Data,
     /// Content and everything about the file.
@@ -70,9 +67,6 @@ pub fn replace_file_with(
     let prepared = write_temporary(disk, &temporary, flush, write)
         .and_then(|()| disk.rename(&temporary, path).inspect_err(|_| drop(disk.remove(&temporary))));
     prepared.map_err(|source| ReplaceError { source, renamed: false })?;
-    if flush == Flush::Nothing {
-        return Ok(());
-    }
     disk.sync_folder(folder_of(path)).map_err(|source| ReplaceError { source, renamed: true })
 }
 
@@ -90,7 +84,6 @@ fn write_temporary(
         result => result?,
     };
     let written = write(&mut *file).and_then(|()| match flush {
-        Flush::Nothing => Ok(()),
         Flush::Data => file.sync_data(),
         Flush::Full => file.sync_all(),
     });

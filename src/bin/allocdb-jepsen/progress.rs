@@ -25,7 +25,7 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     state: Arc<Mutex<State>>,
-    drawing: Option<(Sender<()>, JoinHandle<()>)>,
+    drawing: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Progress {
@@ -33,12 +33,12 @@ impl Progress {
     pub(crate) fn start(run_id: &str) -> Self {
         let state = Arc::<Mutex<State>>::default();
         if !std::io::stderr().is_terminal() {
-            return Self { state, drawing: None };
+            return Self { state, drawing: Mutex::default() };
         }
         let (end, ended) = channel();
         let (run_id, shown) = (run_id.to_owned(), state.clone());
         let thread = std::thread::spawn(move || draw(&run_id, &shown, &ended));
-        Self { state, drawing: Some((end, thread)) }
+        Self { state, drawing: Mutex::new(Some((end, thread))) }
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -65,13 +65,21 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some((end, thread)) = self.drawing.take() {
+impl Progress {
+    /// Takes the line away, for good. What is printed next has the terminal to itself.
+    pub(crate) fn end(&self) {
+        let drawing = self.drawing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((end, thread)) = drawing {
             drop(end);
             // It only draws; if it has failed nothing is lost.
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

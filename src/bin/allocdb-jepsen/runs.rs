@@ -165,7 +165,6 @@ impl Life<'_> {
             Ok(outcome) => {
                 let ending = if outcome.report.passed() { Ending::Passed } else { Ending::NotPassed };
                 let put_away = testbed.end(ending);
-                drop(self.progress);
                 print(&put_away?)?;
                 outcome.printed?;
                 return fail_if_blocked(&outcome.report);
@@ -187,7 +186,7 @@ impl Life<'_> {
             // If even this cannot be told, what went wrong first is still what matters.
             let _ = self.tracker.fail(failure.phase, &message);
         }
-        drop(self.progress);
+        self.progress.end();
         Err(anyhow!(message))
     }
 
@@ -368,6 +367,7 @@ impl Life<'_> {
             evidence: executed.evidence,
         };
         let artifact_bundle = bundle.write(self.output_root).map_err(bundle_error).map_err(archiving())?;
+        self.progress.end();
         let printed = print(&format!(
             "history_file={}\nartifact_bundle={}\n{}_logs_archive={}\n{report}",
             history_file.display(),

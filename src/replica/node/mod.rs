@@ -368,8 +368,10 @@ impl Node {
         self.replica.commit_through(lsn).map(|_| ())
     }
 
-    /// Does what can be done without anything new coming in: starts the next round if none is under way.
+    /// Does what can be done without anything new coming in: takes a checkpoint if it is time, and starts the next round if
+    /// none is under way.
     pub fn advance(&mut self, now: Duration) {
+        self.checkpoint_if_grown();
         self.start_rounds(now);
         self.answer_for_a_lost_role();
     }
@@ -390,31 +392,43 @@ impl Node {
         self.serve_reads();
     }
 
-    /// To be called when nothing else is to be done: brings the files into agreement and takes a checkpoint if the log
-    /// has grown enough.
+    /// Whether [`Node::rest`] has something to do.
+    #[must_use]
+    pub fn wants_rest(&self) -> bool {
+        self.replica.fault().is_none() && self.round.is_none() && !self.replica.is_settled()
+    }
+
+    /// To be called when nothing has come in for a moment: brings the files into agreement.
     pub fn rest(&mut self) {
-        if self.replica.fault().is_some() || self.round.is_some() {
+        if self.wants_rest() {
+            // If it fails the replica is faulted and has said so.
+            let _ = self.replica.settle();
+            self.answer_for_a_lost_role();
+        }
+    }
+
+    /// Takes a checkpoint if the log has grown enough and no round is under way.
+    fn checkpoint_if_grown(&mut self) {
+        let Some(engine) = self.replica.engine().filter(|_| self.round.is_none()) else { return };
+        let grown = engine.wal().length().saturating_sub(self.log_base);
+        if self.checkpoint_bytes == 0 || grown < self.checkpoint_bytes {
             return;
         }
-        let settled = self.replica.is_settled() || self.replica.settle().is_ok();
-        let log_length = self.replica.engine().map_or(0, |engine| engine.wal().length());
-        let grown = log_length.saturating_sub(self.log_base);
-        if settled && self.checkpoint_bytes > 0 && grown >= self.checkpoint_bytes {
-            match self.replica.checkpoint() {
-                Ok(taken) => log::info!(
-                    "replica={} event=checkpoint snapshot_lsn={:?} frames_kept={}",
-                    self.replica.id(),
-                    taken.snapshot.map(Lsn::get),
-                    taken.frames_kept
-                ),
-                Err(error @ (CheckpointError::Snapshot(_) | CheckpointError::QueueNotEmpty { .. })) => {
-                    log::warn!("replica={} event=checkpoint_failed error={error}", self.replica.id());
-                }
-                Err(CheckpointError::Halted(_)) => {}
+        match self.replica.checkpoint() {
+            Ok(taken) => log::info!(
+                "replica={} event=checkpoint snapshot_lsn={:?} frames_kept={}",
+                self.replica.id(),
+                taken.snapshot.map(Lsn::get),
+                taken.frames_kept
+            ),
+            Err(error @ (CheckpointError::Snapshot(_) | CheckpointError::QueueNotEmpty { .. })) => {
+                log::warn!("replica={} event=checkpoint_failed error={error}", self.replica.id());
             }
-            self.log_base = self.replica.engine().map_or(0, |engine| engine.wal().length());
+            // The replica is faulted and has said so.
+            Err(CheckpointError::Halted(_)) => {}
         }
-        self.answer_for_a_lost_role();
+        // Also after a failure: it is tried again when the log has grown as much once more.
+        self.log_base = self.replica.engine().map_or(0, |engine| engine.wal().length());
     }
 }
 

@@ -176,10 +176,6 @@ fn place_in_metadata(bytes: &[u8], error: MetadataError) -> usize {
 
 /// Describes a prepare log.
 pub(super) fn prepare_log(bytes: &[u8], out: &mut dyn Write) -> io::Result<Verdict> {
-    if prepare_log::is_unflushed_empty_log(bytes) {
-        writeln!(out, "offset=0 entries=0 note=left_by_power_cut")?;
-        return clean_end(bytes.len() as u64, out);
-    }
     let mut entries = match Entries::open(bytes, &NO_LIMITS) {
         Ok(entries) => entries,
         Err(error) => {

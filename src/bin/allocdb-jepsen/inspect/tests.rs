@@ -265,7 +265,7 @@ fn a_damaged_prepare_log_is_shown_up_to_the_damage() {
     endless[5..13].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(last("x", &endless).starts_with("offset=5 stop=damaged error=EntryCountExceedsLimit"));
     let zeros = lines("replica.metadata.prepare", &[0; 13]);
-    assert_eq!(zeros, ["offset=0 entries=0 note=left_by_power_cut", "end=13 stop=clean_end"]);
+    assert_eq!(zeros, ["offset=0 stop=damaged error=InvalidMagic"]);
 }
 
 fn cluster_layout() -> ClusterLayout {
