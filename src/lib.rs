@@ -11,6 +11,8 @@
 //! - [`keyvalue`]: text of lines `key=value`.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`daemon`]: the process of one replica.
+//! - [`testbed`]: three replicas in virtual machines under QEMU or KubeVirt, the files that say where they are, and all that
+//!   follows from those: names, addresses, ports, and the layout of the cluster inside.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
 //!   [`ids`], so a history can be judged without any database at hand.
 
@@ -25,3 +27,4 @@ pub mod jepsen;
 pub mod keyvalue;
 pub mod replica;
 pub mod storage;
+pub mod testbed;

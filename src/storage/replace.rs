@@ -53,6 +53,20 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, contents: &[u8], flush: Flush)
     replace_file_with(disk, path, flush, |file| file.write_at(0, contents))
 }
 
+/// As [`replace_file`], with a temporary file in the same folder that has a name of its own.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_file_by(
+    disk: &dyn Disk,
+    path: &Path,
+    temporary: &Path,
+    contents: &[u8],
+    flush: Flush,
+) -> Result<(), ReplaceError> {
+    replace(disk, path, temporary, flush, |file| file.write_at(0, contents))
+}
+
 /// As [`replace_file`], for content that is written piece by piece.
 ///
 /// # Errors
@@ -63,9 +77,18 @@ pub fn replace_file_with(
     flush: Flush,
     write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
 ) -> Result<(), ReplaceError> {
-    let temporary = temporary_name(path);
-    let prepared = write_temporary(disk, &temporary, flush, write)
-        .and_then(|()| disk.rename(&temporary, path).inspect_err(|_| drop(disk.remove(&temporary))));
+    replace(disk, path, &temporary_name(path), flush, write)
+}
+
+fn replace(
+    disk: &dyn Disk,
+    path: &Path,
+    temporary: &Path,
+    flush: Flush,
+    write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
+) -> Result<(), ReplaceError> {
+    let prepared = write_temporary(disk, temporary, flush, write)
+        .and_then(|()| disk.rename(temporary, path).inspect_err(|_| drop(disk.remove(temporary))));
     prepared.map_err(|source| ReplaceError { source, renamed: false })?;
     disk.sync_folder(folder_of(path)).map_err(|source| ReplaceError { source, renamed: true })
 }
