@@ -1,7 +1,6 @@
 //! `allocdb-jepsen`: parse the command line, run the subcommand, turn its result into an exit code.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 #[path = "allocdb-jepsen/actions.rs"]
@@ -30,6 +29,8 @@ mod local_cluster;
 mod nemesis;
 #[path = "allocdb-jepsen/progress.rs"]
 mod progress;
+#[path = "allocdb-jepsen/remote.rs"]
+mod remote;
 #[path = "allocdb-jepsen/runs.rs"]
 mod runs;
 #[path = "allocdb-jepsen/runtime.rs"]
@@ -70,10 +71,10 @@ fn main() -> ExitCode {
 }
 
 fn carry_out(command: Command) -> anyhow::Result<()> {
-    if let Command::LocalCluster(command) = command {
-        return local_cluster::run(command);
+    // The processes of a cluster keep a log of another kind.
+    if !matches!(command, Command::LocalCluster(_)) {
+        harness_log::start();
     }
-    harness_log::start();
     match command {
         Command::Plan => surface::print_plan(),
         Command::Analyze { history_file } => surface::analyze(&history_file),
@@ -89,16 +90,17 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
             let interrupt = Interrupt::listen()?;
             runs::archive(&*open(testbed, &interrupt)?, &interrupt, &run_id, &history_file, &output_root)
         }
-        Command::LocalCluster(_) | Command::CaptureKubevirtLayout(_) => Ok(()),
-        Command::WatchKubevirt(_) | Command::WatchKubevirtFleet(_) => Ok(()),
+        Command::CaptureKubevirtLayout(wanted) => remote::capture(&wanted),
+        Command::WatchKubevirt(wanted) => remote::watch(&wanted),
+        Command::WatchKubevirtFleet(wanted) => remote::watch_fleet(&wanted),
+        Command::LocalCluster(command) => local_cluster::run(command),
     }
 }
 
 fn open(testbed: Testbed, interrupt: &Interrupt) -> anyhow::Result<Box<dyn ExternalTestbed>> {
     match testbed {
         Testbed::Local(wanted) => Ok(Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?)),
-        Testbed::Qemu { workspace } | Testbed::Kubevirt { workspace } => {
-            anyhow::bail!("{}", Path::new(&workspace).display())
-        }
+        Testbed::Qemu { workspace } => remote::open_qemu(&workspace),
+        Testbed::Kubevirt { workspace } => remote::open_kubevirt(&workspace),
     }
 }

@@ -1,0 +1,63 @@
+//! Testbeds whose replicas are in virtual machines, as far as this build goes: their layouts are read and checked. What
+//! carries requests and commands to the guests is not part of it yet, and every entry point says so in the end.
+
+use super::args::{FleetWatch, KubevirtCapture, Watch};
+use super::testbed::ExternalTestbed;
+use allocdb_node::testbed::{KubevirtLayout, QemuLayout, kubevirt_layout, qemu_layout};
+use anyhow::{Result, anyhow, ensure};
+use std::path::Path;
+
+/// Opens the QEMU testbed whose layout is in `workspace`.
+///
+/// # Errors
+/// When there is no usable layout; and when there is, because nothing leads to the guests.
+pub(crate) fn open_qemu(workspace: &Path) -> Result<Box<dyn ExternalTestbed>> {
+    let path = workspace.join(qemu_layout::FILE_NAME);
+    QemuLayout::load(&path).map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
+    Err(out_of_reach("QEMU"))
+}
+
+/// Opens the KubeVirt testbed whose layout is in `workspace`.
+///
+/// # Errors
+/// As [`open_qemu`].
+pub(crate) fn open_kubevirt(workspace: &Path) -> Result<Box<dyn ExternalTestbed>> {
+    let path = workspace.join(kubevirt_layout::FILE_NAME);
+    KubevirtLayout::load(&path)
+        .map_err(|error| anyhow!("failed to load kubevirt testbed layout: {error}"))?;
+    Err(out_of_reach("KubeVirt"))
+}
+
+/// Looks up the guests of a KubeVirt testbed and writes down where they are.
+///
+/// # Errors
+/// When the private key does not exist; and when it does, because nothing leads to the guests.
+pub(crate) fn capture(wanted: &KubevirtCapture) -> Result<()> {
+    let key = &wanted.ssh_private_key;
+    ensure!(key.exists(), "kubevirt ssh private key {} does not exist", key.display());
+    Err(out_of_reach("KubeVirt"))
+}
+
+/// Shows one run on a KubeVirt testbed.
+///
+/// # Errors
+/// As [`open_kubevirt`].
+pub(crate) fn watch(wanted: &Watch) -> Result<()> {
+    open_kubevirt(&wanted.workspace).map(drop)
+}
+
+/// Shows the runs on several KubeVirt testbeds.
+///
+/// # Errors
+/// Because nothing leads to the guests. Which layouts are usable does not matter: with a transport, a lane without one would
+/// be shown as such beside the others.
+pub(crate) fn watch_fleet(_: &FleetWatch) -> Result<()> {
+    Err(out_of_reach("KubeVirt"))
+}
+
+fn out_of_reach(guests: &str) -> anyhow::Error {
+    anyhow!(
+        "this build has no SSH transport to {guests} guests yet; the local backend works: run-local, \
+         verify-local-surface, archive-local"
+    )
+}
