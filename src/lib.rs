@@ -3,6 +3,7 @@
 //! The modules, in reading order; each leans only on those above it:
 //!
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
+//! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
 //! - [`allocator`]: the deterministic state machine, who holds what.
 //! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
 //! - [`engine`]: one node, an allocator behind a log.
@@ -25,6 +26,7 @@ pub mod engine;
 pub mod ids;
 pub mod jepsen;
 pub mod keyvalue;
+pub mod planted;
 pub mod replica;
 pub mod storage;
 pub mod testbed;

@@ -7,10 +7,10 @@ use super::command::{ClientCommand, Command, Outcome, ResultCode, SlotOverflow, 
 use super::deadlines::Due;
 use super::table::{NOWHERE, Position};
 use super::{
-    Allocator, Member, OperationRecord, PlantedFault, Reservation, ReservationState, Resource, ResourceState,
-    fingerprint,
+    Allocator, Member, OperationRecord, Reservation, ReservationState, Resource, ResourceState, fingerprint,
 };
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
+use crate::planted::PlantedFault;
 
 /// A command that cannot be the next one of a log. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +67,7 @@ impl Allocator {
             return Ok(Outcome::plain(ResultCode::OperationTableFull));
         }
         let outcome = self.execute(lsn, slot, &client.command);
-        if self.is_planted(PlantedFault::ForgetRetries) {
+        if PlantedFault::ForgetRetries.is_awake() {
             return Ok(outcome);
         }
         let retire_after = Slot(slot.0 + self.config.operation_window());
@@ -236,7 +236,7 @@ impl Allocator {
             let Some(resource) = self.find_resource(*id) else {
                 return refused(ResultCode::ResourceNotFound);
             };
-            let unchecked = self.is_planted(PlantedFault::ReserveTaken);
+            let unchecked = PlantedFault::ReserveTaken.is_awake();
             let resource = &mut self.resources[resource as usize];
             if resource.listed_at == lsn.0 {
                 return refused(ResultCode::ResourceBusy);
@@ -295,7 +295,7 @@ impl Allocator {
         if reservation.holder != holder {
             return Err(ResultCode::HolderMismatch);
         }
-        if reservation.epoch != epoch && !self.is_planted(PlantedFault::AcceptStaleEpoch) {
+        if reservation.epoch != epoch && !PlantedFault::AcceptStaleEpoch.is_awake() {
             return Err(ResultCode::StaleEpoch);
         }
         if reservation.retire_after.is_some() {
@@ -331,7 +331,7 @@ impl Allocator {
             Ok(position) => position,
             Err(code) => return code,
         };
-        let stale_holder_wins = self.is_planted(PlantedFault::AcceptStaleEpoch);
+        let stale_holder_wins = PlantedFault::AcceptStaleEpoch.is_awake();
         match self.reservations[position].state {
             ReservationState::Reserved | ReservationState::Confirmed => {}
             ReservationState::Revoking if stale_holder_wins => {}

@@ -2,10 +2,11 @@
 
 use super::deadlines::Due;
 use super::{
-    Allocator, OperationRecord, PlantedFault, ReservationState, ResourceState,
+    Allocator, OperationRecord, ReservationState, ResourceState,
     table::{NOWHERE, Position},
 };
 use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use crate::planted::PlantedFault;
 
 /// A resource as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl Allocator {
     /// The first `limit` reservations whose deadline is at or before `slot`, by deadline, then id.
     #[must_use]
     pub fn due(&self, slot: Slot, limit: usize) -> Vec<Due> {
-        let slot = if self.is_planted(PlantedFault::ExpireEarly) { Slot(u64::MAX) } else { slot };
+        let slot = if PlantedFault::ExpireEarly.is_awake() { Slot(u64::MAX) } else { slot };
         self.deadlines.due(slot, limit)
     }
 

@@ -16,7 +16,6 @@ mod deadlines;
 pub mod fingerprint;
 mod lookup;
 pub mod payload;
-pub mod planted;
 pub mod snapshot;
 mod table;
 #[cfg(test)]
@@ -29,7 +28,6 @@ pub use deadlines::Due;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use lookup::{ReservationLookup, ReservationView, ResourceView};
 pub use payload::{PayloadError, PayloadKind};
-pub use planted::PlantedFault;
 pub use snapshot::{OperationRecord, Snapshot, SnapshotError};
 
 use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
@@ -174,8 +172,6 @@ pub struct Allocator {
     operations_to_retire: VecDeque<(Slot, OperationId)>,
     max_retired: Option<ReservationId>,
     last_applied: Option<(Lsn, Slot)>,
-    #[cfg(feature = "planted-faults")]
-    planted: Option<PlantedFault>,
 }
 
 impl Allocator {
@@ -205,8 +201,6 @@ impl Allocator {
             max_retired: None,
             last_applied: None,
             config,
-            #[cfg(feature = "planted-faults")]
-            planted: None,
         })
     }
 

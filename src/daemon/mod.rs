@@ -8,12 +8,12 @@ mod link;
 mod network;
 mod peers;
 
-use crate::allocator::PlantedFault;
 use crate::api::{Request, encode_response, text};
 use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
 use crate::cluster::lock::{Lock, LockError};
 use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
 use crate::ids::{ReplicaId, View};
+use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
 use crate::replica::node::{ClientReply, Node, NodeStatus, Output, PeerFailure, Token};
 use crate::replica::{Replica, Role};
@@ -168,10 +168,10 @@ fn start_node(
     options: &DaemonOptions,
     events: &Sender<Event>,
 ) -> Result<Node, DaemonError> {
+    plant_fault();
     let replica = Replica::open(Arc::new(OsDisk), &layout.setup(own));
     let peers: Vec<ReplicaId> = layout.peers_of(own.id).map(|peer| peer.id).collect();
     let mut node = Node::new(replica, &peers, layout.checkpoint_bytes.unwrap_or(DEFAULT_CHECKPOINT_BYTES));
-    plant_fault(&mut node);
     if node.replica().fault().is_some() {
         return Ok(node);
     }
@@ -236,20 +236,15 @@ fn log_ready(node: &Node) {
 }
 
 /// Wakes a planted defect, in builds that have them, if the environment names one.
-fn plant_fault(node: &mut Node) {
+fn plant_fault() {
     let Ok(word) = std::env::var("ALLOCDB_PLANTED_FAULT") else { return };
     match PlantedFault::from_word(&word) {
         #[cfg(feature = "planted-faults")]
         Some(fault) => {
-            if let Some(allocator) = node.replica_mut().allocator_mut() {
-                log::warn!("replica event=planted_fault fault={word}");
-                allocator.plant(Some(fault));
-            }
+            log::warn!("event=planted_fault fault={word}");
+            crate::planted::wake(Some(fault));
         }
-        _ => {
-            let _ = node;
-            log::warn!("event=planted_fault_ignored fault={word}: this build has no such defect");
-        }
+        _ => log::warn!("event=planted_fault_ignored fault={word}: this build has no such defect"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! the one before.
 
 use super::Engine;
+use crate::allocator::Snapshot;
 use crate::ids::Lsn;
 use crate::storage::{Flush, replace_file, snapshot_file};
 
@@ -50,7 +51,7 @@ impl Engine {
         let last = self.allocator.last_applied_lsn();
         self.check_log_ends_at(last)?;
 
-        let snapshot = snapshot_file::encode(&self.allocator.snapshot());
+        let snapshot = snapshot_file::encode(&self.snapshot());
         let written = replace_file(&*self.disk, &self.paths.snapshot, &snapshot, Flush::Data);
         match written {
             Ok(()) => {}
@@ -63,6 +64,16 @@ impl Engine {
             Ok(frames_kept) => Ok(Checkpoint { snapshot: last, previous, frames_kept }),
             Err(error) => Err(self.halt_at_checkpoint(format!("log rewrite: {error}"))),
         }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let snapshot = self.allocator.snapshot();
+        #[cfg(feature = "planted-faults")]
+        if let Some(short) = self.one_short.clone() {
+            let Snapshot { last_applied_lsn, last_request_slot, .. } = snapshot;
+            return Snapshot { last_applied_lsn, last_request_slot, ..short };
+        }
+        snapshot
     }
 
     fn check_log_ends_at(&mut self, last: Option<Lsn>) -> Result<(), CheckpointError> {

@@ -21,6 +21,8 @@ use crate::allocator::{
     SlotOverflow, fingerprint,
 };
 use crate::ids::{Lsn, OperationId, Slot};
+#[cfg(feature = "planted-faults")]
+use crate::planted::PlantedFault;
 use crate::storage::{Disk, Frame, Wal};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -217,6 +219,9 @@ pub struct Engine {
     queue: VecDeque<Queued>,
     startup: metrics::Startup,
     active_snapshot: Option<Lsn>,
+    /// The state before the last command, for the defect of that name.
+    #[cfg(feature = "planted-faults")]
+    one_short: Option<crate::allocator::Snapshot>,
     /// Why nothing is executed any more.
     halted: Option<String>,
 }
@@ -226,12 +231,6 @@ impl Engine {
     #[must_use]
     pub fn allocator(&self) -> &Allocator {
         &self.allocator
-    }
-
-    /// The state, to plant a defect into it.
-    #[cfg(feature = "planted-faults")]
-    pub fn allocator_mut(&mut self) -> &mut Allocator {
-        &mut self.allocator
     }
 
     /// The log.
@@ -348,6 +347,10 @@ impl Engine {
         }
         let mut outcomes = Vec::with_capacity(entries.len());
         for (entry, command) in entries.iter().zip(&decoded) {
+            #[cfg(feature = "planted-faults")]
+            if PlantedFault::SnapshotOneShort.is_awake() {
+                self.one_short = Some(self.allocator.snapshot());
+            }
             match self.apply(entry.lsn, entry.slot, command) {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(error) => {

@@ -11,6 +11,7 @@ use crate::allocator::{
     SnapshotError,
 };
 use crate::ids::{Lsn, Slot};
+use crate::planted::PlantedFault;
 use crate::storage::frame::FrameError;
 use crate::storage::replace::ReadFileError;
 use crate::storage::snapshot_file::{self, SnapshotFileError};
@@ -181,6 +182,8 @@ impl Engine {
             queue: VecDeque::new(),
             startup,
             active_snapshot: loaded,
+            #[cfg(feature = "planted-faults")]
+            one_short: None,
             halted: None,
         })
     }
@@ -198,7 +201,13 @@ fn load_snapshot(
         })?;
     match bytes {
         None => Ok((Allocator::new(config)?, false)),
-        Some(bytes) => Ok((Allocator::restore(config, &snapshot_file::decode(&bytes)?)?, true)),
+        Some(bytes) => {
+            let mut snapshot = snapshot_file::decode(&bytes)?;
+            if PlantedFault::RetriesLostInRecovery.is_awake() {
+                snapshot.operations.clear();
+            }
+            Ok((Allocator::restore(config, &snapshot)?, true))
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::engine::{
     LogEntry,
 };
 use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::planted::PlantedFault;
 use crate::storage::{Disk, Flush, replace_file};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -150,15 +151,6 @@ impl Replica {
     pub fn engine(&self) -> Option<&Engine> {
         match &self.state {
             State::Active(engine) => Some(engine),
-            State::Faulted(_) => None,
-        }
-    }
-
-    /// Its engine's state, to plant a defect into it.
-    #[cfg(feature = "planted-faults")]
-    pub fn allocator_mut(&mut self) -> Option<&mut crate::allocator::Allocator> {
-        match &mut self.state {
-            State::Active(engine) => Some(engine.allocator_mut()),
             State::Faulted(_) => None,
         }
     }
@@ -347,7 +339,11 @@ impl Replica {
         if next.len() == self.prepared.len() {
             return Ok(());
         }
-        self.write_prepare_log(&next)?;
+        if PlantedFault::AcknowledgeBeforeDurable.is_awake() {
+            self.lag.prepare_log = true;
+        } else {
+            self.write_prepare_log(&next)?;
+        }
         self.prepared = next;
         Ok(())
     }

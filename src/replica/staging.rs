@@ -14,6 +14,7 @@ use super::prepare_log::{self, PrepareLogError, PreparedEntry};
 use crate::engine::log_walk::walk_log;
 use crate::engine::{EngineConfig, EnginePaths, LogEntry, RecoveryError};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::planted::PlantedFault;
 use crate::storage::replace::{ReadFileError, replace_file_with};
 use crate::storage::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
 use crate::storage::{Disk, Flush, Frame, OsDisk, ReplaceError, Wal, read_file, replace_file};
@@ -166,7 +167,10 @@ pub enum FailoverSource {
 /// Plans a failover from what the two replicas that are left hold.
 #[must_use]
 pub fn plan_failover(new_primary: &Survey, supporting: &Survey) -> FailoverPlan {
-    let worth = |survey: &Survey| (survey.metadata.last_normal_view, survey.prefix);
+    let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_awake() {
+        true => (None, survey.commit_lsn),
+        false => (survey.metadata.last_normal_view, survey.prefix),
+    };
     let (source, kept) = if worth(supporting) > worth(new_primary) {
         (FailoverSource::Supporting, supporting)
     } else {

@@ -19,6 +19,7 @@ use crate::allocator::ReservationLookup;
 use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
 use crate::engine::{CheckpointError, FenceError, Rejection, StartupKind};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::planted::PlantedFault;
 use peers::Peer;
 use rounds::Round;
 use std::collections::VecDeque;
@@ -160,12 +161,6 @@ impl Node {
         &self.replica
     }
 
-    /// The replica, to plant a defect into it.
-    #[cfg(feature = "planted-faults")]
-    pub fn replica_mut(&mut self) -> &mut Replica {
-        &mut self.replica
-    }
-
     /// What it wants done, in order. The list is empty afterwards.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
@@ -211,6 +206,9 @@ impl Node {
     /// Takes note of a view that some replica is in. A primary of a lower one stops serving, durably, at once.
     pub fn learn_view(&mut self, view: View) {
         if self.replica.role() != Role::Primary || view <= self.replica.view() {
+            return;
+        }
+        if PlantedFault::OldPrimaryServes.is_awake() {
             return;
         }
         log::warn!(
@@ -268,8 +266,10 @@ impl Node {
 
     /// Answers the reads that can be answered now: all of them, unless a majority has to be asked first.
     fn serve_reads(&mut self) {
-        let must_ask =
-            self.replica.fault().is_none() && self.replica.role() == Role::Primary && !self.has_quorum;
+        let must_ask = self.replica.fault().is_none()
+            && self.replica.role() == Role::Primary
+            && !self.has_quorum
+            && !PlantedFault::OldPrimaryServes.is_awake();
         if must_ask {
             return;
         }
