@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library, each of which may use those before it.
-const LIBRARY: [&str; 13] = [
+const LIBRARY: [&str; 14] = [
     "ids",
     "bytes",
+    "planted",
     "keyvalue",
     "allocator",
     "storage",
