@@ -3,8 +3,8 @@
 //!
 //! Every line is made of `key=value` pairs and begins with the place of its record: `offset=`, in bytes, in a binary file,
 //! `line=`, from 1, in a text. The last line of a file says why reading stopped: `end=<bytes> stop=clean_end` or the place of
-//! what is wrong with another `stop=`. A `note=` marks what can be read but no replica would have written; it does not
-//! count as damage here. `error=` is always the last pair and goes on to the end of its line.
+//! what is wrong with another `stop=`. A `note=` marks what can be read but no replica would have written; a log with one
+//! counts as damaged. `error=` is always the last pair and goes on to the end of its line.
 //!
 //! Logs and histories may be of any size, they are never in memory as a whole. The other kinds are refused above the limits
 //! in `inspect/state.rs` and `inspect/text.rs`.
@@ -34,8 +34,8 @@ use show::{Rest, path_word};
 /// Describes files on standard output.
 ///
 /// # Errors
-/// When standard output does not take the text, and, after everything was printed that could be, when a file was not read
-/// to its clean end; the error names all of them.
+/// When standard output does not take the text, and, after everything was printed that could be, when a file is damaged; the
+/// error names all of them.
 pub(crate) fn run(files: &[PathBuf]) -> Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = describe_all(files, &mut out).and_then(|damaged| out.flush().map(|()| damaged));

@@ -15,18 +15,23 @@ pub(super) fn describe(file: &dyn DiskFile, out: &mut dyn Write) -> io::Result<V
         Err(error) => return unreadable("offset=0", &error, out),
     };
     let mut order = Order::default();
+    let mut is_sound = true;
     loop {
         let at = scanner.offset();
         match scanner.next_frame() {
-            Ok(Ok(Scanned { at, frame })) => describe_frame(at, &frame, &mut order, out)?,
-            Ok(Err(Stop::CleanEnd)) => return clean_end(at, out),
+            Ok(Ok(Scanned { at, frame })) => is_sound &= describe_frame(at, &frame, &mut order, out)?,
+            Ok(Err(Stop::CleanEnd)) => {
+                let verdict = clean_end(at, out)?;
+                return Ok(if is_sound { verdict } else { Verdict::Damaged });
+            }
             Ok(Err(stop)) => return describe_stop(file, at, stop, out),
             Err(error) => return unreadable(&format!("offset={at}"), &error, out),
         }
     }
 }
 
-fn describe_frame(at: u64, frame: &Frame<'_>, order: &mut Order, out: &mut dyn Write) -> io::Result<()> {
+/// Describes one frame. False if no replica takes it as it stands.
+fn describe_frame(at: u64, frame: &Frame<'_>, order: &mut Order, out: &mut dyn Write) -> io::Result<bool> {
     let Frame { lsn, slot, record, payload } = *frame;
     let length = frame.encoded_len();
     let word = match record {
@@ -46,7 +51,8 @@ fn describe_frame(at: u64, frame: &Frame<'_>, order: &mut Order, out: &mut dyn W
             notes
         }
     };
-    writeln!(out, "{notes}")
+    writeln!(out, "{notes}")?;
+    Ok(notes.is_empty())
 }
 
 /// Says why there are no more frames. A whole frame further on means that this is no append cut short by a crash: something
