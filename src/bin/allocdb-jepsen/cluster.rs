@@ -186,7 +186,11 @@ pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()>
     }
     let (new_primary, new_primary_holds) = Staging::export(actions, cast.new_primary)?;
     let (supporting, supporting_holds) = Staging::export(actions, cast.supporting)?;
-    let plan = plan_failover(&new_primary_holds, &supporting_holds);
+    let third_holds = match needs_third(&new_primary_holds, &supporting_holds) {
+        true => survey_third(actions, cast.old_primary),
+        false => None,
+    };
+    let plan = plan_failover(&new_primary_holds, &supporting_holds, third_holds.as_ref());
     let source = match plan.source {
         FailoverSource::NewPrimary => new_primary.staged(),
         FailoverSource::Supporting => supporting.staged(),
@@ -208,6 +212,19 @@ pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()>
     wait_for_role(actions, cast.new_primary, Role::Primary)?;
     wait_for_role(actions, cast.supporting, Role::Backup)?;
     Ok(())
+}
+
+/// What the old primary holds, where the other two are in different views: one of them may be alone in its own.
+fn survey_third(actions: &Actions<'_>, replica: ReplicaId) -> Option<Survey> {
+    match Staging::export(actions, replica) {
+        Ok((_, survey)) => Some(survey),
+        Err(error) => {
+            log::warn!(
+                "the replicas left are in different views, and replica {replica} cannot be asked; the higher view is                  taken for one that was in use: {error:#}"
+            );
+            None
+        }
+    }
 }
 
 fn rewrite(

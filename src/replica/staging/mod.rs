@@ -8,13 +8,16 @@
 //! the longest contiguous prefix holds every acknowledged write, and everything it holds is kept. An entry that nobody was
 //! told about may be kept too; its client was told that it is not known.
 
+mod plan;
+
+pub use plan::{FailoverPlan, FailoverSource, needs_third, plan_failover};
+
 use super::ReplicaPaths;
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
 use super::prepare_log::{self, PrepareLogError, PreparedEntry};
 use crate::engine::log_walk::walk_log;
 use crate::engine::{EngineConfig, EnginePaths, LogEntry, RecoveryError};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
-use crate::planted::PlantedFault;
 use crate::storage::replace::{ReadFileError, replace_file_with};
 use crate::storage::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
 use crate::storage::{Disk, Flush, Frame, OsDisk, ReplaceError, Wal, read_file, replace_file};
@@ -144,42 +147,6 @@ pub struct Survey {
     prepared: Vec<PreparedEntry>,
 }
 
-/// What a failover does with the two replicas that are left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailoverPlan {
-    /// Whose files are kept.
-    pub source: FailoverSource,
-    /// Through which LSN everything is committed then.
-    pub target: Option<Lsn>,
-    /// The view that begins.
-    pub view: View,
-}
-
-/// Whose files a failover keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailoverSource {
-    /// Those of the replica that becomes primary.
-    NewPrimary,
-    /// Those of the other one.
-    Supporting,
-}
-
-/// Plans a failover from what the two replicas that are left hold.
-#[must_use]
-pub fn plan_failover(new_primary: &Survey, supporting: &Survey) -> FailoverPlan {
-    let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_awake() {
-        true => (None, survey.commit_lsn),
-        false => (survey.metadata.last_normal_view, survey.prefix),
-    };
-    let (source, kept) = if worth(supporting) > worth(new_primary) {
-        (FailoverSource::Supporting, supporting)
-    } else {
-        (FailoverSource::NewPrimary, new_primary)
-    };
-    let highest = new_primary.metadata.highest_known_view().max(supporting.metadata.highest_known_view());
-    FailoverPlan { source, target: kept.prefix, view: View(highest.0.saturating_add(1)) }
-}
-
 fn io_at(path: &Path) -> impl Fn(io::Error) -> StagingError + '_ {
     move |error| StagingError::Io { path: path.to_owned(), error }
 }
@@ -286,8 +253,11 @@ impl StagedReplica {
         Ok(header.last_applied_lsn.zip(header.last_request_slot))
     }
 
-    /// Makes these files those of a replica that holds everything `source` holds through `through`, committed, and nothing
-    /// else, in `role` of `view`. `source` may be these files themselves.
+    /// Makes these files those of a replica that holds everything `source` holds through `through`, committed, in `role` of
+    /// `view`. `source` may be these files themselves.
+    ///
+    /// A backup in the view that `source` is in also promises what `source` has promised beyond that: it may have done so
+    /// before, and its primary may be counting on it. In any other view nothing else is kept.
     ///
     /// # Errors
     /// When `source` cannot be relied on or does not reach that far, or a file cannot be written.
@@ -307,13 +277,15 @@ impl StagedReplica {
             self.copy_or_remove(source, &from.snapshot, &to.snapshot)?;
             self.copy_or_remove(source, &from.wal, &to.wal)?;
         }
-        let committed = survey.prepared.iter().take_while(|entry| Some(entry.lsn) <= through);
+        let at = survey.prepared.partition_point(|entry| Some(entry.lsn) <= through);
+        let (committed, promised) = survey.prepared.split_at(at);
         self.finish_log(survey.log_length, committed)?;
 
+        let stays_promised = role == Role::Backup && view == survey.metadata.current_view;
+        let promised = prepare_log::encode(if stays_promised { promised } else { &[] }.iter());
         let prepare_log = self.paths.prepare_log();
-        let empty = prepare_log::encode([].iter());
         let replaced = |path| move |error: ReplaceError| io_at(path)(error.source);
-        replace_file(&*self.disk, &prepare_log, &empty, Flush::Full).map_err(replaced(&prepare_log))?;
+        replace_file(&*self.disk, &prepare_log, &promised, Flush::Full).map_err(replaced(&prepare_log))?;
         let rewritten = Metadata {
             identity: Identity { replica: self.replica, shard: survey.metadata.identity.shard },
             current_view: view,
@@ -351,11 +323,7 @@ impl StagedReplica {
     }
 
     /// Cuts the log to its sound part and appends what is committed now.
-    fn finish_log<'a>(
-        &self,
-        sound: u64,
-        committed: impl Iterator<Item = &'a PreparedEntry>,
-    ) -> Result<(), StagingError> {
+    fn finish_log(&self, sound: u64, committed: &[PreparedEntry]) -> Result<(), StagingError> {
         let path = &self.paths.engine.wal;
         let mut frames = Vec::new();
         for entry in committed {
@@ -457,25 +425,6 @@ mod tests {
         }
     }
 
-    fn plan(new_primary: Files, supporting: Files) -> (FailoverSource, Option<u64>, u64) {
-        let root = tempfile::tempdir().unwrap();
-        let one = new_primary.write(root.path(), 2).survey().unwrap();
-        let two = supporting.write(root.path(), 3).survey().unwrap();
-        let plan = plan_failover(&one, &two);
-        (plan.source, plan.target.map(Lsn::get), plan.view.0)
-    }
-
-    #[test]
-    fn the_latest_view_counts_before_the_longest_prefix() {
-        use FailoverSource::{NewPrimary, Supporting};
-        assert_eq!(plan(files(7, 11, 12), files(8, 10, 10)), (Supporting, Some(10), 9));
-        assert_eq!(plan(files(7, 11, 11), files(7, 11, 14)), (Supporting, Some(14), 8));
-        assert_eq!(plan(files(10, 20, 21), files(9, 20, 19)), (NewPrimary, Some(21), 11));
-        assert_eq!(plan(files(1, 0, 2), files(1, 0, 3)), (Supporting, Some(3), 2));
-        assert_eq!(plan(files(1, 5, 5), files(1, 5, 5)), (NewPrimary, Some(5), 2));
-        assert_eq!(plan(files(1, 0, 0), files(1, 0, 0)), (NewPrimary, None, 2));
-    }
-
     #[test]
     fn a_prefix_ends_at_a_gap_an_older_view_or_a_slot_that_goes_back() {
         let prefix = |prepared: Vec<PreparedEntry>| {
@@ -550,13 +499,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rejoin_takes_what_is_committed_and_leaves_what_is_only_prepared() {
+    fn a_rejoin_commits_what_the_primary_has_committed_and_keeps_its_promises() {
         let root = tempfile::tempdir().unwrap();
         let primary = files(2, 3, 5).write(root.path(), 1);
         let target = StagedReplica::in_folder(root.path(), ReplicaId(3));
         let commit = primary.survey().unwrap().commit_lsn;
         let metadata = target.rewrite_from(&primary, commit, View(2), Role::Backup).unwrap();
         assert_eq!((metadata.commit_lsn, metadata.role), (Some(Lsn(3)), Role::Backup));
+        let survey = target.survey().unwrap();
+        assert_eq!((survey.commit_lsn, survey.prefix), (Some(Lsn(3)), Some(Lsn(5))));
+        // Promises of one view are nothing in another.
+        target.rewrite_from(&primary, commit, View(3), Role::Backup).unwrap();
         assert_eq!(target.survey().unwrap().prefix, Some(Lsn(3)));
     }
 

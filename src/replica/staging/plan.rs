@@ -1,0 +1,117 @@
+//! What a failover does: whose files are kept, through which LSN, and in which view the cluster goes on.
+
+use super::Survey;
+use crate::ids::{Lsn, View};
+use crate::planted::PlantedFault;
+
+/// What a failover does with the two replicas that are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailoverPlan {
+    /// Whose files are kept.
+    pub source: FailoverSource,
+    /// Through which LSN everything is committed then.
+    pub target: Option<Lsn>,
+    /// The view that begins.
+    pub view: View,
+}
+
+/// Whose files a failover keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailoverSource {
+    /// Those of the replica that becomes primary.
+    NewPrimary,
+    /// Those of the other one.
+    Supporting,
+}
+
+/// Whether a failover has to know what the third replica holds: the two that are left are not in the same view.
+#[must_use]
+pub fn needs_third(new_primary: &Survey, supporting: &Survey) -> bool {
+    new_primary.metadata.last_normal_view != supporting.metadata.last_normal_view
+}
+
+/// Plans a failover from what the two replicas that are left hold, and the third as far as that is known.
+///
+/// Where a failover was interrupted after one replica had its new files, that one is alone in its view: nothing was ever
+/// acknowledged there, and the others may have gone on without it. So a view counts only if two replicas have reached it.
+/// If the third is not known, the higher view has to be taken for one that counted.
+#[must_use]
+pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<&Survey>) -> FailoverPlan {
+    let view_of = |survey: &Survey| survey.metadata.last_normal_view;
+    let established = third.map(|third| {
+        let mut views = [new_primary, supporting, third].map(view_of);
+        views.sort_unstable();
+        views[1]
+    });
+    let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_awake() {
+        true => (None, survey.commit_lsn),
+        false => {
+            let view = view_of(survey);
+            (established.map_or(view, |established| established.min(view)), survey.prefix)
+        }
+    };
+    let (source, kept) = if worth(supporting) > worth(new_primary) {
+        (FailoverSource::Supporting, supporting)
+    } else {
+        (FailoverSource::NewPrimary, new_primary)
+    };
+    let surveys = [Some(new_primary), Some(supporting), third].into_iter().flatten();
+    let highest = surveys.map(|survey| survey.metadata.highest_known_view()).max().unwrap_or_default();
+    FailoverPlan { source, target: kept.prefix, view: View(highest.0.saturating_add(1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Identity, Metadata};
+    use super::FailoverSource::{NewPrimary, Supporting};
+    use super::*;
+    use crate::ids::{ReplicaId, ShardId};
+
+    fn survey(view: u64, commit: u64, prefix: u64) -> Survey {
+        let lsn = |number: u64| (number > 0).then_some(Lsn(number));
+        let identity = Identity { replica: ReplicaId(1), shard: ShardId(0) };
+        Survey {
+            metadata: Metadata {
+                current_view: View(view),
+                last_normal_view: Some(View(view)),
+                ..Metadata::bootstrap(identity, None, None)
+            },
+            commit_lsn: lsn(commit),
+            prefix: lsn(prefix),
+            snapshot_lsn: None,
+            log_length: 0,
+            prepared: Vec::new(),
+        }
+    }
+
+    fn planned(plan: FailoverPlan) -> (FailoverSource, u64, u64) {
+        (plan.source, plan.target.map_or(0, Lsn::get), plan.view.0)
+    }
+
+    #[test]
+    fn the_latest_view_counts_before_the_longest_prefix() {
+        let plan = |new, supporting| planned(plan_failover(&new, &supporting, None));
+        assert_eq!(plan(survey(7, 11, 12), survey(8, 10, 10)), (Supporting, 10, 9));
+        assert_eq!(plan(survey(7, 11, 11), survey(7, 11, 14)), (Supporting, 14, 8));
+        assert_eq!(plan(survey(10, 20, 21), survey(9, 20, 19)), (NewPrimary, 21, 11));
+        assert_eq!(plan(survey(1, 0, 2), survey(1, 0, 3)), (Supporting, 3, 2));
+        assert_eq!(plan(survey(1, 5, 5), survey(1, 5, 5)), (NewPrimary, 5, 2));
+        assert_eq!(plan(survey(1, 0, 0), survey(1, 0, 0)), (NewPrimary, 0, 2));
+    }
+
+    #[test]
+    fn a_view_that_only_one_replica_has_reached_does_not_count() {
+        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, Some(&third)));
+        assert!(needs_third(&survey(2, 5, 5), &survey(1, 7, 8)));
+        assert!(!needs_third(&survey(2, 5, 5), &survey(2, 7, 8)));
+        // The others went on in view 1 after a failover that gave its files to one replica only.
+        assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), survey(1, 8, 8)), (Supporting, 8, 3));
+        assert_eq!(plan(survey(1, 7, 7), survey(2, 5, 5), survey(1, 7, 7)), (NewPrimary, 7, 3));
+        // With the third in view 2 it has counted.
+        assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), survey(2, 5, 5)), (NewPrimary, 5, 3));
+        // All different: two have reached view 2.
+        assert_eq!(plan(survey(3, 5, 5), survey(2, 6, 6), survey(1, 9, 9)), (Supporting, 6, 4));
+        // A view nobody may use again, even if only the third knows it.
+        assert_eq!(plan(survey(1, 5, 5), survey(2, 5, 5), survey(6, 5, 5)), (Supporting, 5, 7));
+    }
+}
