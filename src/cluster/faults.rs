@@ -6,8 +6,9 @@
 use super::{ClusterLayout, TextFileError, read_text};
 use crate::ids::ReplicaId;
 use crate::keyvalue::{self, FieldProblem, Fields};
+use crate::storage::replace::folder_of;
 use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -150,6 +151,7 @@ impl Stamp {
 #[derive(Debug)]
 pub struct IsolationWatch {
     path: PathBuf,
+    workspace_root: PathBuf,
     replica: ReplicaId,
     seen: Option<Stamp>,
     isolated: bool,
@@ -157,16 +159,32 @@ pub struct IsolationWatch {
 }
 
 impl IsolationWatch {
-    /// A watch for one replica. A missing file means that nobody is isolated.
+    /// A watch for one replica.
     #[must_use]
     pub fn new(layout: &ClusterLayout, replica: ReplicaId) -> Self {
-        Self { path: layout.faults_path(), replica, seen: None, isolated: false, complained: false }
+        Self {
+            path: layout.faults_path(),
+            workspace_root: layout.workspace_root.clone(),
+            replica,
+            seen: None,
+            isolated: false,
+            complained: false,
+        }
     }
 
-    /// Whether the replica is cut off now.
+    /// Whether the replica is cut off now. A file that is missing is made, with nobody cut off; one that cannot be read
+    /// changes nothing.
     pub fn is_isolated(&mut self) -> bool {
         let stamp = match Stamp::of(&self.path) {
             Ok(stamp) => stamp,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.isolated = false;
+                self.seen = None;
+                if let Err(error) = self.create() {
+                    self.complain(&error.to_string());
+                }
+                return false;
+            }
             Err(error) => {
                 self.complain(&error.to_string());
                 return self.isolated;
@@ -185,6 +203,17 @@ impl IsolationWatch {
             }
         }
         self.isolated
+    }
+
+    /// Makes the file unless somebody else has done so meanwhile.
+    fn create(&self) -> io::Result<()> {
+        let healthy = FaultState::healthy(&self.workspace_root).encode();
+        let mut file = tempfile::NamedTempFile::new_in(folder_of(&self.path))?;
+        file.write_all(healthy.as_bytes())?;
+        match file.persist_noclobber(&self.path) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+            _ => Ok(()),
+        }
     }
 
     fn complain(&mut self, problem: &str) {
@@ -233,8 +262,8 @@ mod tests {
         std::fs::write(layout.faults_path(), "garbage").unwrap();
         assert!(watch.is_isolated());
         std::fs::remove_file(layout.faults_path()).unwrap();
-        assert!(watch.is_isolated());
-        FaultState::load_or_create(&layout).unwrap();
         assert!(!watch.is_isolated());
+        let made = std::fs::read_to_string(layout.faults_path()).unwrap();
+        assert_eq!(made, FaultState::healthy(&layout.workspace_root).encode());
     }
 }

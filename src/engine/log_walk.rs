@@ -54,7 +54,7 @@ pub(crate) fn walk_log(
             Ok(scanned) => scanned,
             Err(Stop::CleanEnd) => return Ok(LogWalk { extent: place.extent, end: LogEnd::Clean }),
             Err(stop) => {
-                judge_tail(file, stop, &place.extent, pending, io_error)?;
+                judge_tail(file, stop, &place, pending, io_error)?;
                 return Ok(LogWalk { extent: place.extent, end: LogEnd::CutShort });
             }
         };
@@ -107,7 +107,10 @@ impl Place {
         if is_marker {
             // It repeats the command in front of it. Its own snapshot is gone or an older one is in use.
             let repeats = before == Some((frame.lsn, frame.slot));
-            return if repeats { Ok(Step::Passed) } else { Err(self.out_of_place(*at, frame.lsn)) };
+            return match repeats {
+                true => Ok(Step::Passed),
+                false => Err(RecoveryError::MarkerOutOfPlace { at: *at, found: frame.lsn }),
+            };
         }
         if Lsn::following(self.last.map(|(lsn, _)| lsn)) != Some(frame.lsn) {
             return Err(self.out_of_place(*at, frame.lsn));
@@ -132,12 +135,12 @@ impl Place {
 fn judge_tail(
     file: &dyn DiskFile,
     stop: Stop,
-    extent: &Extent,
+    place: &Place,
     pending: &[LogEntry<'_>],
     io_error: impl Fn(io::Error) -> RecoveryError,
 ) -> Result<(), RecoveryError> {
-    let length = extent.length();
-    let last = extent.last().map(|(lsn, _)| lsn);
+    let length = place.extent.length();
+    let last = place.last.map(|(lsn, _)| lsn);
     let next: Vec<_> = pending.iter().filter(|entry| Some(entry.lsn) > last).collect();
     let follows = next.first().is_some_and(|entry| Lsn::following(last) == Some(entry.lsn));
     if follows && starts_append(file, length, &next).map_err(&io_error)? {

@@ -50,6 +50,8 @@ pub(super) struct Startup {
     pub(super) snapshot_loaded: bool,
     pub(super) loaded_snapshot_lsn: Option<Lsn>,
     pub(super) replayed_frames: u32,
+    /// Bytes of the log in front of the first frame replayed.
+    pub(super) covered_log_length: u64,
     pub(super) replayed_last_lsn: Option<Lsn>,
 }
 

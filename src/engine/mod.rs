@@ -251,6 +251,12 @@ impl Engine {
         self.active_snapshot
     }
 
+    /// Bytes of the log, as it was found at the start, that the snapshot covers.
+    #[must_use]
+    pub fn covered_log_length(&self) -> u64 {
+        self.startup.covered_log_length
+    }
+
     /// Why nothing is executed any more; `None` while all is well.
     #[must_use]
     pub fn halted(&self) -> Option<&str> {

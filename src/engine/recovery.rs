@@ -78,6 +78,14 @@ pub enum RecoveryError {
         /// The one that came.
         found: Lsn,
     },
+    /// A snapshot marker for a command that is neither in front of it nor in the snapshot.
+    #[error("LogMarkerOutOfPlace {{ offset: {at}, found: {found:?} }}")]
+    MarkerOutOfPlace {
+        /// Offset in the log.
+        at: u64,
+        /// LSN of the marker.
+        found: Lsn,
+    },
     /// An LSN is repeated or goes back.
     #[error("LogOrder {{ offset: {at}, last: Lsn({last}), found: Lsn({found}) }}")]
     Order {
@@ -152,7 +160,7 @@ impl Engine {
         let (allocator, snapshot_loaded) = load_snapshot(&*disk, &paths, allocator_config)?;
         let loaded = allocator.last_applied_lsn();
         let covered = allocator.last_applied();
-        let mut replay = Replay { allocator, frames: 0, last_lsn: None };
+        let mut replay = Replay { allocator, frames: 0, bytes: 0, last_lsn: None };
         let walked = walk_log(&*file, &paths.wal, covered, pending, |frame| replay.apply(frame))?;
         match walked.end {
             LogEnd::Clean => {}
@@ -171,6 +179,7 @@ impl Engine {
             snapshot_loaded,
             loaded_snapshot_lsn: loaded,
             replayed_frames: replay.frames,
+            covered_log_length: walked.extent.length().saturating_sub(replay.bytes),
             replayed_last_lsn: replay.last_lsn,
         };
         Ok(Self {
@@ -215,6 +224,7 @@ fn load_snapshot(
 struct Replay {
     allocator: Allocator,
     frames: u32,
+    bytes: u64,
     last_lsn: Option<Lsn>,
 }
 
@@ -238,6 +248,7 @@ impl Replay {
         };
         applied.map_err(|error| RecoveryError::NotApplicable { lsn, error })?;
         self.frames = self.frames.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(frame.encoded_len() as u64);
         self.last_lsn = Some(lsn);
         Ok(())
     }

@@ -205,7 +205,7 @@ fn checkpoints_shorten_the_log_and_recovery_continues_from_them() {
     assert_eq!(engine.allocator().snapshot(), before);
 
     std::fs::remove_file(at.join("state.snapshot")).unwrap();
-    assert_eq!(refusal(at), "LogGap { offset: 0, expected: Lsn(1), found: Lsn(3) }");
+    assert_eq!(refusal(at), "LogMarkerOutOfPlace { offset: 0, found: Lsn(3) }");
 }
 
 #[test]

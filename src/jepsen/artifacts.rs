@@ -84,7 +84,7 @@ pub type WriteHistory<'a> = &'a mut dyn FnMut(&mut dyn io::Write) -> io::Result<
 pub struct Bundle<'a> {
     /// The run it is about.
     pub run: &'a RunSpec,
-    /// When it is made, in milliseconds since the epoch; part of its name.
+    /// When it is made, in milliseconds since the epoch; part of its name. Counted up where that name is taken.
     pub created_at_millis: u128,
     /// Writes the history. It may be far longer than memory is large.
     pub history: WriteHistory<'a>,
@@ -103,12 +103,16 @@ impl Bundle<'_> {
         output_root.join(format!("{}-{}", self.run.id, self.created_at_millis))
     }
 
-    /// Writes the bundle and returns its folder. After a failure nothing of it is left.
+    /// Writes the bundle and returns its folder. After a failure nothing of it is left. A bundle that is there already
+    /// stays as it is.
     ///
     /// # Errors
     /// What the disk reported.
-    pub fn write(self, output_root: &Path) -> io::Result<PathBuf> {
+    pub fn write(mut self, output_root: &Path) -> io::Result<PathBuf> {
         fs::create_dir_all(output_root)?;
+        while !is_free(&self.place(output_root))? {
+            self.created_at_millis = self.created_at_millis.saturating_add(1);
+        }
         let place = self.place(output_root);
         let unfinished = tempfile::Builder::new()
             .prefix(&format!(".{}-{}.", self.run.id, self.created_at_millis))
@@ -155,6 +159,16 @@ impl Bundle<'_> {
         }
         write_text(&folder.join(EVIDENCE_FILE), &self.evidence.to_json())?;
         sync_folder(folder)
+    }
+}
+
+/// Whether a bundle may take this name: nothing has it, or a folder with nothing in it.
+fn is_free(place: &Path) -> io::Result<bool> {
+    match fs::read_dir(place) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -238,6 +252,22 @@ mod tests {
         assert!(evidence.contains(of_logs), "{evidence}");
         assert_eq!(fs::read_to_string(place.join("x-local-logs.tar.gz")).unwrap(), "logs");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_bundle_takes_the_next_name_that_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join("x-local-logs.tar.gz");
+        fs::write(&logs, "logs").unwrap();
+        let name = |number: u32| folder.path().join(format!("reservation_contention-control-{number}"));
+        fs::create_dir(name(7)).unwrap();
+        assert_eq!(write_bundle(&logs, folder.path()).unwrap(), name(7));
+        fs::write(name(8), "no folder").unwrap();
+        let place = write_bundle(&logs, folder.path()).unwrap();
+        assert_eq!(place, name(9));
+        let manifest = fs::read_to_string(place.join(MANIFEST_FILE)).unwrap();
+        assert_eq!(Manifest::decode(&manifest).unwrap().created_at_millis, 9);
+        assert!(name(7).join(EVIDENCE_FILE).exists());
     }
 
     #[test]

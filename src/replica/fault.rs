@@ -41,8 +41,6 @@ pub enum Validation {
     DurableVoteBelowLastNormalView { voted_view: View, last_normal_view: View },
     /// A vote for a view that is over.
     DurableVoteBelowCurrentView { voted_view: View, current_view: View },
-    /// The snapshot found is ahead of what is committed.
-    ActiveSnapshotMismatch { metadata: Option<Lsn>, recovered: Option<Lsn> },
     /// The log holds more than is committed, and other entries are prepared in its place.
     AppliedLsnExceedsCommitLsn { last_applied_lsn: Lsn, commit_lsn: Option<Lsn> },
     /// Something committed is missing.

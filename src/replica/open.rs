@@ -116,7 +116,6 @@ impl Replica {
         let before = files.prepared.len();
         let pending: Vec<PreparedEntry> =
             files.prepared.drain(..).filter(|entry| Some(entry.lsn) > commit_lsn).collect();
-        check_prepared(&files.engine, &pending, repaired.current_view)?;
 
         self.stored = self.metadata;
         self.metadata = repaired;
@@ -183,11 +182,16 @@ fn check_metadata(metadata: &Metadata, identity: Identity) -> Result<(), Validat
     Ok(())
 }
 
-/// Entries still promised must follow what is committed and be executable.
-fn check_prepared(engine: &Engine, pending: &[PreparedEntry], view: View) -> Result<(), Validation> {
+/// Entries behind what was applied must follow it and be executable, and those still promised be of the present view.
+fn check_prepared<'a>(
+    engine: &Engine,
+    entries: impl Iterator<Item = &'a PreparedEntry>,
+    commit: Option<Lsn>,
+    view: View,
+) -> Result<(), Validation> {
     let mut last = engine.allocator().last_applied_lsn();
     let mut last_slot = None;
-    for entry in pending {
+    for entry in entries {
         let found_lsn = entry.lsn;
         match Lsn::following(last) {
             Some(expected_lsn) if expected_lsn == found_lsn => {}
@@ -196,7 +200,7 @@ fn check_prepared(engine: &Engine, pending: &[PreparedEntry], view: View) -> Res
                 return Err(Validation::PreparedOrderMismatch { expected_lsn, found_lsn });
             }
         }
-        if entry.view != view {
+        if Some(entry.lsn) > commit && entry.view != view {
             let lsn = entry.lsn;
             return Err(Validation::PreparedViewMismatch { lsn, expected: view, found: entry.view });
         }
@@ -257,24 +261,23 @@ impl Files {
         }
     }
 
-    /// What is committed but was cut from the log is committed again, if its entries are still promised.
+    /// What is committed but was cut from the log is committed again, if its entries are still promised. Nothing is
+    /// written before all of them have been checked, those that stay promised as well.
     fn finish_commit(&mut self) -> Result<(), FaultReason> {
         let applied = self.engine.allocator().last_applied_lsn();
         let commit = self.metadata.commit_lsn;
-        if applied >= commit {
-            return Ok(());
-        }
-        let missing: Vec<LogEntry<'_>> = self
-            .prepared
-            .iter()
-            .filter(|entry| Some(entry.lsn) > applied && Some(entry.lsn) <= commit)
-            .map(PreparedEntry::as_log_entry)
-            .collect();
+        let behind = Validation::AppliedLsnBehindCommitLsn { last_applied_lsn: applied, commit_lsn: commit };
+        let unapplied = || self.prepared.iter().filter(|entry| Some(entry.lsn) > applied);
+        let missing: Vec<LogEntry<'_>> =
+            unapplied().filter(|entry| Some(entry.lsn) <= commit).map(PreparedEntry::as_log_entry).collect();
         let complete = missing.last().map(|entry| entry.lsn) == commit
             && missing.first().map(|entry| entry.lsn) == Lsn::following(applied);
-        let behind = Validation::AppliedLsnBehindCommitLsn { last_applied_lsn: applied, commit_lsn: commit };
-        if !complete {
+        if applied < commit && !complete {
             return Err(behind.into());
+        }
+        check_prepared(&self.engine, unapplied(), commit.max(applied), self.metadata.current_view)?;
+        if missing.is_empty() {
+            return Ok(());
         }
         match self.engine.commit(&missing) {
             Ok(_) => Ok(()),

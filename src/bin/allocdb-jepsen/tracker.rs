@@ -167,8 +167,7 @@ impl RunStatus {
     /// Reads the text of the file.
     pub(crate) fn decode(text: &str) -> Result<Self> {
         let mut fields = Vec::new();
-        for line in text.split('\n') {
-            let line = line.strip_suffix('\r').unwrap_or(line);
+        for line in text.lines() {
             if line.trim().is_empty() {
                 continue;
             }

@@ -17,7 +17,7 @@ use super::refusal::{Refusal, commit_view_mismatch, protocol_error};
 use super::{ReadRefusal, Replica};
 use crate::allocator::ReservationLookup;
 use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
-use crate::engine::{CheckpointError, FenceError, Rejection, StartupKind};
+use crate::engine::{CheckpointError, Engine, FenceError, Rejection, StartupKind};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
 use peers::Peer;
@@ -132,7 +132,7 @@ pub struct Node {
     outputs: Vec<Output>,
     /// Bytes the log may grow between checkpoints; 0 takes none.
     checkpoint_bytes: u64,
-    /// Length of the log right after the last checkpoint.
+    /// Bytes of the log that the last checkpoint covers.
     log_base: u64,
 }
 
@@ -142,6 +142,7 @@ impl Node {
     #[must_use]
     pub fn new(replica: Replica, peers: &[ReplicaId], checkpoint_bytes: u64) -> Self {
         let next = Lsn::following(replica.commit_lsn()).unwrap_or_default();
+        let log_base = replica.engine().map_or(0, Engine::covered_log_length);
         Self {
             replica,
             peers: peers.iter().map(|id| Peer::new(*id, next)).collect(),
@@ -151,7 +152,7 @@ impl Node {
             has_quorum: false,
             outputs: Vec::new(),
             checkpoint_bytes,
-            log_base: 0,
+            log_base,
         }
     }
 
@@ -411,7 +412,8 @@ impl Node {
     fn checkpoint_if_grown(&mut self) {
         let Some(engine) = self.replica.engine().filter(|_| self.round.is_none()) else { return };
         let grown = engine.wal().length().saturating_sub(self.log_base);
-        if self.checkpoint_bytes == 0 || grown < self.checkpoint_bytes {
+        let is_covered = engine.active_snapshot() == engine.allocator().last_applied_lsn();
+        if self.checkpoint_bytes == 0 || grown < self.checkpoint_bytes || is_covered {
             return;
         }
         match self.replica.checkpoint() {

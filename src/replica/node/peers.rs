@@ -1,7 +1,8 @@
 //! What a primary knows of each peer, and which message a peer gets next.
 //!
 //! A peer is sent one message at a time, in LSN order. One that turns out to be missing entries is sent them, as ordinary
-//! prepares and commits out of the primary's own log, as long as the log still has them.
+//! prepares and commits out of the primary's own log, as long as the log still has them. Where a peer stands after it was
+//! out of reach, its answer to the next message tells: it may have been restarted or rejoined.
 
 use super::rounds::Target;
 use super::{Node, Output, PeerFailure};
@@ -41,10 +42,22 @@ pub(super) struct Peer {
     committed: Option<Lsn>,
     /// Entries read from the log for it.
     catch_up: VecDeque<PreparedEntry>,
-    /// It holds another entry where this primary has one; nothing more is sent to it.
-    conflicting: bool,
+    /// The last exchange failed, so what is known of it may no longer be so.
+    lost: bool,
+    /// Where it stood when it was last found to be too far behind.
+    too_far_behind: Option<Lsn>,
     /// How often it asked for something older since the present round began.
     setbacks: u32,
+}
+
+impl Target {
+    /// Whether a peer holds already what is asked of it, and only has to say once more that it follows.
+    fn asks_nothing_new_of(&self, peer: &Peer) -> bool {
+        match self {
+            Target::Majority => true,
+            Target::Entries { last } => peer.holds(*last),
+        }
+    }
 }
 
 impl Peer {
@@ -56,14 +69,20 @@ impl Peer {
             next,
             committed: None,
             catch_up: VecDeque::new(),
-            conflicting: false,
+            lost: false,
+            too_far_behind: None,
             setbacks: 0,
         }
     }
 
-    pub(super) fn begin_round(&mut self) {
+    /// Everything is open again. A peer that was lost is taken to hold what is committed, until it says otherwise.
+    pub(super) fn begin_round(&mut self, commit: Option<Lsn>) {
         self.standing = Standing::Open;
         self.setbacks = 0;
+        if std::mem::take(&mut self.lost) {
+            self.next = Lsn::following(commit).unwrap_or(Lsn(u64::MAX));
+            self.committed = None;
+        }
     }
 
     fn holds(&self, lsn: Lsn) -> bool {
@@ -109,6 +128,7 @@ impl Node {
     fn peer_failed(&mut self, at: usize, sent: (AckKind, Lsn), problem: &str) {
         let peer = &mut self.peers[at];
         peer.standing = Standing::Failed;
+        peer.lost = true;
         let what = match sent.0 {
             AckKind::Prepare => "prepare_ack_failed",
             AckKind::Commit => "commit_broadcast_failed",
@@ -124,26 +144,34 @@ impl Node {
     fn refused(&mut self, at: usize, sent: (AckKind, Lsn), words: &str) {
         match lesson_of(words) {
             Lesson::View(view) if view > self.replica.view() => self.learn_view(view),
-            Lesson::Needs(lsn) if lsn <= sent.1 && self.peers[at].setbacks < MAX_SETBACKS => {
+            Lesson::Needs(lsn) if self.can_follow(lsn) && self.peers[at].setbacks < MAX_SETBACKS => {
                 let peer = &mut self.peers[at];
-                log::info!("replica={} event=peer_behind peer={} needs={lsn}", self.replica.id(), peer.id);
+                log::info!("replica={} event=peer_position peer={} needs={lsn}", self.replica.id(), peer.id);
                 peer.setbacks += 1;
                 peer.next = lsn;
                 peer.committed = None;
                 peer.catch_up.clear();
             }
             Lesson::Conflict(lsn) => {
-                let peer = &mut self.peers[at];
-                peer.conflicting = true;
                 log::error!(
                     "replica={} event=prepared_entry_conflict peer={} lsn={lsn}: it holds another entry and needs a rejoin",
                     self.replica.id(),
-                    peer.id
+                    self.peers[at].id
                 );
                 self.peer_failed(at, sent, words);
+                // It is sent the same again until it has been rejoined; a commit would make it execute the other one.
+                let peer = &mut self.peers[at];
+                peer.next = lsn;
+                peer.lost = false;
             }
             _ => self.peer_failed(at, sent, words),
         }
+    }
+
+    /// Whether a peer that needs this next is somewhere on this primary's way.
+    fn can_follow(&self, next: Lsn) -> bool {
+        let last = self.replica.highest_prepared().max(self.replica.commit_lsn());
+        Some(next) <= Lsn::following(last)
     }
 
     /// Sends every peer what it should get next.
@@ -169,12 +197,14 @@ impl Node {
         let view = self.replica.view();
         let commit = self.replica.commit_lsn();
         let peer = &self.peers[at];
-        if !may_send || peer.in_flight.is_some() || peer.conflicting || peer.standing == Standing::Failed {
+        if !may_send || peer.in_flight.is_some() || peer.standing == Standing::Failed {
             return None;
         }
         let last_needed = match self.round.as_ref().map(|round| &round.target) {
-            Some(Target::Majority) if peer.standing == Standing::Open => {
-                return Some(PeerRequest::Commit { view, lsn: commit.unwrap_or_default() });
+            Some(target) if peer.standing == Standing::Open && target.asks_nothing_new_of(peer) => {
+                // Never beyond what it is known to hold: a commit does not say what it commits.
+                let held = Lsn(peer.next.0.saturating_sub(1));
+                return Some(PeerRequest::Commit { view, lsn: held.min(commit.unwrap_or_default()) });
             }
             Some(Target::Entries { last }) => Some(*last),
             _ => commit,
@@ -206,11 +236,14 @@ impl Node {
             Some(entry) if entry.lsn == lsn => Some(entry),
             _ => {
                 peer.standing = Standing::Failed;
-                log::warn!(
-                    "replica={} event=peer_too_far_behind peer={} needs={lsn}: the log no longer has it; it needs a rejoin",
-                    self.replica.id(),
-                    peer.id
-                );
+                peer.lost = true;
+                if peer.too_far_behind.replace(lsn) != Some(lsn) {
+                    log::warn!(
+                        "replica={} event=peer_too_far_behind peer={} needs={lsn}: the log no longer has it; it needs a rejoin",
+                        self.replica.id(),
+                        peer.id
+                    );
+                }
                 None
             }
         }

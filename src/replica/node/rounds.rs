@@ -1,6 +1,6 @@
 //! Rounds: what is prepared together, who is told, and what becomes of it.
 
-use super::peers::{Peer, Standing};
+use super::peers::Standing;
 use super::{Node, Token, Work};
 use crate::allocator::payload::decode_client;
 use crate::allocator::{Command, PayloadError, PayloadKind};
@@ -64,6 +64,10 @@ impl Node {
                 break;
             }
             if let Some(last) = self.replica.highest_prepared() {
+                self.answer_known_retries();
+                if self.waiting.is_empty() {
+                    continue;
+                }
                 let answers = self.take_repeated_submits();
                 self.begin(Purpose::Leftovers(answers), Target::Entries { last }, now);
             } else if let Some(Work::Tick { .. }) = self.waiting.front() {
@@ -77,11 +81,31 @@ impl Node {
     }
 
     fn begin(&mut self, purpose: Purpose, target: Target, now: Duration) {
-        self.peers.iter_mut().for_each(Peer::begin_round);
+        let commit = self.replica.commit_lsn();
+        self.peers.iter_mut().for_each(|peer| peer.begin_round(commit));
         self.round = Some(Round { target, purpose, started: now });
         self.drive_all();
         // Peers that can get nothing have failed already; if that is all of them, nobody will answer.
         self.judge_round(now);
+    }
+
+    /// Answers the waiting submits of operations that are committed. That takes no majority.
+    fn answer_known_retries(&mut self) {
+        let Some(engine) = self.replica.engine() else { return };
+        let mut known = Vec::new();
+        self.waiting.retain(|work| match work {
+            Work::Submit { token, slot, payload } => match engine.find_retry(*slot, payload) {
+                Some(committed) => {
+                    known.push((*token, committed));
+                    false
+                }
+                None => true,
+            },
+            Work::Tick { .. } => true,
+        });
+        for (token, committed) in known {
+            self.respond(token, Response::Submit(SubmitResponse::Committed(committed)));
+        }
     }
 
     /// Takes the waiting submits that ask for a leftover entry again, slot and payload the same.

@@ -6,6 +6,7 @@ use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, Res
 use crate::api::{SubmitResponse, TickResponse};
 use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Ticked};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
+use crate::replica::staging::StagedReplica;
 use crate::replica::{Identity, PreparedEntry, ReplicaPaths, ReplicaSetup};
 use crate::storage::{Disk, DiskFile, OsDisk};
 use std::collections::BTreeMap;
@@ -142,6 +143,14 @@ impl Cluster {
 
     fn stop(&mut self, id: u64) {
         self.nodes[id as usize - 1] = None;
+    }
+
+    /// Gives a stopped replica what its primary has committed.
+    fn rejoin(&self, id: u64, primary: u64) {
+        let staged = |id| StagedReplica::in_folder(self.folder.path(), ReplicaId(id));
+        let holds = staged(primary).survey().unwrap();
+        let view = holds.metadata.current_view;
+        staged(id).rewrite_from(&staged(primary), holds.commit_lsn, view, Role::Backup).unwrap();
     }
 
     fn node(&mut self, id: u64) -> &mut Node {
@@ -400,6 +409,7 @@ fn without_a_majority_writes_are_indefinite_and_reads_are_refused() {
     assert_eq!(cluster.submit(1, 3, 3, create(88)), Indefinite);
     assert_eq!(cluster.submit(1, 2, 2, create(77)), Indefinite);
     assert_eq!(cluster.submit(1, 3, 2, create(77)), Indefinite);
+    assert_eq!(cluster.submit(1, 1, 1, create(41)), Known(1, Fine));
     assert_eq!(cluster.tick(1, 5), Indefinite);
     let malformed = Request::Submit { slot: Slot(4), payload: vec![0xff] };
     assert_eq!(Answer::from(cluster.ask(1, malformed)), Indefinite);
@@ -630,6 +640,53 @@ fn a_backup_answers_its_primary_as_every_backup_does() {
 }
 
 #[test]
+fn a_backup_with_another_entry_holds_up_nobody_and_comes_back_by_a_rejoin() {
+    let mut cluster = Cluster::new();
+    cluster.submit(1, 1, 1, create(1));
+    let Request::Submit { slot, payload } = submit(2, 70, create(70)) else { unreachable!() };
+    let foreign = PreparedEntry { kind: PayloadKind::Client, view: View(1), lsn: Lsn(2), slot, payload };
+    cluster.node(2).peer(1, PeerRequest::Prepare(foreign));
+    cluster.node(2).take_outputs();
+    assert_eq!(cluster.submit(1, 3, 2, create(2)), Done(2, Fine));
+    assert!(cluster.node(2).status().engine.is_err());
+
+    cluster.stop(3);
+    assert_eq!(cluster.submit(1, 4, 3, create(3)), Indefinite);
+    cluster.start(3);
+    assert_eq!(cluster.submit(1, 5, 4, create(4)), Done(4, Fine));
+
+    cluster.stop(2);
+    cluster.rejoin(2, 1);
+    cluster.start(2);
+    cluster.stop(3);
+    assert_eq!(cluster.submit(1, 6, 5, create(5)), Done(5, Fine));
+    assert_eq!(cluster.node(2).status().commit_lsn, Some(Lsn(5)));
+}
+
+#[test]
+fn an_acknowledgement_that_comes_too_late_is_asked_for_again() {
+    let mut cluster = Cluster::new();
+    let node = cluster.node(1);
+    let (lost, late) = (PeerFailure::Unreachable("lost".to_owned()), Duration::from_secs(9));
+    let acked = |kind, lsn| Ack { kind, view: View(1), lsn: Lsn(lsn), replica: ReplicaId(2) };
+    node.client(1, submit(1, 1, create(1)));
+    node.advance(Duration::ZERO);
+    node.answered(ReplicaId(3), Err(lost.clone()), late);
+    node.answered(ReplicaId(2), Ok(acked(AckKind::Prepare, 1)), late);
+    node.take_outputs();
+
+    node.client(2, submit(2, 2, create(2)));
+    node.advance(late);
+    let asked = node.take_outputs();
+    let confirm = PeerRequest::Commit { view: View(1), lsn: Lsn(0) };
+    assert!(asked.contains(&Output::Send { to: ReplicaId(2), request: confirm }), "{asked:?}");
+    node.answered(ReplicaId(3), Err(lost), late);
+    assert_eq!(node.status().commit_lsn, None);
+    node.answered(ReplicaId(2), Ok(acked(AckKind::Commit, 0)), late);
+    assert_eq!(node.status().commit_lsn, Some(Lsn(1)));
+}
+
+#[test]
 fn a_faulted_replica_says_so_on_every_port() {
     let mut cluster = Cluster::new();
     cluster.submit(1, 1, 1, create(1));
@@ -665,9 +722,38 @@ fn checkpoints_are_taken_as_the_log_grows_and_a_replica_far_behind_is_left_to_a_
     cluster.start(2);
     assert_eq!(cluster.submit(1, 1, 60, create(60)), Done(60, Fine));
     assert_eq!(cluster.commits(), [60, 0, 60]);
+
+    // Its primary goes on with it after the rejoin, without having been told.
+    cluster.stop(2);
+    cluster.rejoin(2, 1);
+    cluster.start(2);
+    cluster.stop(3);
+    assert_eq!(cluster.submit(1, 1, 61, create(61)), Done(61, Fine));
+    assert_eq!(cluster.node(2).status().commit_lsn, Some(Lsn(61)));
     cluster.stop(1);
     cluster.start(1);
-    assert_eq!(cluster.node(1).status().commit_lsn, Some(Lsn(60)));
+    assert_eq!(cluster.node(1).status().commit_lsn, Some(Lsn(61)));
+}
+
+#[test]
+fn a_restart_keeps_the_overlap_of_the_log() {
+    let mut cluster = Cluster::new();
+    cluster.node(1).checkpoint_bytes = 1000;
+    for id in 1..60 {
+        cluster.submit(1, 1, id, create(id));
+    }
+    let length = cluster.lengths(1)[0];
+    assert!(length >= 1000);
+    cluster.stop(1);
+    cluster.start(1);
+    cluster.node(1).checkpoint_bytes = 1000;
+    cluster.run();
+    assert_eq!(cluster.lengths(1)[0], length);
+    for id in 60..90 {
+        cluster.submit(1, 1, id, create(id));
+    }
+    let first = cluster.node(1).replica().engine().unwrap().wal().first_lsn();
+    assert!(first > Some(Lsn(40)), "{first:?}");
 }
 
 #[test]
