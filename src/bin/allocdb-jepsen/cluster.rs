@@ -1,12 +1,12 @@
 //! Bringing a cluster to where a scenario needs it: everybody in place, one primary; a failover; a rejoin.
 
 use super::actions::Actions;
-use super::runtime::{Member, Topology, probe, role_label};
+use super::runtime::{Member, Topology, probe, probe_one, role_label};
 use super::support::Staging;
 use super::testbed::REPLICAS;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::replica::Role;
-use allocdb_node::replica::staging::{FailoverSource, plan_failover};
+use allocdb_node::replica::staging::{FailoverSource, Survey, needs_third, plan_failover};
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
 
@@ -247,7 +247,14 @@ pub(crate) fn rejoin(actions: &Actions<'_>, primary: Member, target: ReplicaId) 
     let before = probe(actions.testbed);
     let target_was = before.status(target).map(|status| (status.view, status.commit_lsn));
     actions.crash(target)?;
-    let (source, holds) = Staging::export(actions, primary.id)?;
+    // It goes on meanwhile. What the target has acknowledged is in the copy, or committed by the time that is asked.
+    let (source, holds) = Staging::export_if(actions, primary.id, |holds| {
+        let status = probe_one(actions.testbed, primary.id).map_err(anyhow::Error::msg)?;
+        if status.commit_lsn > holds.prefix {
+            bail!("the copy ends at LSN {:?}, the replica is at {:?}", holds.prefix, status.commit_lsn);
+        }
+        Ok(())
+    })?;
     let view = holds.metadata.current_view;
     if let Some((target_view, target_commit)) = target_was
         && (target_view > view || target_commit > holds.commit_lsn)

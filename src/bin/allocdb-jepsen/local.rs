@@ -16,6 +16,9 @@ use allocdb_node::jepsen::plan::RunSpec;
 use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -245,14 +248,11 @@ impl ExternalTestbed for LocalTestbed {
             .tempdir_in(root)
             .with_context(|| format!("failed to create a folder in {}", root.display()))?;
         unpack_replica(archive, incoming.path(), replica)?;
-        let replaced = incoming.path().join("replaced");
-        match std::fs::rename(folder, &replaced) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("failed to replace {}", folder.display()));
-            }
-            _ => {}
-        }
-        std::fs::rename(incoming.path().join(format!("replica-{replica}")), folder)
+        let unpacked = incoming.path().join(format!("replica-{replica}"));
+        let flushed = flush_files(&unpacked);
+        flushed.with_context(|| format!("failed to flush {}", unpacked.display()))?;
+        exchange_folders(&unpacked, folder, &incoming.path().join("replaced"))
+            .and_then(|()| File::open(root)?.sync_all())
             .with_context(|| format!("failed to replace {}", folder.display()))
     }
 
@@ -274,6 +274,27 @@ impl ExternalTestbed for LocalTestbed {
         archive.into_inner().and_then(GzEncoder::finish).context("failed to write the log archive")?;
         Ok(())
     }
+}
+
+/// Puts `new` where `folder` is. In one step where the file system can, so that there is the one or the other at any time.
+fn exchange_folders(new: &Path, folder: &Path, spare: &Path) -> std::io::Result<()> {
+    let here = rustix::fs::CWD;
+    match rustix::fs::renameat_with(here, new, here, folder, RenameFlags::EXCHANGE) {
+        Err(Errno::NOENT) => std::fs::rename(new, folder),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::rename(folder, spare)?;
+            std::fs::rename(new, folder)
+        }
+        exchanged => exchanged.map_err(Into::into),
+    }
+}
+
+/// Makes a folder's files durable, and that they are in it.
+fn flush_files(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// Stops all replicas; those that do not stop when asked are killed.

@@ -54,7 +54,8 @@ pub(crate) fn probe(testbed: &dyn ExternalTestbed) -> Topology {
     Topology(probes)
 }
 
-fn probe_one(testbed: &dyn ExternalTestbed, replica: ReplicaId) -> Result<ControlStatus, String> {
+/// Asks one replica how it is.
+pub(crate) fn probe_one(testbed: &dyn ExternalTestbed, replica: ReplicaId) -> Result<ControlStatus, String> {
     let reply = testbed.exchange(replica, Port::Control, b"status").map_err(|error| format!("{error:#}"))?;
     match ControlStatus::decode(&reply) {
         Ok(status) if status.replica == replica => Ok(status),

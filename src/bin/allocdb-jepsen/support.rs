@@ -49,16 +49,27 @@ impl Staging {
         Ok(staging)
     }
 
-    /// The files of a replica as they are, with what they hold. The replica may be running; the copy is taken again until
-    /// it is consistent.
+    /// The files of a replica that is not running, with what they hold.
     pub(crate) fn export(actions: &Actions<'_>, replica: ReplicaId) -> Result<(Self, Survey)> {
+        Self::export_if(actions, replica, |_| Ok(()))
+    }
+
+    /// The files of a replica, with what they hold. It may be running; the copy is taken again until it is consistent in
+    /// itself and `is_usable` has nothing against it.
+    pub(crate) fn export_if(
+        actions: &Actions<'_>,
+        replica: ReplicaId,
+        is_usable: impl Fn(&Survey) -> Result<()>,
+    ) -> Result<(Self, Survey)> {
         let mut attempt = 1;
         loop {
             let staging = Self::empty(actions, replica)?;
             let copied = staging.copy_in(actions);
             let surveyed = copied.and_then(|()| {
                 let survey = staging.staged.survey();
-                survey.with_context(|| format!("failed to recover staged replica {replica} summary"))
+                let survey =
+                    survey.with_context(|| format!("failed to recover staged replica {replica} summary"))?;
+                is_usable(&survey).map(|()| survey)
             });
             match surveyed {
                 Ok(survey) => return Ok((staging, survey)),
