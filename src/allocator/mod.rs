@@ -4,7 +4,7 @@
 //! depends on the order of a hash table. The same log gives the same state, the same results and the same snapshot
 //! bytes on every machine. All memory is taken when an [`Allocator`] is made.
 //!
-//! - [`command`]: what can be asked and answered; [`payload`]: the same as bytes; [`fingerprint`]: how a repeated
+//! - [`command`]: what can be asked and answered; [`payload`]: the same as bytes; [`mod@fingerprint`]: how a repeated
 //!   operation is recognised.
 //! - `apply`: one command after another; `lookup`: reads, which change nothing.
 //! - [`snapshot`]: the state as records, and every rule a set of records must keep to be a state.
