@@ -22,6 +22,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 mod analysis;
 #[path = "check_recordings/cli.rs"]
 mod cli;
+#[path = "check_recordings/disk.rs"]
+mod disk;
 #[path = "check_recordings/layouts.rs"]
 mod layouts;
 #[path = "check_recordings/program.rs"]
@@ -30,12 +32,16 @@ mod program;
 mod recorded;
 #[path = "support/semantics/mod.rs"]
 mod semantics;
+#[path = "check_recordings/snapshots.rs"]
+mod snapshots;
 #[path = "check_recordings/table.rs"]
 mod table;
 #[path = "check_recordings/tally.rs"]
 mod tally;
 #[path = "check_recordings/traces.rs"]
 mod traces;
+#[path = "check_recordings/wal.rs"]
+mod wal;
 
 use program::{Interrupted, Program};
 use tally::Tally;
@@ -55,6 +61,7 @@ type Compare = fn(&Bench, &Path, &mut Tally) -> Result<()>;
 const KINDS: &[(&str, Compare)] = &[
     ("analysis", analysis::compare),
     ("cli", cli::compare),
+    ("disk", disk::compare),
     ("layouts", layouts::compare),
     ("semantics", traces::compare),
 ];
