@@ -22,14 +22,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 mod analysis;
 #[path = "check_recordings/cli.rs"]
 mod cli;
+#[path = "check_recordings/cluster.rs"]
+mod cluster;
 #[path = "check_recordings/disk.rs"]
 mod disk;
 #[path = "check_recordings/layouts.rs"]
 mod layouts;
+#[path = "check_recordings/normal.rs"]
+mod normal;
 #[path = "check_recordings/program.rs"]
 mod program;
 #[path = "check_recordings/recorded.rs"]
 mod recorded;
+#[path = "check_recordings/scenarios.rs"]
+mod scenarios;
 #[path = "support/semantics/mod.rs"]
 mod semantics;
 #[path = "check_recordings/snapshots.rs"]
@@ -64,6 +70,7 @@ const KINDS: &[(&str, Compare)] = &[
     ("disk", disk::compare),
     ("layouts", layouts::compare),
     ("semantics", traces::compare),
+    ("scenarios", scenarios::compare),
 ];
 
 fn main() -> ExitCode {
