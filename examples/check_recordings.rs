@@ -26,6 +26,8 @@ mod cli;
 mod cluster;
 #[path = "check_recordings/disk.rs"]
 mod disk;
+#[path = "check_recordings/fields.rs"]
+mod fields;
 #[path = "check_recordings/layouts.rs"]
 mod layouts;
 #[path = "check_recordings/normal.rs"]
@@ -44,10 +46,14 @@ mod snapshots;
 mod table;
 #[path = "check_recordings/tally.rs"]
 mod tally;
+#[path = "check_recordings/texts.rs"]
+mod texts;
 #[path = "check_recordings/traces.rs"]
 mod traces;
 #[path = "check_recordings/wal.rs"]
 mod wal;
+#[path = "check_recordings/wire.rs"]
+mod wire;
 
 use program::{Interrupted, Program};
 use tally::Tally;
@@ -67,6 +73,7 @@ type Compare = fn(&Bench, &Path, &mut Tally) -> Result<()>;
 const KINDS: &[(&str, Compare)] = &[
     ("analysis", analysis::compare),
     ("cli", cli::compare),
+    ("wire", wire::compare),
     ("disk", disk::compare),
     ("layouts", layouts::compare),
     ("semantics", traces::compare),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{ClientCommand, Command};
 use allocdb_node::api::{self, MAX_MESSAGE_BYTES, Request, Response, SubmitResponse};
-use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
+use allocdb_node::cluster::{Network, ReplicaLayout};
 use allocdb_node::ids::{ClientId, Lsn, OperationId, ReplicaId, Slot};
 use anyhow::{Context as _, Result, bail};
 
@@ -42,6 +42,11 @@ impl Cluster {
 
     pub(crate) fn replica(&self, id: u64) -> Result<&ReplicaLayout> {
         self.runner.layout().replica(ReplicaId(id)).with_context(|| format!("there is no replica {id}"))
+    }
+
+    pub(crate) fn isolate(&self, id: u64) -> Result<()> {
+        self.runner.set_network(ReplicaId(id), Network::Isolated).map(|_| ())?;
+        Ok(())
     }
 
     /// Submits a command to the primary of a new cluster, replica 1. It must be committed.

@@ -76,6 +76,17 @@ pub(crate) fn sentence(recorded: &[u8]) -> &[u8] {
     recorded.strip_suffix(b"\n").unwrap_or(recorded)
 }
 
+/// The bytes of a recording in hexadecimal: pairs of digits between white space.
+pub(crate) fn from_hex(text: &str) -> Result<Vec<u8>> {
+    text.split_ascii_whitespace()
+        .map(|pair| {
+            let is_pair = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let byte = u8::from_str_radix(pair, 16).ok().filter(|_| is_pair);
+            byte.with_context(|| format!("expected two hexadecimal digits, found `{pair}`"))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +109,8 @@ mod tests {
         assert_eq!(recorded_status(b"1\n").unwrap(), 1);
         assert!(recorded_status(b"one\n").is_err());
         assert_eq!(sentence(b"no\n\n"), b"no\n");
+        assert_eq!(from_hex("01 ff\n00\n").unwrap(), [1, 255, 0]);
+        assert!(from_hex("1 ff").is_err());
+        assert!(from_hex("+1").is_err());
     }
 }
