@@ -20,6 +20,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 #[path = "check_recordings/analysis.rs"]
 mod analysis;
+#[path = "check_recordings/artifacts.rs"]
+mod artifacts;
 #[path = "check_recordings/cli.rs"]
 mod cli;
 #[path = "check_recordings/cluster.rs"]
@@ -32,6 +34,8 @@ mod fields;
 mod layouts;
 #[path = "check_recordings/normal.rs"]
 mod normal;
+#[path = "check_recordings/outline.rs"]
+mod outline;
 #[path = "check_recordings/program.rs"]
 mod program;
 #[path = "check_recordings/recorded.rs"]
@@ -78,6 +82,7 @@ const KINDS: &[(&str, Compare)] = &[
     ("layouts", layouts::compare),
     ("semantics", traces::compare),
     ("scenarios", scenarios::compare),
+    ("artifacts", artifacts::compare),
 ];
 
 fn main() -> ExitCode {
