@@ -117,7 +117,8 @@ pub struct Committed {
 pub enum Enqueued {
     /// It waits.
     Queued,
-    /// Its operation waits already, with this fingerprint.
+    /// Its operation waits already. The fingerprint is that of the command offered now, which tells once the waiting one is
+    /// executed whether it was the same.
     Pending(Fingerprint),
     /// Its operation was executed before.
     Known(Committed),
@@ -204,7 +205,6 @@ enum Decoded {
 
 struct Queued {
     operation: OperationId,
-    fingerprint: Fingerprint,
     slot: Slot,
     payload: Vec<u8>,
 }
@@ -432,8 +432,8 @@ impl Engine {
         if let Some(committed) = self.known(slot, &client) {
             return Ok(Enqueued::Known(committed));
         }
-        if let Some(waiting) = self.queue.iter().find(|queued| queued.operation == client.operation) {
-            return Ok(Enqueued::Pending(waiting.fingerprint));
+        if self.queue.iter().any(|queued| queued.operation == client.operation) {
+            return Ok(Enqueued::Pending(fingerprint(&client.command)));
         }
         self.next_lsn()?;
         self.allocator.check_client_slots(slot, &client.command)?;
@@ -444,13 +444,7 @@ impl Engine {
             let queue_capacity = self.config.max_submission_queue;
             return Err(Rejection::Overloaded { queue_depth: depth, queue_capacity });
         }
-        let fingerprint = fingerprint(&client.command);
-        self.queue.push_back(Queued {
-            operation: client.operation,
-            fingerprint,
-            slot,
-            payload: payload.to_vec(),
-        });
+        self.queue.push_back(Queued { operation: client.operation, slot, payload: payload.to_vec() });
         Ok(Enqueued::Queued)
     }
 
