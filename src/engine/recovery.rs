@@ -15,11 +15,14 @@ use crate::planted::PlantedFault;
 use crate::storage::frame::FrameError;
 use crate::storage::replace::ReadFileError;
 use crate::storage::snapshot_file::{self, SnapshotFileError};
-use crate::storage::{Disk, Frame, Wal, read_file};
+use crate::storage::{Disk, DiskFile, Frame, Wal, read_file};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// How much is held in memory while a part of the log is written again.
+const COPY_BYTES: u64 = 256 * 1024;
 
 /// Why an engine cannot be built from its files. The files are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -160,18 +163,25 @@ impl Engine {
         let (allocator, snapshot_loaded) = load_snapshot(&*disk, &paths, allocator_config)?;
         let loaded = allocator.last_applied_lsn();
         let covered = allocator.last_applied();
-        let mut replay = Replay { allocator, frames: 0, bytes: 0, last_lsn: None };
+        let uncertain = pending.first().map(|entry| (entry.lsn, 0));
+        let mut replay = Replay { allocator, frames: 0, bytes: 0, uncertain, last_lsn: None };
         let walked = walk_log(&*file, &paths.wal, covered, pending, |frame| replay.apply(frame))?;
         match walked.end {
             LogEnd::Clean => {}
             LogEnd::CutShort => {
                 let length = walked.extent.length();
-                file.truncate(length).and_then(|()| file.sync_data()).map_err(io_at(&paths.wal))?;
+                file.truncate(length).map_err(io_at(&paths.wal))?;
             }
             LogEnd::SlotRewound { lsn, slot, last } => {
                 return Err(RecoveryError::SlotRewound { lsn, slot, last });
             }
         }
+        // A process that was killed before its flush has left frames that only memory holds; and frames whose flush failed
+        // would not be written by another one. The entries of either are still prepared.
+        let uncertain = replay.uncertain.map_or(0, |(_, bytes)| bytes);
+        write_again(&mut *file, walked.extent.length().saturating_sub(uncertain), uncertain)
+            .and_then(|()| file.sync_data())
+            .map_err(io_at(&paths.wal))?;
         if replay.allocator.last_applied_lsn() == Some(Lsn(u64::MAX)) {
             return Err(RecoveryError::LsnExhausted);
         }
@@ -220,11 +230,31 @@ fn load_snapshot(
     }
 }
 
+/// Writes `length` bytes of a file, from `offset` on, to where they are.
+fn write_again(file: &mut dyn DiskFile, offset: u64, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; length.min(COPY_BYTES) as usize];
+    let end = offset.saturating_add(length);
+    let mut at = offset;
+    while at < end {
+        let most = (end - at).min(COPY_BYTES) as usize;
+        match file.read_at(at, &mut buffer[..most])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                file.write_at(at, &buffer[..count])?;
+                at += count as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What applying the log to the state has come to so far.
 struct Replay {
     allocator: Allocator,
     frames: u32,
     bytes: u64,
+    /// LSNs from which on frames are counted separately, and their bytes.
+    uncertain: Option<(Lsn, u64)>,
     last_lsn: Option<Lsn>,
 }
 
@@ -248,7 +278,11 @@ impl Replay {
         };
         applied.map_err(|error| RecoveryError::NotApplicable { lsn, error })?;
         self.frames = self.frames.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(frame.encoded_len() as u64);
+        let bytes = frame.encoded_len() as u64;
+        self.bytes = self.bytes.saturating_add(bytes);
+        if let Some((_, uncertain)) = self.uncertain.as_mut().filter(|(from, _)| lsn >= *from) {
+            *uncertain = uncertain.saturating_add(bytes);
+        }
         self.last_lsn = Some(lsn);
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::{Lag, Replica, ReplicaPaths, State};
 use crate::allocator::{AllocatorConfig, PayloadKind};
 use crate::engine::{Engine, EngineConfig, LogEntry};
 use crate::ids::{Lsn, View};
-use crate::storage::replace::ReadFileError;
+use crate::storage::replace::{ReadFileError, folder_of};
 use crate::storage::{Disk, read_file};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,6 +82,15 @@ impl Replica {
         let engine = Engine::recover(self.disk.clone(), paths, setup.allocator, setup.engine, &pending)
             .map_err(FaultReason::EngineRecovery)?;
         drop(pending);
+        // The same goes for names that were given just before a process was killed.
+        let mut folders = [&setup.paths.metadata, &setup.paths.engine.wal, &setup.paths.engine.snapshot]
+            .map(|path| folder_of(path))
+            .to_vec();
+        folders.dedup();
+        for folder in folders {
+            let synced = self.disk.sync_folder(folder);
+            synced.map_err(|error| FaultReason::Storage(format!("{}: {error}", folder.display())))?;
+        }
         let prepared = prepared.map_err(FaultReason::PrepareLogLoad)?;
         let Some(metadata) = metadata else {
             return self.bootstrap(engine, &prepared, setup.identity);
