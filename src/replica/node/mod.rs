@@ -372,6 +372,7 @@ impl Node {
     /// Does what can be done without anything new coming in: takes a checkpoint if it is time, and starts the next round if
     /// none is under way.
     pub fn advance(&mut self, now: Duration) {
+        self.judge_round(now);
         self.checkpoint_if_grown();
         self.start_rounds(now);
         self.answer_for_a_lost_role();

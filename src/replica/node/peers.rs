@@ -100,8 +100,9 @@ impl Node {
             Err(PeerFailure::Unreachable(problem)) => self.peer_failed(at, sent, &problem),
             Err(PeerFailure::Refused(words)) => self.refused(at, sent, &words),
         }
-        self.judge_round(now);
+        // What it needs next may turn out to be nothing that it can be given.
         self.drive(at);
+        self.judge_round(now);
     }
 
     fn acknowledged(&mut self, at: usize, sent: (AckKind, Lsn), ack: Ack) {
