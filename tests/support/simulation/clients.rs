@@ -1,0 +1,290 @@
+//! What clients ask, and what they make of the answers. A client has one request under way; an answer that says nothing
+//! about a write makes it ask again, sometimes, with the very same bytes.
+
+use super::process::Inbound;
+use super::world::{At, CLIENTS, COUNT, Happening, World};
+use allocdb_node::allocator::payload::encode_client;
+use allocdb_node::allocator::{ClientCommand, Command, Outcome};
+use allocdb_node::api::{
+    LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse, text,
+};
+use allocdb_node::engine::{Certainty, Committed};
+use allocdb_node::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use allocdb_node::replica::node::ClientReply;
+
+const CLIENT_COUNT: usize = 3;
+
+/// How long a client waits for an answer, in microseconds.
+const ANSWER_LIMIT: u64 = 10_000_000;
+
+/// Microseconds in a slot.
+const SLOT: u64 = 500_000;
+
+/// Resources that commands name; a few more than there can be.
+const RESOURCES: u128 = 12;
+
+/// One write with all its attempts.
+pub(super) struct WriteOp {
+    pub(super) slot: Slot,
+    pub(super) payload: Vec<u8>,
+    pub(super) attempts: u32,
+    /// Attempts that were refused for good: this one was not executed and will not be.
+    pub(super) refused: u32,
+    pub(super) committed: Vec<Committed>,
+}
+
+/// A read that was answered.
+pub(super) struct ReadOp {
+    pub(super) request: Request,
+    /// The state has to include this: it was acknowledged before the read began.
+    pub(super) from: Option<Lsn>,
+    /// Nothing after this can have been seen.
+    pub(super) to: Option<Lsn>,
+    pub(super) seen: Response,
+}
+
+/// A tick that was answered.
+pub(super) struct TickOp {
+    pub(super) processed: u32,
+    pub(super) last_lsn: Option<Lsn>,
+}
+
+#[derive(Clone)]
+enum Asked {
+    Write(usize),
+    Tick,
+    Read,
+}
+
+pub(super) struct Client {
+    target: At,
+    attempt: u64,
+    under_way: Option<UnderWay>,
+    /// A write that may or may not have been executed, to be asked for again.
+    again: Option<usize>,
+}
+
+struct UnderWay {
+    asked: Asked,
+    request: Request,
+    acknowledged: Option<Lsn>,
+}
+
+/// A reservation that a client was told about.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    reservation: ReservationId,
+    holder: HolderId,
+    epoch: LeaseEpoch,
+}
+
+impl World {
+    pub(super) fn set_up_clients(&mut self) {
+        for client in 0..CLIENT_COUNT {
+            self.clients.push(Client { target: 0, attempt: 0, under_way: None, again: None });
+            self.schedule(client as u64 * 1_000, Happening::ClientTurn { client });
+        }
+    }
+
+    /// A client asks something.
+    pub(super) fn client_turn(&mut self, client: usize) {
+        let (asked, request) = match self.clients[client].again.take() {
+            Some(write) => (Asked::Write(write), self.request_of(write)),
+            None => self.next_request(),
+        };
+        if let Asked::Write(write) = asked {
+            self.writes[write].attempts += 1;
+        }
+        let attempt = self.next_number();
+        let acknowledged = self.record.acknowledged;
+        let to = self.clients[client].target;
+        self.trace(|| format!("client {client} asks {}: {attempt} {request:?}", to + 1));
+        self.clients[client].attempt = attempt;
+        self.clients[client].under_way = Some(UnderWay { asked, request: request.clone(), acknowledged });
+        self.schedule(ANSWER_LIMIT, Happening::ClientGivesUp { client, attempt });
+        if let Some(delay) = self.network.delay(CLIENTS, to, &mut self.rng) {
+            let inbound = Inbound::Client { client, attempt, request };
+            self.schedule(delay, Happening::Arrive { at: to, inbound });
+        }
+    }
+
+    /// An answer leaves a replica.
+    pub(super) fn answer_client(&mut self, at: At, client: usize, attempt: u64, reply: ClientReply) {
+        self.trace(|| format!("{} answers client {client}: {attempt} {reply:?}", at + 1));
+        if let Some(delay) = self.network.delay(at, CLIENTS, &mut self.rng) {
+            self.schedule(delay, Happening::ClientAnswer { client, attempt, reply });
+        }
+    }
+
+    fn request_of(&self, write: usize) -> Request {
+        let WriteOp { slot, payload, .. } = &self.writes[write];
+        Request::Submit { slot: *slot, payload: payload.clone() }
+    }
+
+    fn slot(&mut self) -> Slot {
+        let now = 1 + self.now / SLOT;
+        Slot(match self.rng.u8(..20) {
+            0 => now.saturating_sub(self.rng.u64(1..4)),
+            1 => now + self.rng.u64(..4),
+            _ => now,
+        })
+    }
+
+    fn next_request(&mut self) -> (Asked, Request) {
+        let slot = self.slot();
+        match self.rng.u8(..20) {
+            0..=2 => (Asked::Tick, Request::TickExpirations { slot }),
+            3..=5 => {
+                let required = self.fence();
+                let resource = ResourceId(self.rng.u128(..RESOURCES));
+                (Asked::Read, Request::GetResource { required, resource })
+            }
+            6..=8 if !self.record.known.is_empty() => {
+                let required = self.fence();
+                let lease = self.known().reservation;
+                (Asked::Read, Request::GetLease { required, slot, lease })
+            }
+            _ => {
+                let payload = self.next_payload();
+                let write = WriteOp { slot, payload, attempts: 0, refused: 0, committed: Vec::new() };
+                self.writes.push(write);
+                let write = self.writes.len() - 1;
+                (Asked::Write(write), self.request_of(write))
+            }
+        }
+    }
+
+    fn fence(&mut self) -> Option<Lsn> {
+        let acknowledged = self.record.acknowledged.map_or(0, Lsn::get);
+        match self.rng.u8(..8) {
+            0 => None,
+            1 => Some(Lsn(acknowledged + self.rng.u64(1..3))),
+            _ => Some(Lsn(acknowledged)),
+        }
+    }
+
+    fn known(&mut self) -> Known {
+        let known = &self.record.known;
+        let newest = known.len().saturating_sub(6);
+        known[if self.rng.u8(..4) > 0 {
+            self.rng.usize(newest..known.len())
+        } else {
+            self.rng.usize(..known.len())
+        }]
+    }
+
+    fn next_payload(&mut self) -> Vec<u8> {
+        let holder = HolderId(self.rng.u128(1..4));
+        let ttl_slots = self.rng.u64(1..=12);
+        let choice = if self.record.known.is_empty() { self.rng.u8(..9) } else { self.rng.u8(..20) };
+        let command = match choice {
+            0..=2 => Command::CreateResource { resource: ResourceId(self.rng.u128(..RESOURCES)) },
+            3..=6 => Command::Reserve { resource: ResourceId(self.rng.u128(..RESOURCES)), holder, ttl_slots },
+            7..=8 => {
+                let count = self.rng.usize(1..=3);
+                let resources = (0..count).map(|_| ResourceId(self.rng.u128(..RESOURCES))).collect();
+                Command::ReserveBundle { resources, holder, ttl_slots }
+            }
+            9..=12 => {
+                let Known { reservation, holder, epoch } = self.known();
+                Command::Confirm { reservation, holder, epoch }
+            }
+            13..=16 => {
+                let Known { reservation, holder, epoch } = self.known();
+                Command::Release { reservation, holder, epoch }
+            }
+            17..=18 => Command::Revoke { reservation: self.known().reservation },
+            _ => Command::Reclaim { reservation: self.known().reservation },
+        };
+        // Now and then an operation id that was used before, most likely for something else.
+        let used = self.writes.len() as u128;
+        let operation = if used > 0 && self.rng.u8(..30) == 0 { self.rng.u128(..used) } else { used } + 1_000;
+        encode_client(&ClientCommand { operation: OperationId(operation), client: ClientId(7), command })
+    }
+
+    /// An answer reaches a client, or the client has waited long enough for one.
+    pub(super) fn client_answered(&mut self, client: usize, attempt: u64, reply: Option<ClientReply>) {
+        if self.clients[client].attempt != attempt {
+            return;
+        }
+        let Some(under_way) = self.clients[client].under_way.take() else { return };
+        let is_refused = match &reply {
+            Some(ClientReply::Text(words)) => words == text::ISOLATED || words.starts_with("not primary"),
+            _ => false,
+        };
+        if reply.is_none() || matches!(reply, Some(ClientReply::Text(_))) {
+            // Perhaps somebody else is primary.
+            self.clients[client].target = self.rng.usize(..COUNT);
+        }
+        match (under_way.asked.clone(), reply) {
+            (Asked::Write(write), Some(ClientReply::Response(Response::Submit(response)))) => {
+                self.write_answered(client, write, response);
+            }
+            (Asked::Write(write), _) if is_refused => self.writes[write].refused += 1,
+            (Asked::Write(write), _) => self.perhaps_again(client, write),
+            (
+                Asked::Tick,
+                Some(ClientReply::Response(Response::TickExpirations(TickResponse::Applied(ticked)))),
+            ) => {
+                let (processed, last_lsn) = (ticked.processed, ticked.last_lsn);
+                self.acknowledge(last_lsn);
+                self.record.ticks.push(TickOp { processed, last_lsn });
+            }
+            (Asked::Tick, Some(ClientReply::Response(Response::TickExpirations(_)))) => {}
+            (Asked::Read, Some(ClientReply::Response(seen))) => {
+                let halted = [
+                    Response::GetResource(ResourceResponse::EngineHalted),
+                    Response::GetLease(LeaseResponse::EngineHalted),
+                ];
+                if !halted.contains(&seen) {
+                    let (request, from) = (under_way.request, under_way.acknowledged);
+                    let to = self.record.newest();
+                    self.record.reads.push(ReadOp { request, from, to, seen });
+                }
+            }
+            _ => {}
+        }
+        let think = if self.nemesis.calm_since.is_some() { 50_000 } else { self.rng.u64(1_000..600_000) };
+        self.schedule(think, Happening::ClientTurn { client });
+    }
+
+    fn write_answered(&mut self, client: usize, write: usize, response: SubmitResponse) {
+        match response {
+            SubmitResponse::Committed(committed) => {
+                self.acknowledge(Some(committed.lsn));
+                self.learn(write, &committed.outcome);
+                self.writes[write].committed.push(committed);
+                self.record.acks += 1;
+                if self.nemesis.calm_since.is_some() {
+                    self.record.acks_in_calm += 1;
+                }
+            }
+            SubmitResponse::Rejected(failure) if failure.category == Certainty::Definite => {
+                self.writes[write].refused += 1;
+            }
+            SubmitResponse::Rejected(_) => self.perhaps_again(client, write),
+        }
+    }
+
+    fn perhaps_again(&mut self, client: usize, write: usize) {
+        if self.writes[write].attempts < 5 && self.rng.u8(..3) > 0 {
+            self.clients[client].again = Some(write);
+        }
+    }
+
+    fn acknowledge(&mut self, lsn: Option<Lsn>) {
+        self.record.acknowledged = self.record.acknowledged.max(lsn);
+    }
+
+    fn learn(&mut self, write: usize, outcome: &Outcome) {
+        let (Some(reservation), Some(epoch)) = (outcome.reservation, outcome.epoch) else { return };
+        let decoded = allocdb_node::allocator::payload::decode_client(&self.writes[write].payload);
+        if let Ok(ClientCommand {
+            command: Command::Reserve { holder, .. } | Command::ReserveBundle { holder, .. },
+            ..
+        }) = decoded
+        {
+            self.record.known.push(Known { reservation, holder, epoch });
+        }
+    }
+}

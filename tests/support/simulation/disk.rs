@@ -1,0 +1,383 @@
+//! A disk in memory. What was not flushed may be lost or torn when the power goes; it can be told to fail or to stop at any
+//! operation; and it counts its operations, so that a sweep can visit each of them.
+
+use allocdb_node::storage::{Disk, DiskFile};
+use fastrand::Rng;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a disk writes at once or not at all.
+const SECTOR: usize = 512;
+
+/// What happens when the operation that was chosen comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fuse {
+    /// The process is killed in the middle of it. Nothing reaches the disk any more until [`SimDisk::revive`].
+    Kill,
+    /// It fails, once.
+    Fail,
+}
+
+/// See the module. Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct SimDisk {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    contents: Vec<Content>,
+    /// What processes see.
+    names: BTreeMap<PathBuf, usize>,
+    /// What survives the loss of power.
+    durable_names: BTreeMap<PathBuf, usize>,
+    /// What leads from the one to the other, in order.
+    name_changes: Vec<NameChange>,
+    operations: u64,
+    fuse: Option<(u64, Fuse)>,
+    dead: bool,
+}
+
+#[derive(Default)]
+struct Content {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    changes: Vec<Change>,
+}
+
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    Truncate { length: usize },
+}
+
+enum NameChange {
+    Create { path: PathBuf, content: usize },
+    Rename { from: PathBuf, to: PathBuf },
+    Remove { path: PathBuf },
+}
+
+impl NameChange {
+    fn is_in(&self, folder: &Path) -> bool {
+        let (NameChange::Create { path, .. }
+        | NameChange::Rename { to: path, .. }
+        | NameChange::Remove { path }) = self;
+        path.parent() == Some(folder)
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            NameChange::Create { path, content } => {
+                names.insert(path.clone(), *content);
+            }
+            NameChange::Rename { from, to } => {
+                if let Some(content) = names.remove(from) {
+                    names.insert(to.clone(), content);
+                }
+            }
+            NameChange::Remove { path } => {
+                names.remove(path);
+            }
+        }
+    }
+}
+
+fn write_into(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
+    if bytes.len() < offset + new.len() {
+        bytes.resize(offset + new.len(), 0);
+    }
+    bytes[offset..offset + new.len()].copy_from_slice(new);
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Change::Write { offset, bytes: new } => write_into(bytes, *offset, new),
+            Change::Truncate { length } => bytes.resize(*length, 0),
+        }
+    }
+
+    /// Applies whatever the power left of it: all, nothing, only a longer file, or some of its sectors.
+    fn apply_torn(&self, bytes: &mut Vec<u8>, rng: &mut Rng) {
+        let Change::Write { offset, bytes: new } = self else {
+            if rng.bool() {
+                self.apply(bytes);
+            }
+            return;
+        };
+        match rng.u8(..4) {
+            0 => {}
+            1 => self.apply(bytes),
+            2 => {
+                // The length was written, the content was not.
+                let end = offset + new.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+            }
+            _ => {
+                let mut at = 0;
+                while at < new.len() {
+                    let end = new.len().min((offset + at) / SECTOR * SECTOR + SECTOR - offset);
+                    if rng.bool() {
+                        write_into(bytes, offset + at, &new[at..end]);
+                    }
+                    at = end;
+                }
+            }
+        }
+    }
+}
+
+fn killed() -> io::Error {
+    io::Error::other("the process was killed")
+}
+
+impl Inner {
+    /// Counts an operation. An error means that it does not take place; `true` that it is cut off in the middle.
+    fn operation(&mut self) -> io::Result<bool> {
+        if self.dead {
+            return Err(killed());
+        }
+        self.operations += 1;
+        match self.fuse {
+            Some((at, fuse)) if self.operations >= at => {
+                self.fuse = None;
+                match fuse {
+                    Fuse::Kill => {
+                        self.dead = true;
+                        Ok(true)
+                    }
+                    Fuse::Fail => Err(io::Error::from(io::ErrorKind::StorageFull)),
+                }
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn whole_operation(&mut self) -> io::Result<()> {
+        if self.operation()? { Err(killed()) } else { Ok(()) }
+    }
+
+    fn change_names(&mut self, change: NameChange) {
+        change.apply(&mut self.names);
+        self.name_changes.push(change);
+    }
+
+    fn content(&self, path: &Path) -> Option<&Content> {
+        self.names.get(path).map(|at| &self.contents[*at])
+    }
+}
+
+impl SimDisk {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of this lock panics")
+    }
+
+    /// Operations so far that change something.
+    pub fn operations(&self) -> u64 {
+        self.inner().operations
+    }
+
+    /// Chooses what happens at the operation that comes `after` further ones.
+    pub fn set_fuse(&self, after: u64, fuse: Fuse) {
+        let mut inner = self.inner();
+        inner.fuse = Some((inner.operations + after + 1, fuse));
+    }
+
+    /// Nothing happens to later operations.
+    pub fn clear_fuse(&self) {
+        self.inner().fuse = None;
+    }
+
+    /// Whether the process that uses it was killed in an operation.
+    pub fn is_dead(&self) -> bool {
+        self.inner().dead
+    }
+
+    /// Lets the next process use it.
+    pub fn revive(&self) {
+        let mut inner = self.inner();
+        inner.dead = false;
+        inner.fuse = None;
+    }
+
+    /// Takes the power away: what was not flushed survives in part.
+    pub fn lose_power(&self, rng: &mut Rng) {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        // A file system keeps the order of changes to names, but may not have come to all of them.
+        let kept = rng.usize(..=inner.name_changes.len());
+        for change in inner.name_changes.drain(..).take(kept) {
+            change.apply(&mut inner.durable_names);
+        }
+        inner.names = inner.durable_names.clone();
+        for content in &mut inner.contents {
+            for change in content.changes.drain(..) {
+                change.apply_torn(&mut content.durable, rng);
+            }
+            content.live.clone_from(&content.durable);
+        }
+    }
+
+    /// A file as processes see it.
+    pub fn contents_of(&self, path: &Path) -> Option<Vec<u8>> {
+        self.inner().content(path).map(|content| content.live.clone())
+    }
+
+    /// Puts a file there, durably, or removes it.
+    pub fn put(&self, path: &Path, bytes: Option<Vec<u8>>) {
+        let mut inner = self.inner();
+        let Some(bytes) = bytes else {
+            inner.names.remove(path);
+            inner.durable_names.remove(path);
+            return;
+        };
+        let at = inner.contents.len();
+        inner.contents.push(Content { live: bytes.clone(), durable: bytes, changes: Vec::new() });
+        inner.names.insert(path.to_owned(), at);
+        inner.durable_names.insert(path.to_owned(), at);
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        let inner = self.inner();
+        if inner.dead {
+            return Err(killed());
+        }
+        let found = inner.names.get(path).copied();
+        Ok(found.map(|at| Box::new(SimFile { disk: self.clone(), at }) as Box<dyn DiskFile>))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut inner = self.inner();
+        inner.whole_operation()?;
+        let known = inner.names.get(path).copied();
+        let at = known.unwrap_or(inner.contents.len());
+        if known.is_some() {
+            let content = &mut inner.contents[at];
+            content.live.clear();
+            content.changes.push(Change::Truncate { length: 0 });
+        } else {
+            inner.contents.push(Content::default());
+            inner.change_names(NameChange::Create { path: path.to_owned(), content: at });
+        }
+        Ok(Box::new(SimFile { disk: self.clone(), at }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.whole_operation()?;
+        if !inner.names.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inner.change_names(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.whole_operation()?;
+        if !inner.names.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inner.change_names(NameChange::Remove { path: path.to_owned() });
+        Ok(())
+    }
+
+    fn create_folder(&self, _: &Path) -> io::Result<()> {
+        self.inner().whole_operation()
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.whole_operation()?;
+        let (flushed, rest) = std::mem::take(&mut inner.name_changes)
+            .into_iter()
+            .partition::<Vec<_>, _>(|change| change.is_in(path));
+        inner.name_changes = rest;
+        for change in flushed {
+            change.apply(&mut inner.durable_names);
+        }
+        Ok(())
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    at: usize,
+}
+
+impl SimFile {
+    fn change(&self, whole: Change, half: Option<Change>) -> io::Result<()> {
+        let mut inner = self.disk.inner();
+        let is_cut_off = inner.operation()?;
+        let content = &mut inner.contents[self.at];
+        let change = if is_cut_off { half } else { Some(whole) };
+        if let Some(change) = change {
+            change.apply(&mut content.live);
+            content.changes.push(change);
+        }
+        if is_cut_off { Err(killed()) } else { Ok(()) }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.disk.inner();
+        let result = inner.whole_operation();
+        let content = &mut inner.contents[self.at];
+        match result {
+            Ok(()) => {
+                for change in content.changes.drain(..) {
+                    change.apply(&mut content.durable);
+                }
+                Ok(())
+            }
+            // After a flush that failed nobody knows what it wrote, and no later flush writes the rest.
+            Err(error) => {
+                if !inner.dead {
+                    inner.contents[self.at].changes.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl DiskFile for SimFile {
+    fn length(&self) -> io::Result<u64> {
+        let inner = self.disk.inner();
+        if inner.dead { Err(killed()) } else { Ok(inner.contents[self.at].live.len() as u64) }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let inner = self.disk.inner();
+        if inner.dead {
+            return Err(killed());
+        }
+        let live = &inner.contents[self.at].live;
+        let rest = live.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        let half = Change::Write { offset, bytes: bytes[..bytes.len() / 2].to_vec() };
+        self.change(Change::Write { offset, bytes: bytes.to_vec() }, Some(half))
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.change(Change::Truncate { length: length as usize }, None)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn sync_all(&mut self) -> io::Result<()> {
+        self.sync()
+    }
+}

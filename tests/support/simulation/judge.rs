@@ -1,0 +1,267 @@
+//! Everything that was seen, held against one log: what replicas have committed has to be one sequence of commands, and
+//! every answer has to be what that sequence says.
+
+use super::clients::{Known, ReadOp, TickOp};
+use super::process::{allocator_config, id_of};
+use super::world::{At, COUNT, World};
+use allocdb_node::allocator::payload::{decode_client, decode_internal};
+use allocdb_node::allocator::{Allocator, Outcome, PayloadKind, ReservationLookup};
+use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response};
+use allocdb_node::ids::{Lsn, Slot};
+use allocdb_node::replica::Replica;
+use std::collections::{BTreeMap, HashSet};
+
+/// What was seen.
+#[derive(Default)]
+pub(super) struct Record {
+    /// What replicas have in their logs.
+    entries: BTreeMap<Lsn, Entry>,
+    /// The highest LSN that a client was told of.
+    pub(super) acknowledged: Option<Lsn>,
+    pub(super) acks: u64,
+    pub(super) acks_in_calm: u64,
+    pub(super) known: Vec<Known>,
+    pub(super) reads: Vec<ReadOp>,
+    pub(super) ticks: Vec<TickOp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    kind: PayloadKind,
+    slot: Slot,
+    payload: Vec<u8>,
+}
+
+/// What a seed came to, when nothing was violated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Things that happened.
+    pub events: u64,
+    /// Commands in the log.
+    pub commands: u64,
+    /// Writes acknowledged.
+    pub acknowledged: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Failovers that were carried out.
+    pub failovers: u64,
+    /// Rejoins that were carried out.
+    pub rejoins: u64,
+    /// Processes started.
+    pub starts: u64,
+}
+
+impl Totals {
+    /// Adds those of another seed.
+    pub fn add(&mut self, other: &Totals) {
+        self.events += other.events;
+        self.commands += other.commands;
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.failovers += other.failovers;
+        self.rejoins += other.rejoins;
+        self.starts += other.starts;
+    }
+}
+
+impl Record {
+    /// The last command that any replica has committed.
+    pub(super) fn newest(&self) -> Option<Lsn> {
+        self.entries.keys().next_back().copied()
+    }
+}
+
+impl World {
+    /// A replica has this in its log.
+    pub(super) fn note_entry(&mut self, at: At, lsn: Lsn, kind: PayloadKind, slot: Slot, payload: Vec<u8>) {
+        let entry = Entry { kind, slot, payload };
+        match self.record.entries.get(&lsn) {
+            Some(known) if *known != entry => {
+                let problem =
+                    format!("replica {} holds {entry:?} at LSN {lsn}, another replica {known:?}", at + 1);
+                self.violated(problem);
+            }
+            Some(_) => {}
+            None => {
+                self.record.entries.insert(lsn, entry);
+            }
+        }
+    }
+
+    /// A replica that starts can be trusted, whatever happened to its process.
+    pub(super) fn check_started(&mut self, at: At, replica: &Replica) {
+        if let Some(fault) = replica.fault() {
+            self.violated(format!("replica {} is faulted after a start: {fault}", at + 1));
+        }
+    }
+
+    pub(super) fn totals(&self, events: u64) -> Totals {
+        Totals {
+            events,
+            commands: self.record.entries.len() as u64,
+            acknowledged: self.record.acks,
+            reads: self.record.reads.len() as u64,
+            failovers: u64::from(self.operator.failovers),
+            rejoins: u64::from(self.operator.rejoins),
+            starts: self.lives,
+        }
+    }
+
+    /// Holds everything against the log.
+    pub(super) fn judge(&mut self) {
+        let verdict = self.replay();
+        if let Err(violation) = verdict {
+            self.violated(violation);
+        }
+    }
+
+    fn replay(&self) -> Result<(), String> {
+        let mut state = Allocator::new(allocator_config()).map_err(|error| error.to_string())?;
+        let mut outcomes: BTreeMap<Lsn, Outcome> = BTreeMap::new();
+        let mut reads: Vec<&ReadOp> = self.record.reads.iter().collect();
+        settle_reads(&mut reads, &state, None)?;
+        for (place, (lsn, entry)) in self.record.entries.iter().enumerate() {
+            if lsn.0 != place as u64 + 1 {
+                return Err(format!("LSN {} was never committed, LSN {lsn} was", place + 1));
+            }
+            let outcome = apply(&mut state, *lsn, entry)?;
+            outcomes.insert(*lsn, outcome);
+            settle_reads(&mut reads, &state, Some(*lsn))?;
+        }
+        if let Some(read) = reads.first() {
+            return Err(format!("a read was answered with what never was: {}", described(read)));
+        }
+        state.check_invariants().map_err(|error| format!("invariants: {error}"))?;
+        self.check_writes(&outcomes)?;
+        self.check_ticks()?;
+        self.check_replicas(&state)
+    }
+
+    /// Every write that was acknowledged is in the log where it was said to be, with the outcome that was told. One that was
+    /// refused for good is not in it.
+    fn check_writes(&self, outcomes: &BTreeMap<Lsn, Outcome>) -> Result<(), String> {
+        let logged: HashSet<(Slot, &[u8])> =
+            self.record.entries.values().map(|entry| (entry.slot, entry.payload.as_slice())).collect();
+        // An operation id that is used again may come with the same command.
+        let not_refused: HashSet<(Slot, &[u8])> = (self.writes.iter())
+            .filter(|write| write.refused < write.attempts)
+            .map(|write| (write.slot, write.payload.as_slice()))
+            .collect();
+        for write in &self.writes {
+            for committed in &write.committed {
+                let entry = self.record.entries.get(&committed.lsn);
+                let told = format!("{committed:?} of {:?}", decode_client(&write.payload));
+                let Some(entry) = entry else { return Err(format!("acknowledged and lost: {told}")) };
+                let operation = |payload: &[u8]| decode_client(payload).map(|client| client.operation).ok();
+                if operation(&entry.payload) != operation(&write.payload) {
+                    return Err(format!("acknowledged, but something else was logged: {told}, {entry:?}"));
+                }
+                let is_it = entry.payload == write.payload;
+                if is_it && outcomes.get(&committed.lsn) != Some(&committed.outcome) {
+                    return Err(format!(
+                        "acknowledged as {told}, but it came to {:?}",
+                        outcomes.get(&committed.lsn)
+                    ));
+                }
+            }
+            let key = (write.slot, write.payload.as_slice());
+            if logged.contains(&key) && write.attempts > 0 && !not_refused.contains(&key) {
+                return Err(format!("refused for good, and yet logged: {:?}", decode_client(&write.payload)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ticks(&self) -> Result<(), String> {
+        for TickOp { processed, last_lsn } in &self.record.ticks {
+            let entry = last_lsn.map(|lsn| (lsn, self.record.entries.get(&lsn)));
+            match entry {
+                None if *processed == 0 => {}
+                Some((_, Some(entry))) if *processed > 0 && entry.kind == PayloadKind::Internal => {}
+                other => return Err(format!("a tick was told {processed} expired through {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// All replicas have come to the state that the log says.
+    fn check_replicas(&self, state: &Allocator) -> Result<(), String> {
+        let expected = state.snapshot();
+        for at in 0..COUNT {
+            let process = self.machines[at].process.as_ref();
+            let Some(engine) = process.and_then(|process| process.node.replica().engine()) else {
+                return Err(format!("replica {} does not run", id_of(at)));
+            };
+            if engine.allocator().snapshot() != expected {
+                return Err(format!(
+                    "replica {} has come to another state than the log says: {:?} instead of {expected:?}",
+                    at + 1,
+                    engine.allocator().snapshot()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn apply(state: &mut Allocator, lsn: Lsn, entry: &Entry) -> Result<Outcome, String> {
+    let applied = match entry.kind {
+        PayloadKind::Client => {
+            let client = decode_client(&entry.payload).map_err(|error| format!("LSN {lsn}: {error}"))?;
+            state.apply_client(lsn, entry.slot, &client)
+        }
+        PayloadKind::Internal => {
+            let command = decode_internal(&entry.payload).map_err(|error| format!("LSN {lsn}: {error}"))?;
+            state.apply_internal(lsn, entry.slot, &command)
+        }
+    };
+    applied.map_err(|error| format!("LSN {lsn}: {error}"))
+}
+
+/// Takes out the reads that are right as of this state. One that can no longer be right is a violation.
+fn settle_reads(reads: &mut Vec<&ReadOp>, state: &Allocator, now: Option<Lsn>) -> Result<(), String> {
+    reads.retain(|read| !(read.from <= now && now <= read.to && is_right(read, state, now)));
+    match reads.iter().find(|read| read.to <= now) {
+        Some(read) => Err(format!("a read was stale or saw what never was: {}", described(read))),
+        None => Ok(()),
+    }
+}
+
+fn described(read: &ReadOp) -> String {
+    format!("{:?} between {:?} and {:?} saw {:?}", read.request, read.from, read.to, read.seen)
+}
+
+/// LSN 0 stands in front of everything.
+fn has_reached(required: Option<Lsn>, now: Option<Lsn>) -> bool {
+    required.is_none_or(|required| required.0 == 0 || Some(required) <= now)
+}
+
+/// Whether a read could be answered like this in this state.
+fn is_right(read: &ReadOp, state: &Allocator, now: Option<Lsn>) -> bool {
+    match (&read.request, &read.seen) {
+        (Request::GetResource { required, resource }, Response::GetResource(seen)) => match seen {
+            ResourceResponse::FenceNotApplied { required_lsn, last_applied_lsn } => {
+                Some(*required_lsn) == *required && *last_applied_lsn == now && !has_reached(*required, now)
+            }
+            ResourceResponse::Found(view) => {
+                has_reached(*required, now) && state.resource(*resource) == Some(*view)
+            }
+            ResourceResponse::NotFound => has_reached(*required, now) && state.resource(*resource).is_none(),
+            ResourceResponse::EngineHalted => false,
+        },
+        (Request::GetLease { required, slot, lease }, Response::GetLease(seen)) => {
+            if let LeaseResponse::FenceNotApplied { required_lsn, last_applied_lsn } = seen {
+                return Some(*required_lsn) == *required
+                    && *last_applied_lsn == now
+                    && !has_reached(*required, now);
+            }
+            let expected = match state.reservation(*lease, *slot) {
+                ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
+                ReservationLookup::Retired => LeaseResponse::Retired,
+                ReservationLookup::NotFound => LeaseResponse::NotFound,
+            };
+            has_reached(*required, now) && *seen == expected
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,364 @@
+//! The process of one replica, as the real one is built: events are taken in as they have come, then the node advances,
+//! then its outputs go out. It dies in the middle of whatever its disk was told to die in.
+
+use super::disk::SimDisk;
+use super::world::{At, COUNT, Happening, World};
+use allocdb_node::allocator::AllocatorConfig;
+use allocdb_node::api::{Request, text};
+use allocdb_node::engine::{EngineConfig, EnginePaths};
+use allocdb_node::ids::{Lsn, ReplicaId, ShardId, View};
+use allocdb_node::replica::message::{Ack, PeerRequest};
+use allocdb_node::replica::node::{ClientReply, Node, Output, PeerFailure, Token};
+use allocdb_node::replica::{Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Limit of one exchange between peers, in microseconds.
+const EXCHANGE_LIMIT: u64 = 500_000;
+
+/// Quiet after which a node may tidy up.
+const REST_AFTER: u64 = 1_000;
+
+/// One machine: what outlives its process.
+pub(super) struct Machine {
+    pub(super) disk: SimDisk,
+    pub(super) process: Option<Process>,
+    pub(super) is_isolated: bool,
+}
+
+/// What came in and was not looked at yet.
+pub(super) enum Inbound {
+    Client { client: usize, attempt: u64, request: Request },
+    Peer { from: At, life: u64, exchange: u64, request: PeerRequest },
+    PeerAnswer { from: At, exchange: u64, answer: Result<Ack, PeerFailure> },
+}
+
+enum Origin {
+    Client { client: usize, attempt: u64 },
+    Peer { from: At, life: u64, exchange: u64 },
+}
+
+/// A running process.
+pub(super) struct Process {
+    pub(super) node: Node,
+    /// Tells this process from others on the same machine.
+    pub(super) life: u64,
+    inbox: Vec<Inbound>,
+    is_woken: bool,
+    busy_until: u64,
+    steps: u64,
+    exchanges: [Option<u64>; COUNT],
+    origins: HashMap<Token, Origin>,
+    noted: Option<Lsn>,
+}
+
+pub(super) fn id_of(at: At) -> ReplicaId {
+    ReplicaId(at as u64 + 1)
+}
+
+pub(super) fn paths_of(at: At) -> ReplicaPaths {
+    let folder = PathBuf::from(format!("/replica-{}", at + 1));
+    let engine = EnginePaths { wal: folder.join("state.wal"), snapshot: folder.join("state.snapshot") };
+    ReplicaPaths { metadata: folder.join("replica.metadata"), engine }
+}
+
+/// Small enough that tables fill, windows pass and queues overflow within a few seconds.
+pub(super) fn allocator_config() -> AllocatorConfig {
+    AllocatorConfig {
+        shard_id: ShardId(0),
+        max_resources: 10,
+        max_reservations: 24,
+        max_bundle_size: 3,
+        max_operations: 64,
+        max_ttl_slots: 16,
+        max_client_retry_window_slots: 16,
+        reservation_history_window_slots: 8,
+        max_expiration_bucket_len: 24,
+    }
+}
+
+pub(super) fn setup_of(at: At) -> ReplicaSetup {
+    ReplicaSetup {
+        identity: Identity { replica: id_of(at), shard: ShardId(0) },
+        paths: paths_of(at),
+        allocator: allocator_config(),
+        engine: EngineConfig { max_submission_queue: 6, max_command_bytes: 256, max_expirations_per_tick: 8 },
+    }
+}
+
+impl World {
+    /// Starts a process on a machine that has none. A new cluster takes its roles from the layout.
+    pub(super) fn start(&mut self, at: At, is_new_cluster: bool) {
+        if self.machines[at].process.is_some() {
+            return;
+        }
+        let disk = self.machines[at].disk.clone();
+        disk.revive();
+        self.burn_fuse_sometimes(at);
+        let mut replica = Replica::open(Arc::new(disk.clone()), &setup_of(at));
+        if is_new_cluster && replica.role() == Role::Recovering {
+            let role = if at == 0 { Role::Primary } else { Role::Backup };
+            // A fuse may burn here as well.
+            let _ = replica.configure_normal_role(View(1), role);
+        }
+        self.trace(|| {
+            let fault = replica.fault().map(ToString::to_string).unwrap_or_default();
+            format!("start {} {:?} {:?} {fault}", at + 1, replica.metadata(), replica.highest_prepared())
+        });
+        if disk.is_dead() {
+            return;
+        }
+        self.check_started(at, &replica);
+        let peers: Vec<ReplicaId> = (0..COUNT).filter(|other| *other != at).map(id_of).collect();
+        let node = Node::new(replica, &peers, self.checkpoint_bytes);
+        self.lives += 1;
+        let process = Process {
+            node,
+            life: self.lives,
+            inbox: Vec::new(),
+            is_woken: false,
+            busy_until: self.now,
+            steps: 0,
+            exchanges: [None; COUNT],
+            origins: HashMap::new(),
+            noted: None,
+        };
+        self.machines[at].process = Some(process);
+        self.note_commits(at);
+        self.ask_views(at, 20_000);
+    }
+
+    /// Ends a process without a word.
+    pub(super) fn kill(&mut self, at: At) {
+        if self.machines[at].process.take().is_some() {
+            self.trace(|| format!("kill {}", at + 1));
+        }
+        self.machines[at].disk.clear_fuse();
+    }
+
+    /// A primary asks which views the others are in, and goes on asking until all have answered.
+    pub(super) fn ask_views(&mut self, at: At, pause: u64) {
+        let heard: Vec<Option<View>> = (0..COUNT)
+            .filter(|other| *other != at)
+            .map(|other| {
+                let process = self.machines[other].process.as_ref()?;
+                self.network.is_open(at, other).then(|| process.node.replica().view())
+            })
+            .collect();
+        let Some(process) = &mut self.machines[at].process else { return };
+        if process.node.replica().role() != Role::Primary {
+            return;
+        }
+        for view in heard.iter().flatten() {
+            process.node.learn_view(*view);
+        }
+        let life = process.life;
+        self.after_step(at);
+        if heard.iter().any(Option::is_none) {
+            self.schedule(pause, Happening::AskViews { at, life, pause: (pause * 2).min(1_000_000) });
+        }
+    }
+
+    /// Something arrives at a machine.
+    pub(super) fn arrive(&mut self, at: At, inbound: Inbound) {
+        let machine = &mut self.machines[at];
+        let Some(process) = &mut machine.process else {
+            return self.refuse(at, inbound, None);
+        };
+        if machine.is_isolated && !matches!(inbound, Inbound::PeerAnswer { .. }) {
+            return self.refuse(at, inbound, Some(text::ISOLATED));
+        }
+        process.inbox.push(inbound);
+        if !process.is_woken {
+            process.is_woken = true;
+            let (life, wait) = (process.life, process.busy_until.saturating_sub(self.now));
+            self.schedule(wait, Happening::Wake { at, life });
+        }
+    }
+
+    /// Nobody listens, or nobody is let in.
+    fn refuse(&mut self, at: At, inbound: Inbound, words: Option<&str>) {
+        match inbound {
+            Inbound::Client { client, attempt, .. } => {
+                // Nobody has read it, so it is as if it had never been sent.
+                self.answer_client(at, client, attempt, ClientReply::Text(text::ISOLATED.to_owned()));
+            }
+            Inbound::Peer { from, life, exchange, .. } => {
+                let failure = match words {
+                    Some(words) => PeerFailure::Refused(words.to_owned()),
+                    None => PeerFailure::Unreachable("connection refused".to_owned()),
+                };
+                self.answer_peer(at, from, life, exchange, Err(failure));
+            }
+            Inbound::PeerAnswer { .. } => {}
+        }
+    }
+
+    /// The process takes in what has come and does what it leads to.
+    pub(super) fn wake(&mut self, at: At, life: u64) {
+        let now = Duration::from_micros(self.now);
+        let cost = self.rng.u64(50..2_500);
+        let until = self.now + cost;
+        let disk = self.machines[at].disk.clone();
+        let Some(process) = self.process(at, life) else { return };
+        process.is_woken = false;
+        process.steps += 1;
+        process.busy_until = until;
+        let stamp = process.steps;
+        for inbound in std::mem::take(&mut process.inbox) {
+            if disk.is_dead() {
+                break;
+            }
+            process.take(inbound, now);
+        }
+        process.node.advance(now);
+        self.after_step(at);
+        self.schedule(cost + REST_AFTER, Happening::Rest { at, life, stamp });
+    }
+
+    /// Nothing has come in for a moment.
+    pub(super) fn rest(&mut self, at: At, life: u64, stamp: u64) {
+        let Some(process) = self.process(at, life) else { return };
+        if process.steps == stamp && !process.is_woken {
+            process.node.rest();
+            self.after_step(at);
+        }
+    }
+
+    pub(super) fn process(&mut self, at: At, life: u64) -> Option<&mut Process> {
+        self.machines[at].process.as_mut().filter(|process| process.life == life)
+    }
+
+    /// Lets outputs out, unless the process has died in the middle.
+    fn after_step(&mut self, at: At) {
+        if self.machines[at].disk.is_dead() {
+            self.trace(|| format!("{} was killed in the middle", at + 1));
+            return self.kill(at);
+        }
+        self.note_commits(at);
+        let Some(process) = &mut self.machines[at].process else { return };
+        let life = process.life;
+        for output in process.node.take_outputs() {
+            match output {
+                Output::Client { token, reply } => {
+                    let Some(process) = &mut self.machines[at].process else { return };
+                    if let Some(Origin::Client { client, attempt }) = process.origins.remove(&token) {
+                        self.answer_client(at, client, attempt, reply);
+                    }
+                }
+                Output::Peer { token, reply } => {
+                    let Some(process) = &mut self.machines[at].process else { return };
+                    if let Some(Origin::Peer { from, life, exchange }) = process.origins.remove(&token) {
+                        self.answer_peer(at, from, life, exchange, reply.map_err(PeerFailure::Refused));
+                    }
+                }
+                Output::Send { to, request } => self.send_to_peer(at, life, to.0 as usize - 1, request),
+            }
+        }
+        self.check_primaries();
+    }
+
+    fn send_to_peer(&mut self, at: At, life: u64, to: At, request: PeerRequest) {
+        let exchange = self.next_number();
+        if let Some(process) = &mut self.machines[at].process {
+            process.exchanges[to] = Some(exchange);
+        }
+        self.trace(|| format!("{} to {}: {} {exchange}", at + 1, to + 1, brief(&request)));
+        self.schedule(EXCHANGE_LIMIT, Happening::ExchangeOver { at, life, to, exchange });
+        let copies = 1 + usize::from(self.network.repeats(&mut self.rng));
+        for _ in 0..copies {
+            let request = request.clone();
+            if let Some(delay) = self.network.delay(at, to, &mut self.rng) {
+                let inbound = Inbound::Peer { from: at, life, exchange, request };
+                self.schedule(delay, Happening::Arrive { at: to, inbound });
+            }
+        }
+    }
+
+    fn answer_peer(&mut self, at: At, from: At, life: u64, exchange: u64, answer: Result<Ack, PeerFailure>) {
+        self.trace(|| format!("{} to {}: {exchange} {answer:?}", at + 1, from + 1));
+        if let Some(delay) = self.network.delay(at, from, &mut self.rng) {
+            self.schedule(delay, Happening::Answer { to: from, life, from: at, exchange, answer });
+        }
+    }
+
+    /// An exchange came to an end, by its answer or without one.
+    pub(super) fn exchange_over(
+        &mut self,
+        at: At,
+        life: u64,
+        peer: At,
+        exchange: u64,
+        answer: Result<Ack, PeerFailure>,
+    ) {
+        let Some(process) = self.process(at, life) else { return };
+        if process.exchanges[peer] == Some(exchange) {
+            process.exchanges[peer] = None;
+            self.arrive(at, Inbound::PeerAnswer { from: peer, exchange, answer });
+        }
+    }
+
+    /// Takes down what a replica has committed since it was last looked at.
+    fn note_commits(&mut self, at: At) {
+        let Some(process) = &mut self.machines[at].process else { return };
+        let Some(engine) = process.node.replica().engine() else { return };
+        let last = engine.wal().last_lsn().max(engine.allocator().last_applied_lsn());
+        if last == process.noted {
+            return;
+        }
+        let from = process.noted.map_or(Lsn(1), |noted| Lsn(noted.0 + 1));
+        process.noted = last;
+        let mut frames = Vec::new();
+        let read = engine.wal().visit_from(from, |frame| {
+            if let Some(kind) = frame.record.payload_kind() {
+                frames.push((frame.lsn, kind, frame.slot, frame.payload.to_vec()));
+            }
+            true
+        });
+        if let Err(error) = read {
+            return self.violated(format!("the log of replica {} cannot be read: {error}", at + 1));
+        }
+        for (lsn, kind, slot, payload) in frames {
+            self.note_entry(at, lsn, kind, slot, payload);
+        }
+    }
+
+    /// A view has one primary.
+    fn check_primaries(&mut self) {
+        let primaries: Vec<View> = (self.machines.iter())
+            .filter_map(|machine| machine.process.as_ref())
+            .map(|process| process.node.replica())
+            .filter(|replica| replica.fault().is_none() && replica.role() == Role::Primary)
+            .map(Replica::view)
+            .collect();
+        if primaries.iter().any(|view| primaries.iter().filter(|other| *other == view).count() > 1) {
+            self.violated(format!("two primaries in one view: {primaries:?}"));
+        }
+    }
+}
+
+fn brief(request: &PeerRequest) -> String {
+    match request {
+        PeerRequest::Prepare(entry) => format!("prepare view={} lsn={}", entry.view, entry.lsn),
+        PeerRequest::Commit { view, lsn } => format!("commit view={view} lsn={lsn}"),
+    }
+}
+
+impl Process {
+    fn take(&mut self, inbound: Inbound, now: Duration) {
+        let token = self.origins.len() as Token + self.steps * 1_000;
+        match inbound {
+            Inbound::Client { client, attempt, request } => {
+                self.origins.insert(token, Origin::Client { client, attempt });
+                self.node.client(token, request);
+            }
+            Inbound::Peer { from, life, exchange, request } => {
+                self.origins.insert(token, Origin::Peer { from, life, exchange });
+                self.node.peer(token, request);
+            }
+            Inbound::PeerAnswer { from, answer, .. } => self.node.answered(id_of(from), answer, now),
+        }
+    }
+}
