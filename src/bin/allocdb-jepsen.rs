@@ -17,10 +17,16 @@ mod common;
 mod events;
 #[path = "allocdb-jepsen/harness_log.rs"]
 mod harness_log;
+#[path = "allocdb-jepsen/helper_pod.rs"]
+mod helper_pod;
 #[path = "allocdb-jepsen/inspect.rs"]
 mod inspect;
 #[path = "allocdb-jepsen/interrupt.rs"]
 mod interrupt;
+#[path = "allocdb-jepsen/kubectl.rs"]
+mod kubectl;
+#[path = "allocdb-jepsen/kubevirt.rs"]
+mod kubevirt;
 #[path = "allocdb-jepsen/local.rs"]
 mod local;
 #[path = "allocdb-jepsen/local_cluster.rs"]
@@ -90,7 +96,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
             let interrupt = Interrupt::listen()?;
             runs::archive(&*open(testbed, &interrupt)?, &interrupt, &run_id, &history_file, &output_root)
         }
-        Command::CaptureKubevirtLayout(wanted) => remote::capture(&wanted),
+        Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &Interrupt::listen()?),
         Command::WatchKubevirt(wanted) => remote::watch(&wanted),
         Command::WatchKubevirtFleet(wanted) => remote::watch_fleet(&wanted),
         Command::LocalCluster(command) => local_cluster::run(command),
@@ -101,6 +107,6 @@ fn open(testbed: Testbed, interrupt: &Interrupt) -> anyhow::Result<Box<dyn Exter
     match testbed {
         Testbed::Local(wanted) => Ok(Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?)),
         Testbed::Qemu { workspace } => remote::open_qemu(&workspace),
-        Testbed::Kubevirt { workspace } => remote::open_kubevirt(&workspace),
+        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, interrupt),
     }
 }

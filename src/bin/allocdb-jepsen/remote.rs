@@ -1,10 +1,10 @@
 //! Testbeds whose replicas are in virtual machines, as far as this build goes: their layouts are read and checked. What
 //! carries requests and commands to the guests is not part of it yet, and every entry point says so in the end.
 
-use super::args::{FleetWatch, KubevirtCapture, Watch};
+use super::args::{FleetWatch, Watch};
 use super::testbed::ExternalTestbed;
 use allocdb_node::testbed::{KubevirtLayout, QemuLayout, kubevirt_layout, qemu_layout};
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
 use std::path::Path;
 
 /// Opens the QEMU testbed whose layout is in `workspace`.
@@ -25,16 +25,6 @@ pub(crate) fn open_kubevirt(workspace: &Path) -> Result<Box<dyn ExternalTestbed>
     let path = workspace.join(kubevirt_layout::FILE_NAME);
     KubevirtLayout::load(&path)
         .map_err(|error| anyhow!("failed to load kubevirt testbed layout: {error}"))?;
-    Err(out_of_reach("KubeVirt"))
-}
-
-/// Looks up the guests of a KubeVirt testbed and writes down where they are.
-///
-/// # Errors
-/// When the private key does not exist; and when it does, because nothing leads to the guests.
-pub(crate) fn capture(wanted: &KubevirtCapture) -> Result<()> {
-    let key = &wanted.ssh_private_key;
-    ensure!(key.exists(), "kubevirt ssh private key {} does not exist", key.display());
     Err(out_of_reach("KubeVirt"))
 }
 

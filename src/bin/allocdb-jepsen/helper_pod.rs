@@ -1,0 +1,599 @@
+//! The pod through which guests in a Kubernetes cluster are reached: found or made, awaited, shared, removed.
+//!
+//! A pod that a harness made carries the label [`OWNER`]; one without it was made by somebody else, or is to be kept, and is
+//! never removed. Whoever uses a pod with an owner notes on it until when that is so, and renews the note. The last to leave
+//! removes the pod, and claims it first, on the very version of the pod on which it saw nobody else: who comes between
+//! changes the pod, and the claim fails.
+
+use super::common::now_millis;
+use super::interrupt::Interrupt;
+use super::kubectl::{Answer, CallError, Kubectl, escaped};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Exactly `1` keeps a pod that is made here.
+const KEEP: &str = "ALLOCDB_KEEP_KUBEVIRT_HELPER";
+
+/// Says that a pod is a helper at all.
+const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "allocdb-jepsen-helper");
+
+/// Label of a pod that is removed by its last user; its value says who made it.
+const OWNER: &str = "jepsen.allocdb.dev/owner";
+
+/// What annotations of users begin with; a user's name follows. The value is the Unix second until which it counts.
+const USER: &str = "user.jepsen.allocdb.dev/";
+
+/// Annotation of a pod that somebody is about to remove: who, and the Unix second until which that is believed.
+const CLAIM: &str = "jepsen.allocdb.dev/removed-by";
+
+/// How long a user counts that does not renew its note.
+const USE_COUNTS: Duration = Duration::from_secs(600);
+
+/// How often notes are renewed.
+const RENEW: Duration = Duration::from_secs(120);
+
+/// How long a claim is believed.
+const CLAIM_COUNTS: Duration = Duration::from_secs(60);
+
+/// Deadline of calls that ask or change something small.
+const SHORT: Duration = Duration::from_secs(30);
+
+/// Deadline of a removal that is waited for.
+const REMOVAL: Duration = Duration::from_secs(90);
+
+/// Deadline of the wait for readiness. `kubectl` gives up before, after 180 s.
+const READY: Duration = Duration::from_secs(190);
+
+/// How often a preparation starts over because somebody else was at the pod.
+const ATTEMPTS: u32 = 5;
+
+/// Which pod.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) kubectl: Kubectl,
+    pub(crate) name: String,
+    pub(crate) image: String,
+}
+
+/// A helper pod in use. When it is dropped, the use ends, and with the last use the pod.
+#[derive(Debug)]
+pub(crate) struct HelperPod {
+    wanted: Wanted,
+    /// What this use is called on the pod.
+    user: String,
+    /// It has an owner, so that uses are noted on it.
+    is_shared: bool,
+    renewal: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// What is asked of a pod's description.
+#[derive(Debug, Deserialize)]
+struct Pod {
+    metadata: Metadata,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    resource_version: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    deletion_timestamp: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: String,
+    reason: String,
+    message: String,
+    conditions: Vec<Condition>,
+    container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Condition {
+    r#type: String,
+    status: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ContainerStatus {
+    #[serde(default)]
+    state: BTreeMap<String, Explained>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Explained {
+    reason: String,
+    message: String,
+}
+
+impl Pod {
+    fn is_helper(&self) -> bool {
+        self.metadata.labels.get(NAME_LABEL.0).is_some_and(|value| value == NAME_LABEL.1)
+    }
+
+    fn has_owner(&self) -> bool {
+        self.metadata.labels.contains_key(OWNER)
+    }
+
+    /// It has ended, and no container of it will start again.
+    fn is_dead(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Somebody is about to remove it, or the cluster is.
+    fn is_leaving(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some() || self.is_claimed()
+    }
+
+    fn is_claimed(&self) -> bool {
+        let until = self.metadata.annotations.get(CLAIM).and_then(|claim| claim.rsplit_once('.'));
+        until.is_some_and(|(_, until)| counts(until))
+    }
+
+    /// Whether somebody but `user` uses it.
+    fn is_used_by_others(&self, user: &str) -> bool {
+        let users = self
+            .metadata
+            .annotations
+            .iter()
+            .filter_map(|(key, until)| Some((key.strip_prefix(USER)?, until)));
+        users.into_iter().any(|(name, until)| name != user && counts(until))
+    }
+
+    /// Why it is not ready, as far as it says.
+    fn explanation(&self) -> String {
+        let mut parts = vec![format!("phase {}", self.status.phase)];
+        let mut add = |reason: &str, message: &str| {
+            let text = [reason, message].into_iter().filter(|part| !part.is_empty());
+            let text = text.collect::<Vec<_>>().join(": ");
+            if !text.is_empty() {
+                parts.push(escaped(&text));
+            }
+        };
+        add(&self.status.reason, &self.status.message);
+        for condition in self.status.conditions.iter().filter(|condition| condition.status != "True") {
+            add(&format!("not {} {}", condition.r#type, condition.reason), &condition.message);
+        }
+        for state in self.status.container_statuses.iter().flat_map(|container| container.state.values()) {
+            add(&state.reason, &state.message);
+        }
+        parts.join("; ")
+    }
+}
+
+fn counts(until: &str) -> bool {
+    until.parse::<u64>().is_ok_and(|until| until >= now_millis() / 1000)
+}
+
+fn in_future(time: Duration) -> u64 {
+    now_millis() / 1000 + time.as_secs()
+}
+
+/// A name that no other use has, of characters that a label may have.
+fn new_user() -> String {
+    static USES: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}-{}", std::process::id(), now_millis(), USES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Why a preparation did not succeed.
+enum Trouble {
+    /// Somebody else was at the pod; it is worth starting over.
+    Again(anyhow::Error),
+    Final(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+impl Wanted {
+    /// Gets the pod ready and notes that it is in use.
+    ///
+    /// # Errors
+    /// When it cannot be had. A pod that was made on the way is removed again.
+    pub(crate) fn prepare(&self) -> Result<HelperPod> {
+        let mut pod = HelperPod { wanted: self.clone(), user: new_user(), is_shared: false, renewal: None };
+        pod.get_ready()?;
+        Ok(pod)
+    }
+}
+
+impl HelperPod {
+    /// Finds, makes or replaces the pod and waits for it; also when it was lost in the middle.
+    pub(crate) fn get_ready(&mut self) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            match self.try_to_get_ready() {
+                Ok(()) => break,
+                Err(Trouble::Final(error)) => return Err(error),
+                Err(Trouble::Again(error)) if attempt == ATTEMPTS => return Err(error),
+                Err(Trouble::Again(_)) => attempt += 1,
+            }
+        }
+        if self.is_shared && self.renewal.is_none() {
+            self.renewal = Some(renew(self.wanted.clone(), self.user.clone())?);
+        }
+        Ok(())
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.wanted.name
+    }
+
+    /// How it is called in a cluster.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        &self.wanted.kubectl
+    }
+
+    fn try_to_get_ready(&mut self) -> Result<(), Trouble> {
+        let found = self.wanted.query()?;
+        if let Some(pod) = &found {
+            self.wanted.ensure_helper(pod)?;
+        }
+        let usable = match found {
+            Some(pod) if pod.is_leaving() => {
+                self.wanted.wait_until_gone()?;
+                return Err(Trouble::Again(anyhow!("kubevirt helper pod {} is being removed", self.name())));
+            }
+            Some(pod) if pod.is_dead() => {
+                self.replace(&pod)?;
+                None
+            }
+            found => found,
+        };
+        match usable {
+            None => self.make()?,
+            Some(pod) => self.is_shared = pod.has_owner(),
+        }
+        if self.is_shared {
+            self.wanted.note_use(&self.user)?;
+        }
+        self.wanted.wait_until_ready()?;
+        let Some(pod) = self.wanted.query()? else {
+            return Err(Trouble::Again(anyhow!(
+                "kubevirt helper pod {} was removed by somebody",
+                self.name()
+            )));
+        };
+        self.wanted.ensure_helper(&pod)?;
+        if pod.is_leaving() || pod.is_dead() {
+            return Err(Trouble::Again(anyhow!("kubevirt helper pod {} is being removed", self.name())));
+        }
+        Ok(())
+    }
+
+    fn make(&mut self) -> Result<()> {
+        let keep = std::env::var_os(KEEP).is_some_and(|value| value == "1");
+        // From here on the pod may be there, whatever comes back.
+        self.is_shared = !keep;
+        self.wanted.apply((!keep).then_some(self.user.as_str()))
+    }
+
+    fn replace(&self, dead: &Pod) -> Result<(), Trouble> {
+        if !self.wanted.claim(dead, &self.user)? {
+            return Err(Trouble::Again(anyhow!(
+                "kubevirt helper pod {} has ended, and others keep changing it",
+                self.name()
+            )));
+        }
+        self.wanted.delete()?;
+        Ok(())
+    }
+
+    /// Ends the use; the last one to leave removes the pod.
+    fn leave(&mut self) -> Result<()> {
+        if let Some((stop, thread)) = self.renewal.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        if !std::mem::take(&mut self.is_shared) {
+            return Ok(());
+        }
+        // What was begun is put away also when somebody wants the program to end.
+        let mut wanted = self.wanted.clone();
+        wanted.kubectl.interrupt = Interrupt::default();
+        for _ in 0..ATTEMPTS {
+            let Some(pod) = wanted.query()? else { return Ok(()) };
+            if !pod.is_helper() || !pod.has_owner() || pod.is_leaving() {
+                return Ok(());
+            }
+            if pod.is_used_by_others(&self.user) {
+                return wanted.forget_use(&self.user);
+            }
+            if wanted.claim(&pod, &self.user)? {
+                return wanted.delete_at_once();
+            }
+        }
+        bail!("others keep changing it")
+    }
+}
+
+impl Drop for HelperPod {
+    fn drop(&mut self) {
+        if let Err(error) = self.leave() {
+            let (name, kubectl) = (&self.wanted.name, &self.wanted.kubectl);
+            log::warn!(
+                "kubevirt helper pod {name} may be left behind: {error:#}; remove it with: {kubectl} delete pod/{name}"
+            );
+        }
+    }
+}
+
+/// Renews the note of a use until the sender is dropped.
+fn renew(wanted: Wanted, user: String) -> Result<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = channel::<()>();
+    let work = move || {
+        while stopped.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
+            // The interruption ends a call that hangs; what ends the use waits for this thread.
+            if let Err(error) = wanted.note_use(&user) {
+                log::warn!("the use of kubevirt helper pod {} could not be renewed: {error:#}", wanted.name);
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("helper-pod".to_owned()).spawn(work);
+    Ok((stop, thread.context("failed to start a thread")?))
+}
+
+impl Wanted {
+    fn target(&self) -> String {
+        format!("pod/{}", self.name)
+    }
+
+    /// The pod as it is, if it is there.
+    fn query(&self) -> Result<Option<Pod>> {
+        let name = &self.name;
+        let answer = self
+            .kubectl
+            .call(&["get", &self.target(), "-o", "json"], &[], SHORT)
+            .map_err(|error| said("failed to query kubevirt helper pod", error))?;
+        if !answer.status.success() {
+            let is_missing =
+                answer.stderr.contains("NotFound") || answer.stderr.to_lowercase().contains("not found");
+            ensure!(is_missing, "failed to query kubevirt helper pod {name}: {}", answer.failure());
+            return Ok(None);
+        }
+        // What was answered instead may be anything, so it is not quoted.
+        let pod = serde_json::from_slice(&answer.stdout).map_err(|error| {
+            anyhow!(
+                "invalid helper pod answer for {name}: expected a pod as JSON, found {} bytes that are none (line {}, \
+                 column {})",
+                answer.stdout.len(),
+                error.line(),
+                error.column()
+            )
+        })?;
+        Ok(Some(pod))
+    }
+
+    fn ensure_helper(&self, pod: &Pod) -> Result<()> {
+        let (key, value) = NAME_LABEL;
+        ensure!(
+            pod.is_helper(),
+            "pod {} in namespace {} is no kubevirt helper pod: it has no label {key}={value}; use another name \
+             (capture-kubevirt-layout --helper-pod <name>), or remove the pod if nobody needs it",
+            escaped(&self.name),
+            escaped(&self.kubectl.namespace)
+        );
+        Ok(())
+    }
+
+    /// What the pod is to be.
+    fn manifest(&self, owner: Option<&str>) -> Vec<u8> {
+        let mut labels = BTreeMap::from([NAME_LABEL]);
+        labels.extend(owner.map(|owner| (OWNER, owner)));
+        let manifest = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": self.name, "namespace": self.kubectl.namespace, "labels": labels },
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": false,
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{
+                    "name": "helper",
+                    "image": self.image,
+                    "command": ["/bin/sh", "-lc", "sleep infinity"],
+                    "resources": {
+                        "requests": { "cpu": "10m", "memory": "16Mi" },
+                        "limits": { "cpu": "500m", "memory": "128Mi" }
+                    },
+                    "securityContext": {
+                        "allowPrivilegeEscalation": false,
+                        "capabilities": { "drop": ["ALL"] },
+                        "privileged": false,
+                        "seccompProfile": { "type": "RuntimeDefault" }
+                    }
+                }]
+            }
+        });
+        manifest.to_string().into_bytes()
+    }
+
+    fn apply(&self, owner: Option<&str>) -> Result<()> {
+        let answer = self.kubectl.call(&["apply", "-f", "-"], &self.manifest(owner), SHORT);
+        let answer = answer.map_err(|error| match error {
+            CallError::Input { .. } => said("failed to write kubevirt helper manifest", error),
+            CallError::Output(_) => said("failed to wait for kubevirt helper apply", error),
+            _ => said("failed to create kubevirt helper pod", error),
+        })?;
+        ensure!(answer.status.success(), "failed to apply kubevirt helper pod: {}", answer.failure());
+        Ok(())
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let name = &self.name;
+        let arguments = ["wait", &self.target(), "--for=condition=Ready", "--timeout=180s"];
+        let answer = self
+            .kubectl
+            .call(&arguments, &[], READY)
+            .map_err(|error| said("failed to wait for kubevirt helper pod", error))?;
+        if answer.status.success() {
+            return Ok(());
+        }
+        let now = match self.query() {
+            Ok(Some(pod)) => pod.explanation(),
+            Ok(None) => "it is gone".to_owned(),
+            Err(_) => "how it is now is not known".to_owned(),
+        };
+        bail!(
+            "kubevirt helper pod {name} did not become ready: {}; {now}; see: {} describe {}",
+            answer.stderr.trim(),
+            self.kubectl,
+            self.target()
+        )
+    }
+
+    /// Waits for the end of a pod that somebody else removes.
+    fn wait_until_gone(&self) -> Result<()> {
+        let deadline = Instant::now() + REMOVAL;
+        while self.query()?.is_some_and(|pod| pod.is_leaving()) {
+            ensure!(
+                Instant::now() < deadline,
+                "kubevirt helper pod {} is being removed and does not go; see: {} describe {}",
+                self.name,
+                self.kubectl,
+                self.target()
+            );
+            self.kubectl.interrupt.pause(Duration::from_millis(500))?;
+        }
+        Ok(())
+    }
+
+    fn note_use(&self, user: &str) -> Result<()> {
+        let note = format!("{USER}{user}={}", in_future(USE_COUNTS));
+        let answer = self.annotate(&[&note, "--overwrite"])?;
+        ensure!(
+            answer.status.success(),
+            "failed to note the use of kubevirt helper pod {}: {}",
+            self.name,
+            answer.failure()
+        );
+        Ok(())
+    }
+
+    fn forget_use(&self, user: &str) -> Result<()> {
+        let answer = self.annotate(&[&format!("{USER}{user}-")])?;
+        ensure!(answer.status.success(), "{}", answer.failure());
+        Ok(())
+    }
+
+    /// Announces that the pod is about to be removed, provided that nobody changed it since it was looked at. Returns
+    /// whether that is so.
+    fn claim(&self, pod: &Pod, user: &str) -> Result<bool> {
+        let claim = format!("{CLAIM}={user}.{}", in_future(CLAIM_COUNTS));
+        let version = format!("--resource-version={}", pod.metadata.resource_version);
+        let answer = self.annotate(&[&claim, "--overwrite", &version])?;
+        let is_late = answer.stderr.contains("Conflict") || answer.stderr.contains("has been modified");
+        let is_late = is_late || answer.stderr.contains("NotFound");
+        ensure!(
+            answer.status.success() || is_late,
+            "failed to claim kubevirt helper pod: {}",
+            answer.failure()
+        );
+        Ok(answer.status.success())
+    }
+
+    fn annotate(&self, more: &[&str]) -> Result<Answer> {
+        let target = self.target();
+        let arguments: Vec<&str> = ["annotate", &target].into_iter().chain(more.iter().copied()).collect();
+        let answer = self.kubectl.call(&arguments, &[], SHORT);
+        answer.map_err(|error| said("failed to annotate kubevirt helper pod", error))
+    }
+
+    fn delete(&self) -> Result<()> {
+        let arguments = ["delete", &self.target(), "--ignore-not-found=true", "--wait=true"];
+        let answer = self.kubectl.call(&arguments, &[], REMOVAL);
+        let answer = answer.map_err(|error| said("failed to delete kubevirt helper pod", error))?;
+        ensure!(
+            answer.status.success(),
+            "failed to delete kubevirt helper pod {}: {}",
+            self.name,
+            answer.failure()
+        );
+        Ok(())
+    }
+
+    fn delete_at_once(&self) -> Result<()> {
+        let arguments = ["delete", &self.target(), "--ignore-not-found=true", "--force", "--grace-period=0"];
+        let answer = self.kubectl.call(&arguments, &[], SHORT)?;
+        ensure!(answer.status.success(), "{}", answer.failure());
+        Ok(())
+    }
+}
+
+/// An interruption stays one; everything else gets the words of the step that failed.
+fn said(step: &str, error: CallError) -> anyhow::Error {
+    match error {
+        CallError::Interrupted(interrupted) => interrupted.into(),
+        error => anyhow!("{step}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(metadata: &serde_json::Value) -> Pod {
+        let pod = json!({ "metadata": metadata, "status": { "phase": "Running" } });
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn a_note_counts_until_its_time() {
+        let now = now_millis() / 1000;
+        for (until, others) in
+            [((now + 60).to_string(), true), ((now - 60).to_string(), false), ("soon".to_owned(), false)]
+        {
+            let pod = pod(&json!({ "resourceVersion": "1", "annotations": { format!("{USER}a"): until } }));
+            assert_eq!(pod.is_used_by_others("b"), others, "{until}");
+            assert!(!pod.is_used_by_others("a"));
+        }
+    }
+
+    #[test]
+    fn a_claim_is_believed_for_a_while() {
+        let now = now_millis() / 1000;
+        for (claim, leaving) in
+            [(format!("a.{}", now + 60), true), (format!("a.{}", now - 60), false), ("a".to_owned(), false)]
+        {
+            let pod = pod(&json!({ "resourceVersion": "1", "annotations": { CLAIM: claim } }));
+            assert_eq!(pod.is_leaving(), leaving, "{claim}");
+        }
+        let going = json!({ "resourceVersion": "1", "deletionTimestamp": "2026-01-01T00:00:00Z" });
+        assert!(pod(&going).is_leaving());
+    }
+
+    #[test]
+    fn the_manifest_keeps_odd_names_in_their_place() {
+        let kubectl =
+            Kubectl { kubeconfig: None, namespace: "a: b".to_owned(), interrupt: Interrupt::default() };
+        let image = "x\"\n  privileged: true".to_owned();
+        let wanted = Wanted { kubectl, name: "$(p)".to_owned(), image: image.clone() };
+        let manifest: serde_json::Value = serde_json::from_slice(&wanted.manifest(None)).unwrap();
+        assert_eq!(manifest["spec"]["containers"][0]["image"], image);
+        assert_eq!(manifest["metadata"]["name"], "$(p)");
+        assert_eq!(manifest["metadata"]["namespace"], "a: b");
+        assert_eq!(manifest["metadata"]["labels"], json!({ NAME_LABEL.0: NAME_LABEL.1 }));
+    }
+}

@@ -1,0 +1,476 @@
+//! Calls of the operator's own `kubectl`, so that their contexts and credential plugins keep working.
+//!
+//! No shell is involved. Every call has a deadline, ends early on an interruption, and takes its whole process group with
+//! it. What it says is bounded, and made harmless before anybody sees it.
+
+use super::interrupt::{Interrupt, Interrupted};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Most bytes of an answer: a pod or a guest as JSON is a few kilobytes.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// Most bytes that are kept of what is said on standard error.
+const MAX_COMPLAINT: usize = 4 * 1024;
+
+/// Longest wait between two looks at the clock and the interruption.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long output is waited for once the process has ended; something it started may hold the pipes open.
+const AFTER_END: Duration = Duration::from_millis(500);
+
+/// Which cluster and namespace calls are about.
+#[derive(Debug, Clone)]
+pub(crate) struct Kubectl {
+    /// For `--kubeconfig`; none leaves it to `kubectl`.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// For `-n`.
+    pub(crate) namespace: String,
+    /// Whether to go on at all.
+    pub(crate) interrupt: Interrupt,
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// How the process ended.
+    pub(crate) status: ExitStatus,
+    /// What it answered, unchanged.
+    pub(crate) stdout: Vec<u8>,
+    /// What it complained about, harmless.
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    /// The status and the complaint, as errors quote them.
+    pub(crate) fn failure(&self) -> String {
+        format!("status={} stderr={}", self.status, self.stderr)
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The program is not there or cannot be run.
+    #[error("{error}{}", hint(.error))]
+    Start {
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// What it was to read could not be written.
+    #[error("{error}; {}", .answer.failure())]
+    Input {
+        /// What went wrong.
+        error: io::Error,
+        /// What it came to.
+        answer: Answer,
+    },
+    /// It took too long.
+    #[error(
+        "no answer within {}s from `{call}`; try that call by hand: the cluster may be out of reach, or a credential \
+         plugin may wait for somebody{}",
+        .limit.as_secs(), said(.stderr)
+    )]
+    TooLate {
+        /// The command line.
+        call: String,
+        /// The deadline.
+        limit: Duration,
+        /// What it complained about.
+        stderr: String,
+    },
+    /// It said more than anybody wants to know.
+    #[error("`{call}` answered with more than {MAX_ANSWER} bytes")]
+    TooLong {
+        /// The command line.
+        call: String,
+    },
+    /// Somebody wants the program to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// Its output could not be read.
+    #[error("{0}")]
+    Output(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "; install kubectl 1.31 or later, or put its folder on PATH",
+        ErrorKind::PermissionDenied => "; the kubectl on PATH may not be executed",
+        _ => "",
+    }
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; it said: {}", stderr.trim()) }
+}
+
+impl Kubectl {
+    /// The command line as an operator would type it, harmless.
+    fn shown(&self, arguments: &[&OsStr]) -> String {
+        let line = self.line(arguments);
+        let words = line.iter().map(|word| quoted(&word.to_string_lossy()));
+        words.fold("kubectl".to_owned(), |line, word| format!("{line} {word}"))
+    }
+
+    fn line(&self, arguments: &[&OsStr]) -> Vec<OsString> {
+        let kubeconfig =
+            self.kubeconfig.iter().flat_map(|path| [OsString::from("--kubeconfig"), path.into()]);
+        let namespace = [OsString::from("-n"), OsString::from(&self.namespace)];
+        kubeconfig.chain(namespace).chain(arguments.iter().map(|word| (*word).to_owned())).collect()
+    }
+
+    /// A process group of its own, so that what it starts ends with it, and so that Ctrl-C on a terminal reaches the
+    /// harness alone, which ends things in order.
+    fn command(&self, arguments: &[&OsStr]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.args(self.line(arguments)).process_group(0);
+        command
+    }
+
+    /// Makes one call and waits for its end.
+    pub(crate) fn call(
+        &self,
+        arguments: &[&str],
+        input: &[u8],
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        self.interrupt.check()?;
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let mut command = self.command(&arguments);
+        let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut call = Call {
+            child: Group(command.spawn().map_err(|error| CallError::Start { error })?),
+            input,
+            sent: Ok(()),
+        };
+        let ended = call.run(Instant::now() + limit, &self.interrupt)?;
+        let answer = |status| Answer { status, stdout: ended.stdout, stderr: harmless(&ended.stderr) };
+        match ended.how {
+            How::Status(status) => match call.sent {
+                Err(error) => Err(CallError::Input { error, answer: answer(status) }),
+                Ok(()) => Ok(answer(status)),
+            },
+            How::TooLate => Err(CallError::TooLate {
+                call: self.shown(&arguments),
+                limit,
+                stderr: harmless(&ended.stderr),
+            }),
+            How::TooLong => Err(CallError::TooLong { call: self.shown(&arguments) }),
+        }
+    }
+
+    /// Starts a call whose standard input and output are a stream that is handed out.
+    pub(crate) fn open_stream(&self, arguments: &[&str]) -> Result<(UnixStream, Running), CallError> {
+        self.interrupt.check()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        // A socket holds a bounded number of bytes, so nobody has to read along; more than that only blocks who says it.
+        let (complaints, said) = UnixStream::pair()?;
+        complaints.set_nonblocking(true)?;
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let mut command = self.command(&arguments);
+        let output = OwnedFd::from(theirs.try_clone()?);
+        command.stdin(OwnedFd::from(theirs)).stdout(output).stderr(OwnedFd::from(said));
+        let child = Group(command.spawn().map_err(|error| CallError::Start { error })?);
+        Ok((ours, Running { child, complaints, heard: Vec::new() }))
+    }
+}
+
+/// A process and whatever it started; they end when this is dropped.
+#[derive(Debug)]
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        // Its number belongs to nobody else before it is waited for, and what it started is in the group of that number.
+        if let Some(group) = group.filter(|_| matches!(self.0.try_wait(), Ok(None))) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// A call that goes on.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Group,
+    complaints: UnixStream,
+    heard: Vec<u8>,
+}
+
+impl Running {
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.0.try_wait().ok().flatten()
+    }
+
+    /// What it complained about so far, harmless.
+    pub(crate) fn complaint(&mut self) -> String {
+        let mut buffer = [0; 1024];
+        while let Ok(count @ 1..) = self.complaints.read(&mut buffer) {
+            keep(&mut self.heard, &buffer[..count], MAX_COMPLAINT);
+        }
+        harmless(&self.heard)
+    }
+}
+
+/// Adds bytes up to a limit. Returns whether all of them fitted.
+fn keep(kept: &mut Vec<u8>, bytes: &[u8], limit: usize) -> bool {
+    let room = limit.saturating_sub(kept.len()).min(bytes.len());
+    kept.extend_from_slice(&bytes[..room]);
+    room == bytes.len()
+}
+
+struct Call<'a> {
+    child: Group,
+    input: &'a [u8],
+    sent: io::Result<()>,
+}
+
+enum How {
+    Status(ExitStatus),
+    TooLate,
+    TooLong,
+}
+
+struct Ended {
+    how: How,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Call<'_> {
+    /// Feeds it and listens to it until it has ended or has to.
+    fn run(&mut self, deadline: Instant, interrupt: &Interrupt) -> Result<Ended, CallError> {
+        let mut stdin = self.child.0.stdin.take();
+        let mut stdout = self.child.0.stdout.take();
+        let mut stderr = self.child.0.stderr.take();
+        for pipe in [
+            stdin.as_ref().map(AsFd::as_fd),
+            stdout.as_ref().map(AsFd::as_fd),
+            stderr.as_ref().map(AsFd::as_fd),
+        ] {
+            let Some(pipe) = pipe else { continue };
+            let flags = fcntl_getfl(pipe).map_err(io::Error::from)?;
+            fcntl_setfl(pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
+        }
+        let mut ended = Ended { how: How::TooLate, stdout: Vec::new(), stderr: Vec::new() };
+        let mut last_look = None;
+        loop {
+            interrupt.check()?;
+            self.feed(&mut stdin);
+            if !listen(&mut stdout, &mut ended.stdout, MAX_ANSWER)? {
+                ended.how = How::TooLong;
+                return Ok(ended);
+            }
+            listen(&mut stderr, &mut ended.stderr, MAX_COMPLAINT)?;
+            if let Some(status) = self.child.0.try_wait()? {
+                let until = *last_look.get_or_insert_with(|| Instant::now() + AFTER_END);
+                if (stdout.is_none() && stderr.is_none()) || Instant::now() >= until {
+                    ended.how = How::Status(status);
+                    return Ok(ended);
+                }
+            } else if Instant::now() >= deadline {
+                return Ok(ended);
+            }
+            pause(
+                &[stdin.as_ref().map(AsFd::as_fd)],
+                &[stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)],
+            )?;
+        }
+    }
+
+    fn feed(&mut self, stdin: &mut Option<std::process::ChildStdin>) {
+        while let Some(pipe) = stdin {
+            match pipe.write(self.input) {
+                Ok(count) => self.input = &self.input[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.sent = Err(error);
+                    *stdin = None;
+                }
+            }
+            if self.input.is_empty() {
+                *stdin = None;
+            }
+        }
+    }
+}
+
+/// Takes what has come through a pipe, which is closed at its end. Returns whether it stayed within the limit.
+fn listen<R: Read>(pipe: &mut Option<R>, kept: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
+    let mut buffer = [0; 16 * 1024];
+    let mut fitted = true;
+    while let Some(open) = pipe {
+        match open.read(&mut buffer) {
+            Ok(0) => *pipe = None,
+            Ok(count) => fitted &= keep(kept, &buffer[..count], limit),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(fitted)
+}
+
+/// Waits until a pipe is ready, or it is time for a look at other things.
+fn pause(
+    writers: &[Option<std::os::fd::BorrowedFd<'_>>],
+    readers: &[Option<std::os::fd::BorrowedFd<'_>>],
+) -> io::Result<()> {
+    let writers = writers.iter().flatten().map(|pipe| PollFd::from_borrowed_fd(*pipe, PollFlags::OUT));
+    let readers = readers.iter().flatten().map(|pipe| PollFd::from_borrowed_fd(*pipe, PollFlags::IN));
+    let mut pipes: Vec<PollFd<'_>> = writers.chain(readers).collect();
+    let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+    match poll(&mut pipes, Some(&look)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A word of a command line, in quotes if a shell would see more than a word in it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", escaped(word).replace('\'', "'\"'\"'"))
+}
+
+/// Text with its control characters spelled out, so that no terminal obeys it. Line breaks and tabs stay.
+pub(crate) fn escaped(text: &str) -> String {
+    let spell = |c: char| -> String {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if (c.is_control() && c != '\n' && c != '\t') || turns {
+            c.escape_default().collect()
+        } else {
+            c.into()
+        }
+    };
+    text.chars().map(spell).collect()
+}
+
+/// What a program said, without what would steer a terminal and without what would open a door.
+fn harmless(said: &[u8]) -> String {
+    let text = escaped(&String::from_utf8_lossy(said));
+    let mut kept = String::with_capacity(text.len());
+    let mut in_key = false;
+    for line in text.split_inclusive('\n') {
+        in_key |= line.contains("-----BEGIN");
+        if !in_key {
+            kept += &without_secrets(line);
+        } else if line.contains("-----END") {
+            in_key = false;
+            kept += "(a key)\n";
+        }
+    }
+    kept
+}
+
+/// One line without what follows a word that announces a secret, and without web tokens.
+fn without_secrets(line: &str) -> String {
+    const ANNOUNCE: [&str; 10] = [
+        "bearer",
+        "token:",
+        "password:",
+        "client-key-data:",
+        "client-certificate-data:",
+        "id-token:",
+        "refresh-token:",
+        "client-secret:",
+        "\"token\":",
+        "authorization:",
+    ];
+    let mut announced = false;
+    let word = |word: &str| {
+        let bare = word.trim().trim_matches(['"', '\'', ',', '}', '{', ')', '(']);
+        let lower = word.trim().to_ascii_lowercase();
+        let lower = lower.trim_start_matches(['{', '(']);
+        let is_announcement = ANNOUNCE.contains(&lower);
+        let holds_secret = ["token=", "password=", "secret="].iter().any(|key| lower.contains(key));
+        let is_secret = (announced && !bare.is_empty() && !is_announcement)
+            || holds_secret
+            || (bare.starts_with("eyJ") && bare.contains('.'));
+        announced = is_announcement || (announced && bare.is_empty());
+        let end = &word[word.trim_end().len()..];
+        if is_secret { format!("(hidden){end}") } else { word.to_owned() }
+    };
+    line.split_inclusive([' ', '\t', '\n']).map(word).collect()
+}
+
+impl fmt::Display for Kubectl {
+    /// Its beginning of every command line, for messages that say what to do by hand.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown(&[]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_steers_no_terminal() {
+        let said = harmless(b"a\x1b[31mred\x07\nnext\tcolumn \xff\x9b\r");
+        assert_eq!(said, "a\\u{1b}[31mred\\u{7}\nnext\tcolumn \u{fffd}\u{fffd}\\r");
+        assert_eq!(escaped("back\u{202e}ward"), "back\\u{202e}ward");
+    }
+
+    #[test]
+    fn what_is_said_opens_no_door() {
+        for (said, kept) in [
+            ("Unauthorized: Bearer abc.def, sorry\n", "Unauthorized: Bearer (hidden) sorry\n"),
+            ("  token: s3cr3t\n  name: x\n", "  token: (hidden)\n  name: x\n"),
+            ("{\"token\": \"s3cr3t\"}", "{\"token\": (hidden)"),
+            ("GET /x?token=s3cr3t failed", "GET (hidden) failed"),
+            ("got eyJhbGciOi.eyJzdWIi.c2ln here", "got (hidden) here"),
+            ("-----BEGIN KEY-----\nAAAA\n-----END KEY-----\nafter\n", "(a key)\nafter\n"),
+            ("-----BEGIN KEY-----\nAAAA\n", ""),
+            ("pods \"x\" not found\n", "pods \"x\" not found\n"),
+        ] {
+            assert_eq!(harmless(said.as_bytes()), kept);
+        }
+    }
+
+    #[test]
+    fn a_command_line_can_be_typed() {
+        let kubectl = Kubectl {
+            kubeconfig: Some("/two words/it's".into()),
+            namespace: "$(x);".to_owned(),
+            interrupt: Interrupt::default(),
+        };
+        let expected = "kubectl --kubeconfig '/two words/it'\"'\"'s' -n '$(x);'";
+        assert_eq!(kubectl.to_string(), expected);
+    }
+
+    #[test]
+    fn a_call_that_takes_too_long_ends_with_all_it_started() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo begun; sleep 1000 & wait"]).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = Group(command.spawn().unwrap());
+        let group = Pid::from_raw(i32::try_from(child.0.id()).unwrap()).unwrap();
+        let mut call = Call { child, input: &[], sent: Ok(()) };
+        let ended = call.run(Instant::now() + Duration::from_millis(300), &Interrupt::default()).unwrap();
+        assert!(matches!(ended.how, How::TooLate));
+        drop(call);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while rustix::process::test_kill_process_group(group).is_ok() {
+            assert!(Instant::now() < deadline, "something of the call goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

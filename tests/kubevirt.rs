@@ -1,0 +1,489 @@
+//! KubeVirt testbeds by way of the real `kubectl` and a stand-in for the API it talks to: guests are looked up, the helper pod
+//! is found, made, shared and removed, and the control guest's SSH server is reached through it.
+
+#[path = "support/kubernetes/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+mod kubernetes;
+mod support;
+
+use kubernetes::{Kubernetes, NAMESPACE, POD, TOKEN, missing_kubectl};
+use serde_json::json;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::Path;
+use support::*;
+
+const CAPTURED: &str = "control_vm=allocdb-control control_ip=10.42.0.10\n\
+    replica_vm=allocdb-replica-1 replica_id=1 replica_ip=10.42.0.11\n\
+    replica_vm=allocdb-replica-2 replica_id=2 replica_ip=10.42.0.12\n\
+    replica_vm=allocdb-replica-3 replica_id=3 replica_ip=10.42.0.13\n";
+
+/// A listener that greets as an SSH server does and then says nothing more.
+struct Greeter {
+    addr: std::net::SocketAddr,
+    over: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Greeter {
+    fn start() -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_over = over.clone();
+        let thread = std::thread::spawn(move || {
+            let mut streams = Vec::new();
+            for stream in socket.incoming() {
+                if is_over.load(std::sync::atomic::Ordering::SeqCst) {
+                    return;
+                }
+                let mut stream = stream.unwrap();
+                stream.write_all(b"SSH-2.0-stand_in\r\n").unwrap();
+                streams.push(stream);
+            }
+        });
+        Self { addr, over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.over.store(true, std::sync::atomic::Ordering::SeqCst);
+        let _ = std::net::TcpStream::connect(self.addr);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// Processes whose command line names something below `folder`.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let needle = folder.to_str().unwrap();
+    let lines = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(needle)).collect()
+}
+
+struct Lane {
+    api: Kubernetes,
+    _greeter: Greeter,
+}
+
+impl Lane {
+    fn start() -> Self {
+        let greeter = Greeter::start();
+        let lane = Self { api: Kubernetes::start(greeter.addr), _greeter: greeter };
+        std::fs::write(lane.path("key"), "-----BEGIN KEY-----\nn0t-f0r-0thers\n-----END KEY-----\n").unwrap();
+        lane
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.api.folder().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = jepsen(arguments);
+        self.api.at_home(&mut command).env_remove("ALLOCDB_KEEP_KUBEVIRT_HELPER");
+        command
+    }
+
+    fn capture(&self, more: &[&str]) -> Done {
+        let (workspace, key) = (self.path("ws"), self.path("key"));
+        let kubeconfig = self.api.kubeconfig();
+        let mut command = self.command(&["capture-kubevirt-layout", "--workspace", &workspace]);
+        command.args(["--namespace", NAMESPACE, "--ssh-private-key", &key, "--kubeconfig"]).arg(kubeconfig);
+        run(command.args(more))
+    }
+
+    fn verify(&self) -> std::process::Command {
+        self.command(&["verify-kubevirt-surface", "--workspace", &self.path("ws")])
+    }
+
+    fn changes(&self) -> Vec<String> {
+        let changes = self.api.cluster().changes.clone();
+        changes.iter().map(|change| without_names(change)).collect()
+    }
+
+    /// Nothing secret was said, and nothing goes on.
+    fn assert_clean(&self, done: &Done) {
+        for secret in [TOKEN, "n0t-f0r-0thers"] {
+            assert!(!done.stdout.contains(secret) && !done.stderr.contains(secret), "{done:#?}");
+        }
+        assert!(!done.stderr.contains('\u{1b}'), "{done:#?}");
+        until("the end of everything", || processes_of(self.api.folder()).is_empty());
+    }
+}
+
+/// A change without the names of users, which are new every time.
+fn without_names(change: &str) -> String {
+    let word = |word: &str| match word.split_once('/') {
+        Some(("user.jepsen.allocdb.dev", name)) if name.ends_with('-') => "user-".to_owned(),
+        Some(("user.jepsen.allocdb.dev", _)) => "user".to_owned(),
+        Some(("jepsen.allocdb.dev", name)) => name.to_owned(),
+        _ => word.to_owned(),
+    };
+    change.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+const REACH: &str = "exec nc 10.42.0.10 22";
+
+#[test]
+fn guests_are_looked_up_and_written_down() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    let done = lane.capture(&[]).ok();
+    assert_eq!(
+        done.stdout,
+        format!("kubevirt_layout={}/kubevirt-testbed-layout.txt\n{CAPTURED}", lane.path("ws"))
+    );
+    lane.assert_clean(&done);
+    let layout = text(format!("{}/kubevirt-testbed-layout.txt", lane.path("ws")));
+    let expected = format!(
+        "version=1\nworkspace_root={0}/ws\nkubeconfig_path={0}/kube.yaml\nnamespace=jepsen\n\
+         helper_pod_name={POD}\nhelper_image=nicolaka/netshoot:latest\nhelper_stage_dir=/tmp/allocdb-stage\n\
+         ssh_private_key_path={0}/key\ncontrol.name=allocdb-control\ncontrol.addr=10.42.0.10\n\
+         replica.1.name=allocdb-replica-1\nreplica.1.addr=10.42.0.11\nreplica.2.name=allocdb-replica-2\n\
+         replica.2.addr=10.42.0.12\nreplica.3.name=allocdb-replica-3\nreplica.3.addr=10.42.0.13\n",
+        lane.api.folder().display()
+    );
+    assert_eq!(layout, expected);
+}
+
+#[test]
+fn a_guest_that_cannot_be_found_is_named_and_nothing_is_written() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.api.cluster().guests.extend([("six".into(), "fd00::1".into()), ("dup".into(), "10.42.0.11".into())]);
+    lane.api.cluster().guests.insert("no-ip".into(), String::new());
+    for (flags, message) in [
+        (["--control-vm", "no-ip"], "invalid kubevirt vmi ip for no-ip: invalid IPv4 address syntax\n"),
+        (["--control-vm", "six"], "invalid kubevirt vmi ip for six: invalid IPv4 address syntax\n"),
+        (
+            ["--control-vm", "--help"],
+            "invalid kubevirt vmi name `--help`: expected the name of a virtual machine instance\n",
+        ),
+        (
+            ["--replica-2-vm", "gone"],
+            "failed to query kubevirt vmi gone: status=exit status: 1 stderr=Error from server (NotFound): \
+             virtualmachineinstances.kubevirt.io \"gone\" not found\n\n",
+        ),
+        (
+            ["--replica-3-vm", "dup"],
+            "failed to build kubevirt testbed layout: invalid value for `replica.3.addr`: `10.42.0.11`\n",
+        ),
+    ] {
+        let done = lane.capture(&flags);
+        lane.assert_clean(&done);
+        assert_eq!(done.refused(), message);
+        assert!(!Path::new(&lane.path("ws")).exists());
+    }
+    // No shell sees a name, and no terminal obeys one.
+    let odd = "a$(touch x);'\"\u{1b}[2J b";
+    let done = lane.capture(&["--control-vm", odd]);
+    lane.assert_clean(&done);
+    let error = done.refused();
+    assert!(
+        error.starts_with("failed to query kubevirt vmi a$(touch x);'\"\\u{1b}[2J b: status="),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_helper_pod_is_made_used_and_removed() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    assert!(done.stderr.starts_with("the control guest allocdb-control was reached"), "{done:#?}");
+    assert_eq!(lane.changes(), ["create", "annotate user", REACH, "annotate removed-by", "delete 0"]);
+    assert!(lane.api.cluster().pod.is_none());
+}
+
+const OURS: &str = "allocdb-jepsen-helper";
+
+#[test]
+fn a_pod_that_runs_is_used_and_stays() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    lane.api.cluster().put(json!({ "app.kubernetes.io/name": OURS }), "Running");
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    assert_eq!(lane.changes(), [REACH]);
+    assert!(lane.api.cluster().pod.is_some());
+}
+
+#[test]
+fn a_pod_that_is_made_may_be_kept() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    let done = run(lane.verify().env("ALLOCDB_KEEP_KUBEVIRT_HELPER", "1"));
+    lane.assert_clean(&done);
+    assert_eq!(lane.changes(), ["create", REACH]);
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    assert_eq!(lane.changes(), ["create", REACH, REACH]);
+    assert!(lane.api.cluster().pod.is_some());
+}
+
+#[test]
+fn a_pod_that_has_ended_is_replaced() {
+    if missing_kubectl() {
+        return;
+    }
+    for phase in ["Failed", "Succeeded"] {
+        let lane = Lane::start();
+        lane.capture(&[]).ok();
+        lane.api.cluster().put(json!({ "app.kubernetes.io/name": OURS }), phase);
+        let done = run(&mut lane.verify());
+        lane.assert_clean(&done);
+        let replaced = ["annotate removed-by", "delete null", "create", "annotate user", REACH];
+        assert_eq!(lane.changes(), [replaced.as_slice(), &["annotate removed-by", "delete 0"]].concat());
+    }
+}
+
+#[test]
+fn somebody_elses_pod_is_left_alone() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    lane.api.cluster().put(json!({ "app.kubernetes.io/name": "shop" }), "Failed");
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    let error = done.refused();
+    assert!(
+        error.starts_with(&format!("pod {POD} in namespace jepsen is no kubevirt helper pod: ")),
+        "{error}"
+    );
+    assert_eq!(lane.changes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_pending_pod_is_awaited() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    lane.api.cluster().put(json!({ "app.kubernetes.io/name": OURS }), "Pending");
+    let child = spawn(&mut lane.verify());
+    until("the wait", || lane.api.cluster().watchers > 0);
+    lane.api.cluster().set_ready();
+    let done = finish(child);
+    lane.assert_clean(&done);
+    assert_eq!(lane.changes(), [REACH]);
+}
+
+#[test]
+fn an_interruption_ends_the_wait_and_removes_the_pod() {
+    if missing_kubectl() {
+        return;
+    }
+    for name in ["INT", "TERM"] {
+        let lane = Lane::start();
+        lane.capture(&[]).ok();
+        lane.api.cluster().gets_ready = false;
+        let child = spawn(&mut lane.verify());
+        until("the wait", || lane.api.cluster().watchers > 0);
+        signal(&child, name);
+        let done = finish(child);
+        lane.assert_clean(&done);
+        assert_eq!(done.refused(), format!("interrupted by SIG{name}\n"));
+        assert_eq!(lane.changes(), ["create", "annotate user", "annotate removed-by", "delete 0"]);
+    }
+}
+
+#[test]
+fn a_pod_goes_with_its_last_user() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    lane.api.cluster().gets_ready = false;
+    let first = spawn(&mut lane.verify());
+    until("the first wait", || lane.api.cluster().watchers > 0);
+    let second = spawn(&mut lane.verify());
+    until("the second wait", || lane.api.cluster().watchers > 1);
+    // The one that made it leaves, and the other goes on.
+    signal(&first, "INT");
+    assert_eq!(finish(first).refused(), "interrupted by SIGINT\n");
+    assert!(lane.api.cluster().pod.is_some());
+    lane.api.cluster().set_ready();
+    let done = finish(second);
+    lane.assert_clean(&done);
+    assert!(done.stderr.starts_with("the control guest allocdb-control was reached"), "{done:#?}");
+    let expected = [
+        "create",
+        "annotate user",
+        "annotate user",
+        "annotate user-",
+        REACH,
+        "annotate removed-by",
+        "delete 0",
+    ];
+    assert_eq!(lane.changes(), expected);
+}
+
+#[test]
+fn the_relay_is_whatever_the_pod_has() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    lane.api.cluster().put(json!({ "app.kubernetes.io/name": OURS }), "Running");
+    lane.api.cluster().programs = vec!["socat"];
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    assert!(done.stderr.starts_with("the control guest allocdb-control was reached"), "{done:#?}");
+    assert_eq!(lane.changes(), [REACH, "exec socat - TCP:10.42.0.10:22"]);
+    lane.api.cluster().programs.clear();
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    let expected =
+        format!("kubevirt helper pod {POD} has no program to connect with: none of nc, socat, ncat");
+    assert!(done.stderr.starts_with(&expected), "{done:#?}");
+}
+
+#[test]
+fn a_control_guest_that_does_not_answer_is_named() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.capture(&[]).ok();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    lane.api.cluster().control = nobody;
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    let error = done.refused();
+    let expected = "the SSH server of control guest allocdb-control at 10.42.0.10:22 does not answer through";
+    assert!(error.starts_with(expected) && error.contains("Connection refused"), "{error}");
+    assert!(lane.api.cluster().pod.is_none());
+}
+
+/// A folder with a `kubectl` of its own, which runs `script`.
+fn with_kubectl(script: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("kubectl");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(folder.path().join("key"), "k").unwrap();
+    folder
+}
+
+fn layout(folder: &Path) {
+    let layout = format!(
+        "version=1\nworkspace_root={0}\nnamespace=jepsen\nhelper_pod_name={POD}\nhelper_image=i\n\
+         helper_stage_dir=/s\nssh_private_key_path={0}/key\ncontrol.name=c\ncontrol.addr=10.42.0.10\n\
+         replica.1.name=r1\nreplica.1.addr=10.42.0.11\nreplica.2.name=r2\nreplica.2.addr=10.42.0.12\n\
+         replica.3.name=r3\nreplica.3.addr=10.42.0.13\n",
+        folder.display()
+    );
+    std::fs::write(folder.join("kubevirt-testbed-layout.txt"), layout).unwrap();
+}
+
+fn verify_with(script: &str) -> String {
+    let folder = with_kubectl(script);
+    layout(folder.path());
+    let mut command = jepsen(&["verify-kubevirt-surface", "--workspace", folder.path().to_str().unwrap()]);
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let error = run(command.env("PATH", path)).refused();
+    until("the end of everything", || processes_of(folder.path()).is_empty());
+    error
+}
+
+#[test]
+fn a_kubectl_that_fails_or_talks_nonsense_is_quoted_harmlessly_or_not_at_all() {
+    let get = format!("failed to query kubevirt helper pod {POD}: status=exit status: 1 stderr=");
+    assert_eq!(
+        verify_with("echo 'Unable to connect to the server' >&2; exit 1"),
+        format!("{get}Unable to connect to the server\n\n")
+    );
+    assert_eq!(
+        verify_with(r"printf 'bad \033[31m token: s3cr3t\n' >&2; exit 1"),
+        format!("{get}bad \\u{{1b}}[31m token: (hidden)\n\n")
+    );
+    let nonsense = verify_with("echo 'users: s3cr3t'");
+    assert!(
+        nonsense.starts_with(&format!(
+            "invalid helper pod answer for {POD}: expected a pod as JSON, found 14 bytes"
+        )),
+        "{nonsense}"
+    );
+    assert!(!nonsense.contains("s3cr3t"), "{nonsense}");
+    let endless = verify_with("exec cat /dev/zero");
+    assert!(endless.contains("answered with more than 4194304 bytes"), "{endless}");
+    let killed = verify_with("kill -9 $$");
+    assert!(killed.contains("status=signal: 9 (SIGKILL) stderr="), "{killed}");
+    let not_found =
+        "case \"$3\" in get) echo 'NotFound' >&2; exit 1;; apply) echo forbidden >&2; exit 1;; esac";
+    assert!(
+        verify_with(not_found)
+            .starts_with("failed to apply kubevirt helper pod: status=exit status: 1 stderr=forbidden\n")
+    );
+    let never_ready =
+        "case \"$3\" in get) echo NotFound >&2; exit 1;; wait) echo 'timed out' >&2; exit 1;; esac";
+    let error = verify_with(never_ready);
+    assert!(
+        error.starts_with(&format!(
+            "kubevirt helper pod {POD} did not become ready: timed out; it is gone; see: "
+        )),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_kubectl_is_named() {
+    let folder = with_kubectl("");
+    std::fs::remove_file(folder.path().join("kubectl")).unwrap();
+    layout(folder.path());
+    let workspace = folder.path().to_str().unwrap();
+    let verify =
+        run(jepsen(&["verify-kubevirt-surface", "--workspace", workspace]).env("PATH", folder.path()));
+    assert_eq!(
+        verify.refused(),
+        "failed to query kubevirt helper pod: No such file or directory (os error 2); install kubectl 1.31 or later, \
+         or put its folder on PATH\n"
+    );
+    let key = format!("{workspace}/key");
+    let mut capture = jepsen(&["capture-kubevirt-layout", "--workspace", "ws", "--ssh-private-key", &key]);
+    let error = run(capture.env("PATH", folder.path()).current_dir(folder.path())).refused();
+    assert!(error.starts_with("failed to query kubevirt vmi allocdb-control: No such file"), "{error}");
+}
+
+#[test]
+fn a_kubectl_that_hangs_is_ended_with_all_it_started() {
+    // The interruption and the deadline end a call the same way; this one does not take half a minute.
+    let folder = with_kubectl("echo $$ > \"$(dirname \"$0\")/started\"\nsleep 1000 & wait");
+    layout(folder.path());
+    let mut command = jepsen(&["verify-kubevirt-surface", "--workspace", folder.path().to_str().unwrap()]);
+    let child = spawn(command.env("PATH", format!("{}:/usr/bin:/bin", folder.path().display())));
+    until("the call", || {
+        std::fs::read_to_string(folder.path().join("started")).is_ok_and(|pid| pid.ends_with('\n'))
+    });
+    let group: i32 = text(folder.path().join("started")).trim().parse().unwrap();
+    signal(&child, "TERM");
+    assert_eq!(finish(child).refused(), "interrupted by SIGTERM\n");
+    let group = rustix::process::Pid::from_raw(group).unwrap();
+    until("the end of the call", || rustix::process::test_kill_process_group(group).is_err());
+}
+
+fn spawn(command: &mut std::process::Command) -> std::process::Child {
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+}
