@@ -8,9 +8,10 @@ mod support;
 
 use kubernetes::{Kubernetes, NAMESPACE, POD, TOKEN, missing_kubectl};
 use serde_json::json;
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use support::history::assert_history;
+use support::ssh_host::{SshHost, missing_namespaces};
 use support::*;
 
 const CAPTURED: &str = "control_vm=allocdb-control control_ip=10.42.0.10\n\
@@ -18,41 +19,11 @@ const CAPTURED: &str = "control_vm=allocdb-control control_ip=10.42.0.10\n\
     replica_vm=allocdb-replica-2 replica_id=2 replica_ip=10.42.0.12\n\
     replica_vm=allocdb-replica-3 replica_id=3 replica_ip=10.42.0.13\n";
 
-/// A listener that greets as an SSH server does and then says nothing more.
-struct Greeter {
-    addr: std::net::SocketAddr,
-    over: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+/// In the place of a relay: greets as an SSH server does, and then ends.
+const GREETER: [&str; 3] = ["sh", "-c", "echo SSH-2.0-stand_in; sleep 0.2"];
 
-impl Greeter {
-    fn start() -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = socket.local_addr().unwrap();
-        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let is_over = over.clone();
-        let thread = std::thread::spawn(move || {
-            let mut streams = Vec::new();
-            for stream in socket.incoming() {
-                if is_over.load(std::sync::atomic::Ordering::SeqCst) {
-                    return;
-                }
-                let mut stream = stream.unwrap();
-                stream.write_all(b"SSH-2.0-stand_in\r\n").unwrap();
-                streams.push(stream);
-            }
-        });
-        Self { addr, over, thread: Some(thread) }
-    }
-}
-
-impl Drop for Greeter {
-    fn drop(&mut self) {
-        self.over.store(true, std::sync::atomic::Ordering::SeqCst);
-        let _ = std::net::TcpStream::connect(self.addr);
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
+/// What the greeter comes to.
+const GREETED: &str = "the SSH handshake with control guest 10.42.0.10 failed; check its sshd: ";
 
 /// Processes whose command line names something below `folder`.
 fn processes_of(folder: &Path) -> Vec<String> {
@@ -65,14 +36,14 @@ fn processes_of(folder: &Path) -> Vec<String> {
 
 struct Lane {
     api: Kubernetes,
-    _greeter: Greeter,
 }
 
 impl Lane {
     fn start() -> Self {
-        let greeter = Greeter::start();
-        let lane = Self { api: Kubernetes::start(greeter.addr), _greeter: greeter };
-        std::fs::write(lane.path("key"), "-----BEGIN KEY-----\nn0t-f0r-0thers\n-----END KEY-----\n").unwrap();
+        let lane = Self { api: Kubernetes::start(GREETER.map(str::to_owned).to_vec()) };
+        let key = lane.path("key");
+        std::fs::write(&key, "-----BEGIN KEY-----\nn0t-f0r-0thers\n-----END KEY-----\n").unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         lane
     }
 
@@ -200,7 +171,7 @@ fn a_helper_pod_is_made_used_and_removed() {
     lane.capture(&[]).ok();
     let done = run(&mut lane.verify());
     lane.assert_clean(&done);
-    assert!(done.stderr.starts_with("the control guest allocdb-control was reached"), "{done:#?}");
+    assert!(done.stderr.starts_with(GREETED), "{done:#?}");
     assert_eq!(lane.changes(), ["create", "annotate user", REACH, "annotate removed-by", "delete 0"]);
     assert!(lane.api.cluster().pod.is_none());
 }
@@ -325,7 +296,7 @@ fn a_pod_goes_with_its_last_user() {
     lane.api.cluster().set_ready();
     let done = finish(second);
     lane.assert_clean(&done);
-    assert!(done.stderr.starts_with("the control guest allocdb-control was reached"), "{done:#?}");
+    assert!(done.stderr.starts_with(GREETED), "{done:#?}");
     let expected = [
         "create",
         "annotate user",
@@ -349,7 +320,7 @@ fn the_relay_is_whatever_the_pod_has() {
     lane.api.cluster().programs = vec!["socat"];
     let done = run(&mut lane.verify());
     lane.assert_clean(&done);
-    assert!(done.stderr.starts_with("the control guest allocdb-control was reached"), "{done:#?}");
+    assert!(done.stderr.starts_with(GREETED), "{done:#?}");
     assert_eq!(lane.changes(), [REACH, "exec socat - TCP:10.42.0.10:22"]);
     lane.api.cluster().programs.clear();
     let done = run(&mut lane.verify());
@@ -366,8 +337,8 @@ fn a_control_guest_that_does_not_answer_is_named() {
     }
     let lane = Lane::start();
     lane.capture(&[]).ok();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    lane.api.cluster().control = nobody;
+    let refused = ["sh", "-c", "echo 'nc: Connection refused' >&2; exit 1"];
+    lane.api.cluster().relay = refused.map(str::to_owned).to_vec();
     let done = run(&mut lane.verify());
     lane.assert_clean(&done);
     let error = done.refused();
@@ -378,7 +349,6 @@ fn a_control_guest_that_does_not_answer_is_named() {
 
 /// A folder with a `kubectl` of its own, which runs `script`.
 fn with_kubectl(script: &str) -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("kubectl");
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -486,4 +456,245 @@ fn a_kubectl_that_hangs_is_ended_with_all_it_started() {
 
 fn spawn(command: &mut std::process::Command) -> std::process::Child {
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+/// A lane with guests behind it.
+fn with_guests() -> (SshHost, Lane) {
+    let host = SshHost::start();
+    let lane = Lane { api: Kubernetes::start(host.sshd()) };
+    host.give_key(Path::new(&lane.path("key")));
+    lane.capture(&[]).ok();
+    (host, lane)
+}
+
+fn lacks_something() -> bool {
+    missing_kubectl() || missing_namespaces()
+}
+
+#[test]
+fn a_surface_is_verified() {
+    if lacks_something() {
+        return;
+    }
+    let (_host, lane) = with_guests();
+    let done = run(&mut lane.verify());
+    lane.assert_clean(&done);
+    assert_eq!(done.ok().stdout, "kubevirt_surface=ready\n");
+    assert_eq!(lane.changes(), ["create", "annotate user", REACH, "annotate removed-by", "delete 0"]);
+}
+
+fn run_on(lane: &Lane, id: &str, window: &str) -> std::process::Command {
+    let temporary = lane.path("tmp");
+    std::fs::create_dir_all(&temporary).unwrap();
+    let (workspace, out) = (lane.path("ws"), lane.path("out"));
+    let mut command =
+        lane.command(&["run-kubevirt", "--workspace", &workspace, "--run-id", id, "--output-root", &out]);
+    command.env("ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE", window).env("TMPDIR", temporary);
+    command
+}
+
+/// Every file below a folder.
+fn files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().is_dir() { files(&entry.path(), found) } else { found.push(entry.path()) }
+    }
+}
+
+/// Evidence and staging hold no secret, and of the latter nothing is left.
+fn assert_no_secret_files(lane: &Lane) {
+    let mut found = Vec::new();
+    files(Path::new(&lane.path("out")), &mut found);
+    assert!(!found.is_empty());
+    let key = text(lane.path("key"));
+    let inner = key.lines().nth(2).unwrap();
+    for file in found {
+        let bytes = std::fs::read(&file).unwrap();
+        for secret in [TOKEN, inner] {
+            let is_in = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!is_in, "{} holds a secret", file.display());
+        }
+        assert!(file.extension().is_none_or(|extension| extension != "tmp"), "{}", file.display());
+    }
+    assert_eq!(names(Path::new(&lane.path("tmp"))), Vec::<String>::new());
+}
+
+fn planned() -> Vec<String> {
+    let plan = run(&mut jepsen(&["plan"])).ok();
+    plan.stdout.lines().map(|line| line.split(' ').next().unwrap()["run_id=".len()..].to_owned()).collect()
+}
+
+fn assert_passed(lane: &Lane, id: &str, done: &Done) {
+    let out = lane.path("out");
+    assert_eq!(done.value("history_file"), format!("{out}/{id}-history.txt"));
+    assert_eq!(done.value("kubevirt_logs_archive"), format!("{out}/{id}-kubevirt-logs.tar.gz"));
+    assert!(done.value("artifact_bundle").starts_with(&format!("{out}/{id}-")));
+    assert!(done.stdout.contains("\nrelease_gate=passed\n") && done.stdout.ends_with("\nblockers=0\n"));
+    let status = text(format!("{out}/{id}-status.txt"));
+    for (key, value) in [("backend", "kubevirt"), ("state", "passed"), ("phase", "completed")] {
+        assert_eq!(field(&status, key), value, "{id}");
+    }
+    let logs = std::fs::File::open(format!("{out}/{id}-kubevirt-logs.tar.gz")).unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(logs));
+    let is_file = |entry: &tar::Entry<'_, _>| entry.header().entry_type().is_file();
+    let count = archive.entries().unwrap().filter(|entry| is_file(entry.as_ref().unwrap())).count();
+    assert_eq!(count, 12, "{id}");
+    assert_history(id, &text(format!("{out}/{id}-history.txt")));
+}
+
+#[test]
+fn all_runs_pass_and_come_to_what_was_recorded() {
+    if lacks_something() {
+        return;
+    }
+    let ids = planned();
+    assert_eq!(ids.len(), 17);
+    std::thread::scope(|scope| {
+        for ids in ids.chunks(9) {
+            scope.spawn(move || {
+                for id in ids {
+                    // Recorded numbers begin with those of a new cluster.
+                    let (_host, lane) = with_guests();
+                    let done = run(&mut run_on(&lane, id, "1")).ok();
+                    lane.assert_clean(&done);
+                    assert_passed(&lane, id, &done);
+                    assert_no_secret_files(&lane);
+                    // One way through the pod serves a whole run.
+                    let expected = ["create", "annotate user", REACH, "annotate removed-by", "delete 0"];
+                    assert_eq!(lane.changes(), expected);
+                    assert!(lane.api.cluster().pod.is_none());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_history_is_archived_with_the_guests_logs() {
+    if lacks_something() {
+        return;
+    }
+    let (_host, lane) = with_guests();
+    let history = lane.path("h.txt");
+    let event = "sequence=1 process=p time_millis=1 operation=reserve operation_id=5 outcome=";
+    let archive = |outcome: &str, id: &str| {
+        std::fs::write(&history, format!("version=1\n{event}{outcome}\n")).unwrap();
+        let (workspace, out) = (lane.path("ws"), lane.path("out"));
+        let mut command = lane.command(&["archive-kubevirt", "--workspace", &workspace, "--run-id", id]);
+        let done = run(command.args(["--history-file", &history, "--output-root", &out]));
+        lane.assert_clean(&done);
+        done
+    };
+    let done = archive("definite_failure reason=busy", "lease_safety-control").ok();
+    assert_eq!(done.stdout.lines().count(), 2);
+    let logs = format!("{}/lease_safety-control-kubevirt-logs.tar.gz", lane.path("out"));
+    assert_eq!(done.value("kubevirt_logs_archive"), logs);
+    let blocked = archive("ambiguous reason=timeout", "lease_safety-control");
+    assert_eq!((blocked.code(), blocked.stderr.as_str()), (Some(1), "Jepsen release gate is blocked\n"));
+    assert!(
+        archive("ambiguous reason=timeout", "$(touch x)")
+            .refused()
+            .starts_with("unknown Jepsen run id `$(touch x)`")
+    );
+    assert!(lane.api.cluster().pod.is_none());
+}
+
+/// Waits until a run has got somewhere.
+fn until_executing(lane: &Lane, id: &str) {
+    let log = format!("{}/{id}-events.log", lane.path("out"));
+    until("the second iteration", || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains(" iteration=1 "))
+    });
+}
+
+#[test]
+fn an_interrupted_run_heals_and_removes_its_pod() {
+    if lacks_something() {
+        return;
+    }
+    let (_host, lane) = with_guests();
+    let id = "reservation_contention-partition-heal";
+    let child = spawn(&mut run_on(&lane, id, "600"));
+    until_executing(&lane, id);
+    signal(&child, "INT");
+    let done = finish(child);
+    lane.assert_clean(&done);
+    assert!(done.refused().starts_with("interrupted by SIGINT"));
+    let status = text(format!("{}/{id}-status.txt", lane.path("out")));
+    assert_eq!(field(&status, "state"), "failed");
+    assert!(lane.api.cluster().pod.is_none());
+    assert_no_secret_files(&lane);
+    assert_eq!(run(&mut lane.verify()).ok().stdout, "kubevirt_surface=ready\n");
+}
+
+/// What happens to the way in the middle of a run is survived, or said; either way nothing stays cut off.
+fn disturbed(disturb: impl Fn(&SshHost, &Lane)) {
+    let (host, lane) = with_guests();
+    let id = "reservation_contention-partition-heal";
+    let child = spawn(&mut run_on(&lane, id, "4"));
+    until_executing(&lane, id);
+    disturb(&host, &lane);
+    let done = finish(child);
+    lane.assert_clean(&done);
+    let status = text(format!("{}/{id}-status.txt", lane.path("out")));
+    if done.code() == Some(0) {
+        assert_passed(&lane, id, &done);
+        assert_eq!(done.stderr, "");
+    } else {
+        assert_eq!(field(&status, "state"), "failed");
+        assert!(field(&status, "last_error").contains("partial history in "), "{status}");
+        assert!(lane.changes().iter().filter(|change| *change == REACH).count() > 1);
+    }
+    assert!(lane.api.cluster().pod.is_none());
+    let faults = text(host.path("ws").join("cluster-faults.txt"));
+    assert!(!faults.contains("isolated"), "{faults}\n{done:#?}");
+    assert_no_secret_files(&lane);
+    let again = run(&mut lane.verify());
+    assert_eq!(again.ok().stdout, "kubevirt_surface=ready\n");
+}
+
+#[test]
+fn a_session_that_breaks_in_a_run_is_opened_again() {
+    if !lacks_something() {
+        disturbed(|host, _| host.drop_connections());
+    }
+}
+
+#[test]
+fn a_pod_that_is_evicted_in_a_run_is_made_again() {
+    if !lacks_something() {
+        disturbed(|_, lane| lane.api.cluster().pod = None);
+    }
+}
+
+#[test]
+fn what_bars_the_way_to_the_control_guest_is_named() {
+    if lacks_something() {
+        return;
+    }
+    let (host, lane) = with_guests();
+    run(&mut lane.verify()).ok();
+    let known = lane.path("ws/known_hosts");
+    assert!(text(&known).starts_with("10.42.0.10 ssh-ed25519 "), "{}", text(&known));
+    let first = std::fs::read(&known).unwrap();
+    let refused = |why: &str| {
+        let done = run(&mut lane.verify());
+        lane.assert_clean(&done);
+        assert!(lane.api.cluster().pod.is_none());
+        let error = done.refused();
+        assert!(error.contains(why), "{error}");
+    };
+    let other = text(host.path("key.pub"));
+    std::fs::write(&known, format!("10.42.0.10 {}\n", other.rsplit_once(' ').unwrap().0)).unwrap();
+    refused("control guest 10.42.0.10 has another host key than at the first contact; ");
+    std::fs::write(&known, first).unwrap();
+    let key = lane.path("key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    refused("may be read by others (mode 644); run: chmod 600 ");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::copy(host.path("host_key"), &key).unwrap();
+    refused("control guest 10.42.0.10 does not accept the key ");
+    std::fs::write(&key, "no key").unwrap();
+    refused("does not open control guest 10.42.0.10; it must be a private key without a passphrase");
+    std::fs::remove_file(&key).unwrap();
+    refused("there is no usable SSH private key at ");
 }

@@ -15,6 +15,8 @@ mod cluster;
 mod common;
 #[path = "allocdb-jepsen/events.rs"]
 mod events;
+#[path = "allocdb-jepsen/guests.rs"]
+mod guests;
 #[path = "allocdb-jepsen/harness_log.rs"]
 mod harness_log;
 #[path = "allocdb-jepsen/helper_pod.rs"]

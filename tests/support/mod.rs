@@ -3,6 +3,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses its part")]
 
+pub mod history;
+pub mod ssh_host;
+
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{ClientCommand, Command as Operation};
 use allocdb_node::api::{Request, Response, decode_response, encode_request};

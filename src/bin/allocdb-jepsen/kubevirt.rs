@@ -5,6 +5,7 @@
 
 use super::args::KubevirtCapture;
 use super::common::print;
+use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::helper_pod::{HelperPod, Wanted};
 use super::interrupt::Interrupt;
 use super::kubectl::{CallError, Kubectl, Running, escaped};
@@ -16,6 +17,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Deadline of looking up one guest.
@@ -215,18 +218,50 @@ fn is_missing_program(said: &str) -> bool {
         .any(|sign| said.to_lowercase().contains(sign))
 }
 
-/// Opens the KubeVirt testbed whose layout is in `workspace`.
+impl Line for Tunnel {
+    fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    fn complaint(&mut self) -> String {
+        self.call.complaint()
+    }
+}
+
+/// Through the helper pod to the control guest.
+struct ThroughPod {
+    pod: Mutex<HelperPod>,
+    control: KubevirtGuest,
+    was_used: AtomicBool,
+}
+
+impl Road for ThroughPod {
+    fn connect(&self) -> Result<Box<dyn Line>> {
+        let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was carried through it is over; it may be the pod that is.
+        if self.was_used.swap(true, Ordering::Relaxed) {
+            pod.get_ready()?;
+        }
+        Ok(Box::new(Tunnel::open(&pod, &self.control)?))
+    }
+}
+
+/// Opens the KubeVirt testbed whose layout is in `workspace`. Its helper pod is removed when it is dropped.
 ///
 /// # Errors
-/// When there is no usable layout, no way to its control guest; and when there is, because no session goes over it yet.
+/// When there is no usable layout, or no way to its control guest.
 pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn ExternalTestbed>> {
     let layout = load(workspace)?;
     let pod = helper_pod(&layout, interrupt)?;
-    let tunnel = Tunnel::open(&pod, &layout.control)?;
-    drop(tunnel);
-    bail!(
-        "the control guest {} was reached, but this build has no SSH session to drive it with yet; the local backend \
-         works: run-local, verify-local-surface, archive-local",
-        escaped(&layout.control.name)
-    )
+    let guest = ControlGuest {
+        backend: "kubevirt",
+        host: layout.control.addr.to_string(),
+        private_key: layout.ssh_private_key_path.clone(),
+        known_hosts: workspace.join("known_hosts"),
+    };
+    let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let cluster = layout.guest_cluster();
+    let road = ThroughPod { pod: Mutex::new(pod), control: layout.control, was_used: AtomicBool::new(false) };
+    let testbed = GuestTestbed::open(guest, label, cluster, Box::new(road), interrupt.clone())?;
+    Ok(Box::new(testbed))
 }

@@ -1,5 +1,5 @@
-//! Testbeds whose replicas are in virtual machines, as far as this build goes: their layouts are read and checked. What
-//! carries requests and commands to the guests is not part of it yet, and every entry point says so in the end.
+//! What is not there yet of testbeds in virtual machines: a way to the guests of QEMU, and the views of KubeVirt runs. Layouts
+//! are read and checked, and every entry point says what is missing.
 
 use super::args::{FleetWatch, Watch};
 use super::testbed::ExternalTestbed;

@@ -1,12 +1,16 @@
-//! `kubectl exec` over a WebSocket: the channels of `v5.channel.k8s.io`, joined to a socket.
+//! `kubectl exec` over a WebSocket: the channels of `v5.channel.k8s.io`, joined to a process.
 
 use super::http::Request;
 use super::{CONTROL, Cluster, NAMESPACE, POD, lock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role};
@@ -15,6 +19,7 @@ use tungstenite::{Error, Message, WebSocket};
 const PROTOCOL: &str = "v5.channel.k8s.io";
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const CLOSE: u8 = 255;
 
@@ -34,7 +39,7 @@ pub fn serve(mut stream: TcpStream, request: &Request, cluster: &Mutex<Cluster>)
     if stream.write_all(upgrade.as_bytes()).is_err() {
         return;
     }
-    let (control, has_program) = {
+    let (relay, has_program) = {
         let mut cluster = lock(cluster);
         cluster.changes.push(format!("exec {}", asked.join(" ")));
         let known = match asked.as_slice() {
@@ -45,58 +50,120 @@ pub fn serve(mut stream: TcpStream, request: &Request, cluster: &Mutex<Cluster>)
         if !known || !is_expected {
             cluster.unexpected.push(format!("exec {asked:?} {:?}", request.headers));
         }
-        (cluster.control, cluster.programs.contains(&asked[0]))
+        (cluster.relay.clone(), cluster.programs.contains(&asked[0]))
     };
-    stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_nonblocking(true).unwrap();
     let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
-    let ended = if !has_program {
-        failed(&format!("exec: \"{}\": executable file not found in $PATH", asked[0]), 127)
+    let ended = if has_program {
+        let mut process = Process::start(&relay);
+        join(&mut socket, &mut process.stream, cluster);
+        let (code, complaint) = process.end();
+        let mut said = vec![STDERR];
+        said.extend(complaint);
+        let _ = send(&mut socket, Message::binary(said));
+        if code == 0 { json!({ "metadata": {}, "status": "Success" }) } else { failed("relay", code) }
     } else {
-        match TcpStream::connect(control) {
-            Ok(target) => {
-                join(&mut socket, target, cluster);
-                json!({ "metadata": {}, "status": "Success" })
-            }
-            Err(error) => failed(&format!("nc: {error}"), 1),
-        }
+        failed(&format!("exec: \"{}\": executable file not found in $PATH", asked[0]), 127)
     };
     let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     let mut status = vec![STATUS];
     status.extend(ended.to_string().as_bytes());
-    let _ = socket.send(Message::binary(status)).and_then(|()| socket.close(Some(normal)));
+    let _ = send(&mut socket, Message::binary(status)).and_then(|()| socket.close(Some(normal)));
+    let _ = socket.get_ref().set_nonblocking(false);
+    let _ = socket.get_ref().set_read_timeout(Some(Duration::from_secs(10)));
     while socket.read().is_ok() {}
 }
 
-fn failed(message: &str, code: u32) -> serde_json::Value {
+fn failed(message: &str, code: i32) -> serde_json::Value {
     let message = format!("{message}: command terminated with exit code {code}");
     json!({ "metadata": {}, "status": "Failure", "reason": "InternalError", "message": message, "code": 500 })
 }
 
-/// Carries bytes both ways until the target is done, `kubectl` is gone, or the cluster.
-fn join(socket: &mut WebSocket<TcpStream>, mut target: TcpStream, cluster: &Mutex<Cluster>) {
-    target.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+/// What runs in the pod.
+struct Process {
+    child: Child,
+    stream: UnixStream,
+}
+
+impl Process {
+    fn start(words: &[String]) -> Self {
+        let (stream, theirs) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stderr(Stdio::piped());
+        command.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
+        Self { child: command.spawn().unwrap(), stream }
+    }
+
+    /// Its status and what it complained about.
+    fn end(mut self) -> (i32, Vec<u8>) {
+        drop(self.stream);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill();
+        let status = self.child.wait().unwrap();
+        let mut complaint = Vec::new();
+        self.child.stderr.take().unwrap().read_to_end(&mut complaint).unwrap();
+        (status.code().unwrap_or(137), complaint)
+    }
+}
+
+/// Waits until one of two streams has something, for a moment.
+fn wait(first: &impl AsFd, second: &impl AsFd) {
+    let mut both = [PollFd::new(first, PollFlags::IN), PollFd::new(second, PollFlags::IN)];
+    let look = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    let _ = poll(&mut both, Some(&look));
+}
+
+fn send(socket: &mut WebSocket<TcpStream>, message: Message) -> Result<(), Error> {
+    let mut sent = socket.send(message);
+    while matches!(&sent, Err(Error::Io(error)) if is_nothing_yet(error)) {
+        std::thread::sleep(Duration::from_millis(1));
+        sent = socket.flush();
+    }
+    sent
+}
+
+fn write_all(target: &mut UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match target.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if is_nothing_yet(&error) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Carries bytes both ways until the process is done, `kubectl` is gone, or the pod.
+fn join(socket: &mut WebSocket<TcpStream>, target: &mut UnixStream, cluster: &Mutex<Cluster>) {
     let mut buffer = [0; 16 * 1024];
     buffer[0] = STDOUT;
     while !lock(cluster).is_over && lock(cluster).pod.is_some() {
+        let mut is_idle = false;
         match socket.read() {
             Ok(Message::Binary(frame)) => match frame.first() {
-                Some(&STDIN) if target.write_all(&frame[1..]).is_err() => return,
+                Some(&STDIN) if write_all(target, &frame[1..]).is_err() => return,
                 Some(&STDIN) => {}
                 Some(&CLOSE) => drop(target.shutdown(Shutdown::Write)),
                 other => panic!("bytes on channel {other:?}"),
             },
             Ok(Message::Close(_)) => return,
             Ok(_) => {}
-            Err(Error::Io(error)) if is_nothing_yet(&error) => {}
+            Err(Error::Io(error)) if is_nothing_yet(&error) => is_idle = true,
             Err(_) => return,
         }
         match target.read(&mut buffer[1..]) {
             Ok(0) => return,
             Ok(count) => {
-                if socket.send(Message::binary(buffer[..=count].to_vec())).is_err() {
+                if send(socket, Message::binary(buffer[..=count].to_vec())).is_err() {
                     return;
                 }
             }
+            Err(error) if is_nothing_yet(&error) && is_idle => wait(socket.get_ref(), target),
             Err(error) if is_nothing_yet(&error) => {}
             Err(_) => return,
         }

@@ -1,6 +1,6 @@
 //! A stand-in for the API server of a Kubernetes cluster with KubeVirt: small, strict, and just enough for the real
 //! `kubectl`. It has one namespace with guests and at most one pod, checks what it is sent, and fails its test on anything
-//! unexpected. What is executed in the pod is a relay, joined to a socket of the test's choice.
+//! unexpected. What is executed in the pod is a relay, in whose place a process of the test's choice runs.
 
 mod exec;
 mod http;
@@ -34,8 +34,8 @@ pub struct Cluster {
     pub guests: BTreeMap<String, String>,
     /// Programs of the helper image.
     pub programs: Vec<&'static str>,
-    /// Where relays lead to.
-    pub control: SocketAddr,
+    /// What runs in the place of a relay: program and arguments.
+    pub relay: Vec<String>,
     /// What changed something, in order: `create`, `annotate <keys>`, `delete <grace>`, `exec <words>`.
     pub changes: Vec<String>,
     /// Who waits for a change of the pod.
@@ -105,8 +105,8 @@ pub fn missing_kubectl() -> bool {
 }
 
 impl Kubernetes {
-    /// Starts it; relays lead to `control`.
-    pub fn start(control: SocketAddr) -> Self {
+    /// Starts it, with what runs in the place of a relay.
+    pub fn start(relay: Vec<String>) -> Self {
         let guests = [("allocdb-control", 10), ("allocdb-replica-1", 11), ("allocdb-replica-2", 12)];
         let guests = guests.into_iter().chain([("allocdb-replica-3", 13)]);
         let cluster = Cluster {
@@ -115,7 +115,7 @@ impl Kubernetes {
             gets_ready: true,
             guests: guests.map(|(name, at)| (name.to_owned(), format!("10.42.0.{at}"))).collect(),
             programs: vec!["nc"],
-            control,
+            relay,
             changes: Vec::new(),
             watchers: 0,
             unexpected: Vec::new(),

@@ -1,0 +1,170 @@
+//! A control guest and three replicas as the harness finds them: a real OpenSSH server, a control script and three replica
+//! processes on the addresses of a testbed, in network, mount and process namespaces of their own. Several can be there at
+//! once, and nothing of it survives its test.
+
+use allocdb_node::cluster::ClusterLayout;
+use allocdb_node::cluster::layout::Limits;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+pub const CONTROL: &str = "10.42.0.10";
+const REPLICAS: [[u8; 4]; 3] = [[10, 42, 0, 11], [10, 42, 0, 12], [10, 42, 0, 13]];
+
+/// What stands in for the guests' control script and its `sudo`. The replicas share one workspace here.
+const CONTROL_SCRIPT: &str = r#"#!/bin/sh
+set -eu
+case $1 in
+crash|restart|isolate|heal) exec ip netns exec "r$2" @BINARY@ local-cluster "$1" --workspace @WS@ --replica-id "$2" ;;
+export-replica) exec tar -czf - -C @WS@ "replica-$2" ;;
+import-replica) rm -rf "@WS@/replica-$2"; exec tar -xzf - -C @WS@ ;;
+collect-logs)
+    for id in 1 2 3; do
+        mkdir -p "$2/replica-$id"
+        cp @WS@/cluster-faults.txt @WS@/cluster-timeline.log "$2/replica-$id"
+        cp "@WS@/logs/replica-$id.log" "$2/replica-$id/journal.log"
+        @BINARY@ local-cluster control-status --addr "10.42.0.1$id:17000" >"$2/replica-$id/status.txt" || true
+    done
+    echo "$2" ;;
+*) echo "usage: allocdb-qemu-control" >&2; exit 1 ;;
+esac
+"#;
+
+const SETUP: &str = r#"
+set -e
+mount --bind @ROOT@/passwd /etc/passwd
+mount -t tmpfs tmpfs /run
+mkdir /run/sshd
+mount -t tmpfs tmpfs /var/lib
+mount -t tmpfs tmpfs /usr/local/bin
+cp @ROOT@/control /usr/local/bin/allocdb-qemu-control
+cp @ROOT@/sudo /usr/local/bin/sudo
+chmod 755 /usr/local/bin/*
+ip link set lo up
+ip link add guests type bridge
+ip addr add 10.42.0.10/24 dev guests
+ip link set guests up
+for id in 1 2 3; do
+    ip netns add r$id
+    ip link add to-r$id type veth peer name eth0 netns r$id
+    ip link set to-r$id master guests up
+    ip -n r$id link set lo up
+    ip -n r$id addr add 10.42.0.1$id/24 dev eth0
+    ip -n r$id link set eth0 up
+done
+for id in 1 2 3; do /usr/local/bin/allocdb-qemu-control restart $id >/dev/null & done
+wait
+echo ready
+while :; do sleep 1000 & wait $!; done
+"#;
+
+/// See the module. Everything ends when it is dropped.
+pub struct SshHost {
+    init: Child,
+    folder: tempfile::TempDir,
+}
+
+/// Whether this machine cannot do it; said once for each test.
+pub fn missing_namespaces() -> bool {
+    let works = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    let bridge = ["ip", "link", "add", "guests", "type", "bridge"];
+    let namespaces = ["--net", "--mount", "--pid", "--fork", "--mount-proc"];
+    let unshares = works("unshare", &[namespaces.as_slice(), &bridge].concat());
+    let has_all = unshares && works("nsenter", &["--version"]) && Path::new("/usr/sbin/sshd").exists();
+    if !has_all {
+        println!(
+            "skipped: needs sshd, ip, nsenter and the right to unshare network, mounts and processes, with bridges"
+        );
+    }
+    !has_all
+}
+
+impl SshHost {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let workspace = root.join("ws");
+        let ports = [17_000, 18_000, 19_000];
+        let addresses = REPLICAS.map(|host| ports.map(|port| SocketAddr::from((host, port))));
+        fs::create_dir(&workspace).unwrap();
+        let layout = ClusterLayout::in_workspace(&workspace, Limits::GATE, addresses);
+        layout.store(&workspace.join("cluster-layout.txt")).unwrap();
+        for key in ["key", "host_key"] {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(root.join(key));
+            assert!(keygen.status().unwrap().success());
+        }
+        fs::copy(root.join("key.pub"), root.join("authorized_keys")).unwrap();
+        let filled = |text: &str| {
+            text.replace("@ROOT@", root.to_str().unwrap())
+                .replace("@BINARY@", super::BINARY)
+                .replace("@WS@", workspace.to_str().unwrap())
+        };
+        fs::write(root.join("control"), filled(CONTROL_SCRIPT)).unwrap();
+        fs::write(root.join("sudo"), "#!/bin/sh\nexec \"$@\"\n").unwrap();
+        let users =
+            "root:*:0:0::/root:/bin/sh\nallocdb:*:0:0::/:/bin/sh\nsshd:*:65534:65534::/run/sshd:/bin/false\n";
+        fs::write(root.join("passwd"), users).unwrap();
+        let config = "HostKey @ROOT@/host_key\nAuthorizedKeysFile @ROOT@/authorized_keys\nStrictModes no\nUsePAM no\n\
+                      PermitRootLogin yes\nPasswordAuthentication no\nLogLevel ERROR\nMaxSessions 100\n\
+                      SetEnv PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\n";
+        fs::write(root.join("sshd_config"), filled(config)).unwrap();
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
+        let out = fs::File::create(root.join("started")).unwrap();
+        unshare.arg(filled(SETUP)).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+        let host = Self { init: unshare.spawn().unwrap(), folder };
+        super::until("the SSH laboratory", || super::text(host.path("started")).contains("ready"));
+        host
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The first process in the namespaces, by its number outside.
+    fn inside(&self) -> String {
+        let pid = self.init.id();
+        super::text(format!("/proc/{pid}/task/{pid}/children")).trim().to_owned()
+    }
+
+    /// What answers one connection to the SSH server, on its standard input and output.
+    pub fn sshd(&self) -> Vec<String> {
+        let pid = self.inside();
+        let config = self.path("sshd_config");
+        let words =
+            ["nsenter", "-t", &pid, "-n", "-m", "-p", "/usr/sbin/sshd", "-i", "-f", config.to_str().unwrap()];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Copies the private key to where a test wants it.
+    pub fn give_key(&self, to: &Path) {
+        fs::copy(self.path("key"), to).unwrap();
+        fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Ends all connections to the SSH server, as its restart would.
+    pub fn drop_connections(&self) {
+        let pid = self.inside();
+        let script = "for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in sshd*) kill -9 ${p#/proc/};; esac; done";
+        let mut enter = Command::new("nsenter");
+        assert!(enter.args(["-t", &pid, "-m", "-p", "sh", "-c", script]).status().unwrap().success());
+    }
+}
+
+impl Drop for SshHost {
+    fn drop(&mut self) {
+        let inside = self.inside();
+        let _ = self.init.kill();
+        let _ = self.init.wait();
+        let gone = || !Path::new(&format!("/proc/{inside}")).exists();
+        if !std::thread::panicking() {
+            super::until("the end of the SSH laboratory", gone);
+        }
+    }
+}
