@@ -9,12 +9,6 @@ use std::path::Path;
 use support::history::assert_history;
 use support::*;
 
-/// Every planned run.
-fn run_ids() -> Vec<String> {
-    let plan = run(&mut jepsen(&["plan"])).ok();
-    plan.stdout.lines().map(|line| line.split(' ').next().unwrap()["run_id=".len()..].to_owned()).collect()
-}
-
 fn run_local(run_id: &str, output_root: &Path) -> Done {
     let mut command =
         jepsen(&["run-local", "--run-id", run_id, "--output-root", output_root.to_str().unwrap()]);

@@ -11,7 +11,7 @@ use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use support::history::assert_history;
-use support::ssh_host::{SshHost, missing_namespaces};
+use support::ssh_host::{Kind, SshHost, missing_namespaces};
 use support::*;
 
 const CAPTURED: &str = "control_vm=allocdb-control control_ip=10.42.0.10\n\
@@ -460,7 +460,7 @@ fn spawn(command: &mut std::process::Command) -> std::process::Child {
 
 /// A lane with guests behind it.
 fn with_guests() -> (SshHost, Lane) {
-    let host = SshHost::start();
+    let host = SshHost::start(Kind::Kubevirt);
     let lane = Lane { api: Kubernetes::start(host.sshd()) };
     host.give_key(Path::new(&lane.path("key")));
     lane.capture(&[]).ok();
@@ -518,11 +518,6 @@ fn assert_no_secret_files(lane: &Lane) {
     assert_eq!(names(Path::new(&lane.path("tmp"))), Vec::<String>::new());
 }
 
-fn planned() -> Vec<String> {
-    let plan = run(&mut jepsen(&["plan"])).ok();
-    plan.stdout.lines().map(|line| line.split(' ').next().unwrap()["run_id=".len()..].to_owned()).collect()
-}
-
 fn assert_passed(lane: &Lane, id: &str, done: &Done) {
     let out = lane.path("out");
     assert_eq!(done.value("history_file"), format!("{out}/{id}-history.txt"));
@@ -546,7 +541,7 @@ fn all_runs_pass_and_come_to_what_was_recorded() {
     if lacks_something() {
         return;
     }
-    let ids = planned();
+    let ids = run_ids();
     assert_eq!(ids.len(), 17);
     std::thread::scope(|scope| {
         for ids in ids.chunks(9) {

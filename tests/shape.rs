@@ -125,7 +125,7 @@ fn no_file_of_the_binary_is_in_a_cycle() {
 fn scripts_and_backends_keep_their_distance() {
     let imports = binary_imports();
     let uses = |own: &str, used: &str| imports[own].contains(used);
-    for backend in ["local", "guests", "kubevirt", "helper_pod", "kubectl"] {
+    for backend in ["local", "guests", "qemu", "kubevirt", "helper_pod", "kubectl"] {
         for other in ["scenarios", "nemesis", "stage", "events", "runs", "cluster"] {
             assert!(!uses(backend, other) && !uses(other, backend), "{backend} and {other}");
         }

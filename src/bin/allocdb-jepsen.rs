@@ -37,6 +37,8 @@ mod local_cluster;
 mod nemesis;
 #[path = "allocdb-jepsen/progress.rs"]
 mod progress;
+#[path = "allocdb-jepsen/qemu.rs"]
+mod qemu;
 #[path = "allocdb-jepsen/remote.rs"]
 mod remote;
 #[path = "allocdb-jepsen/runs.rs"]
@@ -108,7 +110,7 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
 fn open(testbed: Testbed, interrupt: &Interrupt) -> anyhow::Result<Box<dyn ExternalTestbed>> {
     match testbed {
         Testbed::Local(wanted) => Ok(Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?)),
-        Testbed::Qemu { workspace } => remote::open_qemu(&workspace),
+        Testbed::Qemu { workspace } => qemu::open(&workspace, interrupt),
         Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, interrupt),
     }
 }

@@ -269,3 +269,9 @@ pub fn field(text: &str, key: &str) -> String {
     let found = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     found.unwrap_or_else(|| panic!("no {key}= in\n{text}")).to_owned()
 }
+
+/// Every planned run.
+pub fn run_ids() -> Vec<String> {
+    let plan = run(&mut jepsen(&["plan"])).ok();
+    plan.stdout.lines().map(|line| line.split(' ').next().unwrap()["run_id=".len()..].to_owned()).collect()
+}

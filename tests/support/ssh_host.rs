@@ -10,8 +10,22 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-pub const CONTROL: &str = "10.42.0.10";
-const REPLICAS: [[u8; 4]; 3] = [[10, 42, 0, 11], [10, 42, 0, 12], [10, 42, 0, 13]];
+/// Whose addresses the guests have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Kubevirt,
+    Qemu,
+}
+
+impl Kind {
+    /// The networks of control ports, and of client and protocol ports.
+    fn networks(self) -> [&'static str; 2] {
+        match self {
+            Kind::Kubevirt => ["10.42.0", "10.42.0"],
+            Kind::Qemu => ["172.31.0", "172.31.1"],
+        }
+    }
+}
 
 /// What stands in for the guests' control script and its `sudo`. The replicas share one workspace here.
 const CONTROL_SCRIPT: &str = r#"#!/bin/sh
@@ -25,7 +39,7 @@ collect-logs)
         mkdir -p "$2/replica-$id"
         cp @WS@/cluster-faults.txt @WS@/cluster-timeline.log "$2/replica-$id"
         cp "@WS@/logs/replica-$id.log" "$2/replica-$id/journal.log"
-        @BINARY@ local-cluster control-status --addr "10.42.0.1$id:17000" >"$2/replica-$id/status.txt" || true
+        @BINARY@ local-cluster control-status --addr "@CONTROL@.1$id:17000" >"$2/replica-$id/status.txt" || true
     done
     echo "$2" ;;
 *) echo "usage: allocdb-qemu-control" >&2; exit 1 ;;
@@ -44,18 +58,19 @@ cp @ROOT@/sudo /usr/local/bin/sudo
 chmod 755 /usr/local/bin/*
 ip link set lo up
 ip link add guests type bridge
-ip addr add 10.42.0.10/24 dev guests
+for network in @CONTROL@ @CLUSTER@; do ip addr replace $network.10/24 dev guests; done
 ip link set guests up
 for id in 1 2 3; do
     ip netns add r$id
     ip link add to-r$id type veth peer name eth0 netns r$id
     ip link set to-r$id master guests up
     ip -n r$id link set lo up
-    ip -n r$id addr add 10.42.0.1$id/24 dev eth0
+    for network in @CONTROL@ @CLUSTER@; do ip -n r$id addr replace $network.1$id/24 dev eth0; done
     ip -n r$id link set eth0 up
 done
 for id in 1 2 3; do /usr/local/bin/allocdb-qemu-control restart $id >/dev/null & done
 wait
+@LISTEN@
 echo ready
 while :; do sleep 1000 & wait $!; done
 "#;
@@ -85,12 +100,15 @@ pub fn missing_namespaces() -> bool {
 }
 
 impl SshHost {
-    pub fn start() -> Self {
+    pub fn start(kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let workspace = root.join("ws");
-        let ports = [17_000, 18_000, 19_000];
-        let addresses = REPLICAS.map(|host| ports.map(|port| SocketAddr::from((host, port))));
+        let [control, cluster] = kind.networks();
+        let addresses = [1, 2, 3].map(|id| {
+            let address = |network, port| format!("{network}.1{id}:{port}").parse::<SocketAddr>().unwrap();
+            [address(control, 17_000), address(cluster, 18_000), address(cluster, 19_000)]
+        });
         fs::create_dir(&workspace).unwrap();
         let layout = ClusterLayout::in_workspace(&workspace, Limits::GATE, addresses);
         layout.store(&workspace.join("cluster-layout.txt")).unwrap();
@@ -101,7 +119,16 @@ impl SshHost {
         }
         fs::copy(root.join("key.pub"), root.join("authorized_keys")).unwrap();
         let filled = |text: &str| {
-            text.replace("@ROOT@", root.to_str().unwrap())
+            let listen = match kind {
+                Kind::Kubevirt => "",
+                Kind::Qemu => {
+                    "/usr/sbin/sshd -f @ROOT@/sshd_config -o ListenAddress=127.0.0.1:2220 -o PidFile=none"
+                }
+            };
+            text.replace("@LISTEN@", listen)
+                .replace("@CONTROL@", control)
+                .replace("@CLUSTER@", cluster)
+                .replace("@ROOT@", root.to_str().unwrap())
                 .replace("@BINARY@", super::BINARY)
                 .replace("@WS@", workspace.to_str().unwrap())
         };
@@ -140,6 +167,19 @@ impl SshHost {
         let words =
             ["nsenter", "-t", &pid, "-n", "-m", "-p", "/usr/sbin/sshd", "-i", "-f", config.to_str().unwrap()];
         words.map(str::to_owned).to_vec()
+    }
+
+    /// A command that is carried out where QEMU would forward the guest's port.
+    pub fn beside(&self, command: &Command) -> Command {
+        let mut enter = Command::new("nsenter");
+        enter.args(["-t", &self.inside(), "-n"]).arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => enter.env(key, value),
+                None => enter.env_remove(key),
+            };
+        }
+        enter
     }
 
     /// Copies the private key to where a test wants it.

@@ -32,6 +32,19 @@ pub(crate) fn sanitized(name: &str, if_empty: &str) -> String {
     if name.is_empty() { if_empty.to_owned() } else { name }
 }
 
+/// Text with its control characters spelled out, so that no terminal obeys it. Line breaks and tabs stay.
+pub(crate) fn escaped(text: &str) -> String {
+    let spell = |c: char| -> String {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if (c.is_control() && c != '\n' && c != '\t') || turns {
+            c.escape_default().collect()
+        } else {
+            c.into()
+        }
+    };
+    text.chars().map(spell).collect()
+}
+
 /// A name for a temporary file beside `target`, by this process, that no other write of this process uses.
 pub(crate) fn temporary_beside(target: &Path) -> PathBuf {
     static WRITES: AtomicU64 = AtomicU64::new(0);
@@ -73,6 +86,12 @@ mod tests {
         assert_eq!(sanitized_run_id("a b/../ü$"), "a_b_.._ü$".replace(['.', 'ü', '$'], "_"));
         assert_eq!(sanitized_run_id(""), "run");
         assert_eq!(sanitized("", "workspace"), "workspace");
+    }
+
+    #[test]
+    fn text_from_elsewhere_steers_no_terminal() {
+        assert_eq!(escaped("a\x1b[2J\x07\n\tb\r"), "a\\u{1b}[2J\\u{7}\n\tb\\r");
+        assert_eq!(escaped("back\u{202e}ward"), "back\\u{202e}ward");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! An answer that decodes becomes an outcome. One that does not, or that answers something else, ends the scenario with an
 //! error that describes it; nothing is guessed.
 
+use super::common::escaped;
 use super::testbed::{ExternalTestbed, Port};
 use super::tracker::Namespace;
 use allocdb_node::allocator::payload::encode_client;
@@ -36,7 +37,7 @@ pub(crate) fn ask(testbed: &dyn ExternalTestbed, replica: ReplicaId, request: &R
     let bytes = testbed.exchange(replica, Port::Client, &api::encode_request(request))?;
     Ok(match api::decode_response(&bytes) {
         Ok(response) => Reply::Answer(response),
-        Err(_) => Reply::Text(String::from_utf8_lossy(&bytes).trim().to_owned()),
+        Err(_) => Reply::Text(escaped(String::from_utf8_lossy(&bytes).trim())),
     })
 }
 

@@ -4,7 +4,7 @@
 //! the control script. What the session's bytes travel through is a [`Road`], and each backend brings its own. The session
 //! is never blocking: every wait has an eye on the clock and on interruptions.
 
-use super::common::{replace_file, temporary_beside};
+use super::common::{escaped, replace_file, temporary_beside};
 use super::interrupt::Interrupt;
 use super::testbed::{ExternalTestbed, Port, Verb};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, Channel, CheckResult, ErrorCode, KnownHostFileKind, Session};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub(crate) trait Road: Send + Sync {
 /// A connection to the SSH server of the control guest.
 pub(crate) trait Line: Send {
     /// Its bytes.
-    fn stream(&self) -> &UnixStream;
+    fn stream(&self) -> BorrowedFd<'_>;
 
     /// What was complained about on the way, if anything.
     fn complaint(&mut self) -> String;
@@ -112,7 +112,7 @@ impl Patience<'_> {
             BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
             BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
         };
-        let mut pipes = [PollFd::new(held.line.stream(), directions)];
+        let mut pipes = [PollFd::from_borrowed_fd(held.line.stream(), directions)];
         let look = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         match poll(&mut pipes, Some(&look)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -144,7 +144,7 @@ impl Held {
         let line = road.connect()?;
         let mut session = Session::new().context("failed to start an SSH session")?;
         session.set_blocking(false);
-        session.set_tcp_stream(line.stream().try_clone().context("failed to start an SSH session")?);
+        session.set_tcp_stream(line.stream().try_clone_to_owned().context("failed to start an SSH session")?);
         let mut held = Self { session, line };
         let patience = Patience::of(LOGIN, interrupt);
         held.log_in(guest, &patience).map_err(|error| {
@@ -179,7 +179,6 @@ impl Held {
                 )),
             }
         })?;
-        session.set_keepalive(true, 15);
         Ok(())
     }
 }
@@ -322,7 +321,7 @@ impl GuestTestbed {
         ensure!(
             status == 0,
             "{backend} remote command failed: status=exit status: {status} stderr={}",
-            String::from_utf8_lossy(&complaint)
+            escaped(&String::from_utf8_lossy(&complaint))
         );
         Ok(())
     }

@@ -5,9 +5,9 @@
 //! removes the pod, and claims it first, on the very version of the pod on which it saw nobody else: who comes between
 //! changes the pod, and the claim fails.
 
-use super::common::now_millis;
+use super::common::{escaped, now_millis};
 use super::interrupt::Interrupt;
-use super::kubectl::{Answer, CallError, Kubectl, escaped};
+use super::kubectl::{Answer, CallError, Kubectl};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::json;
@@ -569,6 +569,28 @@ mod tests {
             assert_eq!(pod.is_used_by_others("b"), others, "{until}");
             assert!(!pod.is_used_by_others("a"));
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_stuck_says_why() {
+        let stuck = json!({
+            "metadata": { "resourceVersion": "1" },
+            "status": {
+                "phase": "Pending",
+                "conditions": [
+                    { "type": "PodScheduled", "status": "True" },
+                    { "type": "Ready", "status": "False", "reason": "ContainersNotReady" }
+                ],
+                "containerStatuses": [
+                    { "state": { "waiting": { "reason": "ImagePullBackOff", "message": "no \u{1b}[1mimage" } } }
+                ]
+            }
+        });
+        let stuck: Pod = serde_json::from_value(stuck).unwrap();
+        assert_eq!(
+            stuck.explanation(),
+            "phase Pending; not Ready ContainersNotReady; ImagePullBackOff: no \\u{1b}[1mimage"
+        );
     }
 
     #[test]

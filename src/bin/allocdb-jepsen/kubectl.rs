@@ -3,10 +3,11 @@
 //! No shell is involved. Every call has a deadline, ends early on an interruption, and takes its whole process group with
 //! it. What it says is bounded, and made harmless before anybody sees it.
 
+use super::common::escaped;
 use super::interrupt::{Interrupt, Interrupted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -191,12 +192,35 @@ impl Kubectl {
 #[derive(Debug)]
 struct Group(Child);
 
+impl Group {
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.0.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// Whether it has ended. Its number stays its own until it is waited for.
+    fn has_ended(&self) -> io::Result<bool> {
+        let Some(pid) = self.pid() else { return Ok(true) };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(pid), options) {
+            Ok(ended) => Ok(ended.is_some()),
+            // Waited for already.
+            Err(rustix::io::Errno::CHILD) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the whole group. To be called before the process is waited for.
+    fn kill(&self) {
+        if let Some(group) = self.pid() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
-        let group = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        // Its number belongs to nobody else before it is waited for, and what it started is in the group of that number.
-        if let Some(group) = group.filter(|_| matches!(self.0.try_wait(), Ok(None))) {
-            let _ = kill_process_group(group, Signal::KILL);
+        if matches!(self.has_ended(), Ok(false)) {
+            self.kill();
         }
         let _ = self.0.wait();
     }
@@ -276,10 +300,15 @@ impl Call<'_> {
                 return Ok(ended);
             }
             listen(&mut stderr, &mut ended.stderr, MAX_COMPLAINT)?;
-            if let Some(status) = self.child.0.try_wait()? {
+            if self.child.has_ended()? {
                 let until = *last_look.get_or_insert_with(|| Instant::now() + AFTER_END);
-                if (stdout.is_none() && stderr.is_none()) || Instant::now() >= until {
-                    ended.how = How::Status(status);
+                let is_heard_out = stdout.is_none() && stderr.is_none();
+                if is_heard_out || Instant::now() >= until {
+                    // Whoever holds the pipes open was started by it.
+                    if !is_heard_out {
+                        self.child.kill();
+                    }
+                    ended.how = How::Status(self.child.0.wait()?);
                     return Ok(ended);
                 }
             } else if Instant::now() >= deadline {
@@ -350,19 +379,6 @@ fn quoted(word: &str) -> String {
     format!("'{}'", escaped(word).replace('\'', "'\"'\"'"))
 }
 
-/// Text with its control characters spelled out, so that no terminal obeys it. Line breaks and tabs stay.
-pub(crate) fn escaped(text: &str) -> String {
-    let spell = |c: char| -> String {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if (c.is_control() && c != '\n' && c != '\t') || turns {
-            c.escape_default().collect()
-        } else {
-            c.into()
-        }
-    };
-    text.chars().map(spell).collect()
-}
-
 /// What a program said, without what would steer a terminal and without what would open a door.
 fn harmless(said: &[u8]) -> String {
     let text = escaped(&String::from_utf8_lossy(said));
@@ -426,7 +442,6 @@ mod tests {
     fn what_is_said_steers_no_terminal() {
         let said = harmless(b"a\x1b[31mred\x07\nnext\tcolumn \xff\x9b\r");
         assert_eq!(said, "a\\u{1b}[31mred\\u{7}\nnext\tcolumn \u{fffd}\u{fffd}\\r");
-        assert_eq!(escaped("back\u{202e}ward"), "back\\u{202e}ward");
     }
 
     #[test]

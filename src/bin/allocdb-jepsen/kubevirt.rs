@@ -4,17 +4,18 @@
 //! key stays where it is. What happens over the session is the same as on every testbed in virtual machines.
 
 use super::args::KubevirtCapture;
-use super::common::print;
+use super::common::{escaped, print};
 use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::helper_pod::{HelperPod, Wanted};
 use super::interrupt::Interrupt;
-use super::kubectl::{CallError, Kubectl, Running, escaped};
+use super::kubectl::{CallError, Kubectl, Running};
 use super::testbed::ExternalTestbed;
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -219,8 +220,8 @@ fn is_missing_program(said: &str) -> bool {
 }
 
 impl Line for Tunnel {
-    fn stream(&self) -> &UnixStream {
-        &self.stream
+    fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     fn complaint(&mut self) -> String {

@@ -1,53 +1,33 @@
-//! What is not there yet of testbeds in virtual machines: a way to the guests of QEMU, and the views of KubeVirt runs. Layouts
-//! are read and checked, and every entry point says what is missing.
+//! The views of KubeVirt runs, as far as this build goes: the layout is read and checked, and it is said that there is no
+//! view of it yet.
 
 use super::args::{FleetWatch, Watch};
-use super::testbed::ExternalTestbed;
-use allocdb_node::testbed::{KubevirtLayout, QemuLayout, kubevirt_layout, qemu_layout};
+use allocdb_node::testbed::{KubevirtLayout, kubevirt_layout};
 use anyhow::{Result, anyhow};
-use std::path::Path;
-
-/// Opens the QEMU testbed whose layout is in `workspace`.
-///
-/// # Errors
-/// When there is no usable layout; and when there is, because nothing leads to the guests.
-pub(crate) fn open_qemu(workspace: &Path) -> Result<Box<dyn ExternalTestbed>> {
-    let path = workspace.join(qemu_layout::FILE_NAME);
-    QemuLayout::load(&path).map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
-    Err(out_of_reach("QEMU"))
-}
-
-/// Opens the KubeVirt testbed whose layout is in `workspace`.
-///
-/// # Errors
-/// As [`open_qemu`].
-pub(crate) fn open_kubevirt(workspace: &Path) -> Result<Box<dyn ExternalTestbed>> {
-    let path = workspace.join(kubevirt_layout::FILE_NAME);
-    KubevirtLayout::load(&path)
-        .map_err(|error| anyhow!("failed to load kubevirt testbed layout: {error}"))?;
-    Err(out_of_reach("KubeVirt"))
-}
 
 /// Shows one run on a KubeVirt testbed.
 ///
 /// # Errors
-/// As [`open_kubevirt`].
+/// When there is no usable layout; and when there is, because there is no view.
 pub(crate) fn watch(wanted: &Watch) -> Result<()> {
-    open_kubevirt(&wanted.workspace).map(drop)
+    let path = wanted.workspace.join(kubevirt_layout::FILE_NAME);
+    KubevirtLayout::load(&path)
+        .map_err(|error| anyhow!("failed to load kubevirt testbed layout: {error}"))?;
+    Err(no_view())
 }
 
 /// Shows the runs on several KubeVirt testbeds.
 ///
 /// # Errors
-/// Because nothing leads to the guests. Which layouts are usable does not matter: with a transport, a lane without one would
-/// be shown as such beside the others.
+/// Because there is no view. Which layouts are usable does not matter: a lane without one would be shown as such beside the
+/// others.
 pub(crate) fn watch_fleet(_: &FleetWatch) -> Result<()> {
-    Err(out_of_reach("KubeVirt"))
+    Err(no_view())
 }
 
-fn out_of_reach(guests: &str) -> anyhow::Error {
+fn no_view() -> anyhow::Error {
     anyhow!(
-        "this build has no SSH transport to {guests} guests yet; the local backend works: run-local, \
-         verify-local-surface, archive-local"
+        "this build has no view of runs yet; the file allocdb-jepsen-latest-status.txt in the output root says where a run \
+         is"
     )
 }

@@ -2,7 +2,7 @@
 
 use super::actions::Actions;
 use super::cluster;
-use super::common::print;
+use super::common::{escaped, print};
 use super::events::{full_table_hint, submit};
 use super::interrupt::Interrupt;
 use super::testbed::{ExternalTestbed, Port, REPLICAS};
@@ -104,7 +104,7 @@ fn decoded(actions: &Actions<'_>, replica: ReplicaId, request: &Request) -> Resu
     actions.interrupt.check()?;
     let bytes = actions.testbed.exchange(replica, Port::Client, &api::encode_request(request))?;
     api::decode_response(&bytes).map_err(|error| {
-        let text = String::from_utf8_lossy(&bytes);
+        let text = escaped(&String::from_utf8_lossy(&bytes));
         anyhow!("invalid {} api response: {error}; raw_response={text}", actions.testbed.backend())
     })
 }
@@ -113,7 +113,7 @@ fn decoded(actions: &Actions<'_>, replica: ReplicaId, request: &Request) -> Resu
 fn verify_protocol_port(actions: &Actions<'_>, replica: ReplicaId) -> Result<()> {
     actions.interrupt.check()?;
     let bytes = actions.testbed.exchange(replica, Port::Protocol, &[])?;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = escaped(&String::from_utf8_lossy(&bytes));
     if text.contains("protocol transport not implemented") || text.contains(api::text::ISOLATED) {
         bail!(
             "{} protocol surface is not ready for Jepsen: replica {replica} returned `{text}`",

@@ -1,0 +1,58 @@
+//! The QEMU backend: guests on this machine, whose control guest's SSH server is on a port of the loopback address.
+
+use super::guests::{ControlGuest, GuestTestbed, Line, Road};
+use super::interrupt::Interrupt;
+use super::testbed::ExternalTestbed;
+use allocdb_node::testbed::QemuLayout;
+use allocdb_node::testbed::qemu_layout::{CONTROL_SSH_PORT, FILE_NAME};
+use anyhow::{Context as _, Result, anyhow};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long the connection may take; QEMU itself answers, whether or not the guest does.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// To the port that QEMU forwards.
+struct Forwarded(SocketAddr);
+
+impl Road for Forwarded {
+    fn connect(&self) -> Result<Box<dyn Line>> {
+        let stream = TcpStream::connect_timeout(&self.0, CONNECT).with_context(|| {
+            format!("no control guest listens on {}; is the testbed started? see the console logs in its workspace", self.0)
+        })?;
+        stream.set_nodelay(true).context("failed to set up the connection to the control guest")?;
+        Ok(Box::new(stream))
+    }
+}
+
+impl Line for TcpStream {
+    fn stream(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn complaint(&mut self) -> String {
+        String::new()
+    }
+}
+
+/// Opens the QEMU testbed whose layout is in `workspace`.
+///
+/// # Errors
+/// When there is no usable layout, or no way to its control guest.
+pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn ExternalTestbed>> {
+    let layout = QemuLayout::load(&workspace.join(FILE_NAME));
+    let layout = layout.map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
+    let guest = ControlGuest {
+        backend: "qemu",
+        host: format!("[{}]:{CONTROL_SSH_PORT}", Ipv4Addr::LOCALHOST),
+        private_key: layout.ssh_private_key_path(),
+        known_hosts: layout.ssh_dir().join("known_hosts"),
+    };
+    let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let road = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, CONTROL_SSH_PORT)));
+    let testbed =
+        GuestTestbed::open(guest, label, layout.guest_cluster(), Box::new(road), interrupt.clone())?;
+    Ok(Box::new(testbed))
+}

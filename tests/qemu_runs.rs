@@ -1,0 +1,76 @@
+//! Runs on guests that are reached as those of a QEMU testbed are: by a port of the loopback address. The guests are
+//! stood in for by a real SSH server and three replicas in namespaces of their own.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use support::history::assert_history;
+use support::ssh_host::{Kind, SshHost, missing_namespaces};
+use support::*;
+
+/// A host with the workspace of a testbed beside it.
+fn testbed() -> SshHost {
+    let host = SshHost::start(Kind::Qemu);
+    let workspace = host.path("qemu-ws");
+    std::fs::create_dir_all(workspace.join("qemu/ssh")).unwrap();
+    host.give_key(&workspace.join("qemu/ssh/id_ed25519"));
+    let layout = format!(
+        "version=1\nworkspace_root={}\narch=x86_64\nbase_image_url=u\nbase_image_path=i\nlocal_cluster_binary_path=b\n",
+        workspace.display()
+    );
+    std::fs::write(workspace.join("qemu-testbed-layout.txt"), layout).unwrap();
+    host
+}
+
+fn command(host: &SshHost, arguments: &[&str]) -> Command {
+    let mut command = jepsen(arguments);
+    command.arg("--workspace").arg(host.path("qemu-ws"));
+    command.env("ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE", "1");
+    host.beside(&command)
+}
+
+#[test]
+fn all_runs_pass_and_come_to_what_was_recorded() {
+    if missing_namespaces() {
+        return;
+    }
+    let ids = run_ids();
+    assert_eq!(ids.len(), 17);
+    std::thread::scope(|scope| {
+        for ids in ids.chunks(9) {
+            scope.spawn(move || {
+                for id in ids {
+                    let host = testbed();
+                    let out = host.path("out");
+                    let out = out.to_str().unwrap();
+                    let done =
+                        run(&mut command(&host, &["run-qemu", "--run-id", id, "--output-root", out])).ok();
+                    assert_eq!(done.value("history_file"), format!("{out}/{id}-history.txt"));
+                    assert_eq!(done.value("qemu_logs_archive"), format!("{out}/{id}-qemu-logs.tar.gz"));
+                    assert_eq!(done.value("release_gate"), "passed");
+                    assert_history(id, &text(format!("{out}/{id}-history.txt")));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_surface_is_verified_and_a_testbed_that_is_not_started_is_named() {
+    if missing_namespaces() {
+        return;
+    }
+    let host = testbed();
+    let verify = || command(&host, &["verify-qemu-surface"]);
+    assert_eq!(run(&mut verify()).ok().stdout, "qemu_surface=ready\n");
+    assert!(Path::new(&host.path("qemu-ws/qemu/ssh/known_hosts")).exists());
+    // Once more, with the key of the first contact.
+    assert_eq!(run(&mut verify()).ok().stdout, "qemu_surface=ready\n");
+    host.drop_connections();
+    let error = run(&mut verify()).refused();
+    assert!(
+        error.starts_with("no control guest listens on 127.0.0.1:2220; is the testbed started?"),
+        "{error}"
+    );
+}
