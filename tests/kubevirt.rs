@@ -655,6 +655,13 @@ fn a_session_that_breaks_in_a_run_is_opened_again() {
 }
 
 #[test]
+fn a_control_guest_that_stalls_in_a_run_is_given_up_in_time() {
+    if !lacks_something() {
+        disturbed(|host, _| host.stall_connections());
+    }
+}
+
+#[test]
 fn a_pod_that_is_evicted_in_a_run_is_made_again() {
     if !lacks_something() {
         disturbed(|_, lane| lane.api.cluster().pod = None);

@@ -190,10 +190,19 @@ impl SshHost {
 
     /// Ends all connections to the SSH server, as its restart would.
     pub fn drop_connections(&self) {
+        self.signal_servers("KILL");
+    }
+
+    /// Lets all connections to the SSH server go silent. New ones work.
+    pub fn stall_connections(&self) {
+        self.signal_servers("STOP");
+    }
+
+    fn signal_servers(&self, signal: &str) {
         let pid = self.inside();
-        let script = "for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in sshd*) kill -9 ${p#/proc/};; esac; done";
+        let script = "for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in sshd*) kill -$0 ${p#/proc/};; esac; done";
         let mut enter = Command::new("nsenter");
-        assert!(enter.args(["-t", &pid, "-m", "-p", "sh", "-c", script]).status().unwrap().success());
+        assert!(enter.args(["-t", &pid, "-m", "-p", "sh", "-c", script, signal]).status().unwrap().success());
     }
 }
 

@@ -25,11 +25,17 @@ use std::time::{Duration, Instant};
 /// How long handshake and authentication may take.
 const LOGIN: Duration = Duration::from_secs(20);
 
+/// How long a channel may take to open. A session on which none opens in time is taken for over.
+const OPENING: Duration = Duration::from_secs(10);
+
 /// How long one request to a replica may take.
 const EXCHANGE: Duration = Duration::from_secs(10);
 
-/// How long a command may go without a byte in either direction. A restart of a replica takes up to five seconds.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long a command on one replica may go without a byte in either direction. A restart takes up to five seconds.
+const SHORT_SILENCE: Duration = Duration::from_secs(20);
+
+/// The same for a command that packs files before it sends any.
+const LONG_SILENCE: Duration = Duration::from_secs(60);
 
 /// How long a command may take at all, however busy; archives may be large.
 const COMMAND: Duration = Duration::from_secs(30 * 60);
@@ -264,14 +270,13 @@ impl GuestTestbed {
     ) -> Result<T> {
         self.interrupt.check()?;
         let mut guard = self.held();
-        let patience = Patience::of(limit, &self.interrupt);
         let was_held = guard.is_some();
-        let mut opened = self.try_to_open(&mut guard, &patience, &open);
+        let mut opened = self.try_to_open(&mut guard, &open);
         if was_held && opened.as_ref().is_err_and(|failure| failure.is_over) {
             self.interrupt.check()?;
             log::warn!("the SSH session to control guest {} is over, and is opened again", self.guest.host);
             *guard = None;
-            opened = self.try_to_open(&mut guard, &patience, &open);
+            opened = self.try_to_open(&mut guard, &open);
         }
         let mut channel = match opened {
             Ok(channel) => channel,
@@ -283,6 +288,7 @@ impl GuestTestbed {
             }
         };
         let held = self.connected(&mut guard)?;
+        let patience = Patience::of(limit, &self.interrupt);
         let worked = work(held, &patience, &mut channel);
         let closed = worked.is_ok() && patience.until(held, || channel.close()).is_ok();
         drop(channel);
@@ -296,23 +302,34 @@ impl GuestTestbed {
     fn try_to_open(
         &self,
         held: &mut Option<Held>,
-        patience: &Patience<'_>,
         open: &impl Fn(&Session) -> Result<Channel, ssh2::Error>,
     ) -> Result<Channel, Failure> {
         let held = self.connected(held).map_err(|error| Failure { error, is_over: true })?;
         let session = held.session.clone();
-        patience.until(held, || open(&session))
+        Patience::of(OPENING, &self.interrupt).until(held, || open(&session))
     }
 
     /// Runs a command line on the control guest.
-    fn execute(&self, line: &str, input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
+    fn execute(
+        &self,
+        line: &str,
+        silence: Duration,
+        input: &mut dyn Read,
+        output: &mut dyn Write,
+    ) -> Result<()> {
         let backend = self.guest.backend;
         let ended = self.over_channel(
             COMMAND,
             |session| session.channel_session(),
             |held, patience, channel| {
-                let mut command =
-                    Remote { held, patience, channel, heard_at: Instant::now(), complaint: Vec::new() };
+                let mut command = Remote {
+                    held,
+                    patience,
+                    channel,
+                    silence,
+                    heard_at: Instant::now(),
+                    complaint: Vec::new(),
+                };
                 command.run(line, input, output)
             },
         );
@@ -346,6 +363,7 @@ struct Remote<'a> {
     held: &'a Held,
     patience: &'a Patience<'a>,
     channel: &'a mut Channel,
+    silence: Duration,
     heard_at: Instant,
     complaint: Vec<u8>,
 }
@@ -353,7 +371,7 @@ struct Remote<'a> {
 impl Remote<'_> {
     /// Feeds it and listens to it until it has ended. Returns its status and what it complained about.
     fn run(&mut self, line: &str, input: &mut dyn Read, output: &mut dyn Write) -> Result<(i32, Vec<u8>)> {
-        self.patience.until(self.held, || self.channel.exec(line)).map_err(|failure| failure.error)?;
+        self.step(|channel| channel.exec(line))?;
         let mut buffer = vec![0; 32 * 1024];
         let mut is_fed = true;
         while is_fed {
@@ -381,24 +399,31 @@ impl Remote<'_> {
                 }
             }
         }
-        self.patience.until(self.held, || self.channel.send_eof()).map_err(|failure| failure.error)?;
+        self.step(Channel::send_eof)?;
         while !self.channel.eof() {
             if !self.listen(output)? {
                 self.wait()?;
             }
         }
         self.listen(output)?;
-        self.patience.until(self.held, || self.channel.close()).map_err(|failure| failure.error)?;
-        self.patience.until(self.held, || self.channel.wait_close()).map_err(|failure| failure.error)?;
+        self.step(Channel::close)?;
+        self.step(Channel::wait_close)?;
         let status = self.channel.exit_status().context("the remote command told no status")?;
         Ok((status, std::mem::take(&mut self.complaint)))
     }
 
+    /// Carries out a step that takes no longer than the command may be silent.
+    fn step(&mut self, mut step: impl FnMut(&mut Channel) -> Result<(), ssh2::Error>) -> Result<()> {
+        let patience = Patience::of(self.silence, self.patience.interrupt);
+        let stepped = patience.until(self.held, || step(self.channel));
+        stepped.map_err(|failure| failure.error)
+    }
+
     fn wait(&mut self) -> Result<()> {
         ensure!(
-            self.heard_at.elapsed() < SILENCE,
+            self.heard_at.elapsed() < self.silence,
             "the remote command said nothing for {}s",
-            SILENCE.as_secs()
+            self.silence.as_secs()
         );
         self.patience.wait(self.held)
     }
@@ -490,7 +515,12 @@ impl ExternalTestbed for GuestTestbed {
     }
 
     fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
-        self.execute(&Self::control_line(&verb.to_string(), replica), &mut io::empty(), &mut io::sink())
+        self.execute(
+            &Self::control_line(&verb.to_string(), replica),
+            SHORT_SILENCE,
+            &mut io::empty(),
+            &mut io::sink(),
+        )
     }
 
     fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
@@ -502,11 +532,11 @@ impl ExternalTestbed for GuestTestbed {
     }
 
     fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
-        self.execute(&Self::control_line("export-replica", replica), &mut io::empty(), archive)
+        self.execute(&Self::control_line("export-replica", replica), LONG_SILENCE, &mut io::empty(), archive)
     }
 
     fn import_replica(&self, replica: ReplicaId, archive: &mut dyn Read) -> Result<()> {
-        self.execute(&Self::control_line("import-replica", replica), archive, &mut io::sink())
+        self.execute(&Self::control_line("import-replica", replica), LONG_SILENCE, archive, &mut io::sink())
     }
 
     fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()> {
@@ -517,6 +547,6 @@ impl ExternalTestbed for GuestTestbed {
         let line = format!(
             "sudo {GUEST_CONTROL_SCRIPT} collect-logs {parent}/{name} >/dev/null && sudo tar czf - -C {parent} {name}"
         );
-        self.execute(&line, &mut io::empty(), archive)
+        self.execute(&line, LONG_SILENCE, &mut io::empty(), archive)
     }
 }

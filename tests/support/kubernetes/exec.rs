@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
@@ -84,16 +84,19 @@ fn failed(message: &str, code: i32) -> serde_json::Value {
 struct Process {
     child: Child,
     stream: UnixStream,
+    complaints: UnixStream,
 }
 
 impl Process {
     fn start(words: &[String]) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
+        let (complaints, complaining) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
+        complaints.set_nonblocking(true).unwrap();
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stderr(Stdio::piped());
+        command.args(&words[1..]).stderr(OwnedFd::from(complaining));
         command.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
-        Self { child: command.spawn().unwrap(), stream }
+        Self { child: command.spawn().unwrap(), stream, complaints }
     }
 
     /// Its status and what it complained about.
@@ -106,7 +109,8 @@ impl Process {
         let _ = self.child.kill();
         let status = self.child.wait().unwrap();
         let mut complaint = Vec::new();
-        self.child.stderr.take().unwrap().read_to_end(&mut complaint).unwrap();
+        // Whoever still holds it open has nothing more to say.
+        let _ = self.complaints.read_to_end(&mut complaint);
         (status.code().unwrap_or(137), complaint)
     }
 }
