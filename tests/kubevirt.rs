@@ -407,8 +407,8 @@ fn a_kubectl_that_fails_or_talks_nonsense_is_quoted_harmlessly_or_not_at_all() {
         verify_with(not_found)
             .starts_with("failed to apply kubevirt helper pod: status=exit status: 1 stderr=forbidden\n")
     );
-    let never_ready =
-        "case \"$3\" in get) echo NotFound >&2; exit 1;; wait) echo 'timed out' >&2; exit 1;; esac";
+    let never_ready = "case \"$3\" in get) echo NotFound >&2; exit 1;; apply) cat >/dev/null;; \
+        wait) echo 'timed out' >&2; exit 1;; esac";
     let error = verify_with(never_ready);
     assert!(
         error.starts_with(&format!(

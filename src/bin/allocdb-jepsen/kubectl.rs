@@ -68,7 +68,7 @@ pub(crate) enum CallError {
         /// What went wrong.
         error: io::Error,
     },
-    /// What it was to read could not be written.
+    /// What it was to read could not be written, and yet it claims to have succeeded.
     #[error("{error}; {}", .answer.failure())]
     Input {
         /// What went wrong.
@@ -159,10 +159,7 @@ impl Kubectl {
         let ended = call.run(Instant::now() + limit, &self.interrupt)?;
         let answer = |status| Answer { status, stdout: ended.stdout, stderr: harmless(&ended.stderr) };
         match ended.how {
-            How::Status(status) => match call.sent {
-                Err(error) => Err(CallError::Input { error, answer: answer(status) }),
-                Ok(()) => Ok(answer(status)),
-            },
+            How::Status(status) => call.concluded(answer(status)),
             How::TooLate => Err(CallError::TooLate {
                 call: self.shown(&arguments),
                 limit,
@@ -321,6 +318,14 @@ impl Call<'_> {
         }
     }
 
+    /// One that fails before it has read everything says itself what is wrong.
+    fn concluded(self, answer: Answer) -> Result<Answer, CallError> {
+        match self.sent {
+            Err(error) if answer.status.success() => Err(CallError::Input { error, answer }),
+            _ => Ok(answer),
+        }
+    }
+
     fn feed(&mut self, stdin: &mut Option<std::process::ChildStdin>) {
         while let Some(pipe) = stdin {
             match pipe.write(self.input) {
@@ -469,6 +474,25 @@ mod tests {
         };
         let expected = "kubectl --kubeconfig '/two words/it'\"'\"'s' -n '$(x);'";
         assert_eq!(kubectl.to_string(), expected);
+    }
+
+    #[test]
+    fn what_a_failing_call_says_counts_more_than_that_it_did_not_listen() {
+        // More than a pipe holds, so that it cannot all be sent.
+        let input = vec![b'x'; 1024 * 1024];
+        let concluded = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).process_group(0);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut call = Call { child: Group(command.spawn().unwrap()), input: &input, sent: Ok(()) };
+            let ended = call.run(Instant::now() + Duration::from_secs(60), &Interrupt::default()).unwrap();
+            let How::Status(status) = ended.how else { panic!("it did not end") };
+            call.concluded(Answer { status, stdout: ended.stdout, stderr: harmless(&ended.stderr) })
+        };
+        let failed = concluded("echo forbidden >&2; exit 3").unwrap();
+        assert_eq!(failed.failure(), "status=exit status: 3 stderr=forbidden\n");
+        let CallError::Input { error, .. } = concluded("exit 0").unwrap_err() else { panic!() };
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     }
 
     #[test]
