@@ -93,11 +93,32 @@ fn an_output_root_that_is_a_file_is_named() {
     assert_eq!(text(&root), "precious");
 }
 
+#[test]
+fn a_terminal_does_not_obey_what_an_error_quotes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.txt");
+    std::fs::write(&path, "version=1\nred\x1b[31m\n").unwrap();
+    let mut analyze = jepsen(&["analyze", "--history-file"]);
+    analyze.arg(&path);
+    // Byte for byte where a program reads it.
+    assert!(run(&mut analyze).refused().contains("invalid line `red\x1b[31m`"));
+    let Ok(status) = Command::new("script").arg("--version").stdout(Stdio::null()).status() else {
+        return skipped("`script`, of util-linux, for a terminal");
+    };
+    assert!(status.success());
+    let command =
+        format!("{} analyze --history-file {}", env!("CARGO_BIN_EXE_allocdb-jepsen"), path.display());
+    let done =
+        run(Command::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]).stdin(Stdio::null()));
+    assert_eq!(done.code(), Some(1));
+    assert!(done.stdout.contains("invalid line `red\\u{1b}[31m`"), "{}", done.stdout);
+}
+
 /// Runs a script in a mount namespace of its own, or says why it cannot.
-fn in_own_mounts(test: &str, script: &str, arguments: &[&str]) -> Option<Done> {
+fn in_own_mounts(script: &str, arguments: &[&str]) -> Option<Done> {
     let probe = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
     if !probe.is_ok_and(|status| status.success()) {
-        println!("{test}: skipped, it needs `unshare --mount`, which this user may not use here");
+        skipped("`unshare --mount`, which this user may not use here");
         return None;
     }
     let mut command = Command::new("unshare");
@@ -110,7 +131,7 @@ fn a_read_only_output_root_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let script = "mount -t tmpfs -o ro tmpfs \"$1\" && exec \"$2\" run-local --run-id reservation_contention-control --output-root \"$1\"";
     let root = folder.path().to_str().unwrap();
-    let Some(done) = in_own_mounts("a_read_only_output_root_is_named", script, &[root, BINARY]) else {
+    let Some(done) = in_own_mounts(script, &[root, BINARY]) else {
         return;
     };
     let error = done.refused();
@@ -143,7 +164,7 @@ fn a_full_disk_loses_nothing_that_was_there() {
     for kib in (12..=96).step_by(4) {
         let room = kib.to_string();
         let arguments = [root, BINARY, cluster.workspace(), &room];
-        let Some(done) = in_own_mounts("a_full_disk_loses_nothing_that_was_there", script, &arguments) else {
+        let Some(done) = in_own_mounts(script, &arguments) else {
             return;
         };
         assert!(!done.stdout.lines().any(|line| line.ends_with(".tmp")), "{kib} KiB: {done:#?}");

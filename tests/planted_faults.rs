@@ -7,7 +7,7 @@ mod support;
 #[cfg(not(feature = "planted-faults"))]
 #[test]
 fn a_build_with_a_planted_fault_does_not_pass() {
-    println!("skipped: it needs a build with planted faults, `cargo test --features planted-faults`");
+    support::skipped("a build with planted faults, `cargo test --features planted-faults`");
 }
 
 #[cfg(feature = "planted-faults")]

@@ -1,6 +1,5 @@
 //! `allocdb-jepsen`: parse the command line, run the subcommand, turn its result into an exit code.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 #[path = "allocdb-jepsen/actions.rs"]
@@ -73,8 +72,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            // Nobody is left to tell if standard error is gone too.
-            let _ = writeln!(std::io::stderr(), "{message}");
+            common::complain(&message);
             ExitCode::FAILURE
         }
     }

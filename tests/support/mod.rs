@@ -23,6 +23,13 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_allocdb-jepsen");
 /// No single command of these tests takes longer, however slow the machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Says, past the test harness that keeps what passing tests print, that the test of this thread did not run, and why.
+pub fn skipped(needs: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    writeln!(std::io::stderr(), "{test}: skipped, it needs {needs}").unwrap();
+}
+
 /// A command of the binary, without what the environment of the test run might say to it.
 pub fn jepsen(arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);

@@ -92,8 +92,8 @@ pub fn missing_namespaces() -> bool {
     let unshares = works("unshare", &[namespaces.as_slice(), &bridge].concat());
     let has_all = unshares && works("nsenter", &["--version"]) && Path::new("/usr/sbin/sshd").exists();
     if !has_all {
-        println!(
-            "skipped: needs sshd, ip, nsenter and the right to unshare network, mounts and processes, with bridges"
+        super::skipped(
+            "sshd, ip, nsenter and the right to unshare network, mounts and processes, with bridges",
         );
     }
     !has_all

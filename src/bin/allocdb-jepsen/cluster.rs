@@ -220,7 +220,8 @@ fn survey_third(actions: &Actions<'_>, replica: ReplicaId) -> Option<Survey> {
         Ok((_, survey)) => Some(survey),
         Err(error) => {
             log::warn!(
-                "the replicas left are in different views, and replica {replica} cannot be asked; the higher view is                  taken for one that was in use: {error:#}"
+                "the replicas left are in different views, and replica {replica} cannot be asked; the higher view is \
+                 taken for one that was in use: {error:#}"
             );
             None
         }

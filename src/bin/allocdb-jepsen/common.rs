@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +12,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("failed to write to standard output")
+}
+
+/// Tells on standard error why the program fails. What comes from elsewhere is in it too: a file and a script get it byte for
+/// byte, a terminal gets control characters spelled out.
+pub(crate) fn complain(message: &str) {
+    let mut err = io::stderr().lock();
+    let shown = if err.is_terminal() { escaped(message) } else { message.to_owned() };
+    // Nobody is left to tell if standard error is gone too.
+    let _ = writeln!(err, "{shown}");
 }
 
 /// Milliseconds since the Unix epoch; 0 for a clock before it, the largest number for one that does not fit.

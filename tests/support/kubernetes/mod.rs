@@ -100,7 +100,7 @@ pub fn missing_kubectl() -> bool {
     if minor.is_some_and(|minor| minor >= 31) {
         return false;
     }
-    println!("skipped: needs kubectl 1.31 or later on PATH, found minor version {minor:?}");
+    super::skipped(&format!("kubectl 1.31 or later on PATH, and there is minor version {minor:?}"));
     true
 }
 
