@@ -27,7 +27,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub fn skipped(needs: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    writeln!(std::io::stderr(), "{test}: skipped, it needs {needs}").unwrap();
+    let note = format!("{test}: skipped, it needs {needs}\n");
+    std::io::stderr().write_all(note.as_bytes()).unwrap();
 }
 
 /// A command of the binary, without what the environment of the test run might say to it.
