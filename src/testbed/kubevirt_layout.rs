@@ -4,6 +4,7 @@
 //! Lines are trimmed on both sides. Asking the cluster, and going through it, is left to others.
 
 use super::{REPLICA_IDS, ReplicaHosts, UnknownFields, absolute, encode_fields, guest_cluster, store_text};
+use crate::cluster::layout::Limits;
 use crate::cluster::{ClusterLayout, TextFileError, read_text};
 use crate::keyvalue::{FieldProblem, Fields, check_number, invalid};
 use std::fmt;
@@ -190,7 +191,7 @@ impl KubevirtLayout {
     pub fn guest_cluster(&self) -> ClusterLayout {
         let hosts = |guest: &KubevirtGuest| ReplicaHosts { management: guest.addr, cluster: guest.addr };
         let [one, two, three] = &self.replicas;
-        guest_cluster(1, [hosts(one), hosts(two), hosts(three)])
+        guest_cluster(Limits::STANDARD, [hosts(one), hosts(two), hosts(three)])
     }
 }
 

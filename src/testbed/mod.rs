@@ -1,18 +1,29 @@
 //! Testbeds made of virtual machines: one control guest and three replica guests, found by way of a layout file in a
 //! workspace on the operator's machine.
 //!
-//! - [`qemu_layout`]: guests under QEMU on this machine. Addresses and names are fixed, the file says what they are made of.
+//! - [`qemu_layout`]: guests under QEMU on this machine. The file says what they are made of; names and addresses follow from
+//!   it, see [`qemu_guests`].
 //! - [`kubevirt_layout`]: guests in a Kubernetes cluster, made by others. The file says where they are and how to get there.
 //!
 //! What both kinds of guests have in common is here: the world inside them, which follows from nothing but the guests'
 //! addresses. Neither file holds the layout of the cluster, it is derived. Reaching the guests, and making them, is left to
 //! the harness.
 
+pub mod control_script;
+pub mod elf;
+pub mod file_tree;
+mod guest_limits;
+pub mod kernel_modules;
 pub mod kubevirt_layout;
+pub mod micro_guest;
+pub mod qemu_guests;
 pub mod qemu_layout;
+pub mod qemu_machine;
 
+pub use guest_limits::GuestLimits;
 pub use kubevirt_layout::KubevirtLayout;
-pub use qemu_layout::{Arch, QemuLayout};
+pub use qemu_guests::QemuGuest;
+pub use qemu_layout::{Arch, GuestKind, Lane, QemuLayout};
 
 use crate::cluster::layout::{Limits, REPLICA_COUNT};
 use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
@@ -82,12 +93,9 @@ impl UnknownFields {
     }
 }
 
-/// The layout of the cluster inside the guests: replica 1 starts as primary of view 1, under the standard limits except for
-/// `max_bundle_size`, the resources that one reservation may list.
+/// The layout of the cluster inside the guests: replica 1 starts as primary of view 1.
 #[must_use]
-pub fn guest_cluster(max_bundle_size: u32, hosts: [ReplicaHosts; REPLICA_COUNT]) -> ClusterLayout {
-    let mut limits = Limits::STANDARD;
-    limits.allocator.max_bundle_size = max_bundle_size;
+pub fn guest_cluster(limits: Limits, hosts: [ReplicaHosts; REPLICA_COUNT]) -> ClusterLayout {
     let addresses = hosts.map(|ReplicaHosts { management, cluster }| {
         [
             SocketAddr::from((management, CONTROL_PORT)),

@@ -4,7 +4,7 @@ use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::interrupt::Interrupt;
 use super::testbed::ExternalTestbed;
 use allocdb_node::testbed::QemuLayout;
-use allocdb_node::testbed::qemu_layout::{CONTROL_SSH_PORT, FILE_NAME};
+use allocdb_node::testbed::qemu_layout::FILE_NAME;
 use anyhow::{Context as _, Result, anyhow};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,12 +46,12 @@ pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn Ex
     let layout = layout.map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
     let guest = ControlGuest {
         backend: "qemu",
-        host: format!("[{}]:{CONTROL_SSH_PORT}", Ipv4Addr::LOCALHOST),
+        host: layout.control_host(),
         private_key: layout.ssh_private_key_path(),
-        known_hosts: layout.ssh_dir().join("known_hosts"),
+        known_hosts: layout.known_hosts_path(),
     };
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let road = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, CONTROL_SSH_PORT)));
+    let road = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, layout.lane.ssh_port())));
     let testbed =
         GuestTestbed::open(guest, label, layout.guest_cluster(), Box::new(road), interrupt.clone())?;
     Ok(Box::new(testbed))
