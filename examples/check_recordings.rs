@@ -40,6 +40,8 @@ mod outline;
 mod program;
 #[path = "check_recordings/recorded.rs"]
 mod recorded;
+#[path = "check_recordings/requests.rs"]
+mod requests;
 #[path = "check_recordings/scenarios.rs"]
 mod scenarios;
 #[path = "support/semantics/mod.rs"]

@@ -10,16 +10,16 @@ use allocdb_node::jepsen::history::{Event, history_text, read_history};
 use anyhow::{Context as _, Result, bail};
 
 /// Ids at least this large are made out of a base id.
-const LEAST_BASE: u128 = 1 << 64;
+pub(crate) const LEAST_BASE: u128 = 1 << 64;
 
 /// Slots at least this large are made out of a slot base.
-const LEAST_SLOT_BASE: u64 = 1 << 40;
+pub(crate) const LEAST_SLOT_BASE: u64 = 1 << 40;
 
 /// Slots a millisecond of the clock stands for.
-const SLOTS_PER_MILLI: u64 = 1024;
+pub(crate) const SLOTS_PER_MILLI: u64 = 1024;
 
 /// Slots a value of the counter stands for.
-const SLOTS_PER_COUNT: u64 = 128;
+pub(crate) const SLOTS_PER_COUNT: u64 = 128;
 
 /// How much of an event is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

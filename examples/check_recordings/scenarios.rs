@@ -1,7 +1,7 @@
 //! Whole runs on clusters of this machine: what their clients saw must be what clients of the recorded runs saw.
 //!
 //! The first iteration runs on a new cluster, as the recorded ones did, and must be the same down to LSNs and leases; later
-//! ones must have its shape. The recorded traces of requests cannot be compared, because a run does not write any.
+//! ones must have its shape. Where a trace of requests was recorded, the run must have asked and done the same.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,9 +19,17 @@ use super::cluster::Cluster;
 use super::normal::{Detail, Iterations, differing_lines};
 use super::program::Call;
 use super::recorded::{case_names, read};
+use super::requests::differing_requests;
 use super::tally::{Problems, Tally, differing, shown};
 
 const HISTORY: &str = ".history.txt";
+const TRACE: &str = ".trace.txt";
+
+/// What a run came to.
+struct Executed {
+    history: Iterations,
+    notes: String,
+}
 
 /// Replaces the fault window of runs that have one.
 const WINDOW_OVERRIDE: &str = "ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE";
@@ -44,7 +52,7 @@ enum Variant {
 }
 
 pub(crate) fn compare(bench: &Bench, folder: &Path, tally: &mut Tally) -> Result<()> {
-    let mut iterations = 0;
+    let (mut iterations, mut traces) = (0, 0);
     for name in case_names(folder, HISTORY)? {
         bench.program.check()?;
         let (run_id, variant) = match name.split_once('.') {
@@ -59,22 +67,27 @@ pub(crate) fn compare(bench: &Bench, folder: &Path, tally: &mut Tally) -> Result
         tally.case(&name, || {
             let recorded = Iterations::read(&read(&folder.join(format!("{name}{HISTORY}")))?)
                 .context("the recorded history")?;
-            let found = match variant {
+            let done = match variant {
                 Variant::Drain => drained(bench, run_id)?,
                 Variant::Plain | Variant::TwoIterations => executed(bench, run_id, recorded.count())?,
             };
+            let found = &done.history;
             iterations += found.count();
-            match variant {
-                Variant::TwoIterations => differing_shapes(&recorded, &found),
-                Variant::Plain | Variant::Drain => differing_runs(&recorded, &found),
+            let mut problems = match variant {
+                Variant::TwoIterations => differing_shapes(&recorded, found)?,
+                Variant::Plain | Variant::Drain => differing_runs(&recorded, found)?,
+            };
+            let trace = folder.join(format!("{name}{TRACE}"));
+            if trace.is_file() {
+                let trace = read(&trace)?;
+                let trace = std::str::from_utf8(&trace).context("the recorded trace")?;
+                problems.extend(differing_requests(trace, &done.notes)?);
+                traces += 1;
             }
+            Ok(problems)
         });
     }
-    let traces = case_names(folder, ".trace.txt")?.len();
-    if traces > 0 {
-        tally.note(format!("{traces} traces of requests: a run does not write any"));
-    }
-    tally.counts(format!("{iterations} iterations executed"));
+    tally.counts(format!("{iterations} iterations executed, {traces} traces of requests"));
     Ok(())
 }
 
@@ -105,25 +118,19 @@ fn differing_shapes(recorded: &Iterations, found: &Iterations) -> Result<Problem
 }
 
 /// Carries out a run on a cluster of its own, with a window long enough for so many iterations.
-fn executed(bench: &Bench, run_id: &str, iterations: usize) -> Result<Iterations> {
+fn executed(bench: &Bench, run_id: &str, iterations: usize) -> Result<Executed> {
     for window in WINDOWS {
         let room = tempfile::tempdir()?;
-        let history = run(bench, room.path(), run_id, window, None)?;
-        if history.count() >= iterations {
-            return Ok(history);
+        let done = run(bench, room.path(), run_id, window, None)?;
+        if done.history.count() >= iterations {
+            return Ok(done);
         }
     }
     bail!("the run made fewer than {iterations} iterations")
 }
 
-/// Carries out a run and returns its history.
-fn run(
-    bench: &Bench,
-    room: &Path,
-    run_id: &str,
-    window: u64,
-    workspace: Option<&Path>,
-) -> Result<Iterations> {
+/// Carries out a run.
+fn run(bench: &Bench, room: &Path, run_id: &str, window: u64, workspace: Option<&Path>) -> Result<Executed> {
     if plan::find(run_id).is_none() {
         bail!("{run_id} is no run of the plan");
     }
@@ -131,12 +138,14 @@ fn run(
     let mut arguments: Vec<OsString> = vec!["run-local".into(), "--run-id".into(), run_id.into()];
     arguments.extend(["--output-root".into(), output_root.clone().into()]);
     arguments.extend(workspace.into_iter().flat_map(|path| ["--workspace".into(), path.into()]));
-    let environment = run_environment(room, window)?;
+    let mut environment = run_environment(room, window)?;
+    environment.push(("ALLOCDB_LOG", "debug".into()));
     let answer = bench.program.call(Call { arguments, folder: room, environment, limit: RUN_LIMIT })?;
     if answer.status != Some(0) {
         bail!("the run ended with status {:?} and said {}", answer.status, shown(&answer.stderr));
     }
-    Iterations::read(&read(&output_root.join(format!("{run_id}-history.txt")))?)
+    let history = Iterations::read(&read(&output_root.join(format!("{run_id}-history.txt")))?)?;
+    Ok(Executed { history, notes: String::from_utf8_lossy(&answer.stderr).into_owned() })
 }
 
 /// The environment of a run whose window has so many seconds, and whose temporary files stay in a folder.
@@ -147,7 +156,7 @@ pub(crate) fn run_environment(room: &Path, window: u64) -> Result<Vec<(&'static 
 }
 
 /// Carries out a run on a cluster that expires two reservations a tick and has five older ones due.
-fn drained(bench: &Bench, run_id: &str) -> Result<Iterations> {
+fn drained(bench: &Bench, run_id: &str) -> Result<Executed> {
     let room = tempfile::tempdir()?;
     let workspace = room.path().join("cluster");
     let engine = EngineConfig { max_expirations_per_tick: 2, ..Limits::STANDARD.engine };

@@ -54,6 +54,8 @@ mod support;
 mod surface;
 #[path = "allocdb-jepsen/testbed.rs"]
 mod testbed;
+#[path = "allocdb-jepsen/trace.rs"]
+mod trace;
 #[path = "allocdb-jepsen/tracker.rs"]
 mod tracker;
 
@@ -106,9 +108,10 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
 }
 
 fn open(testbed: Testbed, interrupt: &Interrupt) -> anyhow::Result<Box<dyn ExternalTestbed>> {
-    match testbed {
-        Testbed::Local(wanted) => Ok(Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?)),
-        Testbed::Qemu { workspace } => qemu::open(&workspace, interrupt),
-        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, interrupt),
-    }
+    let opened: Box<dyn ExternalTestbed> = match testbed {
+        Testbed::Local(wanted) => Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?),
+        Testbed::Qemu { workspace } => qemu::open(&workspace, interrupt)?,
+        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, interrupt)?,
+    };
+    Ok(Box::new(trace::Noted(opened)))
 }
