@@ -128,7 +128,7 @@ mod tests {
              [t DEBUG a::trace] client r1 reserve_bundle op={2} slot={3} resources={4},{5} holder=7 ttl=2 -> \
              committed lsn=2 result=ok lease=2 epoch=1 deadline={6}\n\
              [t INFO  a::actions] heal replica 1\n\
-             [t DEBUG a::trace] client r1 create_resource op={7} slot={3} resource={7} -> committed lsn=9 result=ok\n",
+             [t DEBUG a::trace] client r1 create_resource op={7} slot={8} resource={7} -> committed lsn=9 result=ok\n",
             first + 1,
             slots + 1,
             second + 3 + 5,
@@ -136,7 +136,8 @@ mod tests {
             second + 3 + 1,
             second + 3 + 2,
             slots + 256 + deadline,
-            third + 5,
+            third + 5 + 5,
+            slots + 512 + 1,
         )
     }
 
