@@ -58,6 +58,8 @@ mod texts;
 mod traces;
 #[path = "check_recordings/wal.rs"]
 mod wal;
+#[path = "check_recordings/watch.rs"]
+mod watch;
 #[path = "check_recordings/wire.rs"]
 mod wire;
 
@@ -85,6 +87,7 @@ const KINDS: &[(&str, Compare)] = &[
     ("semantics", traces::compare),
     ("scenarios", scenarios::compare),
     ("artifacts", artifacts::compare),
+    ("watch", watch::compare),
 ];
 
 fn main() -> ExitCode {

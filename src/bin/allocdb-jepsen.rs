@@ -38,8 +38,6 @@ mod nemesis;
 mod progress;
 #[path = "allocdb-jepsen/qemu.rs"]
 mod qemu;
-#[path = "allocdb-jepsen/remote.rs"]
-mod remote;
 #[path = "allocdb-jepsen/runs.rs"]
 mod runs;
 #[path = "allocdb-jepsen/runtime.rs"]
@@ -58,10 +56,15 @@ mod testbed;
 mod trace;
 #[path = "allocdb-jepsen/tracker.rs"]
 mod tracker;
+#[path = "allocdb-jepsen/watch.rs"]
+mod watch;
+#[path = "allocdb-jepsen/watch_render.rs"]
+mod watch_render;
 
+use anyhow::Result;
 use args::{Command, Ended, Testbed};
 use interrupt::Interrupt;
-use testbed::ExternalTestbed;
+use testbed::{Contact, ExternalTestbed};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command: Command) -> anyhow::Result<()> {
+fn carry_out(command: Command) -> Result<()> {
     // The processes of a cluster keep a log of another kind.
     if !matches!(command, Command::LocalCluster(_)) {
         harness_log::start();
@@ -88,30 +91,23 @@ fn carry_out(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Plan => surface::print_plan(),
         Command::Analyze { history_file } => surface::analyze(&history_file),
-        Command::VerifySurface { testbed } => {
-            let interrupt = Interrupt::listen()?;
-            surface::verify(&*open(testbed, &interrupt)?, &interrupt)
-        }
-        Command::Run { testbed, run_id, output_root } => {
-            let interrupt = Interrupt::listen()?;
-            runs::run(&mut *open(testbed, &interrupt)?, &interrupt, &run_id, &output_root)
-        }
+        Command::VerifySurface { testbed } => surface::verify(testbed, &open),
+        Command::Run { testbed, run_id, output_root } => runs::run(testbed, &open, &run_id, &output_root),
         Command::Archive { testbed, run_id, history_file, output_root } => {
-            let interrupt = Interrupt::listen()?;
-            runs::archive(&*open(testbed, &interrupt)?, &interrupt, &run_id, &history_file, &output_root)
+            runs::archive(testbed, &open, &run_id, &history_file, &output_root)
         }
         Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &Interrupt::listen()?),
-        Command::WatchKubevirt(wanted) => remote::watch(&wanted),
-        Command::WatchKubevirtFleet(wanted) => remote::watch_fleet(&wanted),
+        Command::Watch(wanted) => watch::run(wanted, &open),
+        Command::WatchFleet(wanted) => watch::fleet(wanted, &open),
         Command::LocalCluster(command) => local_cluster::run(command),
     }
 }
 
-fn open(testbed: Testbed, interrupt: &Interrupt) -> anyhow::Result<Box<dyn ExternalTestbed>> {
+fn open(testbed: Testbed, contact: Contact, interrupt: &Interrupt) -> Result<Box<dyn ExternalTestbed>> {
     let opened: Box<dyn ExternalTestbed> = match testbed {
         Testbed::Local(wanted) => Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?),
-        Testbed::Qemu { workspace } => qemu::open(&workspace, interrupt)?,
-        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, interrupt)?,
+        Testbed::Qemu { workspace } => qemu::open(&workspace, contact, interrupt)?,
+        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, contact, interrupt)?,
     };
     Ok(Box::new(trace::Noted(opened)))
 }

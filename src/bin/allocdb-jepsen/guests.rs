@@ -6,7 +6,7 @@
 
 use super::common::{escaped, replace_file, temporary_beside};
 use super::interrupt::Interrupt;
-use super::testbed::{ExternalTestbed, Port, Verb};
+use super::testbed::{Contact, ExternalTestbed, Port, Verb};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::ids::ReplicaId;
@@ -236,16 +236,19 @@ fn check_host(guest: &ControlGuest, session: &Session) -> Result<()> {
 }
 
 impl GuestTestbed {
-    /// Opens a session, so that what is wrong with the way is said at once.
+    /// A testbed behind a control guest.
     pub(crate) fn open(
         guest: ControlGuest,
         label: String,
         cluster: ClusterLayout,
         road: Box<dyn Road>,
+        contact: Contact,
         interrupt: Interrupt,
     ) -> Result<Self> {
         let testbed = Self { guest, label, cluster, road, interrupt, session: Mutex::default() };
-        testbed.connected(&mut testbed.held())?;
+        if contact == Contact::AtOnce {
+            testbed.connected(&mut testbed.held())?;
+        }
         Ok(testbed)
     }
 

@@ -41,6 +41,11 @@ impl Interrupt {
         self.raised.clone()
     }
 
+    /// Ends what looks at this, as a signal would.
+    pub(crate) fn raise(&self) {
+        self.raised.store(true, Ordering::Relaxed);
+    }
+
     /// Fails if somebody wants the program to end.
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
         if !self.raised.load(Ordering::Relaxed) {

@@ -9,7 +9,7 @@ use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::helper_pod::{HelperPod, Wanted};
 use super::interrupt::Interrupt;
 use super::kubectl::{CallError, Kubectl, Running};
-use super::testbed::ExternalTestbed;
+use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -250,8 +250,12 @@ impl Road for ThroughPod {
 /// Opens the KubeVirt testbed whose layout is in `workspace`. Its helper pod is removed when it is dropped.
 ///
 /// # Errors
-/// When there is no usable layout, or no way to its control guest.
-pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn ExternalTestbed>> {
+/// When there is no usable layout, or, if it has to be reached at once, no way to its control guest.
+pub(crate) fn open(
+    workspace: &Path,
+    contact: Contact,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn ExternalTestbed>> {
     let layout = load(workspace)?;
     let pod = helper_pod(&layout, interrupt)?;
     let guest = ControlGuest {
@@ -263,6 +267,6 @@ pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn Ex
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let cluster = layout.guest_cluster();
     let road = ThroughPod { pod: Mutex::new(pod), control: layout.control, was_used: AtomicBool::new(false) };
-    let testbed = GuestTestbed::open(guest, label, cluster, Box::new(road), interrupt.clone())?;
+    let testbed = GuestTestbed::open(guest, label, cluster, Box::new(road), contact, interrupt.clone())?;
     Ok(Box::new(testbed))
 }

@@ -2,7 +2,7 @@
 
 use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::interrupt::Interrupt;
-use super::testbed::ExternalTestbed;
+use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::testbed::QemuLayout;
 use allocdb_node::testbed::qemu_layout::FILE_NAME;
 use anyhow::{Context as _, Result, anyhow};
@@ -40,8 +40,12 @@ impl Line for TcpStream {
 /// Opens the QEMU testbed whose layout is in `workspace`.
 ///
 /// # Errors
-/// When there is no usable layout, or no way to its control guest.
-pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn ExternalTestbed>> {
+/// When there is no usable layout, or, if it has to be reached at once, no way to its control guest.
+pub(crate) fn open(
+    workspace: &Path,
+    contact: Contact,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn ExternalTestbed>> {
     let layout = QemuLayout::load(&workspace.join(FILE_NAME));
     let layout = layout.map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
     let guest = ControlGuest {
@@ -53,6 +57,6 @@ pub(crate) fn open(workspace: &Path, interrupt: &Interrupt) -> Result<Box<dyn Ex
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let road = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, layout.lane.ssh_port())));
     let testbed =
-        GuestTestbed::open(guest, label, layout.guest_cluster(), Box::new(road), interrupt.clone())?;
+        GuestTestbed::open(guest, label, layout.guest_cluster(), Box::new(road), contact, interrupt.clone())?;
     Ok(Box::new(testbed))
 }

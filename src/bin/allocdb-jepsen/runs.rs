@@ -2,6 +2,7 @@
 //! every moment where it is, and an end that leaves nothing behind whichever way it comes.
 
 use super::actions::Actions;
+use super::args::Testbed;
 use super::cluster;
 use super::common::{now_millis, print, replace_file, temporary_beside};
 use super::harness_log;
@@ -12,7 +13,7 @@ use super::runtime;
 use super::stage::{Backstage, Stage};
 use super::support::Recorder;
 use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
-use super::testbed::{Ending, ExternalTestbed, REPLICAS, Verb};
+use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb};
 use super::tracker::{Completion, Namespaces, Phase, RunFiles, Tracker};
 use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
@@ -93,12 +94,9 @@ fn lock_output_root(output_root: &Path, holder: &str) -> Result<Lock> {
 }
 
 /// Carries out one run.
-pub(crate) fn run(
-    testbed: &mut dyn ExternalTestbed,
-    interrupt: &Interrupt,
-    run_id: &str,
-    output_root: &Path,
-) -> Result<()> {
+pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: &Path) -> Result<()> {
+    let interrupt = &Interrupt::listen()?;
+    let mut testbed = open(testbed, Contact::AtOnce, interrupt)?;
     let run = find_run(run_id)?;
     let window = Window::of(run)?;
     fs::create_dir_all(output_root)
@@ -110,7 +108,7 @@ pub(crate) fn run(
     let progress = Progress::start(run.id.as_str());
     let life =
         Life { interrupt, run, window, output_root, files, tracker, progress, started: Instant::now() };
-    life.live(testbed)
+    life.live(&mut *testbed)
 }
 
 /// A run under way.
@@ -474,12 +472,14 @@ fn replicas_at_end(testbed: &dyn ExternalTestbed) -> Vec<ReplicaAtEnd> {
 
 /// Judges a history that was recorded earlier and archives it with the testbed's logs.
 pub(crate) fn archive(
-    testbed: &dyn ExternalTestbed,
-    interrupt: &Interrupt,
+    testbed: Testbed,
+    open: &Open<'_>,
     run_id: &str,
     history_file: &Path,
     output_root: &Path,
 ) -> Result<()> {
+    let interrupt = &Interrupt::listen()?;
+    let testbed = &*open(testbed, Contact::AtOnce, interrupt)?;
     let run = find_run(run_id)?;
     let report = judge_file(history_file)?;
     create_output_root(output_root)?;

@@ -1,11 +1,12 @@
 //! What can be asked without a run: the plan, a judgement on a file, and whether a testbed can be driven at all.
 
 use super::actions::Actions;
+use super::args::Testbed;
 use super::cluster;
 use super::common::{escaped, print};
 use super::events::{full_table_hint, submit};
 use super::interrupt::Interrupt;
-use super::testbed::{ExternalTestbed, Port, REPLICAS};
+use super::testbed::{Contact, Open, Port, REPLICAS};
 use super::tracker::Namespaces;
 use allocdb_node::allocator::Command;
 use allocdb_node::api::{self, Request, ResourceResponse, Response, SubmitResponse};
@@ -54,7 +55,9 @@ pub(crate) fn fail_if_blocked(report: &Report) -> Result<()> {
 }
 
 /// Checks that a testbed can be driven, and says so.
-pub(crate) fn verify(testbed: &dyn ExternalTestbed, interrupt: &Interrupt) -> Result<()> {
+pub(crate) fn verify(testbed: Testbed, open: &Open<'_>) -> Result<()> {
+    let interrupt = &Interrupt::listen()?;
+    let testbed = &*open(testbed, Contact::AtOnce, interrupt)?;
     let actions = Actions::new(testbed, interrupt);
     verify_surface(&actions, &mut Namespaces::default())?;
     print(&format!("{}_surface=ready\n", testbed.backend()))

@@ -2,6 +2,8 @@
 //!
 //! A backend is one file that implements [`ExternalTestbed`]. Nothing else asks which one it has.
 
+use super::args::Testbed;
+use super::interrupt::Interrupt;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
 use anyhow::Result;
@@ -56,6 +58,19 @@ impl fmt::Display for Verb {
         })
     }
 }
+
+/// When a testbed has to be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contact {
+    /// Before anything else, so that what is wrong with the way is said at once.
+    AtOnce,
+    /// With the first request; one that nobody answers is worth watching too.
+    WhenAsked,
+}
+
+/// Opens whichever testbed it is told to. What waits on the testbed ends with the interrupt.
+pub(crate) type Open<'a> =
+    dyn Fn(Testbed, Contact, &Interrupt) -> Result<Box<dyn ExternalTestbed>> + Sync + 'a;
 
 /// How a run ended, for a backend that has something to put away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

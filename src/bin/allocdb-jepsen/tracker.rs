@@ -209,6 +209,12 @@ impl RunStatus {
 
     /// Reads a status file; `None` if there is none.
     pub(crate) fn load(path: &Path) -> Result<Option<Self>> {
+        let Some(text) = Self::read(path)? else { return Ok(None) };
+        Self::decode(&text).map(Some).with_context(|| path.display().to_string())
+    }
+
+    /// The text of a status file; `None` if there is none.
+    pub(crate) fn read(path: &Path) -> Result<Option<String>> {
         let limited =
             allocdb_node::storage::read_file(&allocdb_node::storage::OsDisk, path, MAX_STATUS_BYTES);
         let Some(bytes) = limited.with_context(|| format!("failed to read run status {}", path.display()))?
@@ -218,7 +224,7 @@ impl RunStatus {
         let text = String::from_utf8(bytes).map_err(|_| {
             anyhow!("failed to read run status {}: stream did not contain valid UTF-8", path.display())
         })?;
-        Self::decode(&text).map(Some).with_context(|| path.display().to_string())
+        Ok(Some(text))
     }
 }
 

@@ -46,10 +46,10 @@ pub(crate) enum Command {
         /// Receives the log archive and the bundle.
         output_root: PathBuf,
     },
-    /// Show one run on a KubeVirt testbed.
-    WatchKubevirt(Watch),
+    /// Show one run.
+    Watch(Watch),
     /// Show the latest runs of several KubeVirt testbeds side by side.
-    WatchKubevirtFleet(FleetWatch),
+    WatchFleet(FleetWatch),
     /// Start, stop, hurt or be a replica of a cluster on this machine.
     LocalCluster(LocalCluster),
 }
@@ -69,6 +69,26 @@ pub(crate) enum Testbed {
         /// Holds the testbed's layout file.
         workspace: PathBuf,
     },
+}
+
+impl Testbed {
+    /// What people call it.
+    pub(crate) fn title(&self) -> &'static str {
+        match self {
+            Testbed::Local(_) => "Local",
+            Testbed::Qemu { .. } => "QEMU",
+            Testbed::Kubevirt { .. } => "KubeVirt",
+        }
+    }
+
+    /// The subcommand that starts runs on it.
+    pub(crate) fn run_command(&self) -> &'static str {
+        match self {
+            Testbed::Local(_) => "run-local",
+            Testbed::Qemu { .. } => "run-qemu",
+            Testbed::Kubevirt { .. } => "run-kubevirt",
+        }
+    }
 }
 
 /// Who owns the replica processes of a local testbed.
@@ -114,8 +134,8 @@ pub(crate) struct KubevirtCapture {
 /// One run to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Watch {
-    /// Holds the testbed's layout file.
-    pub(crate) workspace: PathBuf,
+    /// Where it takes place.
+    pub(crate) testbed: Testbed,
     /// Holds the files of the run.
     pub(crate) output_root: PathBuf,
     /// `None` is the latest run. Free text, planned or not.

@@ -53,7 +53,7 @@ pub(super) fn menu() -> Menu {
             verify("verify-kubevirt-surface", "the KubeVirt testbed", |m| verify_surface(kubevirt(m)?)),
             run("run-qemu", "the QEMU testbed", |m| run_on(qemu(m)?, m)),
             run("run-kubevirt", "the KubeVirt testbed", |m| run_on(kubevirt(m)?, m)),
-            watch_kubevirt(),
+            watch("watch-kubevirt", "its KubeVirt testbed", |m| watch_on(kubevirt(m)?, m)),
             watch_kubevirt_fleet(),
             archive("archive-qemu", "the QEMU testbed", |m| archive_of(qemu(m)?, m)),
             archive("archive-kubevirt", "the KubeVirt testbed", |m| archive_of(kubevirt(m)?, m)),
@@ -61,6 +61,8 @@ pub(super) fn menu() -> Menu {
             run_local(),
             verify("verify-local-surface", "the cluster on this machine", |m| verify_surface(local(m)?)),
             archive("archive-local", "the cluster on this machine", |m| archive_of(local(m)?, m)),
+            watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
+            watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
         ],
         groups: vec![local_cluster()],
     }
@@ -179,28 +181,16 @@ fn run_local() -> Subcommand {
     }
 }
 
-fn watch_kubevirt() -> Subcommand {
-    Subcommand {
-        syntax: does(
-            "watch-kubevirt",
-            "Show the state of one run and of the replicas of its KubeVirt testbed",
-        )
+fn watch(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
+    let syntax = does(name, format!("Show the state of one run and of the replicas of {place}"))
         .arg(existing_workspace())
         .arg(path("output-root").required(true).help("Folder that holds the files of the run"))
         .arg(
             text("run-id", "run-id")
                 .help("Run to show, planned or not [default: the latest in the output root]"),
         )
-        .args([refresh_millis(), follow("until the run has ended")]),
-        build: |m| {
-            Some(Command::WatchKubevirt(Watch {
-                workspace: m.remove_one("workspace")?,
-                output_root: m.remove_one("output-root")?,
-                run_id: m.remove_one("run-id"),
-                refresh: refresh(m)?,
-            }))
-        },
-    }
+        .args([refresh_millis(), follow("until the run has ended")]);
+    Subcommand { syntax, build }
 }
 
 fn watch_kubevirt_fleet() -> Subcommand {
@@ -221,7 +211,7 @@ fn watch_kubevirt_fleet() -> Subcommand {
         .args([refresh_millis(), follow("until interrupted")]),
         build: |m| {
             let lanes = m.remove_many("lane")?.collect();
-            Some(Command::WatchKubevirtFleet(FleetWatch { lanes, refresh: refresh(m)? }))
+            Some(Command::WatchFleet(FleetWatch { lanes, refresh: refresh(m)? }))
         },
     }
 }
@@ -331,6 +321,15 @@ fn verify_surface(testbed: Testbed) -> Option<Command> {
 
 fn run_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
     Some(Command::Run { testbed, run_id: m.remove_one("run-id")?, output_root: m.remove_one("output-root")? })
+}
+
+fn watch_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
+    Some(Command::Watch(Watch {
+        testbed,
+        output_root: m.remove_one("output-root")?,
+        run_id: m.remove_one("run-id"),
+        refresh: refresh(m)?,
+    }))
 }
 
 fn archive_of(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {

@@ -115,6 +115,8 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
         "  allocdb-jepsen run-local --run-id <run-id> --output-root <path> [--workspace <path>] [--keep-cluster]
   allocdb-jepsen verify-local-surface --workspace <path>
   allocdb-jepsen archive-local --workspace <path> --run-id <run-id> --history-file <path> --output-root <path>
+  allocdb-jepsen watch-local --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
+  allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
 
 `allocdb-jepsen <subcommand> --help` explains a subcommand and its flags
@@ -372,18 +374,26 @@ fn a_capture_fills_in_the_usual_names() {
 #[test]
 fn watching_draws_one_screen_every_two_seconds_unless_told_otherwise() {
     let mut expected = Watch {
-        workspace: "w".into(),
+        testbed: Testbed::Kubevirt { workspace: "w".into() },
         output_root: "o".into(),
         run_id: None,
         refresh: Refresh { interval: Duration::from_secs(2), follow: false },
     };
     let minimal = ["watch-kubevirt", "--workspace", "w", "--output-root", "o"];
-    assert_eq!(command(&minimal), Command::WatchKubevirt(expected.clone()));
+    assert_eq!(command(&minimal), Command::Watch(expected.clone()));
 
     expected.run_id = Some("any text".into());
     expected.refresh = Refresh { interval: Duration::from_millis(250), follow: true };
     let further = ["--run-id", "any text", "--follow", "--refresh-millis", "+7", "--follow"];
-    assert_eq!(command(&[&minimal[..], &further].concat()), Command::WatchKubevirt(expected));
+    assert_eq!(command(&[&minimal[..], &further].concat()), Command::Watch(expected.clone()));
+
+    let existing = LocalTestbed::Existing { workspace: "w".into() };
+    for (name, testbed) in
+        [("watch-local", Testbed::Local(existing)), ("watch-qemu", Testbed::Qemu { workspace: "w".into() })]
+    {
+        let words = [&[name], &minimal[1..], &further].concat();
+        assert_eq!(command(&words), Command::Watch(Watch { testbed, ..expected.clone() }));
+    }
 }
 
 #[test]
@@ -403,7 +413,7 @@ fn lanes_collect_in_order() {
             "--lane",
             "b,w,o"
         ]),
-        Command::WatchKubevirtFleet(FleetWatch {
+        Command::WatchFleet(FleetWatch {
             lanes: vec![lane("b", "w", "o"), lane("a", "w", "o,1"), lane("b", "w", "o")],
             refresh: Refresh { interval: Duration::from_secs(2), follow: true },
         })

@@ -1,0 +1,186 @@
+//! The views of runs: one run with its replicas, or the latest runs of several testbeds side by side.
+//!
+//! Lanes are looked at by threads of their own ([`lanes`]), so that a dead testbed holds up no other. Where standard output
+//! is no terminal, a frame is printed after each look; on a terminal that is followed, [`terminal`] draws what is known. What
+//! it looks like is the business of `watch_render`.
+
+#[path = "watch/files.rs"]
+mod files;
+#[path = "watch/lanes.rs"]
+mod lanes;
+
+use super::args::{FleetWatch, Refresh, Testbed, Watch};
+use super::common::now_millis;
+use super::interrupt::Interrupt;
+use super::testbed::Open;
+use super::tracker::State;
+use super::watch_render::{Heading, LaneView, Line, Subject, frame, text_of};
+use anyhow::{Context as _, Result};
+use lanes::{Lanes, Source};
+use std::io::{IsTerminal as _, Write};
+use std::time::Duration;
+
+/// How long a look is waited for that a frame is printed after.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// The same for the first one, on whose way the testbed is reached.
+const FIRST_ROUND: Duration = Duration::from_secs(30);
+
+/// Events that are shown of a single run, and of each of several.
+const RUN_EVENTS: usize = 8;
+const LANE_EVENTS: usize = 4;
+
+/// Clears a terminal and begins at its first line.
+pub(crate) const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// What is watched.
+pub(crate) struct View {
+    sources: Vec<Source>,
+    heading: Heading,
+    refresh: Refresh,
+}
+
+impl View {
+    /// One run.
+    pub(crate) fn of_run(wanted: Watch) -> Self {
+        let Watch { testbed, output_root, run_id, refresh } = wanted;
+        let source = Source { name: String::new(), testbed, output_root, run_id, events: RUN_EVENTS };
+        let subject = Subject::Run { status_file: source.status_file() };
+        Self { heading: heading(&source.testbed, subject, 1, refresh), sources: vec![source], refresh }
+    }
+
+    /// Several testbeds, at least one.
+    pub(crate) fn of_fleet(wanted: FleetWatch) -> Self {
+        let FleetWatch { lanes, refresh } = wanted;
+        let source = |lane: super::args::Lane| Source {
+            name: lane.name,
+            testbed: Testbed::Kubevirt { workspace: lane.workspace },
+            output_root: lane.output_root,
+            run_id: None,
+            events: LANE_EVENTS,
+        };
+        let sources: Vec<Source> = lanes.into_iter().map(source).collect();
+        let testbed = Testbed::Kubevirt { workspace: Default::default() };
+        Self { heading: heading(&testbed, Subject::Fleet, sources.len(), refresh), sources, refresh }
+    }
+
+    /// What cannot be told of a single run ends the view; several are worth watching without one of them.
+    fn is_of_one_run(&self) -> bool {
+        matches!(self.heading.subject, Subject::Run { .. })
+    }
+
+    fn heading_now(&self) -> Heading {
+        Heading { now_millis: now_millis(), ..self.heading.clone() }
+    }
+
+    /// Whether there is nothing more to come.
+    fn is_over(&self, lanes: &[LaneView]) -> bool {
+        let has_ended =
+            |lane: &LaneView| lane.status.as_ref().is_some_and(|status| status.state != State::Running);
+        !self.refresh.follow || (self.is_of_one_run() && lanes.iter().all(has_ended))
+    }
+
+    fn flush_failed(&self) -> &'static str {
+        if self.is_of_one_run() {
+            "failed to flush watcher output"
+        } else {
+            "failed to flush fleet watcher output"
+        }
+    }
+}
+
+fn heading(testbed: &Testbed, subject: Subject, lanes: usize, refresh: Refresh) -> Heading {
+    Heading {
+        testbed: testbed.title(),
+        command: testbed.run_command(),
+        subject,
+        lanes,
+        refresh: refresh.interval,
+        follow: refresh.follow,
+        now_millis: 0,
+    }
+}
+
+/// Shows one run until it has ended, or once.
+///
+/// # Errors
+/// When it cannot be told, nobody takes the output, or somebody wants the program to end.
+pub(crate) fn run(wanted: Watch, open: &Open<'_>) -> Result<()> {
+    show(&View::of_run(wanted), &Interrupt::listen()?, open)
+}
+
+/// Shows the latest runs of several testbeds until somebody wants the program to end, or once. What cannot be told of one of
+/// them is shown in its place.
+///
+/// # Errors
+/// When nobody takes the output, or somebody wants the program to end.
+pub(crate) fn fleet(wanted: FleetWatch, open: &Open<'_>) -> Result<()> {
+    show(&View::of_fleet(wanted), &Interrupt::listen()?, open)
+}
+
+fn show(view: &View, interrupt: &Interrupt, open: &Open<'_>) -> Result<()> {
+    let is_terminal = std::io::stdout().is_terminal();
+    let colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
+    let begin = if is_terminal { CLEAR } else { "" };
+    print_frames(view, interrupt, open, &mut |frame| {
+        let mut out = std::io::stdout().lock();
+        let text = begin.to_owned() + &text_of(frame, colour);
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(view.flush_failed())
+    })
+}
+
+/// A look, a frame, a pause, until it is over.
+pub(crate) fn print_frames(
+    view: &View,
+    interrupt: &Interrupt,
+    open: &Open<'_>,
+    print: &mut dyn FnMut(&[Line]) -> Result<()>,
+) -> Result<()> {
+    with_lanes(view, open, |lanes| {
+        let mut late = vec![false; view.sources.len()];
+        loop {
+            lanes.ask(Duration::ZERO);
+            let patience = |index: usize, is_reached: bool| match (is_reached, late[index]) {
+                // Who did not answer in time once is not waited for again, but shown as soon as it does.
+                (_, true) => Some(view.refresh.interval.min(ROUND)),
+                (true, _) => Some(ROUND),
+                (false, _) => view.refresh.follow.then_some(FIRST_ROUND),
+            };
+            while lanes.is_awaited(patience) {
+                interrupt.check()?;
+                lanes.take_in(Duration::from_millis(20));
+            }
+            lanes.take_in(Duration::ZERO);
+            if let Some(error) = lanes.take_failure().filter(|_| view.is_of_one_run()) {
+                return Err(error);
+            }
+            interrupt.check()?;
+            let views = lanes.views_now();
+            print(&frame(&view.heading_now(), &views))?;
+            if view.is_over(&views) {
+                return Ok(());
+            }
+            (0..late.len()).for_each(|index| late[index] = lanes.is_looking(index));
+            interrupt.pause(view.refresh.interval)?;
+        }
+    })
+}
+
+/// Starts the lanes, and ends them when the work is done, also what they have under way.
+fn with_lanes<T>(view: &View, open: &Open<'_>, work: impl FnOnce(&mut Lanes) -> Result<T>) -> Result<T> {
+    let end = Interrupt::default();
+    std::thread::scope(|scope| {
+        let mut lanes = Lanes::start(scope, &view.sources, open, &end)?;
+        let _ending = Ending(&end);
+        work(&mut lanes)
+    })
+}
+
+/// Ends what is under way when it is dropped; the threads would be waited for otherwise.
+struct Ending<'a>(&'a Interrupt);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
+}
