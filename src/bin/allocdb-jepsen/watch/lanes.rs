@@ -50,8 +50,8 @@ impl Source {
 enum Found {
     /// The testbed can be asked.
     Reached,
-    Run(Option<RunStatus>, Vec<Event>),
-    Replica(Replica),
+    Run(Option<Box<RunStatus>>, Vec<Event>),
+    Replica(Box<Replica>),
     /// There is nothing to show.
     Failed(anyhow::Error),
     /// That was all.
@@ -139,12 +139,12 @@ impl Lanes {
             Found::Reached => lane.is_reached = true,
             Found::Run(status, events) => {
                 lane.view.error = None;
-                lane.view.status = status;
+                lane.view.status = status.map(|status| *status);
                 lane.view.events = events;
             }
             Found::Replica(replica) => {
                 lane.heard[place(replica.id)] = Some(Instant::now());
-                lane.put(replica);
+                lane.put(*replica);
             }
             Found::Failed(error) => {
                 let view = LaneView { name: lane.source.name.clone(), ..LaneView::default() };
@@ -264,12 +264,12 @@ fn look(
     send(Found::Reached);
     let status = load(&source.status_file())?;
     let events = source.recent_events(status.as_ref());
-    send(Found::Run(status, events));
+    send(Found::Run(status.map(Box::new), events));
     let slot = Namespaces::default().namespace().slot(0);
     let testbed: &dyn ExternalTestbed = &**testbed;
     std::thread::scope(|scope| {
         for id in REPLICAS {
-            scope.spawn(move || send(Found::Replica(ask(testbed, id, slot))));
+            scope.spawn(move || send(Found::Replica(Box::new(ask(testbed, id, slot)))));
         }
     });
     Ok(())
