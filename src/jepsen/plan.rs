@@ -143,13 +143,18 @@ pub fn find(id: &str) -> Option<&'static RunSpec> {
 
 /// All runs, the ones most like `unknown` first, to suggest what somebody meant to type.
 ///
-/// Likeness is the number of characters to insert, delete or replace, taking upper and lower case and `_` and `-`
-/// for the same. Runs equally far away stay in the order of the plan. Of an overlong text only the beginning counts.
+/// Runs whose name contains the text come first. Beyond that, likeness is the number of characters to insert, delete or
+/// replace. Upper and lower case, and `_` and `-`, are taken for the same. Runs equally far away stay in the order of the
+/// plan. Of an overlong text only the beginning counts.
 #[must_use]
 pub fn by_likeness(unknown: &str) -> Vec<&'static RunSpec> {
     let wanted: Vec<char> = folded(unknown).take(COMPARED_CHARS).collect();
     let mut runs: Vec<&'static RunSpec> = RUNS.iter().collect();
-    runs.sort_by_cached_key(|run| edit_distance(&wanted, folded(run.id.0)));
+    runs.sort_by_cached_key(|run| {
+        let name: Vec<char> = folded(run.id.0).collect();
+        let is_part = name.windows(wanted.len().max(1)).any(|part| part == wanted);
+        (!is_part, edit_distance(&wanted, name.into_iter()))
+    });
     runs
 }
 
@@ -254,6 +259,9 @@ mod tests {
             ("failover_read_fence-control", "failover_read_fences-control"),
             ("expiration_and_recovery-mixed_failover", "expiration_and_recovery-mixed-failover"),
             ("reservation-contention-partition", "reservation_contention-partition-heal"),
+            ("lease-safety-crash", "lease_safety-crash-restart"),
+            ("partition-heal", "failover_read_fences-partition-heal"),
+            ("mixed", "failover_read_fences-mixed-failover"),
         ] {
             let suggestions = by_likeness(typed);
             assert_eq!(suggestions.len(), 17);
