@@ -8,6 +8,8 @@
 mod files;
 #[path = "watch/lanes.rs"]
 mod lanes;
+#[path = "watch/terminal.rs"]
+mod terminal;
 
 use super::args::{FleetWatch, Refresh, Testbed, Watch};
 use super::common::now_millis;
@@ -121,6 +123,9 @@ pub(crate) fn fleet(wanted: FleetWatch, open: &Open<'_>) -> Result<()> {
 fn show(view: &View, interrupt: &Interrupt, open: &Open<'_>) -> Result<()> {
     let is_terminal = std::io::stdout().is_terminal();
     let colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
+    if is_terminal && view.refresh.follow {
+        return terminal::follow(view, interrupt, open, colour);
+    }
     let begin = if is_terminal { CLEAR } else { "" };
     print_frames(view, interrupt, open, &mut |frame| {
         let mut out = std::io::stdout().lock();

@@ -5,16 +5,21 @@
 //! the same content out for a terminal of a certain size. What is said, cell by cell, is in `parts`; numbers and times as
 //! people read them are in `units`.
 
+#[path = "watch_render/fit.rs"]
+mod fit;
 #[path = "watch_render/frame.rs"]
 mod frame;
 #[path = "watch_render/parts.rs"]
 mod parts;
+#[path = "watch_render/screen.rs"]
+mod screen;
 #[path = "watch_render/style.rs"]
 mod style;
 #[path = "watch_render/units.rs"]
 mod units;
 
 pub(crate) use frame::frame;
+pub(crate) use screen::{Size, screen};
 pub(crate) use style::{Line, text_of};
 
 use super::tracker::{RunStatus, State};

@@ -68,6 +68,8 @@ struct Lane {
     asked: Option<Instant>,
     /// When the last look was over.
     done: Option<Instant>,
+    /// When the run was last told, or that it cannot be.
+    told: Option<Instant>,
     /// When each replica was last heard of.
     heard: [Option<Instant>; REPLICAS.len()],
     /// Why there is nothing to show, until somebody takes it.
@@ -106,6 +108,7 @@ impl Lanes {
                 is_reached: false,
                 asked: None,
                 done: None,
+                told: None,
                 heard: [None; REPLICAS.len()],
                 failure: None,
             });
@@ -138,6 +141,7 @@ impl Lanes {
         match found {
             Found::Reached => lane.is_reached = true,
             Found::Run(status, events) => {
+                lane.told = Some(Instant::now());
                 lane.view.error = None;
                 lane.view.status = status.map(|status| *status);
                 lane.view.events = events;
@@ -147,6 +151,7 @@ impl Lanes {
                 lane.put(*replica);
             }
             Found::Failed(error) => {
+                lane.told = Some(Instant::now());
                 let view = LaneView { name: lane.source.name.clone(), ..LaneView::default() };
                 let told = error.downcast_ref().map_or_else(|| format!("{error:#}"), BadStatus::reason);
                 lane.view = LaneView { error: Some(told), ..view };
@@ -177,6 +182,11 @@ impl Lanes {
         self.lanes.iter_mut().find_map(|lane| lane.failure.take())
     }
 
+    /// What is known, however old it is.
+    pub(super) fn views(&self) -> Vec<LaneView> {
+        self.lanes.iter().map(Lane::explained).collect()
+    }
+
     /// What is known. What was asked for and has not come is taken for something that does not.
     pub(super) fn views_now(&self) -> Vec<LaneView> {
         self.lanes.iter().map(Lane::without_late).collect()
@@ -200,8 +210,16 @@ impl Lane {
         for replica in &mut view.replicas {
             replica.age = age(self.heard[place(replica.id)]);
         }
-        // While a look goes on, what the one before it came to is as old as that.
-        view.age = age(self.done.or(self.asked));
+        view.age = age(self.told);
+        view
+    }
+
+    fn explained(&self) -> LaneView {
+        let waited = self.asked.map_or(0, |asked| asked.elapsed().as_secs());
+        let mut view = self.aged();
+        if !self.is_reached && self.told.is_none() {
+            view.error = Some(format!("reaching the testbed, for {waited}s so far"));
+        }
         view
     }
 

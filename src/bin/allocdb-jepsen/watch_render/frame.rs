@@ -33,7 +33,7 @@ pub(super) const NO_EVENTS: &str = "<none yet>";
 /// Everything, in lines.
 pub(crate) fn frame(heading: &Heading, lanes: &[LaneView]) -> Vec<Line> {
     let mut lines = vec![
-        vec![span(title(heading, lanes), Style::BOLD_CYAN)],
+        vec![span(title(heading, lanes, spinner(heading, lanes)), Style::BOLD_CYAN)],
         vec![span(subtitle(heading), Style::DIM)],
         vec![span("━".repeat(88), Style::DIM)],
     ];
@@ -44,12 +44,12 @@ pub(crate) fn frame(heading: &Heading, lanes: &[LaneView]) -> Vec<Line> {
     lines
 }
 
-pub(super) fn title(heading: &Heading, lanes: &[LaneView]) -> String {
+pub(super) fn title(heading: &Heading, lanes: &[LaneView], spinner: char) -> String {
     let what = match heading.subject {
         Subject::Run { .. } => "Watch",
         Subject::Fleet => "Fleet Watch",
     };
-    format!("{} AllocDB Jepsen {} {what} {}", spinner(heading, lanes), heading.testbed, pulse(lanes))
+    format!("{spinner} AllocDB Jepsen {} {what} {}", heading.testbed, pulse(lanes))
 }
 
 pub(super) fn subtitle(heading: &Heading) -> String {

@@ -1,0 +1,226 @@
+//! A view on a terminal that is left open: the alternate screen, keys, and the way back whatever happens.
+//!
+//! Each change is one write that holds only the rows that differ, between the codes that let a terminal show it at once.
+
+use super::super::interrupt::Interrupt;
+use super::super::testbed::Open;
+use super::super::watch_render::{Size, frame, screen, text_of};
+use super::{ROUND, View, with_lanes};
+use anyhow::{Context as _, Result};
+use crossterm::cursor::{Hide, Show};
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, poll, read};
+use crossterm::terminal::{
+    self, BeginSynchronizedUpdate, DisableLineWrap, EnableLineWrap, EndSynchronizedUpdate,
+    EnterAlternateScreen, LeaveAlternateScreen,
+};
+use crossterm::{Command, queue};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+/// How soon what was found is shown.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A terminal that does not tell its size.
+const USUAL: Size = Size { columns: 80, rows: 24 };
+
+/// What a key asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Quit,
+    /// Scroll so many lines.
+    Up(usize),
+    Down(usize),
+    /// Draw everything anew.
+    Anew,
+    Nothing,
+}
+
+/// Shows a view until it is over or somebody quits.
+///
+/// # Errors
+/// As a view that is printed.
+pub(super) fn follow(view: &View, interrupt: &Interrupt, open: &Open<'_>, colour: bool) -> Result<()> {
+    let last = with_lanes(view, open, |lanes| {
+        let mut stage = Stage::enter(io::stdout(), view)?;
+        let mut first = 0;
+        let mut over_since = None;
+        loop {
+            interrupt.check()?;
+            lanes.ask(view.refresh.interval);
+            lanes.take_in(Duration::ZERO);
+            if let Some(error) = lanes.take_failure().filter(|_| view.is_of_one_run()) {
+                return Err(error);
+            }
+            let views = lanes.views();
+            let heading = view.heading_now();
+            let size = size();
+            let screen = screen(&heading, &views, size, first, colour);
+            first = screen.first;
+            stage.draw(size, screen.rows)?;
+            if view.is_over(&views) {
+                // The replicas of the last frame are those of the last look.
+                let since = *over_since.get_or_insert_with(Instant::now);
+                if !lanes.is_looking(0) || since.elapsed() >= ROUND {
+                    return Ok(Some(frame(&heading, &views)));
+                }
+            }
+            match stage.wish(interrupt)? {
+                Wish::Quit => return Ok(None),
+                Wish::Up(lines) => first = first.saturating_sub(lines),
+                Wish::Down(lines) => first = first.saturating_add(lines),
+                Wish::Anew => stage.shown.clear(),
+                Wish::Nothing => {}
+            }
+        }
+    })?;
+    // What was seen last stays on the ordinary screen.
+    let text = last.map_or_else(String::new, |frame| text_of(&frame, colour));
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(view.flush_failed())
+}
+
+fn size() -> Size {
+    match terminal::size() {
+        Ok((columns @ 1.., rows @ 1..)) => Size { columns: columns.into(), rows: rows.into() },
+        _ => USUAL,
+    }
+}
+
+/// The alternate screen. The terminal is as before when this is dropped, and before a panic is told.
+struct Stage<W: Write> {
+    out: W,
+    has_keys: bool,
+    size: Size,
+    shown: Vec<String>,
+    failed: &'static str,
+}
+
+/// Whether the terminal has to be put back.
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+impl<W: Write> Stage<W> {
+    fn enter(mut out: W, view: &View) -> Result<Self> {
+        // Without keys it is ended by signals.
+        let has_keys = terminal::enable_raw_mode().is_ok();
+        IS_ON.store(true, Ordering::SeqCst);
+        tell_panics_afterwards(std::thread::current().id());
+        let entered = out.write_all(entering().as_bytes()).and_then(|()| out.flush());
+        let stage = Self { out, has_keys, size: USUAL, shown: Vec::new(), failed: view.flush_failed() };
+        entered.context(stage.failed)?;
+        Ok(stage)
+    }
+
+    /// Shows rows, as far as they differ from what is shown.
+    fn draw(&mut self, size: Size, rows: Vec<String>) -> Result<()> {
+        let text = update(&self.shown, &rows, size != self.size);
+        (self.size, self.shown) = (size, rows);
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).context(self.failed)
+    }
+
+    /// Waits a moment for a key.
+    fn wish(&mut self, interrupt: &Interrupt) -> Result<Wish> {
+        if self.has_keys {
+            let event = poll(LOOK).and_then(|is_there| is_there.then(read).transpose());
+            match event {
+                Ok(event) => return Ok(event.map_or(Wish::Nothing, wish_of)),
+                Err(_) => self.has_keys = false,
+            }
+        }
+        interrupt.pause(LOOK)?;
+        Ok(Wish::Nothing)
+    }
+}
+
+impl<W: Write> Drop for Stage<W> {
+    fn drop(&mut self) {
+        if IS_ON.swap(false, Ordering::SeqCst) {
+            put_back(&mut self.out);
+        }
+        if !std::thread::panicking() {
+            drop(std::panic::take_hook());
+        }
+    }
+}
+
+/// Lets a panic of the thread that draws be told on the ordinary screen. Those of others end one lane, which says so.
+fn tell_panics_afterwards(draws: ThreadId) {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().id() == draws {
+            if IS_ON.swap(false, Ordering::SeqCst) {
+                put_back(&mut io::stdout());
+            }
+            tell(panic);
+        }
+    }));
+}
+
+fn put_back(out: &mut impl Write) {
+    // Whoever closed the terminal does not need it back.
+    let _ = out.write_all(leaving().as_bytes()).and_then(|()| out.flush());
+    let _ = terminal::disable_raw_mode();
+}
+
+fn entering() -> String {
+    codes(|out| queue!(out, EnterAlternateScreen, Hide, DisableLineWrap))
+}
+
+fn leaving() -> String {
+    codes(|out| queue!(out, EndSynchronizedUpdate, EnableLineWrap, Show, LeaveAlternateScreen))
+}
+
+fn codes(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+    let mut codes = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write(&mut codes);
+    String::from_utf8_lossy(&codes).into_owned()
+}
+
+/// One write that turns what is shown into `rows`; nothing if they are the same.
+fn update(shown: &[String], rows: &[String], is_resized: bool) -> String {
+    let mut text = String::new();
+    if is_resized || shown.len() != rows.len() {
+        text += "\x1b[2J";
+    }
+    let is_anew = !text.is_empty();
+    for (at, row) in rows.iter().enumerate() {
+        if is_anew || shown.get(at) != Some(row) {
+            text += &format!("\x1b[{};1H\x1b[2K{row}", at + 1);
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    ansi(BeginSynchronizedUpdate) + &text + &ansi(EndSynchronizedUpdate)
+}
+
+fn ansi(command: impl Command) -> String {
+    let mut text = String::new();
+    // Writing to memory does not fail.
+    let _ = command.write_ansi(&mut text);
+    text
+}
+
+fn wish_of(event: Event) -> Wish {
+    let key = match event {
+        Event::Key(KeyEvent { kind: KeyEventKind::Release, .. }) => return Wish::Nothing,
+        Event::Key(key) => key,
+        Event::Resize(..) => return Wish::Anew,
+        _ => return Wish::Nothing,
+    };
+    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('c' | 'd') if is_control => Wish::Quit,
+        KeyCode::Char('l') if is_control => Wish::Anew,
+        KeyCode::Char('q' | 'Q') | KeyCode::Esc => Wish::Quit,
+        KeyCode::Up | KeyCode::Char('k') => Wish::Up(1),
+        KeyCode::Down | KeyCode::Char('j') => Wish::Down(1),
+        KeyCode::PageUp => Wish::Up(10),
+        KeyCode::PageDown | KeyCode::Char(' ') => Wish::Down(10),
+        KeyCode::Home => Wish::Up(usize::MAX),
+        KeyCode::End => Wish::Down(usize::MAX),
+        _ => Wish::Nothing,
+    }
+}
