@@ -6,42 +6,56 @@
 //! ```
 //!
 //! Prints a line for each seed in which something is violated, with the command that replays it, and the totals. Exits 1 if
-//! there was any.
+//! there was any. A build with planted faults takes `--plant WORD` and misbehaves accordingly.
 
 #[path = "../tests/support/simulation/mod.rs"]
 mod simulation;
 
+use allocdb_node::planted::PlantedFault;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+#[derive(Default)]
 struct Options {
     first: u64,
     count: u64,
-    trace: bool,
+    is_traced: bool,
+    planted: Option<PlantedFault>,
+    word: Option<String>,
 }
 
-fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { first: 0, count: 2_000, trace: false };
-    let mut arguments = arguments;
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+    let mut options = Options { count: 2_000, ..Options::default() };
     while let Some(argument) = arguments.next() {
-        let mut number = || {
-            let value = arguments.next().ok_or(format!("{argument} needs a number"))?;
-            value.parse().map_err(|_| format!("{argument}: `{value}` is no number"))
-        };
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let number = |value: String| value.parse().map_err(|_| format!("{argument}: `{value}` is no number"));
         match argument.as_str() {
-            "--seeds" => options.count = number()?,
-            "--from" => options.first = number()?,
-            "--seed" => (options.first, options.count) = (number()?, 1),
-            "--trace" => options.trace = true,
+            "--seeds" => options.count = number(value()?)?,
+            "--from" => options.first = number(value()?)?,
+            "--seed" => (options.first, options.count) = (number(value()?)?, 1),
+            "--trace" => options.is_traced = true,
+            "--plant" => {
+                let word = value()?;
+                let fault = PlantedFault::from_word(&word);
+                options.planted = Some(fault.ok_or(format!("--plant: there is no defect `{word}`"))?);
+                options.word = Some(word);
+            }
             _ => {
-                return Err(format!(
-                    "unknown argument `{argument}`: expected --seeds, --from, --seed, --trace"
-                ));
+                let known = "--seeds, --from, --seed, --trace, --plant";
+                return Err(format!("unknown argument `{argument}`: expected {known}"));
             }
         }
     }
+    if options.planted.is_some() && cfg!(not(feature = "planted-faults")) {
+        return Err("--plant: this build has no planted faults".to_owned());
+    }
     Ok(options)
+}
+
+fn set_up(options: &Options) {
+    #[cfg(feature = "planted-faults")]
+    allocdb_node::planted::wake(options.planted);
+    let _ = options;
 }
 
 fn main() -> ExitCode {
@@ -52,57 +66,33 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if options.trace {
-        let (trace, result) = simulation::run_traced(options.first);
-        trace.iter().for_each(|line| println!("{line}"));
-        return match result {
-            Ok(totals) => {
-                println!("{totals:?}");
-                ExitCode::SUCCESS
-            }
-            Err(violation) => {
-                println!("{violation}");
-                ExitCode::FAILURE
-            }
-        };
+    let is_clean = if options.is_traced { trace(&options) } else { sweep(&options) };
+    if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Plays one seed and tells what happens in it. Returns whether nothing was violated.
+fn trace(options: &Options) -> bool {
+    set_up(options);
+    let (trace, result) = simulation::run_traced(options.first);
+    trace.iter().for_each(|line| println!("{line}"));
+    match &result {
+        Ok(totals) => println!("{totals:?}"),
+        Err(violation) => println!("{violation}"),
     }
+    result.is_ok()
+}
+
+/// Plays all seeds. Returns whether nothing was violated.
+fn sweep(options: &Options) -> bool {
     let began = Instant::now();
-    let next = AtomicU64::new(options.first);
-    let end = options.first + options.count;
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = || {
-        let mut sum = simulation::Totals::default();
-        let mut violated = 0;
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
-                return (sum, violated);
-            }
-            match simulation::run(seed) {
-                Ok(totals) => sum.add(&totals),
-                Err(violation) => {
-                    violated += 1;
-                    println!(
-                        "{violation}\n  replay: cargo run --release --example simulate -- --seed {seed} --trace"
-                    );
-                }
-            }
-        }
-    };
-    let mut sum = simulation::Totals::default();
-    let mut violated = 0;
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            let (totals, count) = worker.join().expect("no worker panics");
-            sum.add(&totals);
-            violated += count;
-        }
-    });
-    println!(
-        "{} seeds in {:.1} s, {violated} violated, {sum:?}",
-        options.count,
-        began.elapsed().as_secs_f64()
-    );
-    if violated == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let seeds = options.first..options.first.saturating_add(options.count);
+    let done = simulation::sweep(seeds, usize::MAX, || set_up(options));
+    for (seed, violation) in &done.violations {
+        let command = simulation::replay_command(*seed, options.word.as_deref());
+        println!("{violation}\n  replay: {command}");
+    }
+    let violated = done.violations.len();
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{} seeds in {seconds:.1} s, {violated} violated, {:?}", done.played, done.totals);
+    violated == 0
 }

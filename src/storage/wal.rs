@@ -116,7 +116,8 @@ impl<'a> Scanner<'a> {
         let buffered =
             offset >= self.buffer_at && offset + len as u64 <= self.buffer_at + self.buffer.len() as u64;
         if !buffered {
-            self.buffer.resize(len.max(BUFFER_LEN), 0);
+            let left = usize::try_from(self.file_len.saturating_sub(offset)).unwrap_or(usize::MAX);
+            self.buffer.resize(len.max(BUFFER_LEN).min(left), 0);
             let mut filled = 0;
             while filled < self.buffer.len() {
                 match self.file.read_at(offset + filled as u64, &mut self.buffer[filled..])? {

@@ -165,6 +165,16 @@ impl Inner {
         self.name_changes.push(change);
     }
 
+    /// Makes durable what has happened to the names in a folder.
+    fn flush_names(&mut self, folder: &Path) {
+        let changes = std::mem::take(&mut self.name_changes);
+        let (flushed, rest) = changes.into_iter().partition::<Vec<_>, _>(|change| change.is_in(folder));
+        self.name_changes = rest;
+        for change in flushed {
+            change.apply(&mut self.durable_names);
+        }
+    }
+
     fn content(&self, path: &Path) -> Option<&Content> {
         self.names.get(path).map(|at| &self.contents[*at])
     }
@@ -229,6 +239,8 @@ impl SimDisk {
     /// Puts a file there, durably, or removes it.
     pub fn put(&self, path: &Path, bytes: Option<Vec<u8>>) {
         let mut inner = self.inner();
+        // What happened to the name before does not happen to it again when the power goes.
+        inner.flush_names(path.parent().unwrap_or(Path::new("/")));
         let Some(bytes) = bytes else {
             inner.names.remove(path);
             inner.durable_names.remove(path);
@@ -294,13 +306,7 @@ impl Disk for SimDisk {
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         inner.whole_operation()?;
-        let (flushed, rest) = std::mem::take(&mut inner.name_changes)
-            .into_iter()
-            .partition::<Vec<_>, _>(|change| change.is_in(path));
-        inner.name_changes = rest;
-        for change in flushed {
-            change.apply(&mut inner.durable_names);
-        }
+        inner.flush_names(path);
         Ok(())
     }
 }

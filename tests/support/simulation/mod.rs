@@ -19,6 +19,9 @@ mod world;
 
 pub use judge::Totals;
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
 /// Plays one seed from beginning to end.
 ///
 /// # Errors
@@ -33,5 +36,65 @@ pub fn run_traced(seed: u64) -> (Vec<String>, Result<Totals, String>) {
     match world.run() {
         Ok(totals) => (Vec::new(), Ok(totals)),
         Err((trace, violation)) => (trace, Err(violation)),
+    }
+}
+
+/// What many seeds came to.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// Sums over the seeds in which nothing was violated.
+    pub totals: Totals,
+    /// Seeds played, whatever they came to.
+    pub played: u64,
+    /// Seeds in which something was violated, and what, ascending.
+    pub violations: Vec<(u64, String)>,
+}
+
+/// Plays seeds on all processors until there are none left or `enough` of them violate something. `set_up` runs first on
+/// each thread.
+pub fn sweep(seeds: Range<u64>, enough: usize, set_up: impl Fn() + Sync) -> Sweep {
+    let next = AtomicU64::new(seeds.start);
+    let violated = AtomicUsize::new(0);
+    let work = || {
+        set_up();
+        let mut own = Sweep::default();
+        while violated.load(Ordering::Relaxed) < enough {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            own.played += 1;
+            match run(seed) {
+                Ok(totals) => own.totals.add(&totals),
+                Err(violation) => {
+                    violated.fetch_add(1, Ordering::Relaxed);
+                    own.violations.push((seed, violation));
+                }
+            }
+        }
+        own
+    };
+    let mut all = Sweep::default();
+    std::thread::scope(|scope| {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let own = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            all.totals.add(&own.totals);
+            all.played += own.played;
+            all.violations.extend(own.violations);
+        }
+    });
+    all.violations.sort();
+    all
+}
+
+/// The command that plays a seed again and tells what happens in it; with the word of a planted defect, if there is one.
+pub fn replay_command(seed: u64, planted: Option<&str>) -> String {
+    match planted {
+        None => format!("cargo run --release --example simulate -- --seed {seed} --trace"),
+        Some(word) => format!(
+            "cargo run --release --features planted-faults --example simulate -- --plant {word} --seed {seed} --trace"
+        ),
     }
 }

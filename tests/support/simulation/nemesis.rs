@@ -44,13 +44,15 @@ enum Kind {
     FairWeather,
     /// The operator fails over.
     FailOver,
+    /// The operator fails over, and after the first write back again, with whom was left behind.
+    FailOverAndBack,
     /// The operator rejoins a replica.
     Rejoin,
     /// The operator is interrupted in what it does.
     InterruptOperator,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     Kind::Kill,
     Kind::KillInWrite,
     Kind::LosePower,
@@ -63,6 +65,7 @@ const KINDS: [Kind; 14] = [
     Kind::Weather,
     Kind::FairWeather,
     Kind::FailOver,
+    Kind::FailOverAndBack,
     Kind::Rejoin,
     Kind::InterruptOperator,
 ];
@@ -133,6 +136,7 @@ impl World {
             Kind::FairWeather if self.rng.bool() => self.network.mend(),
             Kind::FairWeather => self.network.join(),
             Kind::FailOver => self.begin_failover(at, other),
+            Kind::FailOverAndBack => self.begin_failover_and_back(at, other),
             Kind::Rejoin => self.begin_rejoin(at),
             Kind::InterruptOperator => self.interrupt_operator(),
         }

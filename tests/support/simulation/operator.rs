@@ -20,9 +20,14 @@ const PATIENCE: u64 = 1_000_000;
 /// Longest pause between two steps, in microseconds.
 const STEP_PAUSE: u64 = 30_000;
 
+/// How many steps a bad network lasts between two failovers, if no write gets through.
+const BAD_TURNS: u32 = 100;
+
 #[derive(Default)]
 pub(super) struct Operator {
     steps: VecDeque<Step>,
+    /// What comes when these are done.
+    afterwards: VecDeque<Step>,
     staged: [SimDisk; COUNT],
     /// Replicas that are kept down until the work is done.
     held: Vec<At>,
@@ -46,6 +51,15 @@ enum Step {
     PlanRejoin(Rejoin),
     Import(At),
     Start(At),
+    /// Until so many writes have been acknowledged, or for so many turns.
+    AwaitWrite {
+        acks: u64,
+        turns: u32,
+    },
+    FailOver {
+        new: At,
+        supporting: At,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -89,6 +103,7 @@ impl World {
     /// Whatever the operator was about to do is not done.
     pub(super) fn interrupt_operator(&mut self) {
         self.operator.steps.clear();
+        self.operator.afterwards.clear();
         self.operator.held.clear();
     }
 
@@ -107,6 +122,16 @@ impl World {
         steps.extend((0..4).map(|file| Step::Copy { at: new, file }));
         steps.extend((0..4).map(|file| Step::Copy { at: supporting, file }));
         steps.push_back(Step::PlanFailover(failover));
+    }
+
+    /// Fails over, lets the cluster take a write over a bad network, and fails over to the replica that was left behind.
+    pub(super) fn begin_failover_and_back(&mut self, new: At, supporting: At) {
+        if !self.operator.steps.is_empty() {
+            return;
+        }
+        self.begin_failover(new, supporting);
+        let back = Step::FailOver { new: COUNT - new - supporting, supporting };
+        self.operator.afterwards.extend([Step::AwaitWrite { acks: 0, turns: BAD_TURNS }, back]);
     }
 
     /// Rejoins a replica from the primary, if there is exactly one.
@@ -200,8 +225,22 @@ impl World {
                 self.operator.held.retain(|held| *held != at);
                 self.start(at, false);
             }
+            Step::AwaitWrite { acks: 0, turns } => {
+                if self.nemesis.calm_since.is_none() {
+                    self.network.lost = 300;
+                }
+                let acks = self.record.acks + 1;
+                self.operator.steps.push_front(Step::AwaitWrite { acks, turns });
+            }
+            Step::AwaitWrite { acks, turns } => {
+                if self.record.acks < acks && turns > 0 {
+                    self.operator.steps.push_front(Step::AwaitWrite { acks, turns: turns - 1 });
+                }
+            }
+            Step::FailOver { new, supporting } => self.begin_failover(new, supporting),
         }
         if self.operator.steps.is_empty() {
+            self.operator.steps = std::mem::take(&mut self.operator.afterwards);
             self.operator.held.clear();
         }
         Ok(())

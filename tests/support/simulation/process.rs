@@ -3,13 +3,15 @@
 
 use super::disk::SimDisk;
 use super::world::{At, COUNT, Happening, World};
-use allocdb_node::allocator::AllocatorConfig;
+use allocdb_node::allocator::{AllocatorConfig, PayloadKind};
 use allocdb_node::api::{Request, text};
 use allocdb_node::engine::{EngineConfig, EnginePaths};
-use allocdb_node::ids::{Lsn, ReplicaId, ShardId, View};
+use allocdb_node::ids::{Lsn, ReplicaId, ShardId, Slot, View};
 use allocdb_node::replica::message::{Ack, PeerRequest};
 use allocdb_node::replica::node::{ClientReply, Node, Output, PeerFailure, Token};
 use allocdb_node::replica::{Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
+use allocdb_node::storage::wal::Scanner;
+use allocdb_node::storage::{Disk, Frame};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +54,22 @@ pub(super) struct Process {
     exchanges: [Option<u64>; COUNT],
     origins: HashMap<Token, Origin>,
     noted: Option<Lsn>,
+}
+
+/// A command as a log holds it.
+struct LoggedEntry {
+    lsn: Lsn,
+    kind: PayloadKind,
+    slot: Slot,
+    payload: Vec<u8>,
+}
+
+impl LoggedEntry {
+    /// Nothing for the marker of a snapshot.
+    fn of(frame: &Frame<'_>) -> Option<Self> {
+        let kind = frame.record.payload_kind()?;
+        Some(Self { lsn: frame.lsn, kind, slot: frame.slot, payload: frame.payload.to_vec() })
+    }
 }
 
 pub(super) fn id_of(at: At) -> ReplicaId {
@@ -302,25 +320,40 @@ impl World {
 
     /// Takes down what a replica has committed since it was last looked at.
     fn note_commits(&mut self, at: At) {
+        let disk = self.machines[at].disk.clone();
         let Some(process) = &mut self.machines[at].process else { return };
-        let Some(engine) = process.node.replica().engine() else { return };
-        let last = engine.wal().last_lsn().max(engine.allocator().last_applied_lsn());
-        if last == process.noted {
-            return;
-        }
-        let from = process.noted.map_or(Lsn(1), |noted| Lsn(noted.0 + 1));
-        process.noted = last;
         let mut frames = Vec::new();
-        let read = engine.wal().visit_from(from, |frame| {
-            if let Some(kind) = frame.record.payload_kind() {
-                frames.push((frame.lsn, kind, frame.slot, frame.payload.to_vec()));
+        let last = match process.node.replica().engine() {
+            Some(engine) => {
+                let last = engine.wal().last_lsn().max(engine.allocator().last_applied_lsn());
+                if last == process.noted {
+                    return;
+                }
+                let from = process.noted.map_or(Lsn(1), |noted| Lsn(noted.0 + 1));
+                let read = engine.wal().visit_from(from, |frame| {
+                    frames.extend(LoggedEntry::of(&frame));
+                    true
+                });
+                if let Err(error) = read {
+                    return self.violated(format!("the log of replica {} cannot be read: {error}", at + 1));
+                }
+                last
             }
-            true
-        });
-        if let Err(error) = read {
-            return self.violated(format!("the log of replica {} cannot be read: {error}", at + 1));
-        }
-        for (lsn, kind, slot, payload) in frames {
+            // It may have committed, and answered, and lost its engine since; the log is what is left of that.
+            None if process.noted < Some(Lsn(u64::MAX)) => {
+                let log = disk.open(&paths_of(at).engine.wal);
+                let Ok(Some(file)) = log else { return };
+                let Ok(mut scanner) = Scanner::new(&*file, 0) else { return };
+                while let Ok(Ok(scanned)) = scanner.next_frame() {
+                    let is_new = Some(scanned.frame.lsn) > process.noted;
+                    frames.extend(LoggedEntry::of(&scanned.frame).filter(|_| is_new));
+                }
+                Some(Lsn(u64::MAX))
+            }
+            None => return,
+        };
+        process.noted = last;
+        for LoggedEntry { lsn, kind, slot, payload } in frames {
             self.note_entry(at, lsn, kind, slot, payload);
         }
     }
