@@ -23,7 +23,7 @@ const CAPTURED: &str = "control_vm=allocdb-control control_ip=10.42.0.10\n\
 const GREETER: [&str; 3] = ["sh", "-c", "echo SSH-2.0-stand_in; sleep 0.2"];
 
 /// What the greeter comes to.
-const GREETED: &str = "the SSH handshake with control guest 10.42.0.10 failed; check its sshd: ";
+const GREETED: &str = "the SSH handshake with control guest 10.42.0.10 failed; check that the guest has started and that its sshd serves: ";
 
 /// Processes whose command line names something below `folder`.
 fn processes_of(folder: &Path) -> Vec<String> {
@@ -464,6 +464,7 @@ fn with_guests() -> (SshHost, Lane) {
     let lane = Lane { api: Kubernetes::start(host.sshd()) };
     host.give_key(Path::new(&lane.path("key")));
     lane.capture(&[]).ok();
+    host.introduce(Path::new(&lane.path("ws/known_hosts")), "10.42.0.10");
     (host, lane)
 }
 
@@ -669,6 +670,42 @@ fn a_pod_that_is_evicted_in_a_run_is_made_again() {
 }
 
 #[test]
+fn the_host_key_of_the_first_contact_is_pinned() {
+    if lacks_something() {
+        return;
+    }
+    let (host, lane) = with_guests();
+    let known = lane.path("ws/known_hosts");
+    std::fs::remove_file(&known).unwrap();
+    let told = format!(
+        "first contact with control guest 10.42.0.10: its host key is in {known} from now on, and another will be refused\n"
+    );
+    let verified = |told: &str| {
+        let done = run(&mut lane.verify());
+        lane.assert_clean(&done);
+        assert_eq!((done.code(), done.stderr.as_str()), (Some(0), told), "{done:#?}");
+    };
+    verified(&told);
+    verified("");
+    let line = text(&known);
+    assert!(line.starts_with("10.42.0.10 ssh-ed25519 "), "{line}");
+    // A guest under a new address is known by its key.
+    std::fs::write(&known, line.replace("10.42.0.10", "10.42.0.9")).unwrap();
+    verified(&told);
+    assert_eq!(text(&known).lines().count(), 2);
+    // Others may be known there; this one is not.
+    let other = text(host.path("key.pub"));
+    let other = other.rsplit_once(' ').unwrap().0;
+    std::fs::write(&known, format!("10.42.0.9 {other}\n")).unwrap();
+    let error = run(&mut lane.verify()).refused();
+    assert!(
+        error.starts_with(&format!("control guest 10.42.0.10 is not in {known}, and nobody there")),
+        "{error}"
+    );
+    assert_eq!(text(&known), format!("10.42.0.9 {other}\n"));
+}
+
+#[test]
 fn what_bars_the_way_to_the_control_guest_is_named() {
     if lacks_something() {
         return;
@@ -676,7 +713,6 @@ fn what_bars_the_way_to_the_control_guest_is_named() {
     let (host, lane) = with_guests();
     run(&mut lane.verify()).ok();
     let known = lane.path("ws/known_hosts");
-    assert!(text(&known).starts_with("10.42.0.10 ssh-ed25519 "), "{}", text(&known));
     let first = std::fs::read(&known).unwrap();
     let refused = |why: &str| {
         let done = run(&mut lane.verify());

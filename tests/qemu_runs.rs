@@ -3,6 +3,9 @@
 
 mod support;
 
+const KNOWN_HOSTS: &str = "qemu-ws/qemu/ssh/known_hosts";
+const HOST: &str = "[127.0.0.1]:2220";
+
 use std::path::Path;
 use std::process::Command;
 use support::history::assert_history;
@@ -11,7 +14,14 @@ use support::*;
 
 /// A host with the workspace of a testbed beside it.
 fn testbed() -> SshHost {
-    let host = SshHost::start(Kind::Qemu);
+    let host = testbed_with("");
+    host.introduce(&host.path(KNOWN_HOSTS), HOST);
+    host
+}
+
+/// The same with further lines of its SSH server's configuration, and not known yet.
+fn testbed_with(more_config: &str) -> SshHost {
+    let host = SshHost::start_with(Kind::Qemu, more_config);
     let workspace = host.path("qemu-ws");
     std::fs::create_dir_all(workspace.join("qemu/ssh")).unwrap();
     host.give_key(&workspace.join("qemu/ssh/id_ed25519"));
@@ -61,10 +71,18 @@ fn a_surface_is_verified_and_a_testbed_that_is_not_started_is_named() {
     if missing_namespaces() {
         return;
     }
-    let host = testbed();
+    let host = testbed_with("");
     let verify = || command(&host, &["verify-qemu-surface"]);
-    assert_eq!(run(&mut verify()).ok().stdout, "qemu_surface=ready\n");
-    assert!(Path::new(&host.path("qemu-ws/qemu/ssh/known_hosts")).exists());
+    let first = run(&mut verify());
+    assert_eq!((first.code(), first.stdout.as_str()), (Some(0), "qemu_surface=ready\n"), "{first:#?}");
+    let known = host.path(KNOWN_HOSTS);
+    assert_eq!(
+        first.stderr,
+        format!(
+            "first contact with control guest {HOST}: its host key is in {} from now on, and another will be refused\n",
+            known.display()
+        )
+    );
     // Once more, with the key of the first contact.
     assert_eq!(run(&mut verify()).ok().stdout, "qemu_surface=ready\n");
     host.drop_connections();
@@ -73,4 +91,27 @@ fn a_surface_is_verified_and_a_testbed_that_is_not_started_is_named() {
         error.starts_with("no control guest listens on 127.0.0.1:2220; is the testbed started?"),
         "{error}"
     );
+}
+
+#[test]
+fn where_forwarding_is_forbidden_a_relay_connects() {
+    if missing_namespaces() {
+        return;
+    }
+    // The SSH server of the laboratory finds programs in these folders.
+    let has = |program| ["/usr/bin", "/bin"].iter().any(|folder| Path::new(folder).join(program).exists());
+    if !["socat", "ncat", "nc", "python3"].into_iter().any(has) {
+        return skipped("socat, ncat, nc or python3");
+    }
+    let host = testbed_with("AllowTcpForwarding no\n");
+    host.introduce(&host.path(KNOWN_HOSTS), HOST);
+    let told = "the SSH server of control guest [127.0.0.1]:2220 forbids TCP forwarding, so that every request to a \
+                replica goes through a relay that is started there for it; ";
+    let id = "lease_safety-crash-restart";
+    let out = host.path("out");
+    let done =
+        run(&mut command(&host, &["run-qemu", "--run-id", id, "--output-root", out.to_str().unwrap()]));
+    assert_eq!(done.code(), Some(0), "{done:#?}");
+    assert!(done.stderr.starts_with(told) && done.stderr.lines().count() == 1, "{done:#?}");
+    assert_history(id, &text(out.join(format!("{id}-history.txt"))));
 }

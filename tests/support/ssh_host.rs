@@ -101,6 +101,11 @@ pub fn missing_namespaces() -> bool {
 
 impl SshHost {
     pub fn start(kind: Kind) -> Self {
+        Self::start_with(kind, "")
+    }
+
+    /// Starts one whose SSH server is configured by further lines.
+    pub fn start_with(kind: Kind, more_config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let workspace = root.join("ws");
@@ -140,7 +145,7 @@ impl SshHost {
         let config = "HostKey @ROOT@/host_key\nAuthorizedKeysFile @ROOT@/authorized_keys\nStrictModes no\nUsePAM no\n\
                       PermitRootLogin yes\nPasswordAuthentication no\nLogLevel ERROR\nMaxSessions 100\n\
                       SetEnv PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin\n";
-        fs::write(root.join("sshd_config"), filled(config)).unwrap();
+        fs::write(root.join("sshd_config"), filled(&format!("{more_config}{config}"))).unwrap();
         let mut unshare = Command::new("unshare");
         unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
         let out = fs::File::create(root.join("started")).unwrap();
@@ -186,6 +191,13 @@ impl SshHost {
     pub fn give_key(&self, to: &Path) {
         fs::copy(self.path("key"), to).unwrap();
         fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Writes down its host key, as whoever prepares a testbed does, so that there is no first contact.
+    pub fn introduce(&self, known_hosts: &Path, as_host: &str) {
+        let key = super::text(self.path("host_key.pub"));
+        let [kind, key, ..] = key.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{key}") };
+        fs::write(known_hosts, format!("{as_host} {kind} {key}\n")).unwrap();
     }
 
     /// Ends all connections to the SSH server, as its restart would.

@@ -3,7 +3,7 @@
 //! It goes to a file in the output root once a run has one, and to standard error where `ALLOCDB_LOG` asks for it, with
 //! the filters that `env_logger` understands. Nothing of it ever decides anything.
 
-use super::common::now_millis;
+use super::common::{complain, now_millis};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -49,6 +49,15 @@ pub(crate) fn start() {
     // Fails only if it was started before.
     if log::set_logger(log).is_ok() {
         log::set_max_level(most);
+    }
+}
+
+/// Takes a note that whoever started the program is to see at once, on standard error.
+pub(crate) fn tell(text: &str) {
+    log::warn!("{text}");
+    let is_shown = LOG.get().and_then(|log| log.stderr.as_ref()).is_some();
+    if !is_shown {
+        complain(text);
     }
 }
 

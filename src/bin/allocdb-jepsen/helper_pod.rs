@@ -231,9 +231,17 @@ impl HelperPod {
             }
         }
         if self.is_shared && self.renewal.is_none() {
-            self.renewal = Some(renew(self.wanted.clone(), self.user.clone())?);
+            self.renewal = Some(renew(self.wanted.in_its_own_time(), self.user.clone())?);
         }
         Ok(())
+    }
+
+    /// The same, given up when the deadline comes.
+    pub(crate) fn get_ready_by(&mut self, deadline: Instant) -> Result<()> {
+        self.wanted.kubectl.deadline = Some(deadline);
+        let got_ready = self.get_ready();
+        self.wanted.kubectl.deadline = None;
+        got_ready
     }
 
     /// Its name.
@@ -398,6 +406,12 @@ impl Wanted {
         Ok(())
     }
 
+    /// The same without a common deadline of its calls.
+    fn in_its_own_time(&self) -> Self {
+        let kubectl = Kubectl { deadline: None, ..self.kubectl.clone() };
+        Self { kubectl, ..self.clone() }
+    }
+
     /// What the pod is to be.
     fn manifest(&self, owner: Option<&str>) -> Vec<u8> {
         let mut labels = BTreeMap::from([NAME_LABEL]);
@@ -466,7 +480,8 @@ impl Wanted {
 
     /// Waits for the end of a pod that somebody else removes.
     fn wait_until_gone(&self) -> Result<()> {
-        let deadline = Instant::now() + REMOVAL;
+        let mut deadline = Instant::now() + REMOVAL;
+        deadline = self.kubectl.deadline.map_or(deadline, |sooner| sooner.min(deadline));
         while self.query()?.is_some_and(|pod| pod.is_leaving()) {
             ensure!(
                 Instant::now() < deadline,
@@ -608,8 +623,12 @@ mod tests {
 
     #[test]
     fn the_manifest_keeps_odd_names_in_their_place() {
-        let kubectl =
-            Kubectl { kubeconfig: None, namespace: "a: b".to_owned(), interrupt: Interrupt::default() };
+        let kubectl = Kubectl {
+            kubeconfig: None,
+            namespace: "a: b".to_owned(),
+            interrupt: Interrupt::default(),
+            deadline: None,
+        };
         let image = "x\"\n  privileged: true".to_owned();
         let wanted = Wanted { kubectl, name: "$(p)".to_owned(), image: image.clone() };
         let manifest: serde_json::Value = serde_json::from_slice(&wanted.manifest(None)).unwrap();

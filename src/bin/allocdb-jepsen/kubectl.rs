@@ -39,6 +39,8 @@ pub(crate) struct Kubectl {
     pub(crate) namespace: String,
     /// Whether to go on at all.
     pub(crate) interrupt: Interrupt,
+    /// When every call has to be over, whatever its own limit.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// What a call came to.
@@ -147,6 +149,8 @@ impl Kubectl {
         limit: Duration,
     ) -> Result<Answer, CallError> {
         self.interrupt.check()?;
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let limit = left.map_or(limit, |left| left.min(limit));
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
         let mut command = self.command(&arguments);
         let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
@@ -471,6 +475,7 @@ mod tests {
             kubeconfig: Some("/two words/it's".into()),
             namespace: "$(x);".to_owned(),
             interrupt: Interrupt::default(),
+            deadline: None,
         };
         let expected = "kubectl --kubeconfig '/two words/it'\"'\"'s' -n '$(x);'";
         assert_eq!(kubectl.to_string(), expected);

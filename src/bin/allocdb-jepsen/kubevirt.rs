@@ -52,6 +52,7 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
         kubeconfig: wanted.kubeconfig.clone(),
         namespace: wanted.namespace.clone(),
         interrupt: interrupt.clone(),
+        deadline: None,
     };
     ensure!(!wanted.namespace.is_empty(), "invalid kubevirt namespace: it is empty");
     let guest = |name: String| look_up(&kubectl, &name).map(|addr| KubevirtGuest { addr, name });
@@ -130,6 +131,7 @@ fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Result<HelperPo
         kubeconfig: layout.kubeconfig_path.clone(),
         namespace: layout.namespace.clone(),
         interrupt: interrupt.clone(),
+        deadline: None,
     };
     let wanted = Wanted { kubectl, name: layout.helper_pod_name.clone(), image: layout.helper_image.clone() };
     wanted.prepare()
@@ -145,9 +147,9 @@ struct Tunnel {
 
 impl Tunnel {
     /// Connects by way of whatever relay the pod has.
-    fn open(pod: &HelperPod, control: &KubevirtGuest) -> Result<Self> {
+    fn open(pod: &HelperPod, control: &KubevirtGuest, deadline: Instant) -> Result<Self> {
         for relay in &RELAYS {
-            match Self::open_by(relay, pod, control.addr)? {
+            match Self::open_by(relay, pod, control.addr, deadline)? {
                 Ok(tunnel) => return Ok(tunnel),
                 Err(said) if is_missing_program(&said) => {
                     log::info!("kubevirt helper pod {} has no {}: {said}", pod.name(), relay.program);
@@ -170,7 +172,12 @@ impl Tunnel {
     }
 
     /// Tries one relay. Fails with what was said about it if there is no connection.
-    fn open_by(relay: &Relay, pod: &HelperPod, addr: Ipv4Addr) -> Result<Result<Self, String>> {
+    fn open_by(
+        relay: &Relay,
+        pod: &HelperPod,
+        addr: Ipv4Addr,
+        deadline: Instant,
+    ) -> Result<Result<Self, String>> {
         let target = pod.name();
         let told = (relay.arguments)(addr);
         let mut words = vec!["exec", "-i", target, "--", relay.program];
@@ -181,13 +188,14 @@ impl Tunnel {
             error => anyhow!("failed to run kubevirt remote ssh command: {error}"),
         })?;
         let mut tunnel = Self { stream, call };
-        let greeted = tunnel.wait_for_greeting(&kubectl.interrupt)?;
+        let greeted = tunnel.wait_for_greeting(&kubectl.interrupt, deadline)?;
         Ok(greeted.map(|()| tunnel))
     }
 
     /// Waits until there is something to read, or the call has ended.
-    fn wait_for_greeting(&mut self, interrupt: &Interrupt) -> Result<Result<(), String>> {
-        let deadline = Instant::now() + GREETING;
+    fn wait_for_greeting(&mut self, interrupt: &Interrupt, deadline: Instant) -> Result<Result<(), String>> {
+        let begun = Instant::now();
+        let deadline = deadline.min(begun + GREETING);
         let look = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         loop {
             interrupt.check()?;
@@ -206,7 +214,7 @@ impl Tunnel {
             }
             if Instant::now() >= deadline {
                 let said = self.call.complaint();
-                return Ok(Err(format!("nothing came within {}s {said}", GREETING.as_secs())));
+                return Ok(Err(format!("nothing came within {}s {said}", begun.elapsed().as_secs())));
             }
         }
     }
@@ -237,13 +245,13 @@ struct ThroughPod {
 }
 
 impl Road for ThroughPod {
-    fn connect(&self) -> Result<Box<dyn Line>> {
+    fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>> {
         let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
         // What was carried through it is over; it may be the pod that is.
         if self.was_used.swap(true, Ordering::Relaxed) {
-            pod.get_ready()?;
+            pod.get_ready_by(deadline)?;
         }
-        Ok(Box::new(Tunnel::open(&pod, &self.control)?))
+        Ok(Box::new(Tunnel::open(&pod, &self.control, deadline)?))
     }
 }
 

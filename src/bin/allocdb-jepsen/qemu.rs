@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the connection may take; QEMU itself answers, whether or not the guest does.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -18,8 +18,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 struct Forwarded(SocketAddr);
 
 impl Road for Forwarded {
-    fn connect(&self) -> Result<Box<dyn Line>> {
-        let stream = TcpStream::connect_timeout(&self.0, CONNECT).with_context(|| {
+    fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>> {
+        // No time at all is no time to try with.
+        let limit =
+            CONNECT.min(deadline.saturating_duration_since(Instant::now())).max(Duration::from_millis(1));
+        let stream = TcpStream::connect_timeout(&self.0, limit).with_context(|| {
             format!("no control guest listens on {}; is the testbed started? see the console logs in its workspace", self.0)
         })?;
         stream.set_nodelay(true).context("failed to set up the connection to the control guest")?;

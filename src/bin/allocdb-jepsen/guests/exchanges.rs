@@ -1,0 +1,284 @@
+//! Requests to replicas over an SSH session: the control guest's server connects, or, where it may not, a relay does that is
+//! run there. Several requests may be under way at once, each on a channel of its own.
+
+use super::super::common::escaped;
+use super::super::harness_log;
+use super::session::{Failure, GuestSession, Patience, Trouble, Work, would_wait};
+use allocdb_node::api::MAX_MESSAGE_BYTES;
+use anyhow::{Result, bail, ensure};
+use ssh2::Session;
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long everything may take together, a new session included.
+const EXCHANGE: Duration = Duration::from_secs(30);
+
+/// How long a replica may say nothing.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a channel that is given up may take to close.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Most bytes that are kept of what a relay complains about.
+const MAX_COMPLAINT: usize = 1024;
+
+/// What libssh2 says when the server forbids connections, or knows none.
+const FORBIDDEN: [&str; 2] = ["administratively prohibited", "unknown channel type"];
+
+/// How connections are made on a control guest; what was found out once holds for as long as it is driven.
+#[derive(Debug, Default)]
+pub(crate) struct Exchanges {
+    forwarding_is_forbidden: AtomicBool,
+}
+
+impl Exchanges {
+    /// Sends a request, closes the sending side, and reads the reply to its end. Several may do so at once.
+    pub(crate) fn ask(&self, session: &GuestSession, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
+        let patience = session.patience(EXCHANGE);
+        let mut talk = self.begin(session, addr, request, patience).map_err(|failure| failure.error)?;
+        let heard_out = talk.hear_out(patience);
+        // What is under way on a channel that does not close is not known any more.
+        if talk.work.close(patience.within(CLOSING)).is_err() {
+            session.give_up(&talk.work);
+        }
+        heard_out.and_then(|()| talk.reply())
+    }
+
+    fn begin<'a>(
+        &self,
+        session: &GuestSession,
+        addr: SocketAddr,
+        request: &'a [u8],
+        patience: Patience<'_>,
+    ) -> Result<Talk<'a>, Failure> {
+        let (host, port) = (addr.ip().to_string(), addr.port());
+        if !self.forwarding_is_forbidden.load(Ordering::Relaxed) {
+            let open = |session: &Session| session.channel_direct_tcpip(&host, port, None);
+            match session.open_channel(patience, open) {
+                Ok(work) => return Ok(Talk::new(work, request, false)),
+                Err(failure) if is_forbidden(&failure) => self.note_that_it_is_forbidden(session),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let mut work = session.open_channel(patience, Session::channel_session)?;
+        let line = relay_line(addr);
+        work.until(patience.within(ANSWER), |channel| channel.exec(&line))?;
+        Ok(Talk::new(work, request, true))
+    }
+
+    fn note_that_it_is_forbidden(&self, session: &GuestSession) {
+        if !self.forwarding_is_forbidden.swap(true, Ordering::Relaxed) {
+            harness_log::tell(&format!(
+                "the SSH server of control guest {} forbids TCP forwarding, so that every request to a replica goes through \
+                 a relay that is started there for it; AllowTcpForwarding in its sshd_config would spare that",
+                session.guest().host
+            ));
+        }
+    }
+}
+
+fn is_forbidden(failure: &Failure) -> bool {
+    let said = failure.error.to_string();
+    failure.trouble == Trouble::Refused && FORBIDDEN.iter().any(|sign| said.contains(sign))
+}
+
+/// Runs whatever the control guest has that connects, passes on the end of its input, and waits for the end of the reply.
+/// Of programs called `nc` some pass on the end by themselves, and the others have a flag for it.
+fn relay_line(addr: SocketAddr) -> String {
+    let (host, port) = (addr.ip(), addr.port());
+    let limit = ANSWER.as_secs();
+    let python = "import socket,sys; s=socket.create_connection((sys.argv[1],int(sys.argv[2])),float(sys.argv[3])); \
+                  s.sendall(sys.stdin.buffer.read()); s.shutdown(socket.SHUT_WR); \
+                  [sys.stdout.buffer.write(b) for b in iter(lambda: s.recv(65536), bytes())]";
+    format!(
+        "has() {{ command -v \"$1\" >/dev/null 2>&1; }}; \
+         if has socat; then exec socat -t {limit} - TCP:{host}:{port},connect-timeout={limit}; \
+         elif has ncat; then exec ncat -w {limit} {host} {port}; \
+         elif has nc; then if nc -h 2>&1 | grep -q -e '-N'; then exec nc -N -w {limit} {host} {port}; else exec nc -w {limit} {host} {port}; fi; \
+         elif has python3; then exec python3 -c '{python}' {host} {port} {limit}; \
+         else echo 'the control guest has none of socat, ncat, nc and python3' >&2; exit 127; fi"
+    )
+}
+
+/// One request under way.
+struct Talk<'a> {
+    work: Work,
+    is_relayed: bool,
+    rest: &'a [u8],
+    is_closed: bool,
+    reply: Vec<u8>,
+    complaint: Vec<u8>,
+    heard_at: Instant,
+}
+
+impl<'a> Talk<'a> {
+    fn new(work: Work, request: &'a [u8], is_relayed: bool) -> Self {
+        Self {
+            work,
+            is_relayed,
+            rest: request,
+            is_closed: false,
+            reply: Vec::new(),
+            complaint: Vec::new(),
+            heard_at: Instant::now(),
+        }
+    }
+
+    /// Goes on until the reply has ended.
+    fn hear_out(&mut self, patience: Patience<'_>) -> Result<()> {
+        loop {
+            self.send()?;
+            if self.listen()? {
+                return Ok(());
+            }
+            ensure!(self.heard_at.elapsed() < ANSWER, "no answer within {}s", ANSWER.as_secs());
+            self.work.wait(patience)?;
+        }
+    }
+
+    /// Sends what can be sent without waiting.
+    fn send(&mut self) -> Result<()> {
+        let channel = &mut self.work.channel;
+        while !self.rest.is_empty() {
+            match channel.write(self.rest) {
+                Ok(count) => self.rest = &self.rest[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                // A replica that is cut off answers without reading and closes.
+                Err(_) if channel.eof() => self.rest = &[],
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !self.is_closed {
+            match channel.send_eof() {
+                Ok(()) => self.is_closed = true,
+                Err(error) if would_wait(&error) => {}
+                Err(_) if channel.eof() => self.is_closed = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has come. Returns whether that was all.
+    fn listen(&mut self) -> Result<bool> {
+        let channel = &mut self.work.channel;
+        let mut buffer = [0; 16 * 1024];
+        while let Some(count) = read_now(channel, &mut buffer)? {
+            self.reply.extend_from_slice(&buffer[..count]);
+            self.heard_at = Instant::now();
+            let length = self.reply.len();
+            ensure!(length <= MAX_MESSAGE_BYTES, "the reply is longer than {MAX_MESSAGE_BYTES} bytes");
+        }
+        while self.is_relayed {
+            let Some(count) = read_now(&mut channel.stderr(), &mut buffer)? else { break };
+            let room = MAX_COMPLAINT.saturating_sub(self.complaint.len()).min(count);
+            self.complaint.extend_from_slice(&buffer[..room]);
+        }
+        Ok(channel.eof())
+    }
+
+    /// What it came to, once the reply has ended and the channel is closed.
+    fn reply(self) -> Result<Vec<u8>> {
+        let status = if self.is_relayed { self.work.channel.exit_status()? } else { 0 };
+        // A connection that breaks after the reply has begun ends it, as it does without a relay.
+        if status != 0 && self.reply.is_empty() {
+            let said = escaped(&String::from_utf8_lossy(&self.complaint));
+            bail!(
+                "the relay on the control guest failed: status=exit status: {status} stderr={}",
+                said.trim()
+            );
+        }
+        Ok(self.reply)
+    }
+}
+
+/// What can be read without waiting, if anything.
+pub(crate) fn read_now(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match stream.read(buffer) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Shutdown, TcpListener};
+    use std::process::{Command, Stdio};
+
+    /// Where a program is, if it is installed.
+    fn path_of(program: &str) -> Option<String> {
+        let look = match program {
+            // What is on PATH may be a script that chooses one.
+            "python3" => "python3 -c 'import sys; print(sys.executable)'",
+            _ => "command -v \"$0\"",
+        };
+        let found = Command::new("sh").args(["-c", look, program]).stderr(Stdio::null()).output().unwrap();
+        let path = String::from_utf8(found.stdout).unwrap().trim().to_owned();
+        (!path.is_empty()).then_some(path)
+    }
+
+    /// What the relay line comes to where some programs are there, each by its name and its path.
+    fn relayed(programs: &[(&str, &str)], addr: SocketAddr, request: &[u8]) -> std::process::Output {
+        let folder = tempfile::tempdir().unwrap();
+        let grep = path_of("grep").unwrap();
+        for (name, path) in [("grep", grep.as_str())].iter().chain(programs) {
+            std::os::unix::fs::symlink(path, folder.path().join(name)).unwrap();
+        }
+        let mut relay = Command::new("/bin/sh");
+        relay.args(["-c", &relay_line(addr)]).env("PATH", folder.path());
+        relay.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut relay = relay.spawn().unwrap();
+        // One that fails at once does not read it.
+        let _ = relay.stdin.take().unwrap().write_all(request);
+        relay.wait_with_output().unwrap()
+    }
+
+    #[test]
+    fn a_relay_passes_on_the_end_of_the_request() {
+        let relays =
+            [("socat", "socat"), ("ncat", "ncat"), ("nc", "nc"), ("nc", "busybox"), ("python3", "python3")];
+        let mut tried = 0;
+        for (name, program) in relays {
+            let Some(path) = path_of(program) else {
+                println!("skipped for {program}: it is not installed");
+                continue;
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap();
+            let replica = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                let mut request = Vec::new();
+                stream.read_to_end(&mut request).unwrap();
+                request.reverse();
+                stream.write_all(&request).unwrap();
+                stream.shutdown(Shutdown::Both).unwrap();
+            });
+            let done = relayed(&[(name, &path)], addr, b"abc\0");
+            assert_eq!(
+                (done.stdout.as_slice(), done.status.code()),
+                (b"\0cba".as_slice(), Some(0)),
+                "{program}"
+            );
+            replica.join().unwrap();
+            let refused = relayed(&[(name, &path)], addr, b"abc");
+            assert!(!refused.status.success() && refused.stdout.is_empty(), "{program}: {refused:?}");
+            tried += 1;
+        }
+        if tried == 0 {
+            println!("skipped: needs socat, ncat, nc, busybox or python3");
+        }
+    }
+
+    #[test]
+    fn a_control_guest_without_a_relay_says_so() {
+        let done = relayed(&[], "127.0.0.1:1".parse().unwrap(), b"");
+        assert_eq!(done.status.code(), Some(127));
+        assert_eq!(done.stderr, b"the control guest has none of socat, ncat, nc and python3\n");
+    }
+}

@@ -1,0 +1,540 @@
+//! One SSH session to a control guest, held open for as long as it is needed: how it comes about, that it is with the right
+//! host, that it stays, and that it is opened again when it breaks.
+//!
+//! What the session's bytes travel through is a [`Road`], and each backend brings its own. The session is never blocking:
+//! every wait has an eye on the clock and on interruptions. Several threads may work on it at once, each on a channel of its
+//! own; only opening channels goes one after another. libssh2 cannot give up a channel that it has begun to open, so that a
+//! session on which one does not open in time has to go; what is under way on it is finished all the same.
+
+use super::super::common::{replace_file, temporary_beside};
+use super::super::harness_log;
+use super::super::interrupt::{Interrupt, Interrupted};
+use allocdb_node::testbed::GUEST_USER;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ssh2::{BlockDirections, Channel, CheckResult, ErrorCode, KnownHostFileKind, KnownHosts, Session};
+use std::io::Write as _;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long connecting, handshake and authentication may take together.
+const LOGIN: Duration = Duration::from_secs(25);
+
+/// How long a channel may take to open.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// How long nothing goes over the session before it is tried whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Longest wait between two looks at what has come, alone and where several are at work.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_AMONG_OTHERS: Duration = Duration::from_millis(2);
+
+/// Waits between attempts to reach a control guest that was there before: the first, and the longest.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+
+/// What libssh2 says when it would have to wait, when a channel is refused, and when a login is.
+const WOULD_WAIT: ErrorCode = ErrorCode::Session(-37);
+const REFUSED_CHANNEL: ErrorCode = ErrorCode::Session(-21);
+const REFUSED_LOGIN: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Session(-19)];
+
+/// A way to the SSH server of the control guest.
+pub(crate) trait Road: Send + Sync {
+    /// Connects before the deadline. What carries the bytes ends when the line is dropped.
+    fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>>;
+}
+
+/// A connection to the SSH server of the control guest.
+pub(crate) trait Line: Send {
+    /// Its bytes.
+    fn stream(&self) -> BorrowedFd<'_>;
+
+    /// What was complained about on the way, if anything.
+    fn complaint(&mut self) -> String;
+}
+
+/// Whom a session is with.
+#[derive(Debug)]
+pub(crate) struct ControlGuest {
+    /// What the testbed is called in messages, such as `kubevirt`.
+    pub(crate) backend: &'static str,
+    /// Its name and address in the file of known hosts.
+    pub(crate) host: String,
+    /// Opens it. Never leaves this machine.
+    pub(crate) private_key: PathBuf,
+    /// Which key the host has; written at the first contact.
+    pub(crate) known_hosts: PathBuf,
+}
+
+/// When something has to be over, and who may end it before.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience<'a> {
+    deadline: Instant,
+    interrupt: &'a Interrupt,
+}
+
+/// What a failure means for the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It can be used as before.
+    Refused,
+    /// The control guest answers, but nothing more can be begun on the session.
+    Stuck,
+    /// It is over.
+    Over,
+}
+
+/// A failure of the transport.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: anyhow::Error,
+    pub(crate) trouble: Trouble,
+}
+
+impl<'a> Patience<'a> {
+    pub(crate) fn of(limit: Duration, interrupt: &'a Interrupt) -> Self {
+        Self { deadline: Instant::now() + limit, interrupt }
+    }
+
+    /// The same for a part, which has a limit of its own too.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self { deadline: self.deadline.min(Instant::now() + limit), ..self }
+    }
+
+    /// Waits a moment for the session's bytes. Returns whether there are any.
+    fn wait(&self, held: &Held) -> Result<bool> {
+        self.interrupt.check()?;
+        ensure!(Instant::now() < self.deadline, "the control guest did not answer in time");
+        let directions = match held.session.block_directions() {
+            BlockDirections::Outbound => PollFlags::OUT,
+            BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
+            BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
+        };
+        let mut pipes = [PollFd::new(&held.stream, directions)];
+        // Another thread may have taken this one's bytes out of the stream.
+        let look = if held.workers.load(Ordering::Relaxed) > 1 { LOOK_AMONG_OTHERS } else { LOOK };
+        let look = Timespec { tv_sec: 0, tv_nsec: i64::from(look.subsec_nanos()) };
+        match poll(&mut pipes, Some(&look)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error).context("failed to wait for the SSH session"),
+        }
+    }
+
+    fn is_left(&self) -> bool {
+        self.interrupt.check().is_ok() && Instant::now() < self.deadline
+    }
+
+    /// Repeats a step of the session until it is done.
+    fn until<T>(&self, held: &Held, mut step: impl FnMut() -> Result<T, ssh2::Error>) -> Result<T, Failure> {
+        loop {
+            match step() {
+                Ok(done) => return Ok(done),
+                Err(error) if would_wait(&error) => {
+                    self.wait(held).map_err(|error| Failure { error, trouble: Trouble::Over })?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+}
+
+/// Whether a step of the session is to be repeated when there is something to read or write.
+pub(crate) fn would_wait(error: &ssh2::Error) -> bool {
+    error.code() == WOULD_WAIT
+}
+
+fn failed(error: ssh2::Error) -> Failure {
+    let trouble = if error.code() == REFUSED_CHANNEL { Trouble::Refused } else { Trouble::Over };
+    Failure { error: error.into(), trouble }
+}
+
+/// A session that is held, and what carries it. The session is dropped first.
+pub(crate) struct Held {
+    session: Session,
+    stream: OwnedFd,
+    line: Mutex<Box<dyn Line>>,
+    used_at: Mutex<Instant>,
+    /// How many work on its channels.
+    workers: AtomicUsize,
+}
+
+impl Held {
+    /// Opens a session that is known to be with the right host. If it is over at once, it is worth another attempt.
+    fn open(guest: &ControlGuest, road: &dyn Road, patience: Patience<'_>) -> Result<Self, Failure> {
+        let refused = |error| Failure { error, trouble: Trouble::Refused };
+        check_key(&guest.private_key).map_err(refused)?;
+        let patience = patience.within(LOGIN);
+        let line = road.connect(patience.deadline);
+        let line = line.map_err(|error| Failure { error, trouble: Trouble::Over })?;
+        let held = Self::begin(line).context("failed to start an SSH session").map_err(refused)?;
+        held.log_in(guest, patience).map_err(|failure| {
+            let complaint = held.complaint();
+            let error = failure.error;
+            let error = if complaint.is_empty() { error } else { anyhow!("{error:#}; {complaint}") };
+            Failure { error, ..failure }
+        })?;
+        Ok(held)
+    }
+
+    fn begin(line: Box<dyn Line>) -> Result<Self> {
+        let mut session = Session::new()?;
+        session.set_blocking(false);
+        session.set_tcp_stream(line.stream().try_clone_to_owned()?);
+        let stream = line.stream().try_clone_to_owned()?;
+        let used_at = Mutex::new(Instant::now());
+        Ok(Self { session, stream, line: Mutex::new(line), used_at, workers: AtomicUsize::new(0) })
+    }
+
+    fn complaint(&self) -> String {
+        lock(&self.line).complaint().trim().to_owned()
+    }
+
+    fn note_use(&self) {
+        *lock(&self.used_at) = Instant::now();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.workers.load(Ordering::Relaxed) == 0 && lock(&self.used_at).elapsed() >= KEEPALIVE
+    }
+
+    fn log_in(&self, guest: &ControlGuest, patience: Patience<'_>) -> Result<(), Failure> {
+        let host = &guest.host;
+        let mut session = self.session.clone();
+        patience.until(self, || session.handshake()).map_err(|failure| Failure {
+            error: failure
+                .error
+                .context(format!("the SSH handshake with control guest {host} failed; check that the guest has started and that its sshd serves")),
+            trouble: Trouble::Over,
+        })?;
+        let refused = |error| Failure { error, trouble: Trouble::Refused };
+        check_host(guest, &session).map_err(refused)?;
+        let key = &guest.private_key;
+        let entered = patience.until(self, || session.userauth_pubkey_file(GUEST_USER, None, key, None));
+        entered.map_err(|failure| {
+            let code = failure.error.downcast_ref::<ssh2::Error>().map(ssh2::Error::code);
+            refused(match code {
+                Some(code) if REFUSED_LOGIN.contains(&code) => anyhow!(
+                    "control guest {host} does not accept the key {} for user {GUEST_USER}; check that its public half is \
+                     in that user's authorized_keys there",
+                    key.display()
+                ),
+                _ => failure.error.context(format!(
+                    "the key {} does not open control guest {host}; it must be a private key without a passphrase",
+                    key.display()
+                )),
+            })
+        })?;
+        // The shortest that libssh2 knows; how often it is asked is decided here.
+        self.session.set_keepalive(true, 2);
+        Ok(())
+    }
+
+    /// Asks the server for an answer that means nothing but that it is there.
+    pub(crate) fn ask_for_a_sign(&self) {
+        // A session that cannot send this has other things on the way, or shows otherwise that it is over.
+        let _ = self.session.keepalive_send();
+    }
+
+    /// Opens a channel on it.
+    fn open_channel(
+        &self,
+        patience: Patience<'_>,
+        open: impl Fn(&Session) -> Result<Channel, ssh2::Error>,
+    ) -> Result<Channel, Failure> {
+        let patience = patience.within(OPENING);
+        let begun = Instant::now();
+        let (mut is_asked, mut gave_a_sign) = (false, false);
+        loop {
+            match open(&self.session) {
+                Ok(channel) => return Ok(channel),
+                Err(error) if would_wait(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+            if !is_asked && begun.elapsed() >= OPENING / 2 {
+                self.ask_for_a_sign();
+                is_asked = true;
+            }
+            gave_a_sign |= patience.wait(self).map_err(|error| {
+                let trouble = if gave_a_sign { Trouble::Stuck } else { Trouble::Over };
+                Failure { error, trouble }
+            })? && is_asked;
+        }
+    }
+}
+
+/// The key must be there, and nobody else may read it.
+fn check_key(path: &Path) -> Result<()> {
+    let found = std::fs::metadata(path);
+    let found = found.with_context(|| {
+        let path = path.display();
+        format!("there is no usable SSH private key at {path}; the testbed's layout names that path: put the key back there")
+    })?;
+    let mode = found.permissions().mode() & 0o777;
+    ensure!(
+        mode & 0o077 == 0,
+        "the SSH private key {0} may be read by others (mode {mode:03o}); run: chmod 600 {0}",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Compares the host's key with the one of the first contact, or writes it down if this is the first.
+fn check_host(guest: &ControlGuest, session: &Session) -> Result<()> {
+    let (host, file) = (&guest.host, &guest.known_hosts);
+    let mut known = session.known_hosts().context("failed to read known hosts")?;
+    let is_first = !file.exists();
+    if !is_first {
+        known
+            .read_file(file, KnownHostFileKind::OpenSSH)
+            .with_context(|| format!("{} is no file of known hosts", file.display()))?;
+    }
+    let (key, kind) = session.host_key().ok_or_else(|| anyhow!("control guest {host} showed no host key"))?;
+    match known.check(host, key) {
+        CheckResult::Match => Ok(()),
+        CheckResult::NotFound => {
+            known.add(host, key, "", kind.into()).context("failed to note the host key")?;
+            ensure!(
+                is_first || has_another_name(&known, host)?,
+                "control guest {host} is not in {0}, and nobody there has its host key; if the guest was made anew, remove \
+                 {0} and the next contact counts as the first, otherwise somebody else answers in its place",
+                file.display()
+            );
+            note_hosts(&known, file)?;
+            harness_log::tell(&format!(
+                "first contact with control guest {host}: its host key is in {} from now on, and another will be refused",
+                file.display()
+            ));
+            Ok(())
+        }
+        CheckResult::Mismatch => bail!(
+            "control guest {host} has another host key than at the first contact; if it was made anew, remove its line from \
+             {}, otherwise somebody else answers in its place",
+            file.display()
+        ),
+        CheckResult::Failure => bail!("the host key of control guest {host} could not be compared"),
+    }
+}
+
+/// Whether the key of a host is that of another one too, so that it is the same under a new address.
+fn has_another_name(known: &KnownHosts, host: &str) -> Result<bool> {
+    let hosts = known.hosts().context("failed to read known hosts")?;
+    let is_this = |other: &&ssh2::Host| other.name() == Some(host);
+    let key = hosts.iter().find(is_this).map(ssh2::Host::key);
+    Ok(hosts.iter().any(|other| !is_this(&other) && Some(other.key()) == key))
+}
+
+fn note_hosts(known: &KnownHosts, file: &Path) -> Result<()> {
+    let lines = known.hosts().context("failed to note the host key")?;
+    let lines = lines.iter().map(|host| known.write_string(host, KnownHostFileKind::OpenSSH));
+    let lines = lines.collect::<Result<String, _>>().context("failed to note the host key")?;
+    replace_file(file, &temporary_beside(file), |out| out.write_all(lines.as_bytes()))
+}
+
+/// See the module.
+pub(crate) struct GuestSession {
+    shared: Arc<Shared>,
+    keeper: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+struct Shared {
+    guest: ControlGuest,
+    road: Box<dyn Road>,
+    interrupt: Interrupt,
+    /// Whoever has this opens a channel, or the session.
+    held: Mutex<Option<Arc<Held>>>,
+    /// It is known how to get there, so that failing to is worth another attempt.
+    was_open: AtomicBool,
+}
+
+impl GuestSession {
+    /// One that is opened as soon as it is needed.
+    pub(crate) fn new(guest: ControlGuest, road: Box<dyn Road>, interrupt: Interrupt) -> Result<Self> {
+        let shared = Shared { guest, road, interrupt, held: Mutex::default(), was_open: false.into() };
+        let shared = Arc::new(shared);
+        let (stop, stopped) = channel();
+        let kept = shared.clone();
+        let keeper = std::thread::Builder::new().name("keepalive".to_owned());
+        let keeper = keeper.spawn(move || kept.keep(&stopped)).context("failed to start a thread")?;
+        Ok(Self { shared, keeper: Some((stop, keeper)) })
+    }
+
+    /// Opens it, so that what is wrong with the way is said at once.
+    pub(crate) fn connect(&self) -> Result<()> {
+        let shared = &self.shared;
+        let connected = shared.connect(&mut lock(&shared.held), self.patience(LOGIN));
+        connected.map(|_| ()).map_err(|failure| failure.error)
+    }
+
+    /// Whom it is with.
+    pub(crate) fn guest(&self) -> &ControlGuest {
+        &self.shared.guest
+    }
+
+    /// Patience that begins now.
+    pub(crate) fn patience(&self, limit: Duration) -> Patience<'_> {
+        Patience::of(limit, &self.shared.interrupt)
+    }
+
+    /// Opens a channel. A session that turns out to be over is opened again, once.
+    pub(crate) fn open_channel(
+        &self,
+        patience: Patience<'_>,
+        open: impl Fn(&Session) -> Result<Channel, ssh2::Error>,
+    ) -> Result<Work, Failure> {
+        let mut held = lock(&self.shared.held);
+        let was_held = held.is_some();
+        let opened = self.shared.open_channel(&mut held, patience, &open);
+        match opened {
+            Err(Failure { error, trouble: Trouble::Over }) if was_held && patience.is_left() => {
+                let host = &self.shared.guest.host;
+                log::warn!("the SSH session to control guest {host} is over, and is opened again: {error:#}");
+                self.shared.open_channel(&mut held, patience, &open)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Sees to it that nothing more is begun on the session of a channel.
+    pub(crate) fn give_up(&self, work: &Work) {
+        let mut held = lock(&self.shared.held);
+        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &work.held)) {
+            *held = None;
+        }
+    }
+}
+
+impl Drop for GuestSession {
+    fn drop(&mut self) {
+        if let Some((stop, keeper)) = self.keeper.take() {
+            drop(stop);
+            // It only looks; if it has failed nothing is lost.
+            let _ = keeper.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Sees to it that there is a session, if need be with several attempts.
+    fn connect(&self, held: &mut Option<Arc<Held>>, patience: Patience<'_>) -> Result<Arc<Held>, Failure> {
+        let over = |error: Interrupted| Failure { error: error.into(), trouble: Trouble::Over };
+        let [mut pause, longest] = BACKOFF;
+        loop {
+            self.interrupt.check().map_err(over)?;
+            if let Some(held) = held {
+                return Ok(held.clone());
+            }
+            match Held::open(&self.guest, &*self.road, patience) {
+                Ok(opened) => {
+                    self.was_open.store(true, Ordering::Relaxed);
+                    return Ok(held.insert(Arc::new(opened)).clone());
+                }
+                Err(failure) => {
+                    let is_worth_it = failure.trouble == Trouble::Over
+                        && self.was_open.load(Ordering::Relaxed)
+                        && Instant::now() + pause < patience.deadline;
+                    if !is_worth_it {
+                        return Err(failure);
+                    }
+                    log::info!(
+                        "control guest {} cannot be reached yet: {:#}",
+                        self.guest.host,
+                        failure.error
+                    );
+                    self.interrupt.pause(pause).map_err(over)?;
+                    pause = (pause * 2).min(longest);
+                }
+            }
+        }
+    }
+
+    /// Opens a channel. If nothing more can be begun on the session then, there is none any more.
+    fn open_channel(
+        &self,
+        held: &mut Option<Arc<Held>>,
+        patience: Patience<'_>,
+        open: &impl Fn(&Session) -> Result<Channel, ssh2::Error>,
+    ) -> Result<Work, Failure> {
+        let session = self.connect(held, patience)?;
+        let opened = session.open_channel(patience, open);
+        opened.map(|channel| Work::begin(session.clone(), channel)).map_err(|failure| {
+            if failure.trouble == Trouble::Refused {
+                return failure;
+            }
+            *held = None;
+            let complaint = session.complaint();
+            let error = failure.error;
+            let error = if complaint.is_empty() { error } else { anyhow!("{error:#}; {complaint}") };
+            Failure { error, ..failure }
+        })
+    }
+
+    /// Keeps the session in use, so that nothing on the way takes it for abandoned, and lets it go when it is over.
+    fn keep(&self, stopped: &Receiver<()>) {
+        while stopped.recv_timeout(KEEPALIVE) == Err(RecvTimeoutError::Timeout) {
+            // Whoever has it uses it.
+            let Ok(mut guard) = self.held.try_lock() else { continue };
+            if !guard.as_ref().is_some_and(|held| held.is_idle()) {
+                continue;
+            }
+            // What has come, the server's own questions among it, is only read while something is waited for.
+            let patience = Patience::of(OPENING, &self.interrupt);
+            let tried = self.open_channel(&mut guard, patience, &Session::channel_session);
+            let tried = tried.and_then(|mut work| work.close(patience));
+            if let Err(failure) = tried {
+                let (host, error) = (&self.guest.host, failure.error);
+                log::warn!("the idle SSH session to control guest {host} is over: {error:#}");
+                *guard = None;
+            }
+        }
+    }
+}
+
+/// A channel on a session, which stays for as long as somebody works on it.
+pub(crate) struct Work {
+    pub(crate) channel: Channel,
+    pub(crate) held: Arc<Held>,
+}
+
+impl Work {
+    fn begin(held: Arc<Held>, channel: Channel) -> Self {
+        held.workers.fetch_add(1, Ordering::Relaxed);
+        Self { channel, held }
+    }
+
+    /// Carries out a step, however often it has to be begun.
+    pub(crate) fn until<T>(
+        &mut self,
+        patience: Patience<'_>,
+        mut step: impl FnMut(&mut Channel) -> Result<T, ssh2::Error>,
+    ) -> Result<T, Failure> {
+        patience.until(&self.held, || step(&mut self.channel))
+    }
+
+    /// Waits a moment for the session's bytes.
+    pub(crate) fn wait(&self, patience: Patience<'_>) -> Result<()> {
+        patience.wait(&self.held).map(|_| ())
+    }
+
+    /// Closes the channel, and waits until the other side has too.
+    pub(crate) fn close(&mut self, patience: Patience<'_>) -> Result<(), Failure> {
+        self.until(patience, Channel::close)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.held.note_use();
+        self.held.workers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
