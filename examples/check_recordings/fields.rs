@@ -298,6 +298,7 @@ pub(crate) fn peer_request(request: &PeerRequest, payload: Option<&Payload>) -> 
                 .with("payload length", entry.payload.len());
             payload.into_iter().fold(fields, Fields::with_payload)
         }
+        PeerRequest::PrepareBatch(entries) => tagged("PrepareBatch").with("entries", entries.len()),
         PeerRequest::Commit { view, lsn } => tagged("Commit").with("view", view).with("commit_lsn", lsn),
     }
 }

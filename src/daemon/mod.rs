@@ -319,6 +319,8 @@ impl Process<'_> {
                     return;
                 }
             }
+            // What is decided is let out before more is written.
+            self.publish();
             self.node.advance(self.started.elapsed());
             self.publish();
             next = match inbox.recv_timeout(REST_AFTER) {

@@ -180,6 +180,7 @@ impl Network {
     /// Serves until the process ends.
     pub(super) fn run(mut self) {
         let mut happened = Events::with_capacity(256);
+        let mut swept = Instant::now();
         loop {
             let idle = self.connections.is_empty() && self.accept_again_at.is_none();
             match self.poll.poll(&mut happened, if idle { None } else { Some(SWEEP) }) {
@@ -201,7 +202,10 @@ impl Network {
             while let Ok((request, reply)) = self.replies.try_recv() {
                 self.reply(Token(request as usize), reply, Then::Close);
             }
-            self.sweep();
+            if swept.elapsed() >= SWEEP {
+                self.sweep();
+                swept = Instant::now();
+            }
         }
     }
 

@@ -1,15 +1,26 @@
 //! What replicas say to one another, as bytes: a prepare or a commit, and the acknowledgement of each.
+//!
+//! Several prepares may travel as one message. Not every implementation knows that one; who sends it must be ready to hear
+//! that its tag is unknown, and send the entries one by one.
 
 use super::prepare_log::PreparedEntry;
 use crate::allocator::PayloadKind;
 use crate::bytes::{FieldError, Reader};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 
+/// Tag of a message with several prepares. Far from the tags that every implementation knows.
+pub const BATCH_TAG: u8 = 0x83;
+
+/// Entries travel together as long as their messages are no longer than this in sum. Well below what a port reads.
+pub const MAX_BATCH_BYTES: usize = 512 * 1024;
+
 /// What a primary sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerRequest {
     /// Keep this entry, durably.
     Prepare(PreparedEntry),
+    /// Keep all these entries, at least one, durably, or none of them. The acknowledgement is that of the last.
+    PrepareBatch(Vec<PreparedEntry>),
     /// Commit everything prepared up to and including an LSN.
     Commit {
         /// View of the sender.
@@ -25,16 +36,27 @@ impl PeerRequest {
     pub fn view(&self) -> View {
         match self {
             PeerRequest::Prepare(entry) => entry.view,
+            PeerRequest::PrepareBatch(entries) => entries.last().map_or(View(0), |entry| entry.view),
             PeerRequest::Commit { view, .. } => *view,
         }
     }
 
-    /// The LSN it is about.
+    /// The LSN that its acknowledgement names.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         match self {
             PeerRequest::Prepare(entry) => entry.lsn,
+            PeerRequest::PrepareBatch(entries) => entries.last().map_or(Lsn(0), |entry| entry.lsn),
             PeerRequest::Commit { lsn, .. } => *lsn,
+        }
+    }
+
+    /// What kind of acknowledgement it asks for.
+    #[must_use]
+    pub fn ack_kind(&self) -> AckKind {
+        match self {
+            PeerRequest::Prepare(_) | PeerRequest::PrepareBatch(_) => AckKind::Prepare,
+            PeerRequest::Commit { .. } => AckKind::Commit,
         }
     }
 }
@@ -87,18 +109,34 @@ impl From<FieldError> for MessageError {
     }
 }
 
+/// Bytes of a prepare.
+#[must_use]
+pub fn prepare_len(entry: &PreparedEntry) -> usize {
+    30 + entry.payload.len()
+}
+
+fn put_prepare(out: &mut Vec<u8>, entry: &PreparedEntry) {
+    out.extend_from_slice(&[1, entry.kind.number()]);
+    out.extend_from_slice(&entry.view.0.to_le_bytes());
+    out.extend_from_slice(&entry.lsn.0.to_le_bytes());
+    out.extend_from_slice(&entry.slot.0.to_le_bytes());
+    out.extend_from_slice(&(entry.payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&entry.payload);
+}
+
 /// Encodes a request.
 #[must_use]
 pub fn encode_request(request: &PeerRequest) -> Vec<u8> {
     match request {
         PeerRequest::Prepare(entry) => {
-            let mut out = Vec::with_capacity(30 + entry.payload.len());
-            out.extend_from_slice(&[1, entry.kind.number()]);
-            out.extend_from_slice(&entry.view.0.to_le_bytes());
-            out.extend_from_slice(&entry.lsn.0.to_le_bytes());
-            out.extend_from_slice(&entry.slot.0.to_le_bytes());
-            out.extend_from_slice(&(entry.payload.len() as u32).to_le_bytes());
-            out.extend_from_slice(&entry.payload);
+            let mut out = Vec::with_capacity(prepare_len(entry));
+            put_prepare(&mut out, entry);
+            out
+        }
+        PeerRequest::PrepareBatch(entries) => {
+            let mut out = Vec::with_capacity(1 + entries.iter().map(prepare_len).sum::<usize>());
+            out.push(BATCH_TAG);
+            entries.iter().for_each(|entry| put_prepare(&mut out, entry));
             out
         }
         PeerRequest::Commit { view, lsn } => {
@@ -110,6 +148,17 @@ pub fn encode_request(request: &PeerRequest) -> Vec<u8> {
     }
 }
 
+/// Reads what follows the tag of a prepare.
+fn read_prepare(reader: &mut Reader<'_>) -> Result<PreparedEntry, MessageError> {
+    let kind = reader.u8()?;
+    let kind = PayloadKind::from_number(kind).ok_or(MessageError::PreparedKind(kind))?;
+    let view = View(reader.u64()?);
+    let lsn = Lsn(reader.u64()?);
+    let slot = Slot(reader.u64()?);
+    let len = reader.u32()? as usize;
+    Ok(PreparedEntry { kind, view, lsn, slot, payload: reader.bytes(len)?.to_vec() })
+}
+
 /// Decodes a request. The payload is not looked into.
 ///
 /// # Errors
@@ -117,22 +166,18 @@ pub fn encode_request(request: &PeerRequest) -> Vec<u8> {
 pub fn decode_request(bytes: &[u8]) -> Result<PeerRequest, MessageError> {
     let mut reader = Reader::new(bytes);
     let request = match reader.u8()? {
-        1 => {
-            let kind = reader.u8()?;
-            let kind = PayloadKind::from_number(kind).ok_or(MessageError::PreparedKind(kind))?;
-            let view = View(reader.u64()?);
-            let lsn = Lsn(reader.u64()?);
-            let slot = Slot(reader.u64()?);
-            let len = reader.u32()? as usize;
-            PeerRequest::Prepare(PreparedEntry {
-                kind,
-                view,
-                lsn,
-                slot,
-                payload: reader.bytes(len)?.to_vec(),
-            })
-        }
+        1 => PeerRequest::Prepare(read_prepare(&mut reader)?),
         2 => PeerRequest::Commit { view: View(reader.u64()?), lsn: Lsn(reader.u64()?) },
+        BATCH_TAG => {
+            let mut entries = Vec::new();
+            while !reader.is_at_end() || entries.is_empty() {
+                match reader.u8()? {
+                    1 => entries.push(read_prepare(&mut reader)?),
+                    tag => return Err(MessageError::RequestTag(tag)),
+                }
+            }
+            PeerRequest::PrepareBatch(entries)
+        }
         tag => return Err(MessageError::RequestTag(tag)),
     };
     if reader.is_at_end() { Ok(request) } else { Err(MessageError::TrailingBytes) }
@@ -198,6 +243,26 @@ mod tests {
         let ack = Ack { kind: AckKind::Commit, view: View(1), lsn: Lsn(7), replica: ReplicaId(2) };
         assert_eq!(encode_ack(&ack).len(), 25);
         assert_eq!(decode_ack(&encode_ack(&ack)), Ok(ack));
+    }
+
+    #[test]
+    fn a_batch_is_its_prepares_one_after_the_other() {
+        let PeerRequest::Prepare(first) = prepare() else { unreachable!() };
+        let second = PreparedEntry { lsn: Lsn(3), payload: vec![7; 3], ..first.clone() };
+        let batch = PeerRequest::PrepareBatch(vec![first.clone(), second.clone()]);
+        assert_eq!((batch.view(), batch.lsn()), (View(1), Lsn(3)));
+        let bytes = encode_request(&batch);
+        let parts = [first, second].map(|entry| encode_request(&PeerRequest::Prepare(entry)));
+        assert_eq!(bytes, [&[BATCH_TAG], &parts[0][..], &parts[1]].concat());
+        assert_eq!(decode_request(&bytes), Ok(batch));
+        for cut in 0..bytes.len() {
+            // Cut between two prepares, it is a batch of fewer.
+            assert_eq!(decode_request(&bytes[..cut]).is_ok(), cut == 1 + parts[0].len());
+        }
+        let named = |bytes: &[u8]| decode_request(bytes).unwrap_err().to_string();
+        assert_eq!(named(&[BATCH_TAG]), "buffer too short");
+        assert_eq!(named(&[BATCH_TAG, 2]), "invalid protocol request tag 2");
+        assert_eq!(named(&[&bytes[..], &[9]].concat()), "invalid protocol request tag 9");
     }
 
     #[test]

@@ -206,10 +206,9 @@ impl Replica {
         }
     }
 
-    /// Writes a prepare log with these entries and makes it durable.
-    fn write_prepare_log(&mut self, entries: &BTreeMap<Lsn, PreparedEntry>) -> Result<(), Refusal> {
-        let bytes = prepare_log::encode(entries.values());
-        match replace_file(&*self.disk, &self.paths.prepare_log(), &bytes, Flush::Full) {
+    /// Writes a prepare log and makes it durable.
+    fn write_prepare_log(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        match replace_file(&*self.disk, &self.paths.prepare_log(), bytes, Flush::Full) {
             Ok(()) => {
                 self.lag.prepare_log = false;
                 Ok(())
@@ -276,7 +275,7 @@ impl Replica {
     /// Faulted, or the prepare log cannot be written.
     pub fn discard_uncommitted_suffix(&mut self) -> Result<(), Refusal> {
         self.check_active()?;
-        self.write_prepare_log(&BTreeMap::new())?;
+        self.write_prepare_log(&prepare_log::encode(std::iter::empty()))?;
         self.prepared.clear();
         Ok(())
     }
@@ -331,37 +330,40 @@ impl Replica {
     pub fn append(&mut self, entries: Vec<PreparedEntry>) -> Result<(), Refusal> {
         self.check_active()?;
         self.check_role(Role::Backup)?;
-        let mut next = self.prepared.clone();
+        let mut new: Vec<PreparedEntry> = Vec::new();
         for entry in entries {
-            self.check_entry(&entry, &next)?;
-            next.entry(entry.lsn).or_insert(entry);
+            if self.check_entry(&entry, &new)? {
+                new.push(entry);
+            }
         }
-        if next.len() == self.prepared.len() {
+        if new.is_empty() {
             return Ok(());
         }
         if PlantedFault::AcknowledgeBeforeDurable.is_awake() {
             self.lag.prepare_log = true;
         } else {
-            self.write_prepare_log(&next)?;
+            let all: Vec<&PreparedEntry> = self.prepared.values().chain(&new).collect();
+            self.write_prepare_log(&prepare_log::encode(all.into_iter()))?;
         }
-        self.prepared = next;
+        self.prepared.extend(new.into_iter().map(|entry| (entry.lsn, entry)));
         Ok(())
     }
 
-    fn check_entry(
-        &self,
-        entry: &PreparedEntry,
-        prepared: &BTreeMap<Lsn, PreparedEntry>,
-    ) -> Result<(), Refusal> {
+    /// Whether an entry can be promised behind `new`, which are not yet; false if it is promised already.
+    fn check_entry(&self, entry: &PreparedEntry, new: &[PreparedEntry]) -> Result<bool, Refusal> {
         let engine = self.check_active()?;
         if entry.view != self.view() {
             return Err(Refusal::ViewMismatch { expected: self.view(), found: entry.view });
         }
-        if let Some(known) = prepared.get(&entry.lsn) {
+        let among_new = || {
+            let after_first = entry.lsn.0.checked_sub(new.first()?.lsn.0)?;
+            new.get(usize::try_from(after_first).ok()?)
+        };
+        if let Some(known) = self.prepared.get(&entry.lsn).or_else(among_new) {
             let same = known == entry;
-            return if same { Ok(()) } else { Err(Refusal::PreparedEntryConflict { lsn: entry.lsn }) };
+            return if same { Ok(false) } else { Err(Refusal::PreparedEntryConflict { lsn: entry.lsn }) };
         }
-        let newest = prepared.values().next_back();
+        let newest = new.last().or_else(|| self.prepared.values().next_back());
         let last = newest.map(|entry| entry.lsn).max(self.commit_lsn());
         let expected_lsn = Lsn::following(last)
             .ok_or(Refusal::PrepareLsnExhausted { last_lsn: last.unwrap_or_default() })?;
@@ -374,7 +376,7 @@ impl Replica {
             PayloadKind::Internal => engine.check_internal(entry.slot, &entry.payload, last_slot).map(|_| ()),
         };
         acceptable.map_err(Refusal::Submission)?;
-        let depth = prepared.len() as u32;
+        let depth = (self.prepared.len() + new.len()) as u32;
         if depth >= self.limits.max_submission_queue {
             // One more, and the file could not be read again.
             let full = crate::engine::Rejection::Overloaded {
@@ -383,7 +385,7 @@ impl Replica {
             };
             return Err(Refusal::Submission(full));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Commits everything promised up to an LSN, in normal operation. See [`Replica::reconstruct_through`].
@@ -465,8 +467,8 @@ impl Replica {
     pub fn settle(&mut self) -> Result<(), Refusal> {
         self.check_active()?;
         if self.lag.prepare_log {
-            let entries = self.prepared.clone();
-            if let Err(refusal) = self.write_prepare_log(&entries) {
+            let bytes = prepare_log::encode(self.prepared.values());
+            if let Err(refusal) = self.write_prepare_log(&bytes) {
                 return Err(self.fail(FaultReason::Storage(format!("prepare log: {refusal}"))));
             }
         }

@@ -3,6 +3,7 @@
 //! The texts are for logs first. A primary reads two things out of its peers' refusals: which entry a peer is missing,
 //! so that it can be sent, and that there is a higher view, so that it stops being primary.
 
+use super::message::BATCH_TAG;
 use super::metadata::Role;
 use crate::engine::Rejection;
 use crate::ids::{Lsn, View};
@@ -126,6 +127,8 @@ pub enum Lesson {
     View(View),
     /// The peer holds another entry at this LSN.
     Conflict(Lsn),
+    /// The peer takes entries one by one only.
+    NoBatches,
     /// Nothing a primary can act on.
     Nothing,
 }
@@ -146,6 +149,11 @@ pub fn lesson_of(reply: &str) -> Lesson {
     }
     if let Some(lsn) = number_after("PreparedEntryConflict { lsn: Lsn(") {
         return Lesson::Conflict(Lsn(lsn));
+    }
+    if number_after("failed to decode protocol request: invalid protocol request tag ")
+        == Some(u64::from(BATCH_TAG))
+    {
+        return Lesson::NoBatches;
     }
     let view = number_after("ViewMismatch { expected: ")
         .or_else(|| number_after("protocol view mismatch: expected="));
@@ -219,6 +227,9 @@ mod tests {
         let mismatch = Refusal::ViewMismatch { expected: View(2), found: View(1) };
         assert_eq!(lesson(mismatch), Lesson::View(View(2)));
         assert_eq!(lesson_of(&commit_view_mismatch(View(3), View(1))), Lesson::View(View(3)));
+        let unknown = "failed to decode protocol request: invalid protocol request tag 131";
+        assert_eq!(lesson_of(unknown), Lesson::NoBatches);
+        assert_eq!(lesson_of(&unknown.replace("131", "13")), Lesson::Nothing);
         assert_eq!(lesson_of("network isolated by local harness"), Lesson::Nothing);
         assert_eq!(lesson_of("ViewMismatch { expected: 99999999999999999999 }"), Lesson::Nothing);
     }

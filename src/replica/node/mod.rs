@@ -331,8 +331,11 @@ impl Node {
         let replica = self.replica.id();
         match request {
             PeerRequest::Prepare(entry) => {
-                let result = self.accept_prepare(entry);
-                result.map_err(|refusal| protocol_error(&refusal))?;
+                self.accept_prepares(vec![entry]).map_err(|refusal| protocol_error(&refusal))?;
+                Ok(Ack { kind: AckKind::Prepare, view, lsn, replica })
+            }
+            PeerRequest::PrepareBatch(entries) => {
+                self.accept_prepares(entries).map_err(|refusal| protocol_error(&refusal))?;
                 Ok(Ack { kind: AckKind::Prepare, view, lsn, replica })
             }
             // Also a faulted replica says first that the view is another.
@@ -344,18 +347,18 @@ impl Node {
         }
     }
 
-    fn accept_prepare(&mut self, entry: super::PreparedEntry) -> Result<(), Refusal> {
-        let lsn = entry.lsn;
+    fn accept_prepares(&mut self, entries: Vec<super::PreparedEntry>) -> Result<(), Refusal> {
         if self.replica.fault().is_none() && self.replica.role() == Role::Primary {
             // A view has one primary, and it numbers its own entries.
-            return Err(if entry.view == self.replica.view() {
-                Refusal::RoleMismatch { expected: Role::Backup, found: Role::Primary }
-            } else {
-                Refusal::ViewMismatch { expected: self.replica.view(), found: entry.view }
-            });
+            let own = self.replica.view();
+            let other = entries.iter().map(|entry| entry.view).find(|view| *view != own);
+            return Err(other
+                .map_or(Refusal::RoleMismatch { expected: Role::Backup, found: Role::Primary }, |found| {
+                    Refusal::ViewMismatch { expected: own, found }
+                }));
         }
-        let result = self.replica.append(vec![entry]);
-        if let Err(Refusal::PreparedEntryConflict { .. }) = result {
+        let result = self.replica.append(entries);
+        if let Err(Refusal::PreparedEntryConflict { lsn }) = result {
             self.replica.give_up_on_conflict(lsn);
         }
         result

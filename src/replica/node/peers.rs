@@ -1,13 +1,14 @@
 //! What a primary knows of each peer, and which message a peer gets next.
 //!
-//! A peer is sent one message at a time, in LSN order. One that turns out to be missing entries is sent them, as ordinary
+//! A peer is sent one message at a time, in LSN order; entries that it needs together travel together, unless it says that it
+//! knows no such message. One that turns out to be missing entries is sent them, as ordinary
 //! prepares and commits out of the primary's own log, as long as the log still has them. Where a peer stands after it was
 //! out of reach, its answer to the next message tells: it may have been restarted or rejoined.
 
 use super::rounds::Target;
 use super::{Node, Output, PeerFailure};
 use crate::ids::{Lsn, ReplicaId};
-use crate::replica::message::{Ack, AckKind, PeerRequest};
+use crate::replica::message::{Ack, AckKind, MAX_BATCH_BYTES, PeerRequest, prepare_len};
 use crate::replica::refusal::{Lesson, lesson_of};
 use crate::replica::{PreparedEntry, Role};
 use std::collections::VecDeque;
@@ -42,6 +43,8 @@ pub(super) struct Peer {
     committed: Option<Lsn>,
     /// Entries read from the log for it.
     catch_up: VecDeque<PreparedEntry>,
+    /// It has not said that it takes entries one by one only.
+    takes_batches: bool,
     /// The last exchange failed, so what is known of it may no longer be so.
     lost: bool,
     /// Where it stood when it was last found to be too far behind.
@@ -69,6 +72,7 @@ impl Peer {
             next,
             committed: None,
             catch_up: VecDeque::new(),
+            takes_batches: true,
             lost: false,
             too_far_behind: None,
             setbacks: 0,
@@ -82,6 +86,8 @@ impl Peer {
         if std::mem::take(&mut self.lost) {
             self.next = Lsn::following(commit).unwrap_or(Lsn(u64::MAX));
             self.committed = None;
+            // It may be another build by now.
+            self.takes_batches = true;
         }
     }
 
@@ -153,6 +159,16 @@ impl Node {
                 peer.committed = None;
                 peer.catch_up.clear();
             }
+            Lesson::NoBatches if self.peers[at].takes_batches => {
+                log::info!(
+                    "replica={} event=peer_without_batches peer={}",
+                    self.replica.id(),
+                    self.peers[at].id
+                );
+                self.peers[at].takes_batches = false;
+                // They were read for it, but did not arrive.
+                self.peers[at].catch_up.clear();
+            }
             Lesson::Conflict(lsn) => {
                 log::error!(
                     "replica={} event=prepared_entry_conflict peer={} lsn={lsn}: it holds another entry and needs a rejoin",
@@ -184,12 +200,8 @@ impl Node {
 
     fn drive(&mut self, at: usize) {
         let Some(request) = self.next_request(at) else { return };
-        let kind = match &request {
-            PeerRequest::Prepare(_) => AckKind::Prepare,
-            PeerRequest::Commit { .. } => AckKind::Commit,
-        };
         let peer = &mut self.peers[at];
-        peer.in_flight = Some((kind, request.lsn()));
+        peer.in_flight = Some((request.ack_kind(), request.lsn()));
         self.outputs.push(Output::Send { to: peer.id, request });
     }
 
@@ -210,22 +222,72 @@ impl Node {
             Some(Target::Entries { last }) => Some(*last),
             _ => commit,
         };
-        if last_needed.is_some_and(|last| !peer.holds(last)) {
-            // A peer that is behind has what it holds committed now and then, so that it never holds too much.
-            let held = Lsn(peer.next.0.saturating_sub(1));
-            let uncommitted = peer.committed.map(|committed| held.0.saturating_sub(committed.0));
-            if Some(peer.next) <= commit && uncommitted.is_none_or(|count| count >= CATCH_UP_STEP) {
+        if let Some(last) = last_needed.filter(|last| !peer.holds(*last)) {
+            let held = Lsn(peer.next.0.saturating_sub(1)).min(commit.unwrap_or_default());
+            if held.0 > 0 && self.must_commit_first(peer, held, last) {
                 return Some(PeerRequest::Commit { view, lsn: held });
             }
-            return self.entry_for(at).map(PeerRequest::Prepare);
+            return self.entries_for(at, last);
         }
         let commit = commit?;
         (peer.committed < Some(commit)).then_some(PeerRequest::Commit { view, lsn: commit })
     }
 
-    /// The entry a peer needs next: promised here, or out of the log.
-    fn entry_for(&mut self, at: usize) -> Option<PreparedEntry> {
-        let lsn = self.peers[at].next;
+    /// Whether a peer has to commit what it holds, up to `held`, before it is sent entries up to `last`, so that it never
+    /// holds more than it may. How much it has committed may not be known.
+    fn must_commit_first(&self, peer: &Peer, held: Lsn, last: Lsn) -> bool {
+        let uncommitted = peer.committed.map(|committed| held.0.saturating_sub(committed.0));
+        if Some(peer.next) <= self.replica.commit_lsn() {
+            let most = if peer.takes_batches { 0 } else { self.catch_up_step() - 1 };
+            return uncommitted.is_none_or(|count| count > most);
+        }
+        let wanted = last.0.saturating_sub(peer.next.0).saturating_add(1);
+        uncommitted.is_none_or(|count| count.saturating_add(wanted) > self.most_prepared())
+    }
+
+    /// Entries a replica holds prepared at most.
+    fn most_prepared(&self) -> u64 {
+        self.replica.engine().map_or(1, |engine| u64::from(engine.config().max_submission_queue))
+    }
+
+    fn catch_up_step(&self) -> u64 {
+        CATCH_UP_STEP.min(self.most_prepared())
+    }
+
+    /// The entries a peer needs next, up to `last`: as many as it may be sent together.
+    fn entries_for(&mut self, at: usize, last: Lsn) -> Option<PeerRequest> {
+        let first = self.entry_for(at, self.peers[at].next)?;
+        if !self.peers[at].takes_batches {
+            return Some(PeerRequest::Prepare(first));
+        }
+        // What is committed already is sent a step at a time, see above.
+        let last = match self.replica.commit_lsn() {
+            Some(commit) if first.lsn <= commit => {
+                last.min(commit).min(Lsn(first.lsn.0.saturating_add(self.catch_up_step() - 1)))
+            }
+            _ => last,
+        };
+        let mut bytes = prepare_len(&first);
+        let mut entries = vec![first];
+        let mut next = entries[0].lsn;
+        while next < last {
+            next = Lsn(next.0 + 1);
+            let Some(entry) = self.entry_for(at, next) else { break };
+            bytes += prepare_len(&entry);
+            if bytes > MAX_BATCH_BYTES {
+                self.peers[at].catch_up.push_front(entry);
+                break;
+            }
+            entries.push(entry);
+        }
+        match entries.len() {
+            1 => entries.pop().map(PeerRequest::Prepare),
+            _ => Some(PeerRequest::PrepareBatch(entries)),
+        }
+    }
+
+    /// An entry for a peer: promised here, or out of the log.
+    fn entry_for(&mut self, at: usize, lsn: Lsn) -> Option<PreparedEntry> {
         if let Some(entry) = self.replica.prepared_at(lsn) {
             return Some(entry.clone());
         }

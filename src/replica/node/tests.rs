@@ -192,10 +192,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self, from: u64, to: ReplicaId, request: PeerRequest) {
-        let kind = match request {
-            PeerRequest::Prepare(_) => AckKind::Prepare,
-            PeerRequest::Commit { .. } => AckKind::Commit,
-        };
+        let kind = request.ack_kind();
         let name = if kind == AckKind::Prepare { "prepare" } else { "commit" };
         *self.sent.entry((to.0, name)).or_default() += 1;
         let answer = if self.isolated.contains(&to.0) {
@@ -626,8 +623,7 @@ fn a_backup_answers_its_primary_as_every_backup_does() {
     for (request, expected) in rows {
         let node = cluster.node(2);
         let (view, lsn) = (request.view(), request.lsn());
-        let kind =
-            if matches!(request, PeerRequest::Prepare(_)) { AckKind::Prepare } else { AckKind::Commit };
+        let kind = request.ack_kind();
         node.peer(1, request);
         let Output::Peer { reply, .. } = node.take_outputs().remove(0) else { unreachable!() };
         let ack = Ack { kind, view, lsn, replica: ReplicaId(2) };

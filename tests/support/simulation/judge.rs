@@ -23,6 +23,8 @@ pub(super) struct Record {
     pub(super) known: Vec<Known>,
     pub(super) reads: Vec<ReadOp>,
     pub(super) ticks: Vec<TickOp>,
+    pub(super) batches: u64,
+    pub(super) unknown_batches: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,10 @@ pub struct Totals {
     pub rejoins: u64,
     /// Processes started.
     pub starts: u64,
+    /// Messages with several entries.
+    pub batches: u64,
+    /// How many of them a peer did not know.
+    pub unknown_batches: u64,
 }
 
 impl Totals {
@@ -61,6 +67,8 @@ impl Totals {
         self.failovers += other.failovers;
         self.rejoins += other.rejoins;
         self.starts += other.starts;
+        self.batches += other.batches;
+        self.unknown_batches += other.unknown_batches;
     }
 }
 
@@ -104,6 +112,8 @@ impl World {
             failovers: u64::from(self.operator.failovers),
             rejoins: u64::from(self.operator.rejoins),
             starts: self.lives,
+            batches: self.record.batches,
+            unknown_batches: self.record.unknown_batches,
         }
     }
 

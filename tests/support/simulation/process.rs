@@ -1,5 +1,6 @@
 //! The process of one replica, as the real one is built: events are taken in as they have come, then the node advances,
-//! then its outputs go out. It dies in the middle of whatever its disk was told to die in.
+//! then its outputs go out. It dies in the middle of whatever its disk was told to die in. Some are of a build that knows no
+//! batches.
 
 use super::disk::SimDisk;
 use super::world::{At, COUNT, Happening, World};
@@ -28,6 +29,8 @@ pub(super) struct Machine {
     pub(super) disk: SimDisk,
     pub(super) process: Option<Process>,
     pub(super) is_isolated: bool,
+    /// Its build takes entries one by one only.
+    pub(super) is_other_build: bool,
 }
 
 /// What came in and was not looked at yet.
@@ -188,6 +191,13 @@ impl World {
         if machine.is_isolated && !matches!(inbound, Inbound::PeerAnswer { .. }) {
             return self.refuse(at, inbound, Some(text::ISOLATED));
         }
+        if machine.is_other_build
+            && let Inbound::Peer { request: PeerRequest::PrepareBatch(_), .. } = inbound
+        {
+            self.record.unknown_batches += 1;
+            let words = "failed to decode protocol request: invalid protocol request tag 131";
+            return self.refuse(at, inbound, Some(words));
+        }
         process.inbox.push(inbound);
         if !process.is_woken {
             process.is_woken = true;
@@ -231,8 +241,11 @@ impl World {
             }
             process.take(inbound, now);
         }
-        process.node.advance(now);
         self.after_step(at);
+        if let Some(process) = self.process(at, life) {
+            process.node.advance(now);
+            self.after_step(at);
+        }
         self.schedule(cost + REST_AFTER, Happening::Rest { at, life, stamp });
     }
 
@@ -283,6 +296,7 @@ impl World {
         if let Some(process) = &mut self.machines[at].process {
             process.exchanges[to] = Some(exchange);
         }
+        self.record.batches += u64::from(matches!(request, PeerRequest::PrepareBatch(_)));
         self.trace(|| format!("{} to {}: {} {exchange}", at + 1, to + 1, brief(&request)));
         self.schedule(EXCHANGE_LIMIT, Happening::ExchangeOver { at, life, to, exchange });
         let copies = 1 + usize::from(self.network.repeats(&mut self.rng));
@@ -375,6 +389,9 @@ impl World {
 fn brief(request: &PeerRequest) -> String {
     match request {
         PeerRequest::Prepare(entry) => format!("prepare view={} lsn={}", entry.view, entry.lsn),
+        PeerRequest::PrepareBatch(entries) => {
+            format!("prepare {} view={} through lsn={}", entries.len(), request.view(), request.lsn())
+        }
         PeerRequest::Commit { view, lsn } => format!("commit view={view} lsn={lsn}"),
     }
 }

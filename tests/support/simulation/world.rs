@@ -113,7 +113,11 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, is_traced: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let machine = || Machine { disk: SimDisk::default(), process: None, is_isolated: false };
+        let mut machine = || {
+            let is_other_build = rng.u8(..4) == 0;
+            Machine { disk: SimDisk::default(), process: None, is_isolated: false, is_other_build }
+        };
+        let machines = [machine(), machine(), machine()];
         let checkpoint_bytes = [0, 400, 1_500, 6_000][rng.usize(..4)];
         let nemesis = Nemesis::new(&mut rng);
         Self {
@@ -123,7 +127,7 @@ impl World {
             agenda: BTreeMap::new(),
             numbers: 0,
             lives: 0,
-            machines: [machine(), machine(), machine()],
+            machines,
             network: Network::new(),
             checkpoint_bytes,
             clients: Vec::new(),
