@@ -147,6 +147,22 @@ fn the_binary_answers_to_the_operators_name() {
 }
 
 #[test]
+fn a_renamed_copy_starts_replicas_too() {
+    let cluster = Cluster { folder: tempfile::tempdir().unwrap() };
+    let copy = cluster.path().join("allocdb-local-cluster");
+    std::fs::copy(BINARY, &copy).unwrap();
+    let operate = |words: &[&str]| {
+        let mut command = std::process::Command::new(&copy);
+        run(command.args(words).arg("--workspace").arg(cluster.path().join("ws"))).ok()
+    };
+    let started = operate(&["start"]);
+    assert_eq!(started.stdout.matches("state=active").count(), 3, "{started:#?}");
+    operate(&["crash", "--replica-id", "2"]);
+    operate(&["restart", "--replica-id", "2"]);
+    assert!(operate(&["stop"]).stdout.ends_with("cluster stopped\n"));
+}
+
+#[test]
 fn a_conversation_with_a_new_cluster_goes_as_recorded() {
     let cluster = Cluster::started();
     let create = |id: u128| Operation::CreateResource { resource: ResourceId(id) };

@@ -38,6 +38,8 @@ mod nemesis;
 mod progress;
 #[path = "allocdb-jepsen/qemu.rs"]
 mod qemu;
+#[path = "allocdb-jepsen/qemu_testbed.rs"]
+mod qemu_testbed;
 #[path = "allocdb-jepsen/runs.rs"]
 mod runs;
 #[path = "allocdb-jepsen/runtime.rs"]
@@ -100,6 +102,7 @@ fn carry_out(command: Command) -> Result<()> {
         Command::Watch(wanted) => watch::run(wanted, &open),
         Command::WatchFleet(wanted) => watch::fleet(wanted, &open),
         Command::LocalCluster(command) => local_cluster::run(command),
+        Command::QemuTestbed(command) => qemu_testbed::run(command, &Interrupt::listen()?),
     }
 }
 

@@ -50,8 +50,9 @@ pub fn is_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> bool {
         && value_of("--replica-id") == Some(OsStr::new(&replica.to_string()))
 }
 
-/// Arguments of a process, each ended by a zero byte.
-fn command_line(pid: u32) -> Option<Vec<u8>> {
+/// The arguments of a process, each ended by a zero byte; `None` if there is no such process.
+#[must_use]
+pub fn command_line(pid: u32) -> Option<Vec<u8>> {
     if let Ok(arguments) = std::fs::read(format!("/proc/{pid}/cmdline")) {
         return Some(arguments);
     }

@@ -9,6 +9,7 @@
 //! addresses. Neither file holds the layout of the cluster, it is derived. Reaching the guests, and making them, is left to
 //! the harness.
 
+pub mod cloud_guest;
 pub mod control_script;
 pub mod elf;
 pub mod file_tree;

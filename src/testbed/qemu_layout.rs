@@ -184,7 +184,7 @@ impl QemuLayout {
     ///
     /// # Errors
     /// Whatever the system reports.
-    fn located(self) -> io::Result<Self> {
+    pub fn located(self) -> io::Result<Self> {
         std::fs::create_dir_all(&self.workspace_root)?;
         Ok(Self {
             workspace_root: self.workspace_root.canonicalize()?,

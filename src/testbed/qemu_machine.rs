@@ -184,7 +184,7 @@ fn micro(words: &mut Words, layout: &QemuLayout, guest: &QemuGuest, accelerator:
     words.pair(
         "-append",
         format!(
-            "console={console} quiet rdinit=/init net.ifnames=0 random.trust_cpu=on mitigations=off panic=10"
+            "console={console} quiet rdinit=/init rootfstype=ramfs net.ifnames=0 random.trust_cpu=on mitigations=off panic=10"
         ),
     );
     words.with_path("-drive", "if=virtio,format=raw,cache=writeback,file=", &guest.state_disk_path);

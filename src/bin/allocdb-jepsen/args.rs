@@ -6,6 +6,8 @@
 
 #[path = "args/command.rs"]
 mod command;
+#[path = "args/qemu_testbed.rs"]
+mod qemu_testbed;
 #[path = "args/reader.rs"]
 mod reader;
 #[path = "args/table.rs"]
@@ -27,11 +29,20 @@ pub(crate) use reader::Ended;
 /// [`Ended`] with the text to print: help that was asked for, or what is wrong with the first argument that is.
 pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Command, Ended> {
     let mut menu = table::menu();
-    let started_as = Path::new(program).file_stem();
-    if let Some(group) = menu.groups.iter().position(|group| started_as == Some(OsStr::new(group.program))) {
+    if let Some(group) = menu.groups.iter().position(|group| is_named(program, group.program)) {
         menu = menu.groups.swap_remove(group);
     }
     reader::choose(menu.program, menu, args)
+}
+
+/// The words that stand before the verbs of `group` when the binary is started as `program`: none under that group's name.
+pub(crate) fn words_before_verbs(program: &OsStr, group: &str) -> Vec<String> {
+    let is_own = table::menu().groups.iter().any(|own| own.name == group && is_named(program, own.program));
+    if is_own { Vec::new() } else { vec![group.to_owned()] }
+}
+
+fn is_named(program: &OsStr, name: &str) -> bool {
+    Path::new(program).file_stem() == Some(OsStr::new(name))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! What is done is the library's affair; here it is asked for and its outcome put into the lines that people and scripts
 //! read. Needs nothing else of the binary but the command line's types and the way to print.
 
-use super::args::{LocalCluster, Member, ReplicaDaemon};
+use super::args::{LocalCluster, Member, ReplicaDaemon, words_before_verbs};
 use super::common::print;
 use super::inspect;
 use allocdb_node::cluster::layout::Limits;
@@ -36,7 +36,8 @@ pub(crate) fn run(command: LocalCluster) -> Result<()> {
 /// How this program starts replicas: itself, as one.
 pub(crate) fn launcher(tie: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
     let executable = std::env::current_exe().context("failed to find this program's own file")?;
-    Ok(Launcher { executable, leading: vec!["local-cluster".to_owned()], tie, cancelled })
+    let leading = words_before_verbs(executable.as_os_str(), "local-cluster");
+    Ok(Launcher { executable, leading, tie, cancelled })
 }
 
 /// Replicas started here go on when this program has ended.

@@ -3,11 +3,14 @@
 //! Inside the program only these types travel: flags, defaults and spellings stay behind in the table and the reader.
 //! Whether a path exists or a run id is planned is left to whoever carries the command out.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::testbed::qemu_layout::Networks;
+use allocdb_node::testbed::{self, Arch};
 
 /// One invocation of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub(crate) enum Command {
     WatchFleet(FleetWatch),
     /// Start, stop, hurt or be a replica of a cluster on this machine.
     LocalCluster(LocalCluster),
+    /// Make, start, stop or work on virtual machines under QEMU on this machine.
+    QemuTestbed(QemuTestbed),
 }
 
 /// The cluster that a subcommand is about. Adding a backend adds a variant here.
@@ -218,4 +223,46 @@ pub(crate) struct ReplicaDaemon {
     pub(crate) new_cluster: bool,
     /// End together with the process that started this one.
     pub(crate) tethered: bool,
+}
+
+/// What is to be done with the virtual machines of a QEMU testbed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum QemuTestbed {
+    /// Make everything that they need.
+    Prepare(QemuPrepare),
+    /// Start all of them, or the one of that name again.
+    Start { workspace: PathBuf, guest: Option<String> },
+    /// End all of them.
+    Stop { workspace: PathBuf },
+    /// Show which of them run, and how the replicas are.
+    Status { workspace: PathBuf },
+    /// Be a terminal on the control guest.
+    SshControl { workspace: PathBuf },
+    /// Call the control script with these words; none is not yet found wrong.
+    Control { workspace: PathBuf, words: Vec<OsString> },
+}
+
+/// What the guests of a QEMU testbed are to be made of. What is not given is chosen by whoever makes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QemuPrepare {
+    /// Receives the layout file and everything else.
+    pub(crate) workspace: PathBuf,
+    /// The guests' processor architecture.
+    pub(crate) arch: Option<Arch>,
+    /// Where a cloud image is downloaded from if it is not there.
+    pub(crate) base_image_url: Option<String>,
+    /// A cloud image. Without it guests are made of this machine's kernel and programs.
+    pub(crate) base_image_path: Option<PathBuf>,
+    /// What a downloaded image must have as its SHA-256.
+    pub(crate) base_image_sha256: Option<String>,
+    /// The program that is a replica.
+    pub(crate) local_cluster_bin: Option<PathBuf>,
+    /// The kernel of guests that are made without an image.
+    pub(crate) kernel: Option<PathBuf>,
+    /// That kernel's folder of modules.
+    pub(crate) modules: Option<PathBuf>,
+    /// Which of several testbeds on this machine.
+    pub(crate) lane: testbed::Lane,
+    /// Where replicas can be asked how they are.
+    pub(crate) networks: Networks,
 }

@@ -175,7 +175,8 @@ impl Refusal<'_> {
 
     /// `flags` as synopses show them; empty if it is not known which.
     fn missing(&self, flags: &[String]) -> Ended {
-        let list = self.syntax.get_arguments().find(|arg| matches!(arg.get_action(), ArgAction::Append));
+        let is_list = |arg: &&Arg| arg.is_required_set() && matches!(arg.get_action(), ArgAction::Append);
+        let list = self.syntax.get_arguments().find(is_list);
         match list {
             Some(list) => {
                 self.because(&format!("{} requires at least one {}", self.syntax.get_name(), shown(list)))

@@ -9,7 +9,7 @@ use super::command::{
     Command, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Refresh, ReplicaDaemon,
     Testbed, Watch,
 };
-use super::value;
+use super::{qemu_testbed, value};
 
 /// A choice of subcommands, made by the next word.
 pub(super) struct Menu {
@@ -64,7 +64,7 @@ pub(super) fn menu() -> Menu {
             watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
         ],
-        groups: vec![local_cluster()],
+        groups: vec![local_cluster(), qemu_testbed::menu()],
     }
 }
 
@@ -367,7 +367,7 @@ fn refresh(m: &mut ArgMatches) -> Option<Refresh> {
 
 // Flags that several subcommands share.
 
-fn existing_workspace() -> Arg {
+pub(super) fn existing_workspace() -> Arg {
     path("workspace").required(true).help("Folder that holds the layout file")
 }
 
@@ -403,18 +403,18 @@ fn follow(until: &str) -> Arg {
 
 // The shapes flags come in.
 
-fn does(name: &'static str, about: impl Into<clap::builder::StyledStr>) -> Syntax {
+pub(super) fn does(name: &'static str, about: impl Into<clap::builder::StyledStr>) -> Syntax {
     Syntax::new(name).about(about.into())
 }
 
-fn path(name: &'static str) -> Arg {
+pub(super) fn path(name: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("path").value_parser(value::path())
 }
 
-fn text(name: &'static str, value_name: &'static str) -> Arg {
+pub(super) fn text(name: &'static str, value_name: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value_name).value_parser(value::text(name))
 }
 
-fn switch(name: &'static str) -> Arg {
+pub(super) fn switch(name: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::testbed::{self, qemu_layout::Networks};
 use clap::Command as Syntax;
 use proptest::prelude::*;
 
@@ -77,6 +78,8 @@ fn acceptable(id: &str) -> &'static str {
         "refresh-millis" => "300",
         "replica-id" => "2",
         "addr" => "127.0.0.1:9000",
+        "arch" => "aarch64",
+        "base-image-sha256" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         _ => "some value",
     }
 }
@@ -118,6 +121,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen watch-local --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
+  allocdb-jepsen qemu-testbed <prepare|start|stop|status|ssh-control|control> ...
 
 `allocdb-jepsen <subcommand> --help` explains a subcommand and its flags
 "
@@ -265,6 +269,16 @@ fn the_first_problem_counts_and_is_quoted_first() {
             "invalid --lane value `bad`; expected <name,workspace,output-root>",
         ),
         (&["local-cluster", "wat"], "unknown subcommand `wat`"),
+        (&["qemu-testbed", "wat"], "unknown subcommand `wat`"),
+        (&["qemu-testbed", "prepare", "--arch", "arm64"], "invalid value for `--arch`: `arm64`"),
+        (
+            &["qemu-testbed", "prepare", "--lane", "64"],
+            "invalid value for `--lane`: `64`; expected a number from 0 to 63",
+        ),
+        (
+            &["qemu-testbed", "prepare", "--base-image-sha256", "abc"],
+            "invalid value for `--base-image-sha256`: `abc`; expected 64 hexadecimal digits",
+        ),
         (&["local-cluster", "crash", "now"], "unknown argument `now`"),
         (&["local-cluster", "crash", "--replica-id", "one"], "invalid value for `--replica-id`: `one`"),
         (&["local-cluster", "crash", "--replica-id", "-1"], "invalid value for `--replica-id`: `-1`"),
@@ -540,5 +554,88 @@ proptest! {
             Err(Ended::Help(text)) => prop_assert!(text.ends_with('\n')),
             Err(Ended::Refused(message)) => prop_assert!(!message.is_empty() && !message.ends_with('\n')),
         }
+    }
+}
+
+#[test]
+fn every_verb_of_the_qemu_testbed_is_read() {
+    let workspace = || PathBuf::from("ws");
+    let cases: [(&[&str], QemuTestbed); 8] = [
+        (
+            &["prepare", "--workspace", "ws"],
+            QemuTestbed::Prepare(QemuPrepare {
+                workspace: workspace(),
+                arch: None,
+                base_image_url: None,
+                base_image_path: None,
+                base_image_sha256: None,
+                local_cluster_bin: None,
+                kernel: None,
+                modules: None,
+                lane: testbed::Lane::default(),
+                networks: Networks::Separate,
+            }),
+        ),
+        (
+            &[
+                "prepare",
+                "--workspace",
+                "ws",
+                "--arch",
+                "aarch64",
+                "--base-image-url",
+                "u",
+                "--base-image-path",
+                "i",
+                "--local-cluster-bin",
+                "b",
+                "--kernel",
+                "k",
+                "--modules",
+                "m",
+                "--lane",
+                "3",
+                "--join-networks",
+            ],
+            QemuTestbed::Prepare(QemuPrepare {
+                workspace: workspace(),
+                arch: Some(testbed::Arch::Aarch64),
+                base_image_url: Some("u".into()),
+                base_image_path: Some("i".into()),
+                base_image_sha256: None,
+                local_cluster_bin: Some("b".into()),
+                kernel: Some("k".into()),
+                modules: Some("m".into()),
+                lane: testbed::Lane::new(3).unwrap(),
+                networks: Networks::Joined,
+            }),
+        ),
+        (&["start", "--workspace", "ws"], QemuTestbed::Start { workspace: workspace(), guest: None }),
+        (
+            &["start", "--workspace", "ws", "--guest", "g"],
+            QemuTestbed::Start { workspace: workspace(), guest: Some("g".into()) },
+        ),
+        (&["stop", "--workspace", "ws"], QemuTestbed::Stop { workspace: workspace() }),
+        (
+            &["control", "--workspace", "ws"],
+            QemuTestbed::Control { workspace: workspace(), words: Vec::new() },
+        ),
+        (
+            &["control", "--workspace", "ws", "crash", "2"],
+            QemuTestbed::Control { workspace: workspace(), words: vec!["crash".into(), "2".into()] },
+        ),
+        (
+            &["control", "--workspace", "ws", "--", "collect-logs", "--help"],
+            QemuTestbed::Control {
+                workspace: workspace(),
+                words: vec!["collect-logs".into(), "--help".into()],
+            },
+        ),
+    ];
+    for (words, verb) in cases {
+        let expected = Command::QemuTestbed(verb);
+        assert_eq!(command(&[&["qemu-testbed"], words].concat()), expected);
+        let words = words.iter().map(OsString::from);
+        assert_eq!(parse("/opt/bin/allocdb-qemu-testbed".as_ref(), words), Ok(expected));
     }
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::testbed::{Arch, Lane as TestbedLane};
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 
 use super::command::Lane;
@@ -33,6 +34,36 @@ pub(super) fn text(flag: &'static str) -> ValueParser {
 pub(super) fn replica_id(flag: &'static str) -> ValueParser {
     OsStringValueParser::new()
         .try_map(move |given| parsed(&given).map(ReplicaId).ok_or_else(|| invalid(flag, &given)))
+        .into()
+}
+
+/// A processor architecture, for `flag`.
+pub(super) fn arch(flag: &'static str) -> ValueParser {
+    OsStringValueParser::new()
+        .try_map(move |given| given.to_str().and_then(Arch::from_word).ok_or_else(|| invalid(flag, &given)))
+        .into()
+}
+
+/// The number of a lane, for `flag`.
+pub(super) fn lane_number(flag: &'static str) -> ValueParser {
+    OsStringValueParser::new()
+        .try_map(move |given| {
+            let expected =
+                || format!("{}; expected a number from 0 to {}", invalid(flag, &given), TestbedLane::LAST);
+            parsed(&given).and_then(TestbedLane::new).ok_or_else(expected)
+        })
+        .into()
+}
+
+/// 64 hexadecimal digits, for `flag`; in lower case.
+pub(super) fn sha256(flag: &'static str) -> ValueParser {
+    OsStringValueParser::new()
+        .try_map(move |given| match given.to_str() {
+            Some(digits) if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                Ok(digits.to_ascii_lowercase())
+            }
+            _ => Err(format!("{}; expected 64 hexadecimal digits", invalid(flag, &given))),
+        })
         .into()
 }
 
