@@ -109,6 +109,40 @@ fn what_was_recorded_before_an_interruption_is_kept() {
 }
 
 #[test]
+fn what_was_recorded_before_a_failure_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(FAULTED, folder.path(), None);
+    run.until_told("events.log", "history sequence=2");
+    // All replicas lose what tells them who they are, and die.
+    let workspace = names(&run.root).into_iter().find(|name| name.contains("-cluster-")).unwrap();
+    let pids = replica_processes(folder.path());
+    pids.iter().for_each(|pid| signal_pid(*pid, "STOP"));
+    for id in 1..=3 {
+        let at = run.root.join(&workspace).join(format!("replica-{id}"));
+        std::fs::create_dir_all(&at).unwrap();
+        std::fs::write(at.join("replica.metadata"), "garbage").unwrap();
+    }
+    pids.iter().for_each(|pid| signal_pid(*pid, "KILL"));
+    let partial = run.file("partial-history.txt");
+    let (status, logs, harness) =
+        (run.file("status.txt"), run.file("local-logs.tar.gz"), run.file("harness.log"));
+    let (history, root) = (run.file("history.txt"), run.root.clone());
+    let error = finish(run.child).refused();
+    assert!(!error.starts_with("interrupted"), "{error}");
+    let status = text(status);
+    assert_eq!(field(&status, "state"), "failed", "{status}");
+    assert!(field(&status, "last_error").contains(partial.to_str().unwrap()), "{status}");
+    assert!(text(&partial).lines().count() >= 3);
+    let judged = support::run(jepsen(&["analyze", "--history-file"]).arg(&partial));
+    assert!(judged.stdout.starts_with("release_gate="), "{judged:?}");
+    assert!(logs.exists() && !history.exists());
+    // What the harness tried in vain is in its log.
+    assert!(text(harness).contains("WARN"), "no warning was noted");
+    assert!(!names(&root).iter().any(|name| root.join(name).join("manifest.txt").exists()));
+    assert_no_replicas(folder.path());
+}
+
+#[test]
 fn a_cluster_that_was_running_goes_on_running_and_is_healed() {
     let cluster = Cluster::started();
     let out = tempfile::tempdir().unwrap();

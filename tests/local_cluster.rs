@@ -436,3 +436,125 @@ fn two_clusters_on_one_set_of_ports_do_not_touch_each_other() {
     assert_eq!(second.operate("stop", &[]).ok().stdout.matches("already_stopped").count(), 3);
     assert_eq!(code(first.create(1, 1, 1)), (1, ResultCode::Ok, false));
 }
+
+#[test]
+fn commands_at_the_same_time_lose_nothing_of_one_another() {
+    let cluster = Cluster::started();
+    for verb in ["isolate", "heal"] {
+        let commands: Vec<_> = (1..=3)
+            .map(|id| {
+                let id = id.to_string();
+                let mut command = jepsen(&["local-cluster", verb, "--workspace", cluster.workspace()]);
+                let pipe = std::process::Stdio::piped;
+                command.args(["--replica-id", &id]).stdout(pipe()).stderr(pipe()).spawn().unwrap()
+            })
+            .collect();
+        commands.into_iter().for_each(|command| drop(finish(command).ok()));
+        let faults = text(cluster.path().join("cluster-faults.txt"));
+        let expected = if verb == "isolate" { "network=isolated" } else { "network=healthy" };
+        assert_eq!(faults.matches(expected).count(), 3, "{faults}");
+    }
+    let timeline = text(cluster.path().join("cluster-timeline.log"));
+    let sequences: Vec<&str> = timeline.lines().filter_map(|line| line.strip_prefix("sequence=")).collect();
+    assert_eq!(sequences, ["1", "2", "3", "4", "5", "6", "7"]);
+    assert_eq!(timeline.matches("kind=replica_isolate").count(), 3);
+    assert_eq!(timeline.matches("kind=replica_heal").count(), 3);
+}
+
+#[test]
+fn a_port_lost_while_a_cluster_is_made_is_replaced_by_another() {
+    use std::net::TcpListener;
+    use std::process::Stdio;
+    // Whoever is quicker has the port: this test, or the replica it was chosen for. Then it tries again.
+    for _ in 0..50 {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = Cluster { folder };
+        let mut command = jepsen(&["local-cluster", "start", "--workspace", cluster.workspace()]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let path = cluster.path().join("cluster-layout.txt");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let chosen = loop {
+            if let Ok(layout) = allocdb_node::cluster::ClusterLayout::load(&path) {
+                break layout.replicas[2].protocol_addr;
+            }
+            assert!(std::time::Instant::now() < deadline, "no layout was written");
+        };
+        let Ok(somebody) = TcpListener::bind(chosen) else {
+            finish(child).ok();
+            continue;
+        };
+        let done = finish(child);
+        assert!(done.status.success(), "{done:#?}");
+        assert_ne!(cluster.replica(3).protocol_addr, chosen);
+        assert_eq!(code(cluster.create(1, 1, 1)), (1, ResultCode::Ok, false));
+        drop(somebody);
+        return;
+    }
+    panic!("the replica had its port first, fifty times");
+}
+
+#[test]
+fn a_write_that_waits_holds_up_no_status() {
+    use allocdb_node::cluster::control::query_progress;
+    let cluster = Cluster::started();
+    cluster.create(1, 1, 1).unwrap();
+    let pids = [2, 3].map(|id| text(cluster.replica(id).pid_path).parse::<u32>().unwrap());
+    pids.iter().for_each(|pid| signal_pid(*pid, "STOP"));
+    let control = cluster.replica(1).control_addr;
+    let mut next = 1;
+    // The peers are given up after a while, and the write with them. One try in which the status is quicker than that shows
+    // that it does not wait for the write.
+    until("a status while a write waits", || {
+        next += 1;
+        std::thread::scope(|scope| {
+            let write = scope.spawn(|| cluster.create(1, next, u128::from(next)));
+            until("the write under way", || {
+                query_progress(control).is_ok_and(|progress| progress.highest_prepared_lsn.is_some())
+            });
+            let reply = exchange(control, b"status");
+            let is_quicker = !write.is_finished();
+            assert!(reply.starts_with(b"status=ok\n"));
+            write.join().unwrap().unwrap();
+            is_quicker
+        })
+    });
+    pids.iter().for_each(|pid| signal_pid(*pid, "CONT"));
+}
+
+#[test]
+fn only_the_hosts_of_its_peers_are_believed_to_be_peers() {
+    use allocdb_node::allocator::PayloadKind;
+    use allocdb_node::ids::View;
+    use allocdb_node::replica::PreparedEntry;
+    use allocdb_node::replica::message::{PeerRequest, encode_request};
+    let cluster = Cluster::started();
+    cluster.create(1, 1, 1).unwrap();
+    cluster.operate("stop", &[]).ok();
+    // To replica 3, this host is no peer any more: its peers have moved to another address.
+    let path = cluster.path().join("cluster-layout.txt");
+    let moved: String = text(&path)
+        .lines()
+        .map(|line| {
+            let is_peer = line.starts_with("replica.1.") || line.starts_with("replica.2.");
+            let is_moved = is_peer && line.contains(".protocol_addr=");
+            format!("{}\n", if is_moved { line.replace("127.0.0.1", "127.0.0.2") } else { line.to_owned() })
+        })
+        .collect();
+    std::fs::write(&path, moved).unwrap();
+    cluster.operate("start", &[]).ok();
+    let payload = match submit(2, 9, Operation::CreateResource { resource: ResourceId(9) }) {
+        Request::Submit { payload, .. } => payload,
+        _ => unreachable!(),
+    };
+    let entry =
+        PreparedEntry { kind: PayloadKind::Client, view: View(1), lsn: Lsn(2), slot: Slot(2), payload };
+    let forged = [PeerRequest::Prepare(entry), PeerRequest::Commit { view: View(1), lsn: Lsn(1) }];
+    for request in forged {
+        let reply = String::from_utf8(cluster.protocol(3, &encode_request(&request))).unwrap();
+        assert!(reply.contains("127.0.0.1") && reply.contains("UnknownPeer"), "{reply}");
+    }
+    // What is no message of a peer's is answered as to anybody: others ask like that whether the port is open.
+    assert_eq!(cluster.protocol(3, &[]), b"status=error\nmessage=invalid protocol request\n");
+    let prepare_log = cluster.replica(3).paths().prepare_log();
+    assert_eq!(std::fs::metadata(prepare_log).unwrap().len(), 13);
+}

@@ -4,7 +4,7 @@ use super::actions::Actions;
 use super::runtime::{Member, Topology, probe, probe_one, role_label};
 use super::support::Staging;
 use super::testbed::REPLICAS;
-use allocdb_node::ids::ReplicaId;
+use allocdb_node::ids::{Lsn, ReplicaId, View};
 use allocdb_node::replica::Role;
 use allocdb_node::replica::staging::{FailoverSource, Survey, needs_third, plan_failover};
 use anyhow::{Context as _, Result, bail};
@@ -231,8 +231,8 @@ fn survey_third(actions: &Actions<'_>, replica: ReplicaId) -> Option<Survey> {
 fn rewrite(
     target: &Staging,
     source: &allocdb_node::replica::staging::StagedReplica,
-    through: Option<allocdb_node::ids::Lsn>,
-    view: allocdb_node::ids::View,
+    through: Option<Lsn>,
+    view: View,
     role: Role,
 ) -> Result<()> {
     let rewritten = target.staged().rewrite_from(source, through, view, role);
@@ -242,12 +242,34 @@ fn rewrite(
     })
 }
 
+/// Whether a replica that is in this view, with this committed, would lose something by becoming a copy of another.
+fn would_lose(target: (View, Option<Lsn>), source: (View, Option<Lsn>)) -> bool {
+    target.0 > source.0 || target.1 > source.1
+}
+
+/// Whether the third replica is in no higher view than the primary: then no higher one can have been in use.
+fn a_majority_follows(topology: &Topology, primary: Member, target: ReplicaId) -> bool {
+    topology.active().any(|third| third.id != primary.id && third.id != target && third.view <= primary.view)
+}
+
+/// View and commit of a replica that does not answer and does not run.
+fn what_its_files_say(actions: &Actions<'_>, target: ReplicaId) -> Result<(View, Option<Lsn>)> {
+    let (_, holds) = Staging::export(actions, target).with_context(|| {
+        format!("replica {target} does not say what it holds, and no third replica follows the primary")
+    })?;
+    Ok((holds.metadata.current_view, holds.commit_lsn))
+}
+
 /// Makes a replica a backup of the primary, with what the primary has committed. One that is in a higher view, or has
 /// committed more, is left alone: then it is the primary that must not be followed.
 pub(crate) fn rejoin(actions: &Actions<'_>, primary: Member, target: ReplicaId) -> Result<()> {
     let before = probe(actions.testbed);
     let target_was = before.status(target).map(|status| (status.view, status.commit_lsn));
     actions.crash(target)?;
+    let target_was = match target_was {
+        None if !a_majority_follows(&before, primary, target) => Some(what_its_files_say(actions, target)?),
+        known => known,
+    };
     // It goes on meanwhile. What the target has acknowledged is in the copy, or committed by the time that is asked.
     let (source, holds) = Staging::export_if(actions, primary.id, |holds| {
         let status = probe_one(actions.testbed, primary.id).map_err(anyhow::Error::msg)?;
@@ -258,7 +280,7 @@ pub(crate) fn rejoin(actions: &Actions<'_>, primary: Member, target: ReplicaId) 
     })?;
     let view = holds.metadata.current_view;
     if let Some((target_view, target_commit)) = target_was
-        && (target_view > view || target_commit > holds.commit_lsn)
+        && would_lose((target_view, target_commit), (view, holds.commit_lsn))
     {
         bail!(
             "replica {target} is in view {target_view} with {target_commit:?} committed; \
@@ -273,4 +295,84 @@ pub(crate) fn rejoin(actions: &Actions<'_>, primary: Member, target: ReplicaId) 
     actions.restart(target)?;
     wait_for_role(actions, target, Role::Backup)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::runtime::Probe;
+    use super::*;
+    use allocdb_node::cluster::ControlStatus;
+    use allocdb_node::cluster::control::StatusPaths;
+
+    #[test]
+    fn a_rejoin_neither_lowers_a_view_nor_drops_a_commit() {
+        let at = |view, commit: u64| (View(view), (commit > 0).then_some(Lsn(commit)));
+        assert!(!would_lose(at(1, 5), at(1, 5)));
+        assert!(!would_lose(at(1, 0), at(2, 5)));
+        assert!(would_lose(at(2, 5), at(1, 5)));
+        assert!(would_lose(at(2, 0), at(1, 5)));
+        assert!(would_lose(at(1, 6), at(1, 5)));
+        assert!(would_lose(at(1, 1), at(1, 0)));
+    }
+
+    fn status(replica: u64, role: Role, view: u64) -> Probe {
+        let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let status = ControlStatus {
+            process_id: 1,
+            replica: ReplicaId(replica),
+            is_active: true,
+            role,
+            view: View(view),
+            commit_lsn: None,
+            active_snapshot_lsn: None,
+            accepting_writes: None,
+            startup_kind: None,
+            loaded_snapshot_lsn: None,
+            replayed_wal_frame_count: None,
+            replayed_wal_last_lsn: None,
+            fault_reason: None,
+            paths: StatusPaths {
+                workspace_dir: "/ws".into(),
+                log: "/ws/log".into(),
+                pid: "/ws/pid".into(),
+                metadata: "/ws/metadata".into(),
+                prepare_log: "/ws/prepare".into(),
+                snapshot: "/ws/snapshot".into(),
+                wal: "/ws/wal".into(),
+            },
+            control_addr: nowhere,
+            client_addr: nowhere,
+            protocol_addr: nowhere,
+        };
+        Probe { replica: ReplicaId(replica), answer: Ok(status) }
+    }
+
+    #[test]
+    fn only_one_primary_with_its_backups_in_its_view_is_a_healthy_cluster() {
+        use Role::{Backup, Primary};
+        let topology = |roles: [(Role, u64); 3]| {
+            Topology((1..).zip(roles).map(|(id, (role, view))| status(id, role, view)).collect())
+        };
+        let settled = |roles| topology(roles).settled_primary().map(|member| member.id.0);
+        assert_eq!(settled([(Backup, 2), (Primary, 2), (Backup, 2)]), Some(2));
+        assert_eq!(settled([(Backup, 1), (Primary, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Backup, 3), (Primary, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Primary, 1), (Primary, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Backup, 2), (Backup, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Role::ViewUncertain, 2), (Primary, 2), (Backup, 2)]), None);
+        let two = topology([(Primary, 1), (Backup, 2), (Primary, 2)]);
+        assert_eq!(named_primaries(&two), "replica 1 in view 1 and replica 3 in view 2");
+    }
+
+    #[test]
+    fn a_silent_replica_is_asked_for_its_files_unless_a_majority_follows_the_primary() {
+        let primary = Member { id: ReplicaId(1), role: Role::Primary, view: View(2) };
+        let follows = |third: Option<u64>| {
+            let mut probes = vec![status(1, Role::Primary, 2)];
+            probes.extend(third.map(|view| status(3, Role::Backup, view)));
+            a_majority_follows(&Topology(probes), primary, ReplicaId(2))
+        };
+        assert!(follows(Some(2)) && follows(Some(1)));
+        assert!(!follows(Some(3)) && !follows(None));
+    }
 }

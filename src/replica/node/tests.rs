@@ -6,7 +6,7 @@ use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, Res
 use crate::api::{SubmitResponse, TickResponse};
 use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Ticked};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
-use crate::replica::staging::StagedReplica;
+use crate::replica::staging::{FailoverSource, StagedReplica, plan_failover};
 use crate::replica::{Identity, PreparedEntry, ReplicaPaths, ReplicaSetup};
 use crate::storage::{Disk, DiskFile, OsDisk};
 use std::collections::BTreeMap;
@@ -151,6 +151,24 @@ impl Cluster {
         let holds = staged(primary).survey().unwrap();
         let view = holds.metadata.current_view;
         staged(id).rewrite_from(&staged(primary), holds.commit_lsn, view, Role::Backup).unwrap();
+    }
+
+    /// Makes `new` primary with `supporting` as its backup, as the harness does. Both are stopped before, and run afterwards.
+    fn fail_over(&mut self, new: u64, supporting: u64) {
+        self.stop(new);
+        self.stop(supporting);
+        let staged = |id| StagedReplica::in_folder(self.folder.path(), ReplicaId(id));
+        let (of_new, of_supporting) = (staged(new).survey().unwrap(), staged(supporting).survey().unwrap());
+        let plan = plan_failover(&of_new, &of_supporting, None);
+        let source = match plan.source {
+            FailoverSource::NewPrimary => staged(new),
+            FailoverSource::Supporting => staged(supporting),
+        };
+        for (id, role) in [(new, Role::Primary), (supporting, Role::Backup)] {
+            staged(id).rewrite_from(&source, plan.target, plan.view, role).unwrap();
+        }
+        self.start(new);
+        self.start(supporting);
     }
 
     fn node(&mut self, id: u64) -> &mut Node {
@@ -475,6 +493,26 @@ fn a_backup_that_missed_only_commits_is_brought_along_by_the_next() {
     cluster.lose = None;
     assert_eq!(cluster.submit(1, 1, 2, create(2)), Done(2, Fine));
     assert_eq!(cluster.commits(), [2, 2, 2]);
+}
+
+#[test]
+fn an_acknowledged_write_that_no_backup_knows_to_be_committed_survives_a_failover() {
+    // Whichever of the two holds it, and whichever becomes primary.
+    for (holder, other) in [(2, 3), (3, 2)] {
+        for (new, supporting) in [(2, 3), (3, 2)] {
+            let mut cluster = Cluster::new();
+            cluster.submit(1, 1, 1, create(41));
+            cluster.isolated = vec![other];
+            cluster.lose = Some(AckKind::Commit);
+            assert_eq!(cluster.submit(1, 2, 2, reserve(41, 5)), Done(2, Fine));
+            assert_eq!(cluster.node(holder).replica().commit_lsn(), Some(Lsn(1)));
+            cluster.stop(1);
+            (cluster.isolated, cluster.lose) = (vec![], None);
+            cluster.fail_over(new, supporting);
+            assert_eq!(cluster.submit(new, 3, 3, reserve(41, 5)), Done(3, ResultCode::ResourceBusy));
+            assert_eq!(cluster.submit(new, 2, 2, reserve(41, 5)), Known(2, Fine));
+        }
+    }
 }
 
 #[test]
