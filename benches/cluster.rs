@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! cargo bench --bench cluster
+//! cargo bench --bench cluster -- connections writes failover
 //! ```
 //!
 //! Prints, as figures of one run: how long a flush takes on that disk, how long one client waits for a committed write, how
 //! many writes a second 1 and 16 clients get, how long a tick takes that expires 64 leases, and how long nobody can read
-//! while `run-local` fails a cluster of 1,024 resources over.
+//! while `run-local` fails a cluster of 1,024 resources over. Meaningful only while nobody else uses the machine: the disk is
+//! measured before and after.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -20,7 +22,7 @@ use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
 use allocdb_node::ids::{HolderId, ReplicaId, ResourceId, Slot};
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -38,9 +40,20 @@ const RESOURCES: u64 = 1_024;
 
 fn main() {
     let target = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder below the build folder");
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|word| word == part);
     measure_disk(target.path());
-    measure_writes(&target.path().join("writes"));
-    measure_failover(&target.path().join("failover"));
+    if is_wanted("connections") {
+        measure_connections();
+    }
+    if is_wanted("writes") {
+        measure_writes(&target.path().join("writes"));
+    }
+    if is_wanted("failover") {
+        measure_failover(&target.path().join("failover"));
+    }
+    // If this differs from what it was at the beginning, others were busy with the disk.
+    measure_disk(target.path());
 }
 
 /// Durations, shown by their median and their ends.
@@ -69,6 +82,37 @@ fn timed(work: impl FnOnce()) -> Duration {
     let began = Instant::now();
     work();
     began.elapsed()
+}
+
+/// What connecting costs: the same question and answer over a connection each, and over one for all.
+fn measure_connections() {
+    const TIMES: u64 = 4_000;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let question = [7; 80];
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for stream in listener.incoming().take(TIMES as usize + 1) {
+                let mut stream = stream.unwrap();
+                stream.set_nodelay(true).unwrap();
+                while stream.read_exact(&mut [0; 80]).is_ok() {
+                    stream.write_all(&[7; 40]).unwrap();
+                }
+            }
+        });
+        let exchange = |stream: &mut TcpStream| {
+            stream.write_all(&question).unwrap();
+            stream.read_exact(&mut [0; 40]).unwrap();
+        };
+        let connect = || {
+            let stream = TcpStream::connect(addr).unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream
+        };
+        Sample::of(TIMES, |_| timed(|| exchange(&mut connect()))).show("an echo, connecting included");
+        let mut held = connect();
+        Sample::of(TIMES, |_| timed(|| exchange(&mut held))).show("an echo over a held connection");
+    });
 }
 
 fn measure_disk(folder: &Path) {
@@ -118,6 +162,10 @@ fn commit(addr: SocketAddr, slot: u64, operation: u64, command: Operation) {
     }
 }
 
+fn is_found(reply: Vec<u8>) -> bool {
+    matches!(decode_response(&reply), Ok(Response::GetResource(ResourceResponse::Found(_))))
+}
+
 fn create(addr: SocketAddr, slot: u64, id: u64) {
     commit(addr, slot, id, Operation::CreateResource { resource: ResourceId(id.into()) });
 }
@@ -127,6 +175,10 @@ fn measure_writes(workspace: &Path) {
     let runner = cluster(workspace, Limits { allocator: room, ..Limits::GATE });
     let primary = client_addr(&runner, 1);
     (1..=200).for_each(|id| create(primary, 1, id));
+
+    let read = Request::GetResource { resource: ResourceId(1), required: None };
+    let read = |_| timed(|| assert!(is_found(ask(primary, &read).expect("a reply"))));
+    Sample::of(WRITES, read).show("one client, a read, connecting included");
 
     let began = Instant::now();
     Sample::of(WRITES, |at| timed(|| create(primary, 1, 1_000 + at))).show("one client, a committed write");
@@ -182,10 +234,7 @@ fn measure_writes(workspace: &Path) {
 /// Reads from whoever is primary, as fast as they are answered, and takes down how long nobody answered.
 fn watch_reads(addrs: [SocketAddr; 3], is_over: &AtomicBool) -> Vec<Duration> {
     let request = Request::GetResource { resource: ResourceId(1), required: None };
-    let serves = |addr| {
-        let reply = ask(addr, &request).unwrap_or_default();
-        matches!(decode_response(&reply), Ok(Response::GetResource(ResourceResponse::Found(_))))
-    };
+    let serves = |addr| is_found(ask(addr, &request).unwrap_or_default());
     let mut pauses = Vec::new();
     let mut served = Instant::now();
     while !is_over.load(Ordering::Relaxed) {

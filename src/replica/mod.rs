@@ -28,6 +28,7 @@ use crate::engine::{
 };
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
+use crate::storage::replace::replace_file_lazily;
 use crate::storage::{Disk, Flush, replace_file};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -467,10 +468,13 @@ impl Replica {
     pub fn settle(&mut self) -> Result<(), Refusal> {
         self.check_active()?;
         if self.lag.prepare_log {
+            // The log proves that what is left out is committed, so the old content would do as well.
             let bytes = prepare_log::encode(self.prepared.values());
-            if let Err(refusal) = self.write_prepare_log(&bytes) {
-                return Err(self.fail(FaultReason::Storage(format!("prepare log: {refusal}"))));
+            let written = replace_file_lazily(&*self.disk, &self.paths.prepare_log(), &bytes, Flush::Full);
+            if let Err(error) = written {
+                return Err(self.fail(FaultReason::Storage(format!("prepare log: {error}"))));
             }
+            self.lag.prepare_log = false;
         }
         if self.lag.metadata {
             self.settle_metadata()?;

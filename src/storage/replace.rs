@@ -53,6 +53,21 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, contents: &[u8], flush: Flush)
     replace_file_with(disk, path, flush, |file| file.write_at(0, contents))
 }
 
+/// As [`replace_file`], for content that nothing relies on yet: the folder is not flushed, so that after a crash the file may
+/// have the old content or the new, whole.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_file_lazily(
+    disk: &dyn Disk,
+    path: &Path,
+    contents: &[u8],
+    flush: Flush,
+) -> Result<(), ReplaceError> {
+    let renamed = rename_new(disk, path, &temporary_name(path), flush, |file| file.write_at(0, contents));
+    renamed.map_err(|source| ReplaceError { source, renamed: false })
+}
+
 /// As [`replace_file`], with a temporary file in the same folder that has a name of its own.
 ///
 /// # Errors
@@ -87,10 +102,21 @@ fn replace(
     flush: Flush,
     write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
 ) -> Result<(), ReplaceError> {
-    let prepared = write_temporary(disk, temporary, flush, write)
-        .and_then(|()| disk.rename(temporary, path).inspect_err(|_| drop(disk.remove(temporary))));
+    let prepared = rename_new(disk, path, temporary, flush, write);
     prepared.map_err(|source| ReplaceError { source, renamed: false })?;
     disk.sync_folder(folder_of(path)).map_err(|source| ReplaceError { source, renamed: true })
+}
+
+/// Writes a temporary file, flushes it, and gives it its name.
+fn rename_new(
+    disk: &dyn Disk,
+    path: &Path,
+    temporary: &Path,
+    flush: Flush,
+    write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
+) -> io::Result<()> {
+    write_temporary(disk, temporary, flush, write)
+        .and_then(|()| disk.rename(temporary, path).inspect_err(|_| drop(disk.remove(temporary))))
 }
 
 fn write_temporary(
