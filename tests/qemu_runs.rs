@@ -14,22 +14,13 @@ use support::*;
 
 /// A host with the workspace of a testbed beside it.
 fn testbed() -> SshHost {
-    let host = testbed_with("");
-    host.introduce(&host.path(KNOWN_HOSTS), HOST);
-    host
+    testbed_with("")
 }
 
-/// The same with further lines of its SSH server's configuration, and not known yet.
+/// The same with further lines of its SSH server's configuration.
 fn testbed_with(more_config: &str) -> SshHost {
     let host = SshHost::start_with(Kind::Qemu, more_config);
-    let workspace = host.path("qemu-ws");
-    std::fs::create_dir_all(workspace.join("qemu/ssh")).unwrap();
-    host.give_key(&workspace.join("qemu/ssh/id_ed25519"));
-    let layout = format!(
-        "version=1\nworkspace_root={}\narch=x86_64\nbase_image_url=u\nbase_image_path=i\nlocal_cluster_binary_path=b\n",
-        workspace.display()
-    );
-    std::fs::write(workspace.join("qemu-testbed-layout.txt"), layout).unwrap();
+    host.make_qemu_workspace();
     host
 }
 
@@ -71,11 +62,12 @@ fn a_surface_is_verified_and_a_testbed_that_is_not_started_is_named() {
     if missing_namespaces() {
         return;
     }
-    let host = testbed_with("");
+    let host = testbed();
+    let known = host.path(KNOWN_HOSTS);
+    std::fs::remove_file(&known).unwrap();
     let verify = || command(&host, &["verify-qemu-surface"]);
     let first = run(&mut verify());
     assert_eq!((first.code(), first.stdout.as_str()), (Some(0), "qemu_surface=ready\n"), "{first:#?}");
-    let known = host.path(KNOWN_HOSTS);
     assert_eq!(
         first.stderr,
         format!(
@@ -104,7 +96,6 @@ fn where_forwarding_is_forbidden_a_relay_connects() {
         return skipped("socat, ncat, nc or python3");
     }
     let host = testbed_with("AllowTcpForwarding no\n");
-    host.introduce(&host.path(KNOWN_HOSTS), HOST);
     let told = "the SSH server of control guest [127.0.0.1]:2220 forbids TCP forwarding, so that every request to a \
                 replica goes through a relay that is started there for it; ";
     let id = "lease_safety-crash-restart";

@@ -118,8 +118,13 @@ pub fn wait(child: &mut Child, limit: Duration) -> ExitStatus {
 }
 
 /// Waits until a condition holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_within(Duration::from_secs(30), what, holds);
+}
+
+/// Waits until a condition holds that takes its time.
+pub fn until_within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come to be");
         std::thread::sleep(Duration::from_millis(5));

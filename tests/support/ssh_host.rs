@@ -176,8 +176,21 @@ impl SshHost {
 
     /// A command that is carried out where QEMU would forward the guest's port.
     pub fn beside(&self, command: &Command) -> Command {
+        self.entered(&["-n"], command)
+    }
+
+    /// The same with what is mounted there.
+    pub fn within(&self, command: &Command) -> Command {
+        self.entered(&["-n", "-m"], command)
+    }
+
+    fn entered(&self, namespaces: &[&str], command: &Command) -> Command {
         let mut enter = Command::new("nsenter");
-        enter.args(["-t", &self.inside(), "-n"]).arg(command.get_program()).args(command.get_args());
+        enter
+            .args(["-t", &self.inside()])
+            .args(namespaces)
+            .arg(command.get_program())
+            .args(command.get_args());
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => enter.env(key, value),
@@ -191,6 +204,20 @@ impl SshHost {
     pub fn give_key(&self, to: &Path) {
         fs::copy(self.path("key"), to).unwrap();
         fs::set_permissions(to, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Makes the workspace of a QEMU testbed beside it, `qemu-ws`, as its preparation does.
+    pub fn make_qemu_workspace(&self) {
+        let workspace = self.path("qemu-ws");
+        fs::create_dir_all(workspace.join("qemu/ssh")).unwrap();
+        self.give_key(&workspace.join("qemu/ssh/id_ed25519"));
+        let layout = format!(
+            "version=1\nworkspace_root={}\narch=x86_64\nbase_image_url=u\nbase_image_path=i\n\
+             local_cluster_binary_path=b\n",
+            workspace.display()
+        );
+        fs::write(workspace.join("qemu-testbed-layout.txt"), layout).unwrap();
+        self.introduce(&workspace.join("qemu/ssh/known_hosts"), "[127.0.0.1]:2220");
     }
 
     /// Writes down its host key, as whoever prepares a testbed does, so that there is no first contact.
@@ -208,6 +235,51 @@ impl SshHost {
     /// Lets all connections to the SSH server go silent. New ones work.
     pub fn stall_connections(&self) {
         self.signal_servers("STOP");
+    }
+
+    /// Lets them go on.
+    pub fn resume_connections(&self) {
+        self.signal_servers("CONT");
+    }
+
+    /// Starts the SSH server that listens again.
+    pub fn start_server(&self) {
+        let config = self.path("sshd_config");
+        let words =
+            ["-f", config.to_str().unwrap(), "-o", "ListenAddress=127.0.0.1:2220", "-o", "PidFile=none"];
+        let mut start = self.inside_all("/usr/sbin/sshd");
+        assert!(start.args(words).status().unwrap().success());
+    }
+
+    /// A command in all of its namespaces.
+    pub fn inside_all(&self, program: &str) -> Command {
+        let mut enter = Command::new("nsenter");
+        enter.args(["-t", &self.inside(), "-n", "-m", "-p", program]);
+        enter
+    }
+
+    /// Makes packets to an address vanish.
+    pub fn lose_packets_to(&self, address: &str) {
+        let nobody =
+            ["neigh", "replace", address, "lladdr", "02:00:00:00:00:99", "dev", "guests", "nud", "permanent"];
+        assert!(self.inside_all("ip").args(nobody).status().unwrap().success());
+    }
+
+    /// How many connections from the control guest to that port there are whose other end has not closed.
+    pub fn connections_to(&self, port: u16) -> usize {
+        let table = super::text(format!("/proc/{}/net/tcp", self.inside()));
+        let is_one = |line: &&str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.len() > 3
+                && words[2].ends_with(&format!(":{port:04X}"))
+                && ["01", "04", "05"].contains(&words[3])
+        };
+        table.lines().filter(is_one).count()
+    }
+
+    /// A path in its mount namespace.
+    pub fn path_inside(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.inside()))
     }
 
     fn signal_servers(&self, signal: &str) {

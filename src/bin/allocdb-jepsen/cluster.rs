@@ -127,7 +127,10 @@ pub(crate) fn ensure_ready(actions: &Actions<'_>) -> Result<Member> {
             actions.interrupt.check()?;
         }
         if down.is_empty() && rounds.began.elapsed() >= PATIENCE {
+            let begun = Instant::now();
             rejoin_stragglers(actions, &topology)?;
+            // Files may take long to move; the limit is for the replicas to find their places.
+            rounds.began += begun.elapsed();
         }
         if rounds.is_over() {
             let primaries = topology.primaries();

@@ -16,6 +16,7 @@ use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb};
 use super::tracker::{Completion, Namespaces, Phase, RunFiles, Tracker};
 use allocdb_node::cluster::lock::{Lock, LockError};
+use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
 use allocdb_node::jepsen::artifacts::Bundle;
 use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence, ReplicaAtEnd};
@@ -300,7 +301,7 @@ impl Life<'_> {
     /// Saves what a failed run can still show, heals what it cut off, and names it all in the error.
     fn salvage(&self, actions: &Actions<'_>, events: &[Event], error: anyhow::Error) -> anyhow::Error {
         self.interrupt.lower();
-        self.heal_all(actions);
+        let unhealed = self.heal_all(actions);
         let mut message = format!("{error:#}");
         if !events.is_empty() {
             let path = self.files.partial_history();
@@ -317,19 +318,32 @@ impl Life<'_> {
         for replica in REPLICAS {
             if topology.0.iter().any(|probe| probe.replica == replica && probe.answer.is_err()) {
                 let command = actions.testbed.command_line(Verb::Restart, replica);
-                message += &format!("; replica {replica} is down, start it with: {command}");
+                message +=
+                    &format!("; replica {replica} does not answer; if it is down, start it with: {command}");
             }
+        }
+        for replica in unhealed {
+            let command = actions.testbed.command_line(Verb::Heal, replica);
+            message += &format!("; replica {replica} may still be cut off, connect it with: {command}");
         }
         anyhow!(message)
     }
 
-    fn heal_all(&self, actions: &Actions<'_>) {
+    /// Heals every replica. Returns those that were cut off, and for all that is known still are.
+    fn heal_all(&self, actions: &Actions<'_>) -> Vec<ReplicaId> {
         self.interrupt.lower();
+        let record = actions.record();
+        let was_isolated = |replica: ReplicaId| {
+            record.iter().any(|fault| fault.replica == replica.0 && fault.action == "isolate")
+        };
+        let mut unhealed = Vec::new();
         for replica in REPLICAS {
             if let Err(error) = actions.heal(replica) {
                 log::warn!("heal replica {replica}: {error:#}");
+                unhealed.extend(was_isolated(replica).then_some(replica));
             }
         }
+        unhealed
     }
 
     fn fetch_logs(&self, testbed: &dyn ExternalTestbed) -> Result<PathBuf> {

@@ -200,7 +200,9 @@ pub(crate) fn read_now(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<
         Ok(0) => Ok(None),
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("the SSH session to the control guest broke: {error}")))
+        }
     }
 }
 

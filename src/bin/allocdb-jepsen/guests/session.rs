@@ -8,7 +8,7 @@
 
 use super::super::common::{replace_file, temporary_beside};
 use super::super::harness_log;
-use super::super::interrupt::{Interrupt, Interrupted};
+use super::super::interrupt::Interrupt;
 use allocdb_node::testbed::GUEST_USER;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,14 +17,14 @@ use std::io::Write as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long connecting, handshake and authentication may take together.
-const LOGIN: Duration = Duration::from_secs(25);
+const LOGIN: Duration = Duration::from_secs(15);
 
 /// How long a channel may take to open.
 const OPENING: Duration = Duration::from_secs(5);
@@ -75,6 +75,7 @@ pub(crate) struct ControlGuest {
 /// When something has to be over, and who may end it before.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience<'a> {
+    begun: Instant,
     deadline: Instant,
     interrupt: &'a Interrupt,
 }
@@ -99,7 +100,8 @@ pub(crate) struct Failure {
 
 impl<'a> Patience<'a> {
     pub(crate) fn of(limit: Duration, interrupt: &'a Interrupt) -> Self {
-        Self { deadline: Instant::now() + limit, interrupt }
+        let begun = Instant::now();
+        Self { begun, deadline: begun + limit, interrupt }
     }
 
     /// The same for a part, which has a limit of its own too.
@@ -261,10 +263,15 @@ impl Held {
                 self.ask_for_a_sign();
                 is_asked = true;
             }
-            gave_a_sign |= patience.wait(self).map_err(|error| {
-                let trouble = if gave_a_sign { Trouble::Stuck } else { Trouble::Over };
-                Failure { error, trouble }
-            })? && is_asked;
+            let waited = patience.wait(self).map_err(|error| match gave_a_sign {
+                true => Failure {
+                    error: error
+                        .context("the control guest answers, but what it was asked to connect to does not"),
+                    trouble: Trouble::Stuck,
+                },
+                false => Failure { error, trouble: Trouble::Over },
+            })?;
+            gave_a_sign |= waited && is_asked;
         }
     }
 }
@@ -348,15 +355,23 @@ struct Shared {
     road: Box<dyn Road>,
     interrupt: Interrupt,
     /// Whoever has this opens a channel, or the session.
-    held: Mutex<Option<Arc<Held>>>,
-    /// It is known how to get there, so that failing to is worth another attempt.
-    was_open: AtomicBool,
+    current: Mutex<Current>,
+}
+
+/// How it is with the session.
+#[derive(Default)]
+struct Current {
+    held: Option<Arc<Held>>,
+    /// It was there when it was last wanted, so that failing to open it again is worth another attempt.
+    was_open: bool,
+    /// When and why it could not be opened; who waited meanwhile need not find that out again.
+    failed: Option<(Instant, String)>,
 }
 
 impl GuestSession {
     /// One that is opened as soon as it is needed.
     pub(crate) fn new(guest: ControlGuest, road: Box<dyn Road>, interrupt: Interrupt) -> Result<Self> {
-        let shared = Shared { guest, road, interrupt, held: Mutex::default(), was_open: false.into() };
+        let shared = Shared { guest, road, interrupt, current: Mutex::default() };
         let shared = Arc::new(shared);
         let (stop, stopped) = channel();
         let kept = shared.clone();
@@ -368,7 +383,7 @@ impl GuestSession {
     /// Opens it, so that what is wrong with the way is said at once.
     pub(crate) fn connect(&self) -> Result<()> {
         let shared = &self.shared;
-        let connected = shared.connect(&mut lock(&shared.held), self.patience(LOGIN));
+        let connected = shared.connect(&mut lock(&shared.current), self.patience(LOGIN));
         connected.map(|_| ()).map_err(|failure| failure.error)
     }
 
@@ -388,14 +403,14 @@ impl GuestSession {
         patience: Patience<'_>,
         open: impl Fn(&Session) -> Result<Channel, ssh2::Error>,
     ) -> Result<Work, Failure> {
-        let mut held = lock(&self.shared.held);
-        let was_held = held.is_some();
-        let opened = self.shared.open_channel(&mut held, patience, &open);
+        let mut current = lock(&self.shared.current);
+        let was_held = current.held.is_some();
+        let opened = self.shared.open_channel(&mut current, patience, &open);
         match opened {
             Err(Failure { error, trouble: Trouble::Over }) if was_held && patience.is_left() => {
                 let host = &self.shared.guest.host;
                 log::warn!("the SSH session to control guest {host} is over, and is opened again: {error:#}");
-                self.shared.open_channel(&mut held, patience, &open)
+                self.shared.open_channel(&mut current, patience, &open)
             }
             opened => opened,
         }
@@ -403,9 +418,9 @@ impl GuestSession {
 
     /// Sees to it that nothing more is begun on the session of a channel.
     pub(crate) fn give_up(&self, work: &Work) {
-        let mut held = lock(&self.shared.held);
-        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &work.held)) {
-            *held = None;
+        let mut current = lock(&self.shared.current);
+        if current.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &work.held)) {
+            current.held = None;
         }
     }
 }
@@ -426,52 +441,53 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// Sees to it that there is a session, if need be with several attempts.
-    fn connect(&self, held: &mut Option<Arc<Held>>, patience: Patience<'_>) -> Result<Arc<Held>, Failure> {
-        let over = |error: Interrupted| Failure { error: error.into(), trouble: Trouble::Over };
+    fn connect(&self, current: &mut Current, patience: Patience<'_>) -> Result<Arc<Held>, Failure> {
+        let over = |error| Failure { error, trouble: Trouble::Over };
+        if let Some(held) = &current.held {
+            return Ok(held.clone());
+        }
+        if let Some((_, why)) = current.failed.take_if(|(at, _)| *at >= patience.begun) {
+            current.failed = Some((Instant::now(), why.clone()));
+            return Err(over(anyhow!(why)));
+        }
         let [mut pause, longest] = BACKOFF;
         loop {
-            self.interrupt.check().map_err(over)?;
-            if let Some(held) = held {
-                return Ok(held.clone());
-            }
-            match Held::open(&self.guest, &*self.road, patience) {
+            self.interrupt.check().map_err(|error| over(error.into()))?;
+            let failure = match Held::open(&self.guest, &*self.road, patience) {
                 Ok(opened) => {
-                    self.was_open.store(true, Ordering::Relaxed);
-                    return Ok(held.insert(Arc::new(opened)).clone());
+                    *current = Current { held: Some(Arc::new(opened)), was_open: true, failed: None };
+                    return self.connect(current, patience);
                 }
-                Err(failure) => {
-                    let is_worth_it = failure.trouble == Trouble::Over
-                        && self.was_open.load(Ordering::Relaxed)
-                        && Instant::now() + pause < patience.deadline;
-                    if !is_worth_it {
-                        return Err(failure);
-                    }
-                    log::info!(
-                        "control guest {} cannot be reached yet: {:#}",
-                        self.guest.host,
-                        failure.error
-                    );
-                    self.interrupt.pause(pause).map_err(over)?;
-                    pause = (pause * 2).min(longest);
-                }
+                Err(failure) => failure,
+            };
+            let is_worth_it = failure.trouble == Trouble::Over
+                && current.was_open
+                && Instant::now() + pause < patience.deadline;
+            if !is_worth_it {
+                current.was_open = false;
+                current.failed = Some((Instant::now(), format!("{:#}", failure.error)));
+                return Err(failure);
             }
+            log::info!("control guest {} cannot be reached yet: {:#}", self.guest.host, failure.error);
+            self.interrupt.pause(pause).map_err(|error| over(error.into()))?;
+            pause = (pause * 2).min(longest);
         }
     }
 
     /// Opens a channel. If nothing more can be begun on the session then, there is none any more.
     fn open_channel(
         &self,
-        held: &mut Option<Arc<Held>>,
+        current: &mut Current,
         patience: Patience<'_>,
         open: &impl Fn(&Session) -> Result<Channel, ssh2::Error>,
     ) -> Result<Work, Failure> {
-        let session = self.connect(held, patience)?;
+        let session = self.connect(current, patience)?;
         let opened = session.open_channel(patience, open);
         opened.map(|channel| Work::begin(session.clone(), channel)).map_err(|failure| {
             if failure.trouble == Trouble::Refused {
                 return failure;
             }
-            *held = None;
+            current.held = None;
             let complaint = session.complaint();
             let error = failure.error;
             let error = if complaint.is_empty() { error } else { anyhow!("{error:#}; {complaint}") };
@@ -483,18 +499,18 @@ impl Shared {
     fn keep(&self, stopped: &Receiver<()>) {
         while stopped.recv_timeout(KEEPALIVE) == Err(RecvTimeoutError::Timeout) {
             // Whoever has it uses it.
-            let Ok(mut guard) = self.held.try_lock() else { continue };
-            if !guard.as_ref().is_some_and(|held| held.is_idle()) {
+            let Ok(mut current) = self.current.try_lock() else { continue };
+            if !current.held.as_ref().is_some_and(|held| held.is_idle()) {
                 continue;
             }
             // What has come, the server's own questions among it, is only read while something is waited for.
             let patience = Patience::of(OPENING, &self.interrupt);
-            let tried = self.open_channel(&mut guard, patience, &Session::channel_session);
+            let tried = self.open_channel(&mut current, patience, &Session::channel_session);
             let tried = tried.and_then(|mut work| work.close(patience));
             if let Err(failure) = tried {
                 let (host, error) = (&self.guest.host, failure.error);
                 log::warn!("the idle SSH session to control guest {host} is over: {error:#}");
-                *guard = None;
+                current.held = None;
             }
         }
     }
