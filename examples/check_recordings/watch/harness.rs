@@ -7,6 +7,8 @@
 pub(crate) mod args;
 #[path = "../../../src/bin/allocdb-jepsen/common.rs"]
 pub(crate) mod common;
+#[path = "../../../src/bin/allocdb-jepsen/harness_log.rs"]
+pub(crate) mod harness_log;
 #[path = "../../../src/bin/allocdb-jepsen/interrupt.rs"]
 pub(crate) mod interrupt;
 #[path = "../../../src/bin/allocdb-jepsen/runtime.rs"]

@@ -5,6 +5,7 @@
 
 use super::common::{complain, now_millis};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -16,6 +17,24 @@ const VARIABLE: &str = "ALLOCDB_LOG";
 struct HarnessLog {
     file: Mutex<Option<File>>,
     stderr: Option<env_logger::Logger>,
+    /// What is to be said once standard error is free again; the last lines of it.
+    held: Mutex<Option<VecDeque<String>>>,
+}
+
+/// Most lines that are held back.
+const MAX_HELD: usize = 200;
+
+impl HarnessLog {
+    /// Keeps a line if standard error is not free. Returns whether it does.
+    fn holds(&self, line: impl FnOnce() -> String) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lines) = held.as_mut() else { return false };
+        if lines.len() == MAX_HELD {
+            lines.pop_front();
+        }
+        lines.push_back(line());
+        true
+    }
 }
 
 static LOG: std::sync::OnceLock<HarnessLog> = std::sync::OnceLock::new();
@@ -26,8 +45,11 @@ impl Log for HarnessLog {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if let Some(stderr) = &self.stderr {
-            stderr.log(record);
+        if let Some(stderr) = self.stderr.as_ref().filter(|stderr| stderr.matches(record)) {
+            let line = || format!("[{} {}] {}", record.level(), record.target(), record.args());
+            if !self.holds(line) {
+                stderr.log(record);
+            }
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = file.as_mut().filter(|_| record.level() <= Level::Info) {
@@ -45,7 +67,7 @@ pub(crate) fn start() {
     let asked = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
     let stderr = asked.then(|| env_logger::Builder::from_env(VARIABLE).build());
     let most = stderr.as_ref().map_or(LevelFilter::Info, |log| log.filter().max(LevelFilter::Info));
-    let log = LOG.get_or_init(|| HarnessLog { file: Mutex::default(), stderr });
+    let log = LOG.get_or_init(|| HarnessLog { file: Mutex::default(), stderr, held: Mutex::default() });
     // Fails only if it was started before.
     if log::set_logger(log).is_ok() {
         log::set_max_level(most);
@@ -56,8 +78,27 @@ pub(crate) fn start() {
 pub(crate) fn tell(text: &str) {
     log::warn!("{text}");
     let is_shown = LOG.get().and_then(|log| log.stderr.as_ref()).is_some();
-    if !is_shown {
+    let is_held = || LOG.get().is_some_and(|log| log.holds(|| text.to_owned()));
+    if !is_shown && !is_held() {
         complain(text);
+    }
+}
+
+/// Keeps notes off standard error, because a terminal is drawn on, until this is dropped.
+pub(crate) struct Quiet(());
+
+/// See [`Quiet`].
+pub(crate) fn keep_quiet() -> Quiet {
+    if let Some(log) = LOG.get() {
+        *log.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(VecDeque::new());
+    }
+    Quiet(())
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let held = LOG.get().and_then(|log| log.held.lock().unwrap_or_else(PoisonError::into_inner).take());
+        held.into_iter().flatten().for_each(|line| complain(&line));
     }
 }
 

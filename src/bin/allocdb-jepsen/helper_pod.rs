@@ -53,6 +53,9 @@ const READY: Duration = Duration::from_secs(190);
 /// How often a preparation starts over because somebody else was at the pod.
 const ATTEMPTS: u32 = 5;
 
+/// How often leaving starts over because others leave at the same time; each time at least one of them is gone.
+const ATTEMPTS_TO_LEAVE: u32 = 30;
+
 /// Which pod.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -291,11 +294,18 @@ impl HelperPod {
         Ok(())
     }
 
-    fn make(&mut self) -> Result<()> {
+    fn make(&mut self) -> Result<(), Trouble> {
         let keep = std::env::var_os(KEEP).is_some_and(|value| value == "1");
         // From here on the pod may be there, whatever comes back.
         self.is_shared = !keep;
-        self.wanted.apply((!keep).then_some(self.user.as_str()))
+        if !self.wanted.apply((!keep).then_some(self.user.as_str()))? {
+            self.is_shared = false;
+            return Err(Trouble::Again(anyhow!(
+                "kubevirt helper pod {} was made by somebody else meanwhile",
+                self.name()
+            )));
+        }
+        Ok(())
     }
 
     fn replace(&self, dead: &Pod) -> Result<(), Trouble> {
@@ -321,13 +331,17 @@ impl HelperPod {
         // What was begun is put away also when somebody wants the program to end.
         let mut wanted = self.wanted.clone();
         wanted.kubectl.interrupt = Interrupt::default();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..ATTEMPTS_TO_LEAVE {
             let Some(pod) = wanted.query()? else { return Ok(()) };
             if !pod.is_helper() || !pod.has_owner() || pod.is_leaving() {
                 return Ok(());
             }
             if pod.is_used_by_others(&self.user) {
-                return wanted.forget_use(&self.user);
+                // Two that leave at once must not each take the other for somebody who stays.
+                if wanted.forget_use(&pod, &self.user)? {
+                    return Ok(());
+                }
+                continue;
             }
             if wanted.claim(&pod, &self.user)? {
                 return wanted.delete_at_once();
@@ -444,15 +458,21 @@ impl Wanted {
         manifest.to_string().into_bytes()
     }
 
-    fn apply(&self, owner: Option<&str>) -> Result<()> {
+    /// Makes the pod. Returns whether it was still missing.
+    fn apply(&self, owner: Option<&str>) -> Result<bool> {
         let answer = self.kubectl.call(&["apply", "-f", "-"], &self.manifest(owner), SHORT);
         let answer = answer.map_err(|error| match error {
             CallError::Input { .. } => said("failed to write kubevirt helper manifest", error),
             CallError::Output(_) => said("failed to wait for kubevirt helper apply", error),
             _ => said("failed to create kubevirt helper pod", error),
         })?;
-        ensure!(answer.status.success(), "failed to apply kubevirt helper pod: {}", answer.failure());
-        Ok(())
+        let is_late = answer.stderr.contains("AlreadyExists") || answer.stderr.contains("already exists");
+        ensure!(
+            answer.status.success() || is_late,
+            "failed to apply kubevirt helper pod: {}",
+            answer.failure()
+        );
+        Ok(answer.status.success())
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -507,23 +527,26 @@ impl Wanted {
         Ok(())
     }
 
-    fn forget_use(&self, user: &str) -> Result<()> {
-        let answer = self.annotate(&[&format!("{USER}{user}-")])?;
-        ensure!(answer.status.success(), "{}", answer.failure());
-        Ok(())
+    /// Takes the note of a use away, provided that nobody changed the pod since it was looked at. Returns whether that is so.
+    fn forget_use(&self, pod: &Pod, user: &str) -> Result<bool> {
+        self.annotate_unchanged(pod, &[&format!("{USER}{user}-")])
     }
 
     /// Announces that the pod is about to be removed, provided that nobody changed it since it was looked at. Returns
     /// whether that is so.
     fn claim(&self, pod: &Pod, user: &str) -> Result<bool> {
         let claim = format!("{CLAIM}={user}.{}", in_future(CLAIM_COUNTS));
+        self.annotate_unchanged(pod, &[&claim, "--overwrite"])
+    }
+
+    fn annotate_unchanged(&self, pod: &Pod, more: &[&str]) -> Result<bool> {
         let version = format!("--resource-version={}", pod.metadata.resource_version);
-        let answer = self.annotate(&[&claim, "--overwrite", &version])?;
+        let answer = self.annotate(&[more, &[&version]].concat())?;
         let is_late = answer.stderr.contains("Conflict") || answer.stderr.contains("has been modified");
         let is_late = is_late || answer.stderr.contains("NotFound");
         ensure!(
             answer.status.success() || is_late,
-            "failed to claim kubevirt helper pod: {}",
+            "failed to annotate kubevirt helper pod: {}",
             answer.failure()
         );
         Ok(answer.status.success())

@@ -6,6 +6,9 @@ use allocdb_node::cluster::control::ControlError;
 use allocdb_node::ids::{ReplicaId, View};
 use allocdb_node::replica::Role;
 
+/// Asks a control port how its replica is.
+pub(crate) const STATUS: &[u8] = b"status";
+
 /// What one replica said, or why it did not.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -56,8 +59,13 @@ pub(crate) fn probe(testbed: &dyn ExternalTestbed) -> Topology {
 
 /// Asks one replica how it is.
 pub(crate) fn probe_one(testbed: &dyn ExternalTestbed, replica: ReplicaId) -> Result<ControlStatus, String> {
-    let reply = testbed.exchange(replica, Port::Control, b"status").map_err(|error| format!("{error:#}"))?;
-    match ControlStatus::decode(&reply) {
+    let reply = testbed.exchange(replica, Port::Control, STATUS).map_err(|error| format!("{error:#}"))?;
+    status_in(&reply, replica)
+}
+
+/// The status in what a replica's control port answered.
+pub(crate) fn status_in(reply: &[u8], replica: ReplicaId) -> Result<ControlStatus, String> {
+    match ControlStatus::decode(reply) {
         Ok(status) if status.replica == replica => Ok(status),
         Ok(status) => {
             Err(format!("invalid control status for replica {replica}: it is replica {}", status.replica))

@@ -8,6 +8,8 @@
 mod files;
 #[path = "watch/lanes.rs"]
 mod lanes;
+#[path = "watch/look.rs"]
+mod look;
 #[path = "watch/terminal.rs"]
 mod terminal;
 
@@ -18,7 +20,8 @@ use super::testbed::Open;
 use super::tracker::State;
 use super::watch_render::{Heading, LaneView, Line, Subject, frame, text_of};
 use anyhow::{Context as _, Result};
-use lanes::{Lanes, Source};
+use lanes::Lanes;
+use look::Source;
 use std::io::{IsTerminal as _, Write};
 use std::time::Duration;
 
@@ -66,9 +69,14 @@ impl View {
         Self { heading: heading(&testbed, Subject::Fleet, sources.len(), refresh), sources, refresh }
     }
 
-    /// What cannot be told of a single run ends the view; several are worth watching without one of them.
     fn is_of_one_run(&self) -> bool {
         matches!(self.heading.subject, Subject::Run { .. })
+    }
+
+    /// What cannot be told of a single run ends the view; several are worth watching without one of them.
+    fn fail_if_it_cannot_be_told(&self, lanes: &mut Lanes) -> Result<()> {
+        let failure = if self.is_of_one_run() { lanes.take_failure() } else { None };
+        failure.map_or(Ok(()), Err)
     }
 
     fn heading_now(&self) -> Heading {
@@ -154,18 +162,17 @@ pub(crate) fn print_frames(
             while lanes.is_awaited(patience) {
                 interrupt.check()?;
                 lanes.take_in(Duration::from_millis(20));
+                view.fail_if_it_cannot_be_told(lanes)?;
             }
             lanes.take_in(Duration::ZERO);
-            if let Some(error) = lanes.take_failure().filter(|_| view.is_of_one_run()) {
-                return Err(error);
-            }
+            view.fail_if_it_cannot_be_told(lanes)?;
             interrupt.check()?;
             let views = lanes.views_now();
             print(&frame(&view.heading_now(), &views))?;
             if view.is_over(&views) {
                 return Ok(());
             }
-            (0..late.len()).for_each(|index| late[index] = lanes.is_looking(index));
+            (0..late.len()).for_each(|index| late[index] = lanes.is_probing(index));
             interrupt.pause(view.refresh.interval)?;
         }
     })

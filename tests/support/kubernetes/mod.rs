@@ -351,6 +351,10 @@ fn patch(request: &Request, cluster: &mut Cluster) -> (u16, &'static str, Value)
     let Some(pod) = cluster.pod.as_mut() else {
         return failure(404, "NotFound", &format!("pods \"{POD}\" not found"));
     };
+    // What is so already is sent as nothing.
+    if patch == json!({}) {
+        return (200, JSON, pod.clone());
+    }
     let version = &patch["metadata"]["resourceVersion"];
     if !version.is_null() && *version != pod["metadata"]["resourceVersion"] {
         return failure(409, "Conflict", "the object has been modified; please apply your changes");

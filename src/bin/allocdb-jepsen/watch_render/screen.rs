@@ -316,7 +316,9 @@ impl Layout<'_> {
         for (index, lane) in self.lanes.iter().enumerate() {
             let run = span(frame::run_of(lane), Style::WHITE);
             let remarks = self.stale(lane.age).into_iter().chain(self.quiet_remark(lane));
-            let remark: Line = remarks.chain([frame::remark(lane)]).collect();
+            let obstacle = lane.error.as_deref().filter(|_| lane.status.is_some());
+            let obstacle = obstacle.map(|error| span(format!("   {}", flatten(error)), Style::ORANGE));
+            let remark: Line = remarks.chain([frame::remark(lane)]).chain(obstacle).collect();
             let name = vec![parts::lane_name(&lane.name, index)];
             let state = self.lane_state(lane);
             if is_wide {
