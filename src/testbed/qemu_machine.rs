@@ -8,8 +8,8 @@ use std::net::SocketAddrV4;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-/// Memory of a micro guest in MiB. With QEMU's own it stays below 256.
-const MICRO_MEMORY: u32 = 192;
+/// Memory of a micro guest in MiB, on top of what the system takes that it boots into.
+const MICRO_MEMORY: u64 = 128;
 
 /// What a guest's processor is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,17 @@ pub struct FirmwareNames {
     pub vars: [&'static str; 3],
 }
 
+/// What a guest is started with, beside what its layout says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// What its processor is made with.
+    pub accelerator: Accelerator,
+    /// What cloud guests boot with.
+    pub firmware: Option<Firmware>,
+    /// Bytes of the system that micro guests boot into.
+    pub system_len: u64,
+}
+
 /// Which firmware an architecture needs.
 #[must_use]
 pub fn firmware_names(arch: Arch) -> FirmwareNames {
@@ -68,18 +79,13 @@ pub fn program(arch: Arch) -> String {
     format!("qemu-system-{}", arch.word())
 }
 
-/// Everything that stands behind the program's name. `firmware` matters for cloud guests only.
+/// Everything that stands behind the program's name.
 #[must_use]
-pub fn arguments(
-    layout: &QemuLayout,
-    guest: &QemuGuest,
-    accelerator: &Accelerator,
-    firmware: Option<&Firmware>,
-) -> Vec<OsString> {
+pub fn arguments(layout: &QemuLayout, guest: &QemuGuest, machine: &Machine) -> Vec<OsString> {
     let mut words = Words(Vec::new());
     match &layout.guests {
-        GuestKind::Cloud => cloud(&mut words, layout, guest, accelerator, firmware),
-        GuestKind::Micro { .. } => micro(&mut words, layout, guest, accelerator),
+        GuestKind::Cloud => cloud(&mut words, layout, guest, machine),
+        GuestKind::Micro { .. } => micro(&mut words, layout, guest, machine),
     }
     words.0
 }
@@ -128,21 +134,18 @@ impl Words {
     }
 }
 
-fn machine(arch: Arch) -> &'static str {
+/// What QEMU calls the board of an architecture.
+#[must_use]
+pub fn board(arch: Arch) -> &'static str {
     match arch {
         Arch::Aarch64 => "virt",
         Arch::X86_64 => "q35",
     }
 }
 
-fn cloud(
-    words: &mut Words,
-    layout: &QemuLayout,
-    guest: &QemuGuest,
-    accelerator: &Accelerator,
-    firmware: Option<&Firmware>,
-) {
-    words.pair("-machine", format!("{},accel={}", machine(layout.arch), accelerator.0));
+fn cloud(words: &mut Words, layout: &QemuLayout, guest: &QemuGuest, machine: &Machine) {
+    let accelerator = &machine.accelerator;
+    words.pair("-machine", format!("{},accel={}", board(layout.arch), accelerator.0));
     words.pair("-cpu", accelerator.cpu());
     words.pair("-smp", "2");
     words.pair("-m", "2048");
@@ -151,7 +154,7 @@ fn cloud(
     words.pair("-name", guest.name.as_str());
     words.pair("-pidfile", guest.pid_path.as_os_str());
     words.with_path("-serial", "file:", &guest.console_log_path);
-    if let Some(firmware) = firmware {
+    if let Some(firmware) = &machine.firmware {
         words.with_path("-drive", "if=pflash,format=raw,readonly=on,file=", &firmware.code);
     }
     words.with_path("-drive", "if=pflash,format=raw,file=", &guest.firmware_vars_path);
@@ -160,16 +163,18 @@ fn cloud(
     words.cards(layout, guest, "", "");
 }
 
-fn micro(words: &mut Words, layout: &QemuLayout, guest: &QemuGuest, accelerator: &Accelerator) {
+fn micro(words: &mut Words, layout: &QemuLayout, guest: &QemuGuest, machine: &Machine) {
+    let accelerator = &machine.accelerator;
     words.flag("-no-user-config");
     words.flag("-nodefaults");
-    words.pair("-machine", machine(layout.arch));
+    words.pair("-machine", board(layout.arch));
     // Translated code has its own limit; what QEMU would take by itself is a share of this machine's memory.
     let limit = if accelerator.0 == "tcg" { ",tb-size=32" } else { "" };
     words.pair("-accel", format!("{}{limit}", accelerator.0));
     words.pair("-cpu", accelerator.cpu());
     words.pair("-smp", "1");
-    words.pair("-m", MICRO_MEMORY.to_string());
+    let memory = MICRO_MEMORY + machine.system_len.div_ceil(1024 * 1024).next_multiple_of(8);
+    words.pair("-m", memory.to_string());
     words.pair("-display", "none");
     words.flag("-daemonize");
     words.pair("-name", guest.name.as_str());
@@ -205,7 +210,12 @@ mod tests {
 
     fn line(layout: &QemuLayout, guest: &QemuGuest, accelerator: &str) -> String {
         let firmware = Firmware { code: "/fw/CODE.fd".into(), vars_template: "/fw/VARS.fd".into() };
-        let words = arguments(layout, guest, &Accelerator(accelerator.to_owned()), Some(&firmware));
+        let machine = Machine {
+            accelerator: Accelerator(accelerator.to_owned()),
+            firmware: Some(firmware),
+            system_len: 17 * 1024 * 1024,
+        };
+        let words = arguments(layout, guest, &machine);
         words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
@@ -243,6 +253,7 @@ mod tests {
         let layout = layout("guest.kind=micro\nguest.modules_path=/m\nlane=3\n");
         let line = line(&layout, &layout.control_guest(), "tcg");
         for part in [
+            " -smp 1 -m 152 ",
             "-kernel /srv/img -initrd /srv/a,b/qemu/images/micro-system.cpio ",
             "file=/srv/a,,b/qemu/images/control-state.img ",
             "readonly=on,file=/srv/a,,b/qemu/seed/control-seed.tar ",

@@ -145,9 +145,8 @@ fn start(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
     guests.iter().try_for_each(machines::clear)?;
     check_port(&layout)?;
     let made = prepare::make(&layout, None, interrupt)?;
-    let accelerator = machines::choose_accelerator(layout.arch, &made.qemu, interrupt)?;
-    let launcher =
-        Launcher { qemu: &made.qemu, layout: &layout, accelerator, firmware: made.firmware, interrupt };
+    let machine = made.machine(&layout, interrupt)?;
+    let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
     let mut started = Vec::new();
     let begun = guests.iter().try_for_each(|guest| {
         started.push(guest);
@@ -178,9 +177,9 @@ fn start_again(workspace: &Path, name: &str, interrupt: &Interrupt) -> Result<()
     if guest.replica.is_none() {
         check_port(&layout)?;
     }
-    let (qemu, firmware) = prepare::find_made(&layout, guest)?;
-    let accelerator = machines::choose_accelerator(layout.arch, &qemu, interrupt)?;
-    let launcher = Launcher { qemu: &qemu, layout: &layout, accelerator, firmware, interrupt };
+    let made = prepare::find_made(&layout, guest)?;
+    let machine = made.machine(&layout, interrupt)?;
+    let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
     let begun = launcher.start(guest);
     let control_runs = guest.replica.is_none() || machines::state(&guests[0])? != State::Stopped;
     let ready = begun.and_then(|()| match control_runs {

@@ -6,7 +6,7 @@
 use super::super::interrupt::Interrupt;
 use super::host::{self, listen_to};
 use allocdb_node::cluster::process::{command_line, is_running};
-use allocdb_node::testbed::qemu_machine::{Accelerator, Firmware, arguments};
+use allocdb_node::testbed::qemu_machine::{Accelerator, Machine, arguments, board};
 use allocdb_node::testbed::{Arch, QemuGuest, QemuLayout};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -87,8 +87,7 @@ pub(super) fn clear(guest: &QemuGuest) -> Result<()> {
 pub(super) struct Launcher<'a> {
     pub(super) qemu: &'a Path,
     pub(super) layout: &'a QemuLayout,
-    pub(super) accelerator: Accelerator,
-    pub(super) firmware: Option<Firmware>,
+    pub(super) machine: Machine,
     pub(super) interrupt: &'a Interrupt,
 }
 
@@ -96,7 +95,7 @@ impl Launcher<'_> {
     /// Starts a guest and waits until QEMU is in the background.
     pub(super) fn start(&self, guest: &QemuGuest) -> Result<()> {
         let mut command = Command::new(self.qemu);
-        command.args(arguments(self.layout, guest, &self.accelerator, self.firmware.as_ref()));
+        command.args(arguments(self.layout, guest, &self.machine));
         let said = listen_to(&mut command, LAUNCH, self.interrupt)
             .with_context(|| format!("failed to start {}", guest.name))?;
         let stderr = said.stderr.trim();
@@ -174,16 +173,13 @@ fn can_open_kvm() -> bool {
 
 /// Tries a machine out, as far as its processor. A device that can be opened may still lack what QEMU needs.
 fn works(accelerator: &Accelerator, arch: Arch, qemu: &Path, interrupt: &Interrupt) -> Result<bool> {
-    let machine = match arch {
-        Arch::Aarch64 => "virt",
-        Arch::X86_64 => "q35",
-    };
+    let board = board(arch);
     // Somewhere to leave a core file, and QEMU's monitor commands.
     let folder = tempfile::tempdir().context("failed to create a temporary folder")?;
     let mut command = Command::new(qemu);
     command.current_dir(folder.path());
     command.args(["-no-user-config", "-nodefaults", "-display", "none", "-m", "64", "-S", "-daemonize"]);
-    command.args(["-machine", &format!("{machine},accel={}", accelerator.0), "-cpu", accelerator.cpu()]);
+    command.args(["-machine", &format!("{board},accel={}", accelerator.0), "-cpu", accelerator.cpu()]);
     let pid_path = folder.path().join("pid");
     command.arg("-pidfile").arg(&pid_path);
     let tried = host::listen_to(&mut command, LAUNCH, interrupt)?;

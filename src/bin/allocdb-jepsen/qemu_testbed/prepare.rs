@@ -5,9 +5,10 @@
 use super::super::args::QemuPrepare;
 use super::super::interrupt::Interrupt;
 use super::host::{self, listen_to, require};
+use super::machines::choose_accelerator;
 use super::{cloud, micro};
 use allocdb_node::testbed::qemu_layout::{GuestKind, NO_URL};
-use allocdb_node::testbed::qemu_machine::{Firmware, program};
+use allocdb_node::testbed::qemu_machine::{Firmware, Machine, program};
 use allocdb_node::testbed::{Arch, GuestLimits, QemuGuest, QemuLayout};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use std::fs::{File, OpenOptions};
@@ -64,7 +65,18 @@ pub(super) fn wanted_layout(wanted: &QemuPrepare) -> Result<QemuLayout> {
 /// What was found or made, as far as starting guests needs it.
 pub(super) struct Made {
     pub(super) qemu: PathBuf,
-    pub(super) firmware: Option<Firmware>,
+    firmware: Option<Firmware>,
+}
+
+impl Made {
+    /// The machine that guests are started as.
+    pub(super) fn machine(&self, layout: &QemuLayout, interrupt: &Interrupt) -> Result<Machine> {
+        Ok(Machine {
+            accelerator: choose_accelerator(layout.arch, &self.qemu, interrupt)?,
+            firmware: self.firmware.clone(),
+            system_len: std::fs::metadata(layout.micro_system_path()).map_or(0, |system| system.len()),
+        })
+    }
 }
 
 /// Makes everything that the guests of a layout need, or sees that it is there. `sha256` is what an image that has to be
@@ -84,7 +96,7 @@ pub(super) fn make(layout: &QemuLayout, sha256: Option<&str>, interrupt: &Interr
 
 /// For one guest of a testbed that was made before and must not change under the others: what it is started with, all of
 /// which must be there.
-pub(super) fn find_made(layout: &QemuLayout, guest: &QemuGuest) -> Result<(PathBuf, Option<Firmware>)> {
+pub(super) fn find_made(layout: &QemuLayout, guest: &QemuGuest) -> Result<Made> {
     let qemu = require(&program(layout.arch), qemu_package(layout.arch))?;
     let (firmware, files) = match &layout.guests {
         GuestKind::Cloud => {
@@ -100,7 +112,7 @@ pub(super) fn find_made(layout: &QemuLayout, guest: &QemuGuest) -> Result<(PathB
     for file in files.iter().chain([&layout.base_image_path]) {
         ensure!(file.exists(), "{} is missing; stop the testbed and start all of it", file.display());
     }
-    Ok((qemu, firmware))
+    Ok(Made { qemu, firmware })
 }
 
 fn qemu_package(arch: Arch) -> &'static str {
