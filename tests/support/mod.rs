@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses its part")]
 
 pub mod history;
+pub mod machines;
 pub mod ssh_host;
 
 use allocdb_node::allocator::payload::encode_client;

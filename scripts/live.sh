@@ -1,0 +1,228 @@
+#!/usr/bin/env bash
+# The gate on real virtual machines of this host: makes them, starts them, and carries out runs in them until all have passed
+# or one has not. The short form takes some minutes: four runs in peace and one with each kind of fault, with a fault window of
+# one second, over SSH as on QEMU and, where kubectl is there, through a stand-in for a Kubernetes cluster as on KubeVirt.
+#
+#   live.sh                                  the short form; leaves nothing behind but what failed
+#   live.sh --full --out DIR [--lanes N]     all 17 runs with the real window of half an hour, N at a time; called again with
+#                                            the same DIR it goes on where it stopped
+#   live.sh --binary FILE ...                a build other than target/release/allocdb-jepsen
+#
+# Needs QEMU, a kernel, busybox, dropbear and e2fsprogs; no rights and no network. `--check` only says whether they are there.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+
+full=false check=false lanes=1 out='' binary=''
+usage() {
+    echo "usage: live.sh [--check] [--full --out <folder> [--lanes <number>]] [--binary <file>]" >&2
+    exit 1
+}
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --full) full=true ;;
+    --check) check=true ;;
+    --lanes | --out | --binary)
+        [ $# -ge 2 ] || usage
+        declare "${1#--}=$2"
+        shift
+        ;;
+    *) usage ;;
+    esac
+    shift
+done
+[[ "$lanes" =~ ^[1-9][0-9]?$ ]] && [ "$lanes" -le 64 ] || { echo "--lanes: expected 1 to 64, found \`$lanes\`" >&2 && exit 1; }
+if $full && [ -z "$out" ]; then usage; fi
+
+missing=()
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+need() { # command package
+    command -v "$1" >/dev/null 2>&1 || missing+=("$1 (package $2)")
+}
+case $(uname -m) in
+x86_64) need qemu-system-x86_64 qemu-system-x86 ;;
+*) need "qemu-system-$(uname -m)" qemu-system-arm ;;
+esac
+need busybox busybox-static
+need dropbear dropbear-bin
+need dropbearconvert dropbear-bin
+need mkfs.ext4 e2fsprogs
+need ssh openssh-client
+compgen -G '/boot/vmlinuz-*' >/dev/null || missing+=("a kernel in /boot (package linux-image-cloud-amd64)")
+if [ "${#missing[@]}" -gt 0 ]; then
+    printf 'no runs on virtual machines: this host lacks %s\n' "$(IFS=,; echo "${missing[*]}" | sed 's/,/, /g')"
+    exit 1
+fi
+if $check; then exit 0; fi
+
+if [ -z "$binary" ]; then
+    cargo build --quiet --locked --release --manifest-path "$here/Cargo.toml" --bins
+    binary=$here/target/release/allocdb-jepsen
+fi
+binary=$(realpath "$binary")
+temporary=$(mktemp -d)
+keep=true
+if [ -z "$out" ]; then
+    out=$temporary/out
+    keep=false
+fi
+mkdir -p "$out"
+out=$(realpath "$out")
+
+# The command under way, so that it ends in its own order when this is told to end.
+child=
+run_child() {
+    local done=0
+    "$@" &
+    child=$!
+    wait "$child" || done=$?
+    child=
+    return "$done"
+}
+interrupted() {
+    [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; }
+    exit 130
+}
+
+workspaces=()
+lane_jobs=()
+leave() {
+    status=$?
+    trap - EXIT
+    for job in "${lane_jobs[@]}"; do kill -TERM "$job" 2>/dev/null || true; done
+    for job in "${lane_jobs[@]}"; do wait "$job" 2>/dev/null || true; done
+    end_stand_in
+    for workspace in "${workspaces[@]}"; do
+        "$binary" qemu-testbed stop --workspace "$workspace" >/dev/null || status=1
+    done
+    if $keep || [ "$status" -eq 0 ]; then
+        rm -rf "$temporary"
+    else
+        echo "what the runs left is in $out" >&2
+    fi
+    exit "$status"
+}
+trap leave EXIT
+trap interrupted INT TERM HUP
+
+start_testbed() { # workspace lane flags...
+    local workspace=$1 lane=$2
+    shift 2
+    "$binary" qemu-testbed prepare --workspace "$workspace" --lane "$lane" "$@" >"$temporary/prepare-$lane.txt" 2>&1 ||
+        { cat "$temporary/prepare-$lane.txt" >&2 && return 1; }
+    grep '^accelerator=' "$temporary/prepare-$lane.txt"
+    workspaces+=("$workspace")
+    run_child "$binary" qemu-testbed start --workspace "$workspace" >/dev/null
+}
+
+value() { # key file
+    sed -n "s/^$1=//p" "$2" 2>/dev/null | head -n 1
+}
+
+row() {
+    printf '%-9s %-42s %-8s %8s %8s\n' "$@"
+}
+
+# Carries out one run and notes how it ended: one line of results, one of the table.
+carry_out() { # backend workspace run folder
+    local backend=$1 workspace=$2 run=$3 folder=$4 verdict began=$SECONDS
+    mkdir -p "$folder"
+    if run_child "$binary" "run-$backend" --workspace "$workspace" --run-id "$run" --output-root "$folder" \
+        >"$folder/$run-said.txt" 2>&1; then
+        verdict=passed
+    else
+        verdict=$(value release_gate "$folder/$run-said.txt")
+        verdict=${verdict:-failed}
+    fi
+    local events seconds
+    events=$(value history_events "$folder/$run-status.txt")
+    seconds=$((SECONDS - began))
+    printf '%s\t%s\t%s\t%s\t%s\n' "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds" >>"$out/results.tsv"
+    row "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds"
+    [ "$verdict" = passed ] || { cat "$folder/$run-said.txt" >&2 && return 1; }
+}
+
+stand_in=
+end_stand_in() {
+    [ -n "$stand_in" ] || return 0
+    # It ends with its input, and says with its status whether it was asked for anything unexpected.
+    eval "exec ${stand_in_input}>&-"
+    wait "$stand_in" || { echo "the stand-in for Kubernetes was asked for what nobody expected" >&2 && status=1; }
+    stand_in=
+}
+
+begin_stand_in() { # workspace for the layout, workspace of the testbed
+    cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
+    mkfifo "$temporary/to-stand-in"
+    "$here/target/debug/examples/kubernetes_stand_in" 2220 172.31.1.11 172.31.1.12 172.31.1.13 \
+        <"$temporary/to-stand-in" >"$temporary/stand-in.txt" &
+    stand_in=$!
+    exec {stand_in_input}>"$temporary/to-stand-in"
+    local tries=0
+    until [ -n "$(value kubeconfig "$temporary/stand-in.txt")" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -le 100 ] && kill -0 "$stand_in" 2>/dev/null || { echo "the stand-in for Kubernetes did not start" >&2 && return 1; }
+        sleep 0.1
+    done
+    # kubectl keeps its caches away from the home of whoever calls this.
+    mkdir -p "$temporary/home"
+    export HOME=$temporary/home
+    "$binary" capture-kubevirt-layout --workspace "$1" --namespace jepsen \
+        --kubeconfig "$(value kubeconfig "$temporary/stand-in.txt")" --ssh-private-key "$2/qemu/ssh/id_ed25519" >/dev/null
+}
+
+short() {
+    export ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE=1
+    local runs=(
+        reservation_contention-control ambiguous_write_retry-control failover_read_fences-control
+        expiration_and_recovery-control reservation_contention-crash-restart failover_read_fences-partition-heal
+        expiration_and_recovery-mixed-failover
+    )
+    rm -f "$out/results.tsv"
+    local began=$SECONDS
+    start_testbed "$temporary/ws" 0 --join-networks
+    echo "four machines are ready after $((SECONDS - began))s"
+    row backend run verdict events seconds
+    for run in "${runs[@]}"; do carry_out qemu "$temporary/ws" "$run" "$out/qemu"; done
+    if command -v kubectl >/dev/null 2>&1; then
+        begin_stand_in "$temporary/kubevirt-ws" "$temporary/ws"
+        for run in "${runs[@]}"; do carry_out kubevirt "$temporary/kubevirt-ws" "$run" "$out/kubevirt"; done
+    else
+        echo "no kubectl on PATH: the runs as on KubeVirt were skipped"
+    fi
+}
+
+# Takes the runs that nobody has taken yet, one after the other.
+lane() { # number
+    local number=$1 failed=0
+    workspaces=()
+    # The lane ends its own machines, however it ends; what its runs left stays.
+    trap '"$binary" qemu-testbed stop --workspace "$out/lane-$number/ws" >/dev/null' EXIT
+    trap interrupted INT TERM HUP
+    start_testbed "$out/lane-$number/ws" "$number"
+    for run in $("$binary" plan | sed 's/^run_id=//; s/ .*//'); do
+        mkdir "$temporary/taken-$run" 2>/dev/null || continue
+        if grep -qs "^qemu	$run	passed	" "$out/results.tsv"; then continue; fi
+        carry_out qemu "$out/lane-$number/ws" "$run" "$out/lane-$number/out" || failed=1
+    done
+    return "$failed"
+}
+
+everything() {
+    unset ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE
+    touch "$out/results.tsv"
+    row backend run verdict events seconds
+    while IFS=$'\t' read -r backend run verdict events seconds; do
+        [ "$verdict" != passed ] || row "$backend" "$run" "$verdict" "$events" "$seconds"
+    done <"$out/results.tsv"
+    local number failed=0
+    for ((number = 0; number < lanes; number++)); do
+        (lane "$number") &
+        lane_jobs+=($!)
+    done
+    for job in "${lane_jobs[@]}"; do wait "$job" || failed=1; done
+    lane_jobs=()
+    return "$failed"
+}
+
+if $full; then everything; else short; fi
+echo "all runs passed in ${SECONDS}s"
