@@ -163,6 +163,7 @@ fn a_view_that_is_interrupted_removes_its_pod() {
     for gets_ready in [true, false] {
         let lane = Lane::captured();
         lane.api.cluster().gets_ready = gets_ready;
+        lane.api.cluster().watchers = 0;
         let out = lane.path("frames");
         let mut watch = lane.watch(&["--follow"]);
         let watch =
