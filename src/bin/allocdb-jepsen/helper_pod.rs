@@ -14,6 +14,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -258,12 +259,16 @@ impl HelperPod {
     }
 
     fn try_to_get_ready(&mut self) -> Result<(), Trouble> {
+        // Testbeds of one process may share a pod, and are often opened at the same moment.
+        static LOOKING: Mutex<()> = Mutex::new(());
+        let looking = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
         let found = self.wanted.query()?;
         if let Some(pod) = &found {
             self.wanted.ensure_helper(pod)?;
         }
         let usable = match found {
             Some(pod) if pod.is_leaving() => {
+                drop(looking);
                 self.wanted.wait_until_gone()?;
                 return Err(Trouble::Again(anyhow!("kubevirt helper pod {} is being removed", self.name())));
             }
@@ -280,6 +285,7 @@ impl HelperPod {
         if self.is_shared {
             self.wanted.note_use(&self.user)?;
         }
+        drop(looking);
         self.wanted.wait_until_ready()?;
         let Some(pod) = self.wanted.query()? else {
             return Err(Trouble::Again(anyhow!(
