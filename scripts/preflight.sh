@@ -33,4 +33,11 @@ trap 'rm -rf "$out"' EXIT
 ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE=1 target/release/allocdb-jepsen run-local \
     --run-id reservation_contention-crash-restart --output-root "$out/artifacts"
 
+step "runs on virtual machines"
+if lacking=$(scripts/live.sh --check); then
+    scripts/live.sh --binary target/release/allocdb-jepsen
+else
+    echo "skipped: $lacking"
+fi
+
 printf '\npreflight passed in %ss\n' "$((SECONDS - began))"
