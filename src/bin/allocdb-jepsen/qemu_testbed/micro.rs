@@ -30,6 +30,17 @@ pub(super) struct Kernel {
     pub(super) modules: PathBuf,
 }
 
+/// They are made of what is here, so they can only be what this machine is.
+pub(super) fn check_arch(arch: Arch) -> Result<()> {
+    ensure!(
+        arch.word() == std::env::consts::ARCH,
+        "micro guests are made of this machine's programs, which are {}; for {} give a cloud image with --base-image-path",
+        std::env::consts::ARCH,
+        arch.word()
+    );
+    Ok(())
+}
+
 /// The kernel that is asked for, or the newest one here that has its modules.
 pub(super) fn choose_kernel(image: Option<&Path>, modules: Option<&Path>) -> Result<Kernel> {
     if let Some(image) = image {
@@ -90,12 +101,6 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
 
 /// Makes what the guests need, or sees that it is there.
 pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interrupt) -> Result<()> {
-    ensure!(
-        layout.arch.word() == std::env::consts::ARCH,
-        "micro guests are made of this machine's programs, which are {}; for {} give a cloud image with --base-image-path",
-        std::env::consts::ARCH,
-        layout.arch.word()
-    );
     for (name, package) in [("ssh", "openssh-client"), ("ssh-keygen", "openssh-client")] {
         require(name, package)?;
     }

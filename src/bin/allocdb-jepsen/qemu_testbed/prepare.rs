@@ -40,6 +40,7 @@ pub(super) fn wanted_layout(wanted: &QemuPrepare) -> Result<QemuLayout> {
                 wanted.base_image_url.is_none() && wanted.base_image_sha256.is_none(),
                 "--base-image-url and --base-image-sha256 are about an image; say with --base-image-path where it is to be"
             );
+            micro::check_arch(arch)?;
             let kernel = micro::choose_kernel(wanted.kernel.as_deref(), wanted.modules.as_deref())?;
             (kernel.image, NO_URL.to_owned(), GuestKind::Micro { modules_path: kernel.modules })
         }
