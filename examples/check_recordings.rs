@@ -38,6 +38,8 @@ mod normal;
 mod outline;
 #[path = "check_recordings/program.rs"]
 mod program;
+#[path = "check_recordings/qemu.rs"]
+mod qemu;
 #[path = "check_recordings/recorded.rs"]
 mod recorded;
 #[path = "check_recordings/requests.rs"]
@@ -84,6 +86,7 @@ const KINDS: &[(&str, Compare)] = &[
     ("wire", wire::compare),
     ("disk", disk::compare),
     ("layouts", layouts::compare),
+    ("qemu", qemu::compare),
     ("semantics", traces::compare),
     ("scenarios", scenarios::compare),
     ("artifacts", artifacts::compare),

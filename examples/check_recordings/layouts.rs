@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use allocdb_node::cluster::{ClusterLayout, ControlStatus, FaultState, layout, timeline};
+use allocdb_node::testbed::{KubevirtLayout, QemuLayout};
 use anyhow::{Result, anyhow};
 
 use super::Bench;
@@ -17,28 +18,16 @@ use super::tally::{Problems, Tally, differing, differing_text, shown};
 const BUNDLE_LINE: &str = "core.max_bundle_size=";
 
 pub(crate) fn compare(bench: &Bench, folder: &Path, tally: &mut Tally) -> Result<()> {
-    let mut elsewhere = 0;
     for name in file_names(folder)? {
         bench.program.check()?;
         let path = folder.join(&name);
         match text_file(&name) {
             Some(compare_text) => tally.case(&name, || compare_text(&path)),
-            None if is_testbed(&name) => elsewhere += 1,
             None if name == "README.md" => {}
             None => tally.note(format!("{name}: its name says no kind of file that is known")),
         }
     }
-    elsewhere += compare_invalid(bench, folder, tally)?;
-    if elsewhere > 0 {
-        tally.note(format!(
-            "{elsewhere} layouts of QEMU and KubeVirt testbeds: this tool does not cover them"
-        ));
-    }
-    Ok(())
-}
-
-fn is_testbed(name: &str) -> bool {
-    name.starts_with("qemu-") || name.starts_with("kubevirt-")
+    compare_invalid(bench, folder, tally)
 }
 
 /// Compares a text file of a cluster with what it encodes to.
@@ -47,8 +36,16 @@ type CompareText = fn(&Path) -> Result<Problems>;
 /// How a text file with such a name is compared; `None` if it is no file of a cluster.
 pub(crate) fn text_file(name: &str) -> Option<CompareText> {
     let stem = name.strip_suffix(".txt").or_else(|| name.strip_suffix(".log"))?;
-    if stem == "cluster-layout" || stem.starts_with("cluster-layout-") {
+    let is_layout = |kind: &str| {
+        let rest = stem.strip_prefix(kind).and_then(|rest| rest.strip_prefix("-layout"));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    if is_layout("cluster") {
         Some(compare_layout)
+    } else if is_layout("qemu-testbed") {
+        Some(compare_qemu_layout)
+    } else if is_layout("kubevirt-testbed") {
+        Some(compare_kubevirt_layout)
     } else {
         match stem {
             "cluster-faults" => Some(compare_faults),
@@ -76,6 +73,18 @@ fn decode_layout(text: &str) -> Result<ClusterLayout> {
     ClusterLayout::decode(text).map_err(|problem| anyhow!("layout: {problem}"))
 }
 
+fn compare_qemu_layout(path: &Path) -> Result<Problems> {
+    let text = read_text(path)?;
+    let layout = QemuLayout::decode(&text).map_err(|problem| anyhow!("layout: {problem}"))?;
+    Ok(encoded_again(&text, &layout.encode()))
+}
+
+fn compare_kubevirt_layout(path: &Path) -> Result<Problems> {
+    let text = read_text(path)?;
+    let layout = KubevirtLayout::decode(&text).map_err(|problem| anyhow!("layout: {problem}"))?;
+    Ok(encoded_again(&text, &layout.encode()))
+}
+
 fn compare_faults(path: &Path) -> Result<Problems> {
     let text = read_text(path)?;
     let state = FaultState::decode(&text).map_err(|problem| anyhow!("fault file: {problem}"))?;
@@ -93,33 +102,51 @@ fn compare_status(path: &Path) -> Result<Problems> {
     Ok(encoded_again(&text, &ControlStatus::decode(text.as_bytes())?.encode()))
 }
 
-/// Compares what is said to the invalid layouts of a cluster. Returns how many are of another kind.
-fn compare_invalid(bench: &Bench, folder: &Path, tally: &mut Tally) -> Result<usize> {
+/// What is said to the invalid layouts.
+fn compare_invalid(bench: &Bench, folder: &Path, tally: &mut Tally) -> Result<()> {
     let invalid = folder.join("invalid");
     if !invalid.is_dir() {
         tally.note("invalid layouts: there is no folder of them");
-        return Ok(0);
+        return Ok(());
     }
     let readme = folder.join("README.md");
     let rows = if readme.is_file() { table::rows_by_name(&read_text(&readme)?) } else { BTreeMap::new() };
-    let mut elsewhere = 0;
     for name in file_names(&invalid)? {
         bench.program.check()?;
-        if is_testbed(&name) {
-            elsewhere += 1;
-            continue;
-        }
-        if !name.starts_with("cluster-") {
-            tally.note(format!("invalid/{name}: its name says no kind of file that is known"));
-            continue;
-        }
         let message = rows.get(&name).and_then(|row| row.get(1)).and_then(|cell| table::code(cell));
-        if message.is_none() {
-            tally.note(format!("the words for invalid/{name}: no README.md lists them"));
+        let message = message.as_deref();
+        let path = invalid.join(&name);
+        let case = format!("invalid/{name}");
+        match name.split('-').next() {
+            Some("cluster") => tally.case(&case, || refusal(bench, &path, message)),
+            // The program would make the workspaces that they name.
+            Some("qemu") => tally.case(&case, || {
+                said("failed to load qemu layout: ", QemuLayout::decode(&read_text(&path)?).err(), message)
+            }),
+            Some("kubevirt") => tally.case(&case, || {
+                let error = KubevirtLayout::decode(&read_text(&path)?).err();
+                said("failed to load kubevirt testbed layout: ", error, message)
+            }),
+            _ => {
+                tally.note(format!("{case}: its name says no kind of file that is known"));
+                continue;
+            }
         }
-        tally.case(&format!("invalid/{name}"), || refusal(bench, &invalid.join(&name), message.as_deref()));
+        if message.is_none() {
+            tally.note(format!("the words for {case}: no README.md lists them"));
+        }
     }
-    Ok(elsewhere)
+    Ok(())
+}
+
+/// A layout that the library must refuse, in the recorded words if there are any.
+fn said(prefix: &str, error: Option<String>, message: Option<&str>) -> Result<Problems> {
+    let error = error.ok_or_else(|| anyhow!("it was taken for valid"))?;
+    let found = format!("{prefix}{error}");
+    Ok(message
+        .and_then(|message| differing_text("message", message.as_bytes(), found.as_bytes()))
+        .into_iter()
+        .collect())
 }
 
 /// A layout that is refused leaves standard output empty and begins what is said with the recorded message.
@@ -150,12 +177,15 @@ mod tests {
 
     #[test]
     fn files_of_a_cluster_are_known_by_their_names() {
-        for known in
-            ["cluster-layout.txt", "cluster-layout-qemu.txt", "cluster-faults.txt", "cluster-timeline.log"]
-        {
+        for known in [
+            "cluster-layout.txt",
+            "cluster-layout-qemu.txt",
+            "qemu-testbed-layout-x86_64.txt",
+            "cluster-timeline.log",
+        ] {
             assert!(text_file(known).is_some(), "{known}");
         }
-        for unknown in ["cluster-layouts.txt", "qemu-testbed-layout.txt", "README.md", "cluster-layout.bin"] {
+        for unknown in ["cluster-layouts.txt", "qemu-layout.txt", "README.md", "cluster-layout.bin"] {
             assert!(text_file(unknown).is_none(), "{unknown}");
         }
     }
