@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 pub(super) const KEYS: [&str; 4] =
     ["core.max_bundle_size", "core.max_resources", "core.max_reservations", "core.max_expiration_bucket_len"];
 
-/// The limits that a layout states, in the order of [`KEYS`].
+/// The limits that a layout states, in the order of their keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GuestLimits([Option<NonZeroU32>; KEYS.len()]);
 
