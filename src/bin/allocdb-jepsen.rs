@@ -91,9 +91,9 @@ fn carry_out(command: Command) -> Result<()> {
         harness_log::start();
     }
     match command {
-        Command::Plan => surface::print_plan(),
-        Command::Analyze { history_file } => surface::analyze(&history_file),
-        Command::VerifySurface { testbed } => surface::verify(testbed, &open),
+        Command::Plan { format } => surface::print_plan(format),
+        Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
+        Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open),
         Command::Run { testbed, run_id, output_root } => runs::run(testbed, &open, &run_id, &output_root),
         Command::Archive { testbed, run_id, history_file, output_root } => {
             runs::archive(testbed, &open, &run_id, &history_file, &output_root)

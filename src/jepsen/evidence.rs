@@ -95,6 +95,18 @@ pub struct ReplicaAtEnd {
     pub error: Option<String>,
 }
 
+impl From<&RunSpec> for PlannedRun {
+    fn from(run: &RunSpec) -> Self {
+        Self {
+            run_id: run.id.to_string(),
+            workload: run.workload.to_string(),
+            nemesis: run.nemesis.to_string(),
+            minimum_fault_window_secs: run.minimum_fault_window.map(FaultWindow::as_secs),
+            release_blocking: run.release_blocking,
+        }
+    }
+}
+
 impl Evidence {
     /// What can be said about a run that somebody else carried out.
     #[must_use]
@@ -106,13 +118,7 @@ impl Evidence {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             },
             backend: backend.to_owned(),
-            run: PlannedRun {
-                run_id: run.id.to_string(),
-                workload: run.workload.to_string(),
-                nemesis: run.nemesis.to_string(),
-                minimum_fault_window_secs: run.minimum_fault_window.map(FaultWindow::as_secs),
-                release_blocking: run.release_blocking,
-            },
+            run: run.into(),
             fault_window: None,
             started_at_millis: None,
             ended_at_millis: None,

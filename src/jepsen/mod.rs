@@ -12,8 +12,10 @@
 //!   (what took effect, packed), `table` (hash tables for numbers from outside), `attempts`, `holders` and `replay` (the
 //!   checks) and `report` (the verdict, both ways).
 //! - [`evidence`]: how a bundle came about; [`artifacts`]: the bundle itself and its manifest.
+//! - [`answers`]: plan, verdict and surfaces as JSON, for programs.
 
 pub mod analysis;
+pub mod answers;
 pub mod artifacts;
 pub mod evidence;
 pub mod history;

@@ -19,7 +19,7 @@ use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
 use allocdb_node::jepsen::artifacts::Bundle;
-use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence, ReplicaAtEnd};
+use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence};
 use allocdb_node::jepsen::history::{Event, HistoryReader, HistoryWriter};
 use allocdb_node::jepsen::plan::{self, FaultWindow, RunSpec};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -226,7 +226,7 @@ impl Life<'_> {
                     ended_at_millis: Some(ended_at_millis),
                     iterations: Some(iterations),
                     faults: Some(actions.record()),
-                    replicas_at_end: Some(replicas_at_end(testbed)),
+                    replicas_at_end: Some(runtime::probe(testbed).into_evidence()),
                     ..Evidence::of_unknown_run(testbed.backend(), self.run)
                 };
                 Ok(Executed { events, iterations, ended_at_millis, evidence })
@@ -456,32 +456,6 @@ fn fetch_logs(
         Some(error) => Err(error),
         None => replaced.map(|()| path),
     }
-}
-
-fn replicas_at_end(testbed: &dyn ExternalTestbed) -> Vec<ReplicaAtEnd> {
-    let topology = runtime::probe(testbed);
-    let told = |probe: runtime::Probe| {
-        let replica = probe.replica.0;
-        match probe.answer {
-            Ok(status) => ReplicaAtEnd {
-                replica,
-                state: Some(status.state_word().to_owned()),
-                role: Some(status.role.word().to_owned()),
-                view: Some(status.view.0),
-                commit_lsn: status.commit_lsn.map(|lsn| lsn.0),
-                error: None,
-            },
-            Err(error) => ReplicaAtEnd {
-                replica,
-                state: None,
-                role: None,
-                view: None,
-                commit_lsn: None,
-                error: Some(error),
-            },
-        }
-    };
-    topology.0.into_iter().map(told).collect()
 }
 
 /// Judges a history that was recorded earlier and archives it with the testbed's logs.

@@ -4,6 +4,7 @@ use super::testbed::{ExternalTestbed, Port, REPLICAS};
 use allocdb_node::cluster::ControlStatus;
 use allocdb_node::cluster::control::ControlError;
 use allocdb_node::ids::{ReplicaId, View};
+use allocdb_node::jepsen::evidence::ReplicaAtEnd;
 use allocdb_node::replica::Role;
 
 /// Asks a control port how its replica is.
@@ -102,6 +103,32 @@ impl Topology {
             member.view == primary.view && (member.id == primary.id || member.role == Role::Backup)
         };
         (self.active().count() == REPLICAS.len() && self.active().all(in_place)).then_some(primary)
+    }
+
+    /// What each replica said of itself, as it is archived.
+    pub(crate) fn into_evidence(self) -> Vec<ReplicaAtEnd> {
+        let told = |probe: Probe| {
+            let replica = probe.replica.0;
+            match probe.answer {
+                Ok(status) => ReplicaAtEnd {
+                    replica,
+                    state: Some(status.state_word().to_owned()),
+                    role: Some(status.role.word().to_owned()),
+                    view: Some(status.view.0),
+                    commit_lsn: status.commit_lsn.map(|lsn| lsn.0),
+                    error: None,
+                },
+                Err(error) => ReplicaAtEnd {
+                    replica,
+                    state: None,
+                    role: None,
+                    view: None,
+                    commit_lsn: None,
+                    error: Some(error),
+                },
+            }
+        };
+        self.0.into_iter().map(told).collect()
     }
 
     /// One piece for each replica.

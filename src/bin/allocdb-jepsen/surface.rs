@@ -1,17 +1,19 @@
 //! What can be asked without a run: the plan, a judgement on a file, and whether a testbed can be driven at all.
 
 use super::actions::Actions;
-use super::args::Testbed;
+use super::args::{Format, Testbed};
 use super::cluster;
 use super::common::{escaped, print};
 use super::events::{full_table_hint, submit};
 use super::interrupt::Interrupt;
+use super::runtime;
 use super::testbed::{Contact, Open, Port, REPLICAS};
 use super::tracker::Namespaces;
 use allocdb_node::allocator::Command;
 use allocdb_node::api::{self, Request, ResourceResponse, Response, SubmitResponse};
 use allocdb_node::ids::{OperationId, ReplicaId, ResourceId};
 use allocdb_node::jepsen::analysis::{Report, judge};
+use allocdb_node::jepsen::answers;
 use allocdb_node::jepsen::history::HistoryError;
 use allocdb_node::jepsen::plan;
 use anyhow::{Result, anyhow, bail};
@@ -26,15 +28,29 @@ pub(crate) const BLOCKED: &str = "Jepsen release gate is blocked";
 const READ_BYTES: usize = 256 * 1024;
 
 /// Prints the plan.
-pub(crate) fn print_plan() -> Result<()> {
-    print(&plan::render())
+pub(crate) fn print_plan(format: Format) -> Result<()> {
+    match format {
+        Format::Text => print(&plan::render()),
+        Format::Json => print(&answers::plan("plan")),
+    }
 }
 
 /// Judges a history file and prints the report.
-pub(crate) fn analyze(history_file: &Path) -> Result<()> {
-    let report = judge_file(history_file)?;
-    print(&report.to_string())?;
+pub(crate) fn analyze(history_file: &Path, format: Format) -> Result<()> {
+    let report = told("analyze", format, judge_file(history_file))?;
+    match format {
+        Format::Text => print(&report.to_string())?,
+        Format::Json => print(&answers::report("analyze", &report))?,
+    }
     fail_if_blocked(&report)
+}
+
+/// What has failed is the answer to a program that asked for one.
+fn told<T>(command: &str, format: Format, result: Result<T>) -> Result<T> {
+    if let (Err(error), Format::Json) = (&result, format) {
+        print(&answers::failure(command, &format!("{error:#}")))?;
+    }
+    result
 }
 
 /// Opens a history file for reading it as a stream.
@@ -55,12 +71,21 @@ pub(crate) fn fail_if_blocked(report: &Report) -> Result<()> {
 }
 
 /// Checks that a testbed can be driven, and says so.
-pub(crate) fn verify(testbed: Testbed, open: &Open<'_>) -> Result<()> {
+pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>) -> Result<()> {
+    let command = testbed.verify_command();
     let interrupt = &Interrupt::listen()?;
-    let testbed = &*open(testbed, Contact::AtOnce, interrupt)?;
-    let actions = Actions::new(testbed, interrupt);
-    verify_surface(&actions, &mut Namespaces::default())?;
-    print(&format!("{}_surface=ready\n", testbed.backend()))
+    let verified = open(testbed, Contact::AtOnce, interrupt).and_then(|testbed| {
+        verify_surface(&Actions::new(&*testbed, interrupt), &mut Namespaces::default())?;
+        Ok(testbed)
+    });
+    let testbed = told(command, format, verified)?;
+    match format {
+        Format::Text => print(&format!("{}_surface=ready\n", testbed.backend())),
+        Format::Json => {
+            let replicas = runtime::probe(&*testbed).into_evidence();
+            print(&answers::surface(command, testbed.backend(), &replicas))
+        }
+    }
 }
 
 /// Brings the cluster in place, and checks that every replica serves, that a write is committed and that it can be read.

@@ -16,11 +16,16 @@ use allocdb_node::testbed::{self, Arch};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     /// List the planned runs.
-    Plan,
+    Plan {
+        /// For whom.
+        format: Format,
+    },
     /// Judge a history that was recorded earlier.
     Analyze {
         /// The history to judge.
         history_file: PathBuf,
+        /// For whom the report is.
+        format: Format,
     },
     /// Write down where the guests of a KubeVirt testbed are.
     CaptureKubevirtLayout(KubevirtCapture),
@@ -28,6 +33,8 @@ pub(crate) enum Command {
     VerifySurface {
         /// The testbed to check.
         testbed: Testbed,
+        /// For whom the answer is.
+        format: Format,
     },
     /// Execute one planned run, judge it and archive its evidence.
     Run {
@@ -59,6 +66,16 @@ pub(crate) enum Command {
     QemuTestbed(QemuTestbed),
 }
 
+/// Who reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Format {
+    /// People, and scripts that look for `key=value`.
+    #[default]
+    Text,
+    /// Programs: one JSON document, also in place of a failure.
+    Json,
+}
+
 /// The cluster that a subcommand is about. Adding a backend adds a variant here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Testbed {
@@ -83,6 +100,15 @@ impl Testbed {
             Testbed::Local(_) => "Local",
             Testbed::Qemu { .. } => "QEMU",
             Testbed::Kubevirt { .. } => "KubeVirt",
+        }
+    }
+
+    /// The subcommand that checks whether it can be driven.
+    pub(crate) fn verify_command(&self) -> &'static str {
+        match self {
+            Testbed::Local(_) => "verify-local-surface",
+            Testbed::Qemu { .. } => "verify-qemu-surface",
+            Testbed::Kubevirt { .. } => "verify-kubevirt-surface",
         }
     }
 

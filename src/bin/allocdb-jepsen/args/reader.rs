@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command as Syntax};
 
 use super::command::Command;
-use super::table::{Menu, SHOWN_AS_REQUIRED, Subcommand};
+use super::table::{Menu, NOT_IN_MENUS, SHOWN_AS_REQUIRED, Subcommand};
 
 /// Why there is no command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +150,7 @@ fn fit<'a>(syntax: &'a Syntax, word: &OsStr) -> Fit<'a> {
 /// How an unknown word is quoted: alone, or with the whole rest after a subcommand that takes nothing.
 fn quoted(syntax: &Syntax, word: &OsStr, rest: impl Iterator<Item = OsString>) -> String {
     let mut quoted = word.display().to_string();
-    if syntax.get_arguments().next().is_none() {
+    if syntax.get_arguments().all(|arg| arg.get_id() == NOT_IN_MENUS) {
         for word in rest {
             quoted.push(' ');
             quoted.push_str(&word.to_string_lossy());
@@ -212,7 +212,7 @@ fn menu_usage(prefix: &str, menu: &Menu) -> String {
         Some(summary) => format!("usage: {prefix} {summary}\n\ncommands:\n"),
     };
     let subcommands = menu.subcommands.iter().map(|subcommand| &subcommand.syntax);
-    let subcommands = subcommands.filter(|syntax| !syntax.is_hide_set()).map(synopsis);
+    let subcommands = subcommands.filter(|syntax| !syntax.is_hide_set()).map(published_synopsis);
     let groups = menu.groups.iter().map(|group| format!("{} {}", group.name, group.summary.unwrap_or("...")));
     for line in subcommands.chain(groups) {
         usage.push_str(&format!("  {prefix} {line}\n"));
@@ -223,8 +223,17 @@ fn menu_usage(prefix: &str, menu: &Menu) -> String {
 
 /// One line: the subcommand and everything it takes, in the order of the table.
 fn synopsis(syntax: &Syntax) -> String {
+    synopsis_of(syntax, |_| true)
+}
+
+/// The same as a menu shows it.
+fn published_synopsis(syntax: &Syntax) -> String {
+    synopsis_of(syntax, |arg| arg.get_id() != NOT_IN_MENUS)
+}
+
+fn synopsis_of(syntax: &Syntax, is_shown: impl Fn(&Arg) -> bool) -> String {
     let mut line = syntax.get_name().to_owned();
-    for arg in syntax.get_arguments() {
+    for arg in syntax.get_arguments().filter(|arg| is_shown(arg)) {
         let shown = shown(arg);
         let required = arg.is_required_set() || arg.get_id() == SHOWN_AS_REQUIRED;
         let repeats = matches!(arg.get_action(), ArgAction::Append);

@@ -38,6 +38,9 @@ pub(super) struct Subcommand {
 /// Shown without brackets although it has a default: published synopses show it that way, and scripts quote them.
 pub(super) const SHOWN_AS_REQUIRED: &str = "namespace";
 
+/// A flag that came after the synopses in the menu were published. It is on the help page of its subcommands alone.
+pub(super) const NOT_IN_MENUS: &str = "format";
+
 /// Everything that can follow the program's name. A further group of subcommands is one more among `groups`.
 pub(super) fn menu() -> Menu {
     Menu {
@@ -49,8 +52,8 @@ pub(super) fn menu() -> Menu {
             plan(),
             analyze(),
             capture_kubevirt_layout(),
-            verify("verify-qemu-surface", "the QEMU testbed", |m| verify_surface(qemu(m)?)),
-            verify("verify-kubevirt-surface", "the KubeVirt testbed", |m| verify_surface(kubevirt(m)?)),
+            verify("verify-qemu-surface", "the QEMU testbed", |m| verify_surface(qemu(m)?, m)),
+            verify("verify-kubevirt-surface", "the KubeVirt testbed", |m| verify_surface(kubevirt(m)?, m)),
             run("run-qemu", "the QEMU testbed", |m| run_on(qemu(m)?, m)),
             run("run-kubevirt", "the KubeVirt testbed", |m| run_on(kubevirt(m)?, m)),
             watch("watch-kubevirt", "its KubeVirt testbed", |m| watch_on(kubevirt(m)?, m)),
@@ -59,7 +62,7 @@ pub(super) fn menu() -> Menu {
             archive("archive-kubevirt", "the KubeVirt testbed", |m| archive_of(kubevirt(m)?, m)),
             // Whatever else there is comes after them.
             run_local(),
-            verify("verify-local-surface", "the cluster on this machine", |m| verify_surface(local(m)?)),
+            verify("verify-local-surface", "the cluster on this machine", |m| verify_surface(local(m)?, m)),
             archive("archive-local", "the cluster on this machine", |m| archive_of(local(m)?, m)),
             watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
@@ -70,16 +73,22 @@ pub(super) fn menu() -> Menu {
 
 fn plan() -> Subcommand {
     Subcommand {
-        syntax: does("plan", "List the 17 runs of the release gate, one line each"),
-        build: |_| Some(Command::Plan),
+        syntax: does("plan", "List the 17 runs of the release gate, one line each").arg(format()),
+        build: |m| Some(Command::Plan { format: m.remove_one(NOT_IN_MENUS)? }),
     }
 }
 
 fn analyze() -> Subcommand {
     Subcommand {
         syntax: does("analyze", "Judge a recorded history; the status is 0 only if the release gate passes")
-            .arg(path("history-file").required(true).help("History to judge")),
-        build: |m| Some(Command::Analyze { history_file: m.remove_one("history-file")? }),
+            .arg(path("history-file").required(true).help("History to judge"))
+            .arg(format()),
+        build: |m| {
+            Some(Command::Analyze {
+                history_file: m.remove_one("history-file")?,
+                format: m.remove_one(NOT_IN_MENUS)?,
+            })
+        },
     }
 }
 
@@ -154,7 +163,7 @@ fn capture_kubevirt_layout() -> Subcommand {
 
 fn verify(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
     let syntax = does(name, format!("Check that every replica of {place} can be reached and asked"));
-    Subcommand { syntax: syntax.arg(existing_workspace()), build }
+    Subcommand { syntax: syntax.arg(existing_workspace()).arg(format()), build }
 }
 
 fn run(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
@@ -315,8 +324,8 @@ fn member(
     Subcommand { syntax: does(name, about).arg(existing_workspace()).arg(replica_id()), build }
 }
 
-fn verify_surface(testbed: Testbed) -> Option<Command> {
-    Some(Command::VerifySurface { testbed })
+fn verify_surface(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
+    Some(Command::VerifySurface { testbed, format: m.remove_one(NOT_IN_MENUS)? })
 }
 
 fn run_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
@@ -395,6 +404,15 @@ fn refresh_millis() -> Arg {
         .value_parser(value::refresh_millis())
         .default_value("2000")
         .help("Pause between two screens in milliseconds; less than 250 is taken as 250")
+}
+
+fn format() -> Arg {
+    Arg::new(NOT_IN_MENUS)
+        .long(NOT_IN_MENUS)
+        .value_name("text|json")
+        .value_parser(value::format())
+        .default_value("text")
+        .help("Lines of key=value, or one JSON document, which also says what went wrong")
 }
 
 fn follow(until: &str) -> Arg {

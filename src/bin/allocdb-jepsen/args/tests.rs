@@ -152,7 +152,8 @@ fn an_unknown_subcommand_is_quoted_before_the_whole_usage() {
 
 #[test]
 fn plan_takes_nothing_and_quotes_all_of_it() {
-    assert_eq!(command(&["plan"]), Command::Plan);
+    assert_eq!(command(&["plan"]), Command::Plan { format: Format::Text });
+    assert_eq!(command(&["plan", "--format", "json"]), Command::Plan { format: Format::Json });
     for (words, quoted) in [
         (&["plan", "--workspace", "x", "a b"][..], "--workspace x a b"),
         (&["plan", "x", "--help"], "x --help"),
@@ -162,7 +163,9 @@ fn plan_takes_nothing_and_quotes_all_of_it() {
         let message = refusal(words);
         assert_eq!(message.lines().next(), Some(&*format!("unknown argument `{quoted}`")));
     }
-    assert!(help(&["plan", "--help", "x"]).contains("\nusage:\n  allocdb-jepsen plan\n"));
+    assert!(
+        help(&["plan", "--help", "x"]).contains("\nusage:\n  allocdb-jepsen plan [--format <text|json>]\n")
+    );
 }
 
 #[test]
@@ -197,7 +200,7 @@ fn a_missing_value_is_answered_with_the_usage_and_the_flag() {
             let Some(long) = flag.get_long() else { continue };
             let message = refusal(&[&path[..], &[format!("--{long}")]].concat());
             assert!(
-                message.starts_with(&format!("usage:\n  allocdb-jepsen {} --", path.join(" "))),
+                message.starts_with(&format!("usage:\n  allocdb-jepsen {} ", path.join(" "))),
                 "{message}"
             );
             assert!(message.contains(&format!("\nmissing value: `--{long} <")), "{message}");
@@ -296,7 +299,7 @@ fn the_first_problem_counts_and_is_quoted_first() {
 #[test]
 fn a_value_may_look_like_a_flag_or_be_empty() {
     for value in ["--help", "-h", "--history-file", "--", "", "=", "a=b", "-"] {
-        let expected = Command::Analyze { history_file: value.into() };
+        let expected = Command::Analyze { history_file: value.into(), format: Format::Text };
         assert_eq!(command(&["analyze", "--history-file", value]), expected);
         assert_eq!(command(&["analyze", &format!("--history-file={value}")]), expected);
     }
@@ -306,7 +309,7 @@ fn a_value_may_look_like_a_flag_or_be_empty() {
 fn the_last_of_repeated_flags_counts() {
     assert_eq!(
         command(&["analyze", "--history-file", "bad", "--history-file=", "--history-file", "good"]),
-        Command::Analyze { history_file: "good".into() }
+        Command::Analyze { history_file: "good".into(), format: Format::Text }
     );
 }
 
@@ -318,7 +321,7 @@ fn backends_differ_in_the_testbed_and_nothing_else() {
     for (name, testbed) in [("local", local()), ("qemu", qemu()), ("kubevirt", kubevirt())] {
         assert_eq!(
             command(&[&format!("verify-{name}-surface"), "--workspace", "w"]),
-            Command::VerifySurface { testbed: testbed.clone() }
+            Command::VerifySurface { testbed: testbed.clone(), format: Format::Text }
         );
         let archive = format!("archive-{name}");
         assert_eq!(
@@ -503,7 +506,7 @@ fn words_that_are_not_utf8_are_kept_in_paths_and_refused_elsewhere() {
     let with = |words: &[&str], last: OsString| -> Vec<OsString> {
         words.iter().map(OsString::from).chain([last]).collect()
     };
-    let analyze = Ok(Command::Analyze { history_file: bad().into() });
+    let analyze = Ok(Command::Analyze { history_file: bad().into(), format: Format::Text });
     assert_eq!(parse_words(&with(&["analyze", "--history-file"], bad())), analyze);
     let attached = OsString::from_vec(b"--history-file=\xffx".to_vec());
     assert_eq!(parse_words(&with(&["analyze"], attached)), analyze);
@@ -532,7 +535,7 @@ proptest! {
     fn any_value_reaches_its_flag_unchanged(value in proptest::collection::vec(1_u8.., 0..12)) {
         let value = OsString::from_vec(value);
         let words = ["analyze".into(), "--history-file".into(), value.clone()];
-        prop_assert_eq!(parse_words(&words), Ok(Command::Analyze { history_file: value.into() }));
+        prop_assert_eq!(parse_words(&words), Ok(Command::Analyze { history_file: value.into(), format: Format::Text }));
     }
 
     #[test]

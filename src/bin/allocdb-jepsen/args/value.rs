@@ -14,7 +14,7 @@ use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::{Arch, Lane as TestbedLane};
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 
-use super::command::Lane;
+use super::command::{Format, Lane};
 
 /// Any path: the empty one and those that are not UTF-8 included.
 pub(super) fn path() -> ValueParser {
@@ -77,6 +77,17 @@ pub(super) fn socket_addr(flag: &'static str) -> ValueParser {
 /// The pause between two screens as a [`Duration`].
 pub(super) fn refresh_millis() -> ValueParser {
     OsStringValueParser::new().try_map(|given| read_refresh_millis(&given)).into()
+}
+
+/// For whom an answer is: `text` or `json`.
+pub(super) fn format() -> ValueParser {
+    OsStringValueParser::new()
+        .try_map(|given| match given.to_str() {
+            Some("text") => Ok(Format::Text),
+            Some("json") => Ok(Format::Json),
+            _ => Err(format!("{}; expected text or json", invalid("format", &given))),
+        })
+        .into()
 }
 
 /// A [`Lane`] as `<name>,<workspace>,<output-root>`.

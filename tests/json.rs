@@ -1,0 +1,186 @@
+//! Answers for programs: one JSON document each that keeps to its schema in `docs/schemas`, in place of a failure too, with the
+//! exit codes of the answers for people, which stay as they were.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::path::Path;
+use support::*;
+
+/// What a command prints with `--format json`, after it was held against a schema.
+fn document(arguments: &[&str], schema: &str) -> (Done, Value) {
+    let done = run(jepsen(arguments).args(["--format", "json"]));
+    let found = parsed(&done);
+    let wrong: Vec<String> = validator(schema).iter_errors(&found).map(|error| error.to_string()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}\n{found:#}");
+    (done, found)
+}
+
+fn parsed(done: &Done) -> Value {
+    assert_eq!(done.stdout.matches('\n').count(), 1, "{done:#?}");
+    serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:#?}"))
+}
+
+fn validator(name: &str) -> jsonschema::Validator {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{name}.schema.json"));
+    let schema: Value = serde_json::from_str(&text(path)).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    jsonschema::draft202012::meta::validate(&schema).unwrap();
+    jsonschema::draft202012::new(&schema).unwrap()
+}
+
+#[test]
+fn the_plan_lists_the_same_runs_for_programs() {
+    let (done, plan) = document(&["plan"], "plan");
+    done.ok();
+    let ids: Vec<&str> =
+        plan["runs"].as_array().unwrap().iter().map(|run| run["run_id"].as_str().unwrap()).collect();
+    assert_eq!(ids, run_ids());
+    let blocking = plan["runs"].as_array().unwrap().iter().filter(|run| run["release_blocking"] == true);
+    assert_eq!(blocking.count(), 15);
+    let as_before = run(&mut jepsen(&["plan"])).ok().stdout;
+    assert_eq!(run(&mut jepsen(&["plan", "--format=text"])).ok().stdout, as_before);
+}
+
+/// What blocks a gate, and at the end what does not.
+const EVENTS: [&str; 5] = [
+    "operation=revoke outcome=ambiguous reason=timeout",
+    "operation=get_resource resource_id=1 outcome=read_ok read_target=resource served_by=3 served_role=backup \
+     resource_state=available required_lsn=18446744073709551615",
+    "operation=reserve operation_id=340282366920938463463374607431768211455 outcome=ambiguous reason=timeout",
+    "operation=reserve operation_id=7 outcome=ambiguous reason=timeout",
+    "operation=reserve operation_id=8 outcome=definite_failure reason=busy",
+];
+
+fn history(folder: &Path, events: &[&str]) -> String {
+    let mut text = "version=1\n".to_owned();
+    for (event, sequence) in events.iter().zip(1..) {
+        text += &format!("sequence={sequence} process=p time_millis=1 {event}\n");
+    }
+    let path = folder.join("history.txt");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_blocked_gate_lists_its_blockers_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = history(folder.path(), &EVENTS);
+    let (done, report) = document(&["analyze", "--history-file", &path], "report");
+    assert_eq!((done.code(), &*done.stderr), (Some(1), "Jepsen release gate is blocked\n"));
+    assert_eq!(report["release_gate"], "blocked");
+    let blockers = report["blockers"].as_array().unwrap();
+    for expected in [
+        json!({ "blocker": "missing_operation_id", "sequence": 1, "operation": "revoke" }),
+        json!({ "blocker": "stale_successful_read", "replica_id": 3, "role": "backup",
+                "required_lsn": u64::MAX, "observed_lsn": null }),
+        json!({ "blocker": "unresolved_ambiguity", "operation_id": u128::MAX.to_string() }),
+        json!({ "blocker": "unresolved_ambiguity", "operation_id": "7" }),
+    ] {
+        assert!(blockers.contains(&expected), "{expected} is not in {report:#}");
+    }
+    // The text says the same, and is what it was.
+    let text = run(&mut jepsen(&["analyze", "--history-file", &path]));
+    assert_eq!(text.code(), Some(1));
+    assert!(text.stdout.starts_with(&format!(
+        "release_gate=blocked\nlogical_commands={}\nblockers={}\nblocker=missing_operation_id sequence=1 operation=revoke\n",
+        report["logical_commands"],
+        blockers.len()
+    )));
+}
+
+#[test]
+fn a_gate_that_passes_is_an_empty_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = history(folder.path(), &EVENTS[4..5]);
+    let (done, report) = document(&["analyze", "--history-file", &path], "report");
+    done.ok();
+    assert_eq!((&report["release_gate"], &report["blockers"]), (&json!("passed"), &json!([])));
+}
+
+#[test]
+fn what_cannot_be_judged_is_a_document_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = history(folder.path(), &["operation=\u{1b}[2J"]);
+    for file in [path.as_str(), "absent"] {
+        let (done, answer) = document(&["analyze", "--history-file", file], "report");
+        assert_eq!(done.code(), Some(1));
+        assert_eq!(format!("{}\n", answer["error"].as_str().unwrap()), done.stderr);
+        assert!(answer["error"].as_str().unwrap().starts_with("failed to load history: "), "{answer}");
+    }
+}
+
+#[test]
+fn a_surface_tells_how_its_replicas_are() {
+    let cluster = Cluster::started();
+    let verify = ["verify-local-surface", "--workspace", cluster.workspace()];
+    let (done, surface) = document(&verify, "surface");
+    done.ok();
+    assert_eq!((&surface["backend"], &surface["surface"]), (&json!("local"), &json!("ready")));
+    let roles: Vec<&Value> =
+        surface["replicas"].as_array().unwrap().iter().map(|replica| &replica["role"]).collect();
+    assert_eq!(roles, ["primary", "backup", "backup"]);
+    assert!(surface["replicas"][0]["commit_lsn"].is_u64(), "{surface}");
+    assert_eq!(run(&mut jepsen(&verify)).ok().stdout, "local_surface=ready\n");
+}
+
+#[test]
+fn a_surface_that_is_not_ready_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = folder.path().to_str().unwrap();
+    for (command, start) in [
+        ("verify-local-surface", "failed to load local cluster layout: "),
+        ("verify-qemu-surface", "failed to load qemu testbed layout: "),
+        ("verify-kubevirt-surface", "failed to load kubevirt testbed layout: "),
+    ] {
+        let (done, answer) = document(&[command, "--workspace", workspace], "surface");
+        assert_eq!(done.code(), Some(1));
+        assert_eq!(answer["command"], command);
+        assert!(answer["error"].as_str().unwrap().starts_with(start), "{answer}");
+        assert_eq!(format!("{}\n", answer["error"].as_str().unwrap()), done.stderr);
+        // Without the flag a failure leaves standard output empty, as ever.
+        run(&mut jepsen(&[command, "--workspace", workspace])).refused();
+    }
+}
+
+#[test]
+fn a_format_that_does_not_exist_is_an_argument_that_is_wrong() {
+    let error = run(&mut jepsen(&["plan", "--format", "xml"])).refused();
+    assert!(error.starts_with("invalid value for `--format`: `xml`; expected text or json\n\n"), "{error}");
+}
+
+#[test]
+fn the_schemas_turn_away_what_is_no_answer() {
+    let passed = json!({ "version": 1, "command": "analyze", "release_gate": "passed", "logical_commands": 1, "blockers": [] });
+    let blocker = json!({ "blocker": "unresolved_ambiguity", "operation_id": "7" });
+    let surface = json!({ "version": 1, "command": "verify-local-surface", "backend": "local", "surface": "ready",
+        "replicas": [{ "replica": 1, "state": null, "role": null, "view": null, "commit_lsn": null, "error": "gone" }] });
+    let with = |document: &Value, key: &str, value: Value| {
+        let mut document = document.clone();
+        document[key] = value;
+        document
+    };
+    assert!(validator("report").is_valid(&passed));
+    assert!(validator("surface").is_valid(&surface));
+    let blocked = with(&with(&passed, "release_gate", json!("blocked")), "blockers", json!([blocker]));
+    assert!(validator("report").is_valid(&blocked));
+    for (schema, wrong) in [
+        ("report", with(&passed, "version", json!(2))),
+        ("report", with(&passed, "release_gate", json!("blocked"))),
+        ("report", with(&blocked, "release_gate", json!("passed"))),
+        ("report", with(&passed, "logical_commands", json!(-1))),
+        ("report", with(&passed, "error", json!("also"))),
+        (
+            "report",
+            with(&blocked, "blockers", json!([{ "blocker": "unresolved_ambiguity", "operation_id": 7 }])),
+        ),
+        ("report", with(&blocked, "blockers", json!([{ "blocker": "unresolved_ambiguity" }]))),
+        ("report", with(&blocked, "blockers", json!([{ "blocker": "other", "operation_id": "7" }]))),
+        ("report", json!({ "version": 1, "command": "analyze", "error": "" })),
+        ("surface", with(&surface, "surface", json!("broken"))),
+        ("surface", with(&surface, "replicas", json!([{}]))),
+        ("plan", json!({ "version": 1, "command": "plan", "runs": [] })),
+    ] {
+        assert!(!validator(schema).is_valid(&wrong), "{schema}: {wrong:#}");
+    }
+}
