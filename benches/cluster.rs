@@ -1,4 +1,5 @@
-//! A real cluster as its clients see it: three processes, loopback sockets, the disk below the build folder.
+//! A real cluster as its clients see it: three processes, loopback sockets, the disk below the build folder or that of the
+//! folder in `ALLOCDB_BENCH_FOLDER`.
 //!
 //! ```text
 //! cargo bench --bench cluster
@@ -39,7 +40,9 @@ const TICKS: u64 = 30;
 const RESOURCES: u64 = 1_024;
 
 fn main() {
-    let target = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder below the build folder");
+    let folder =
+        std::env::var_os("ALLOCDB_BENCH_FOLDER").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    let target = tempfile::tempdir_in(folder).expect("a folder for the clusters");
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|word| word == part);
     measure_disk(target.path());
