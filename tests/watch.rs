@@ -144,3 +144,41 @@ fn a_signal_ends_a_view_and_leaves_the_replicas_alone() {
     }
     assert_eq!(replica_processes(watched.cluster.path()).len(), 3);
 }
+
+#[test]
+fn names_from_elsewhere_only_appear() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = "$(touch x);'\u{1b}]0;t\u{7}\n\u{202e}";
+    let mut command =
+        jepsen(&["watch-kubevirt-fleet", "--lane", &format!("{odd}|,ws,out"), "--lane", "b,w\u{1b}[2J,o"]);
+    let done = run(command.current_dir(folder.path())).ok();
+    assert!(!done.stdout.contains(|c: char| c.is_control() && c != '\n'), "{done:#?}");
+    assert!(done.stdout.contains("$(touch x);'\\u{1b}]0;t\\u{7}\\n\\u{202e}| <waiting> "), "{done:#?}");
+    assert!(done.stdout.lines().any(|line| line == "  b     <waiting>"), "{done:#?}");
+
+    let watched = Watched::start();
+    let strange = watched.out.path().join("out\u{1b}[2J");
+    std::fs::create_dir(&strange).unwrap();
+    put(&strange.join("allocdb-jepsen-latest-status.txt"), &status("r\t\u{1b}c$(x)", "running", "\u{9b}31m"));
+    let mut command = jepsen(&["watch-local", "--workspace", watched.cluster.workspace(), "--output-root"]);
+    let done = run(command.arg(&strange)).ok();
+    assert!(!done.stdout.contains(|c: char| c.is_control() && c != '\n'), "{done:#?}");
+    assert!(done.stdout.contains("  Run        r\\t\\u{1b}c$(x)\n"), "{done:#?}");
+    assert!(done.stdout.contains("  Detail     \\u{9b}31m\n"), "{done:#?}");
+    assert_eq!(names(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn output_that_nobody_takes_is_an_error() {
+    let watched = Watched::start();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let failed = |command: &mut std::process::Command| {
+        let done = finish(command.stdout(full()).stderr(Stdio::piped()).spawn().unwrap());
+        assert_eq!(done.code(), Some(1));
+        done.stderr
+    };
+    let error = failed(&mut watched.command(&["--follow"]));
+    assert_eq!(error, "failed to flush watcher output: No space left on device (os error 28)\n");
+    let error = failed(&mut jepsen(&["watch-kubevirt-fleet", "--lane", "a,absent,absent", "--follow"]));
+    assert_eq!(error, "failed to flush fleet watcher output: No space left on device (os error 28)\n");
+}

@@ -4,6 +4,7 @@ use super::super::tracker::Phase;
 use super::*;
 use allocdb_node::engine::StartupKind;
 use allocdb_node::ids::{Lsn, View};
+use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
 pub(super) fn heading(subject: Subject, lanes: usize) -> Heading {
     Heading {
@@ -296,4 +297,47 @@ fn the_leader_answers_and_can_be_trusted() {
     assert_eq!(lane.leader(), Some(ReplicaId(2)));
     assert_eq!(lane.replicas[1].status.as_ref().map(|status| status.view), Some(View(3)));
     assert_eq!(LaneView { replicas: vec![down(1, "x")], ..LaneView::default() }.leader(), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_is_told_fits_and_steers_no_terminal(
+        texts in proptest::collection::vec("\\PC{0,90}|[\\x00-\\x1f\\x7f-\\x9f\u{202e}\u{301}\u{200d}漢👑 ]{0,90}", 6),
+        numbers in proptest::collection::vec(proptest::prelude::any::<u64>(), 8),
+        is_lane in proptest::prelude::any::<bool>(),
+        columns in 0usize..210,
+        rows in 0usize..60,
+    ) {
+        let run_id = texts[0].replace(['\n', '\r'], "");
+        let mut told = status("x", 0, Some(numbers[0]));
+        (told.run_id, told.detail, told.last_error) = (run_id, texts[1].clone(), Some(texts[2].clone()));
+        (told.started_at_millis, told.updated_at_millis) = (numbers[1], numbers[2]);
+        (told.elapsed_secs, told.history_events) = (numbers[3], numbers[4]);
+        let mut lane = LaneView {
+            name: texts[3].clone(),
+            status: Some(told),
+            replicas: vec![down(1, &texts[4]), replica(2, Role::Primary, numbers[5], Some(numbers[6]))],
+            events: vec![Event { time_millis: numbers[7], detail: texts[5].clone() }],
+            ..LaneView::default()
+        };
+        lane.age = Duration::from_millis(numbers[1]);
+        let heading = if is_lane { heading(Subject::Fleet, 1) } else { of_run() };
+        let heading = Heading { now_millis: numbers[5], ..heading };
+        let lanes = [lane];
+        let is_harmless = |text: &str| !text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}');
+        prop_assert!(is_harmless(&text(&heading, &lanes)));
+        let size = Size { columns, rows };
+        let screen = screen(&heading, &lanes, size, 3, false);
+        prop_assert_eq!(screen.rows.len(), rows);
+        for row in &screen.rows {
+            for piece in row.split("\u{1b}[").skip(1) {
+                let (column, text) = piece.split_once('G').unwrap();
+                prop_assert!(is_harmless(text), "{:?}", text);
+                let end = column.parse::<usize>().unwrap() - 1 + fit::width(text);
+                prop_assert!(end <= columns, "{} in {}: {:?}", end, columns, text);
+            }
+        }
+    }
 }
