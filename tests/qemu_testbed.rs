@@ -319,6 +319,27 @@ fn what_a_crashed_host_left_is_told_from_guests() {
 }
 
 #[test]
+fn half_a_disk_and_half_a_key_pair_are_made_anew() {
+    let host = Host::new(50);
+    fs::write(host.path("bin/qemu-img"), format!("{NOTE}{QEMU_IMG}[ \"$1\" != create ] || kill -9 $PPID\n"))
+        .unwrap();
+    let killed = run(&mut host.prepare());
+    assert_eq!(killed.code(), None, "{killed:#?}");
+    assert!(host.ws("qemu/images/control-overlay.qcow2").exists());
+    fs::remove_file(host.ws("qemu/ssh/id_ed25519.pub")).unwrap();
+    fs::write(host.ws("qemu/images/something.17.tmp"), "").unwrap();
+    host.calls();
+    fs::write(host.path("bin/qemu-img"), format!("{NOTE}{QEMU_IMG}")).unwrap();
+    let done = run(&mut host.prepare());
+    assert!(done.status.success(), "{done:#?}");
+    let calls = host.calls();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("qemu-img create")).count(), 4, "{calls:#?}");
+    assert!(host.ws("qemu/ssh/id_ed25519.pub").exists());
+    let images = names(&host.ws("qemu/images"));
+    assert!(images.iter().all(|name| !name.ends_with("unfinished") && !name.ends_with("tmp")), "{images:?}");
+}
+
+#[test]
 fn a_taken_port_and_a_second_command_are_told_before_anything_is_started() {
     let host = Host::new(43);
     host.prepared();

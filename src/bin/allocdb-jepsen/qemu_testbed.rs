@@ -214,7 +214,10 @@ fn wait_until_ready(layout: &QemuLayout, guests: &[QemuGuest], interrupt: &Inter
         Ok(host::listen_to(command.arg("true"), ASK, interrupt)?.status.success())
     })?
     .then_some(())
-    .ok_or_else(|| anyhow!("control guest ssh did not become ready within timeout"))?;
+    .ok_or_else(|| {
+        let console = layout.control_guest().console_log_path;
+        anyhow!("control guest ssh did not become ready within timeout; see {}", console.display())
+    })?;
     if layout.guests == GuestKind::Cloud {
         return Ok(());
     }

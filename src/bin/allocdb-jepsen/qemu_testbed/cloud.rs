@@ -53,7 +53,8 @@ pub(super) fn make(layout: &QemuLayout, sha256: Option<&str>, interrupt: &Interr
         })?;
     }
     let format = image_format(&layout.base_image_path, interrupt)?;
-    for guest in guests.iter().filter(|guest| !guest.overlay_path.exists()) {
+    let is_missing = |guest: &&QemuGuest| !guest.overlay_path.exists() || unfinished(guest).exists();
+    for guest in guests.iter().filter(is_missing) {
         make_overlay(layout, guest, &format, interrupt)?;
     }
     let program = &layout.local_cluster_binary_path;
@@ -157,8 +158,15 @@ fn image_format(image: &Path, interrupt: &Interrupt) -> Result<String> {
     }
 }
 
+/// Stands beside a guest's disk while that is being made, so that half of one is not taken for a disk.
+fn unfinished(guest: &QemuGuest) -> PathBuf {
+    guest.overlay_path.with_extension("unfinished")
+}
+
 fn make_overlay(layout: &QemuLayout, guest: &QemuGuest, format: &str, interrupt: &Interrupt) -> Result<()> {
     let overlay = &guest.overlay_path;
+    let mark = unfinished(guest);
+    replace(&mark, 0o600, |_| Ok(()))?;
     let mut command = Command::new("qemu-img");
     command
         .args(["create", "-f", "qcow2", "-b"])
@@ -168,10 +176,12 @@ fn make_overlay(layout: &QemuLayout, guest: &QemuGuest, format: &str, interrupt:
     let status = run(&mut command, MAKING, interrupt);
     if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
         let _ = std::fs::remove_file(overlay);
+        let _ = std::fs::remove_file(mark);
         status?;
         bail!("qemu-img failed while creating {}", overlay.display());
     }
-    Ok(())
+    let made = File::open(overlay).and_then(|file| file.sync_all()).and_then(|()| std::fs::remove_file(mark));
+    made.with_context(|| format!("failed to keep {}", overlay.display()))
 }
 
 /// The program that makes an image of a disc.

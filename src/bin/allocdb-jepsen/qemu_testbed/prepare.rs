@@ -146,7 +146,26 @@ pub(super) fn make_folders(layout: &QemuLayout) -> Result<()> {
     }
     let keys = layout.ssh_dir();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys);
-    made.with_context(|| format!("failed to create {}", keys.display()))
+    made.with_context(|| format!("failed to create {}", keys.display()))?;
+    for folder in [layout.images_dir(), layout.seed_dir(), layout.firmware_dir(), keys] {
+        remove_temporaries(&folder)?;
+    }
+    Ok(())
+}
+
+/// Removes what a command left that was killed. Nobody else makes files here meanwhile: the testbed is locked.
+fn remove_temporaries(folder: &Path) -> Result<()> {
+    let failed = |path: &Path| format!("failed to clear {}", path.display());
+    for entry in std::fs::read_dir(folder).with_context(|| failed(folder))?.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let (name, is_folder) = (name.as_encoded_bytes(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        if is_folder && name.starts_with(b".tmp") {
+            std::fs::remove_dir_all(&path).with_context(|| failed(&path))?;
+        } else if !is_folder && name.ends_with(b".tmp") {
+            std::fs::remove_file(&path).with_context(|| failed(&path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Fails while there is less room below a folder than what is going to be written there.
