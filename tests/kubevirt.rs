@@ -25,15 +25,6 @@ const GREETER: [&str; 3] = ["sh", "-c", "echo SSH-2.0-stand_in; sleep 0.2"];
 /// What the greeter comes to.
 const GREETED: &str = "the SSH handshake with control guest 10.42.0.10 failed; check that the guest has started and that its sshd serves: ";
 
-/// Processes whose command line names something below `folder`.
-fn processes_of(folder: &Path) -> Vec<String> {
-    let needle = folder.to_str().unwrap();
-    let lines = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains(needle)).collect()
-}
-
 struct Lane {
     api: Kubernetes,
 }

@@ -86,6 +86,12 @@ impl Lane {
     fn has_pod(&self) -> bool {
         self.api.cluster().pod.is_some()
     }
+
+    /// The pod is gone, and so is everything that was started to reach it.
+    fn assert_clean(&self) {
+        assert!(!self.has_pod());
+        until("the end of everything", || processes_of(self.api.folder()).is_empty());
+    }
 }
 
 /// Writes the status file and the events of a run.
@@ -126,7 +132,7 @@ fn one_run_is_shown_and_the_pod_that_was_made_for_it_removed() {
         assert!(lines.contains(&&*format!(" {row}")), "{}", done.stdout);
     }
     assert_eq!(lines.last(), Some(&"  📜 +1.0s    history sequence=1"));
-    assert!(!lane.has_pod());
+    lane.assert_clean();
     assert!(!done.stdout.contains(TOKEN));
     // What runs there is only looked at.
     let created = lane.api.cluster().changes.clone();
@@ -151,7 +157,7 @@ fn a_pod_stays_as_long_as_somebody_uses_it() {
     until("another frame", || text(&out)[before..].contains(" 2 up       backup "));
     lane.tell("x", "passed");
     assert_eq!(finish(watch).ok().stdout, "");
-    assert!(!lane.has_pod());
+    lane.assert_clean();
     assert!(text(&out).contains("✅ PASSED"));
 }
 
@@ -175,7 +181,7 @@ fn a_view_that_is_interrupted_removes_its_pod() {
         signal(&watch, "TERM");
         let done = finish(watch);
         assert_eq!((done.code(), &*done.stderr), (Some(1), "interrupted by SIGTERM\n"));
-        assert!(!lane.has_pod());
+        lane.assert_clean();
     }
 }
 
@@ -193,7 +199,7 @@ fn a_control_guest_that_is_not_there_is_shown_on_every_replica() {
         assert!(done.stdout.lines().any(|line| line.starts_with(&row)), "{}", done.stdout);
     }
     assert!(done.stdout.contains("  Run        x\n"), "{}", done.stdout);
-    assert!(!lane.has_pod());
+    lane.assert_clean();
 }
 
 #[test]
@@ -244,7 +250,8 @@ fn lanes_are_watched_together_whatever_becomes_of_one() {
     let told: Vec<&str> = done.stderr.lines().collect();
     assert!(told[0].starts_with("first contact with control guest 10.42.0.10: "), "{told:#?}");
     assert_eq!(told[1..], ["interrupted by SIGINT"]);
-    assert!(!first.has_pod() && !second.has_pod());
+    first.assert_clean();
+    second.assert_clean();
 }
 
 #[test]
@@ -292,7 +299,7 @@ fn a_fleet_looks_right_at_80_120_and_200_columns() {
         terminal.keys(&["q"]);
         let after = terminal.ended(0).concat();
         assert_eq!(after.contains("first contact with control guest 10.42.0.10: "), columns == 80, "{after}");
-        assert!(!lane.has_pod());
+        lane.assert_clean();
     }
 }
 

@@ -62,7 +62,9 @@ impl Watched {
     fn open(&self, columns: usize, rows: usize) -> Terminal {
         self.tell(RUN, "running", ODD);
         let terminal = Terminal::run(columns, rows, &self.command(&["--follow"]));
-        terminal.until_line("hot standby");
+        terminal.until("all replicas", |shown| {
+            shown.iter().filter(|line| line.contains("hot standby")).count() == 2
+        });
         terminal
     }
 }

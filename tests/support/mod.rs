@@ -143,6 +143,15 @@ pub fn signal_pid(pid: u32, name: &str) {
     assert!(done.success());
 }
 
+/// Processes whose command line names something below `folder`.
+pub fn processes_of(folder: &Path) -> Vec<String> {
+    let needle = folder.to_str().unwrap();
+    let lines = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(needle)).collect()
+}
+
 /// Replica processes whose command line names something below `root`.
 pub fn replica_processes(root: &Path) -> Vec<u32> {
     let needle = root.canonicalize().unwrap_or_else(|_| root.to_owned());

@@ -128,6 +128,11 @@ impl Lanes {
         })
     }
 
+    /// Whether it is known of every lane what its files tell and whether its testbed can be asked.
+    pub(super) fn are_known(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.told.is_some() && !matches!(lane.way, Way::Tried))
+    }
+
     /// Whether the replicas of a lane are being asked.
     pub(super) fn is_probing(&self, index: usize) -> bool {
         self.lanes[index].replicas.asked.is_some()

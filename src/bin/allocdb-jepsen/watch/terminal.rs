@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// How soon what was found is shown.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long something is waited for that could be shown, before a screen says that there is nothing.
+const BEFORE: Duration = Duration::from_millis(500);
+
 /// A terminal that does not tell its size.
 const USUAL: Size = Size { columns: 80, rows: 24 };
 
@@ -44,6 +47,14 @@ enum Wish {
 /// As a view that is printed.
 pub(super) fn follow(view: &View, interrupt: &Interrupt, open: &Open<'_>, colour: bool) -> Result<()> {
     let last = with_lanes(view, open, |lanes| {
+        // What is wrong from the beginning is said without a screen coming and going.
+        let began = Instant::now();
+        lanes.ask(Duration::ZERO);
+        while !lanes.are_known() && began.elapsed() < BEFORE {
+            interrupt.check()?;
+            lanes.take_in(Duration::from_millis(20));
+            view.fail_if_it_cannot_be_told(lanes)?;
+        }
         let _quiet = harness_log::keep_quiet();
         let mut stage = Stage::enter(io::stdout(), view)?;
         let mut first = 0;
