@@ -303,6 +303,36 @@ fn a_fleet_looks_right_at_80_120_and_200_columns() {
     }
 }
 
+#[test]
+fn a_lane_that_goes_silent_grows_old_and_holds_up_nothing() {
+    if lacks_something() || missing_tmux() {
+        return;
+    }
+    let (first, second) = (Lane::captured(), Lane::captured());
+    first.tell("lease_safety-control", "running");
+    second.tell("lease_safety-crash-restart", "running");
+    let mut watch = first.command(&["watch-kubevirt-fleet", "--follow", "--refresh-millis", "250"]);
+    watch.args(["--lane", &first.named("one"), "--lane", &second.named("two")]);
+    let terminal = Terminal::run(160, 40, &watch);
+    terminal
+        .until("all replicas", |shown| shown.iter().filter(|line| line.contains("hot standby")).count() == 4);
+    second.host.stall_connections();
+    let is_old = |line: &String| line.starts_with("two ") && line.contains("s old: ");
+    terminal.until("old replicas", |shown| shown.iter().filter(|line| is_old(line)).count() == 3);
+    first.tell("failover_read_fences-control", "running");
+    second.tell("failover_read_fences-crash-restart", "running");
+    let shown = terminal.until("the next runs", |shown| {
+        let run =
+            |name: &str, run: &str| shown.iter().any(|line| line.starts_with(name) && line.contains(run));
+        run("one ", " failover_read_fences-control ") && run("two ", " failover_read_fences-crash-restart ")
+    });
+    assert!(!shown.iter().any(|line| line.starts_with("one ") && line.contains(" old: ")), "{shown:#?}");
+    terminal.keys(&["q"]);
+    terminal.ended(0);
+    first.assert_clean();
+    second.assert_clean();
+}
+
 /// The column at which a text stands in a line.
 fn column(line: &str, text: &str) -> usize {
     use unicode_width::UnicodeWidthStr as _;

@@ -159,6 +159,11 @@ fn place(id: ReplicaId) -> usize {
     REPLICAS.iter().position(|known| *known == id).unwrap_or(0)
 }
 
+/// A replica of which nothing is known but why.
+fn silent(id: ReplicaId, why: String) -> Replica {
+    Replica { id, status: None, metrics: None, error: Some(why), age: Duration::ZERO }
+}
+
 impl Lane {
     fn note(&mut self, found: Found) {
         let now = Instant::now();
@@ -227,14 +232,19 @@ impl Lane {
         }
     }
 
-    fn replicas(&self) -> Vec<Replica> {
-        let aged = |(replica, at): &(Replica, Instant)| Replica { age: at.elapsed(), ..replica.clone() };
-        self.heard.iter().flatten().map(aged).collect()
-    }
-
     fn known(&self) -> LaneView {
         let run = self.run();
         LaneView { error: run.error.clone().or(self.obstacle()), replicas: self.replicas(), ..run }
+    }
+
+    /// All replicas once they can be asked, so that what stands below them stays where it is.
+    fn replicas(&self) -> Vec<Replica> {
+        let aged = |(replica, at): &(Replica, Instant)| Replica { age: at.elapsed(), ..replica.clone() };
+        let known = |(id, heard): (ReplicaId, &Option<(Replica, Instant)>)| match heard {
+            Some(heard) => Some(aged(heard)),
+            None => self.is_reached().then(|| silent(id, "no answer yet".to_owned())),
+        };
+        REPLICAS.into_iter().zip(&self.heard).filter_map(known).collect()
     }
 
     fn now(&self) -> LaneView {
@@ -250,12 +260,8 @@ impl Lane {
             asked.is_none_or(|asked| *at >= asked).then(|| replica.clone())
         };
         let waited = self.replicas.under_way().unwrap_or_default().as_secs();
-        let late = |id| {
-            let error = Some(format!("no answer within {waited}s"));
-            Replica { id, status: None, metrics: None, error, age: Duration::ZERO }
-        };
         let replica = |(id, heard): (ReplicaId, &Option<(Replica, Instant)>)| {
-            heard.as_ref().and_then(told).unwrap_or_else(|| late(id))
+            heard.as_ref().and_then(told).unwrap_or_else(|| silent(id, format!("no answer within {waited}s")))
         };
         LaneView { replicas: REPLICAS.into_iter().zip(&self.heard).map(replica).collect(), ..run }
     }
