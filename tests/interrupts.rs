@@ -115,6 +115,8 @@ fn what_was_recorded_before_a_failure_is_kept() {
     run.until_told("events.log", "history sequence=2");
     // All replicas lose what tells them who they are, and die.
     let workspace = names(&run.root).into_iter().find(|name| name.contains("-cluster-")).unwrap();
+    // The harness crashes and restarts replicas itself; meanwhile it must not.
+    signal(&run.child, "STOP");
     let pids = replica_processes(folder.path());
     pids.iter().for_each(|pid| signal_pid(*pid, "STOP"));
     for id in 1..=3 {
@@ -123,6 +125,7 @@ fn what_was_recorded_before_a_failure_is_kept() {
         std::fs::write(at.join("replica.metadata"), "garbage").unwrap();
     }
     pids.iter().for_each(|pid| signal_pid(*pid, "KILL"));
+    signal(&run.child, "CONT");
     let partial = run.file("partial-history.txt");
     let (status, logs, harness) =
         (run.file("status.txt"), run.file("local-logs.tar.gz"), run.file("harness.log"));
