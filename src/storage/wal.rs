@@ -42,6 +42,8 @@ pub struct Scanner<'a> {
     buffer: Vec<u8>,
     /// Offset in the file of the first byte of `buffer`.
     buffer_at: u64,
+    /// Bytes of payloads summed up so far.
+    summed: u64,
 }
 
 impl<'a> Scanner<'a> {
@@ -51,7 +53,7 @@ impl<'a> Scanner<'a> {
     /// When the length cannot be read.
     pub fn new(file: &'a dyn DiskFile, offset: u64) -> io::Result<Self> {
         let file_len = file.length()?;
-        Ok(Self { file, file_len, at: offset, buffer: Vec::new(), buffer_at: offset })
+        Ok(Self { file, file_len, at: offset, buffer: Vec::new(), buffer_at: offset, summed: 0 })
     }
 
     /// Offset at which the next frame starts, or scanning stopped.
@@ -108,6 +110,7 @@ impl<'a> Scanner<'a> {
             sum = crc32c::crc32c_append(sum, view);
             from += view.len() as u64;
         }
+        self.summed += u64::from(header.payload_len);
         Ok(sum == header.checksum)
     }
 
@@ -134,16 +137,26 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// Bytes that are summed up, over all, in search of a frame. An append that was cut short, full of payloads made to look like
+/// frames, stays far below.
+const SEARCH_BYTES: u64 = 4 << 30;
+
 /// Looks for a valid frame that starts at `offset` or anywhere behind it.
 ///
-/// A tail in which there is one was not torn: something in front of it was damaged.
+/// A tail in which there is one was not torn: something in front of it was damaged. Nor was one torn in which so much looks
+/// like a frame that finding out would take for ever: that counts as found.
 ///
 /// # Errors
 /// When the file cannot be read.
 pub fn find_frame_from(file: &dyn DiskFile, offset: u64) -> io::Result<Option<u64>> {
+    find_frame_within(file, offset, SEARCH_BYTES)
+}
+
+fn find_frame_within(file: &dyn DiskFile, offset: u64, search_bytes: u64) -> io::Result<Option<u64>> {
     let magic = MAGIC.to_le_bytes();
     let mut at = offset;
     let mut scanner = Scanner::new(file, offset)?;
+    let mut search_bytes = search_bytes;
     loop {
         let window = scanner.view(at, BUFFER_LEN / 2)?;
         let Some(found) = window.windows(4).position(|bytes| bytes == magic) else {
@@ -155,8 +168,13 @@ pub fn find_frame_from(file: &dyn DiskFile, offset: u64) -> io::Result<Option<u6
         };
         let candidate = at + found as u64;
         scanner.at = candidate;
+        let summed = scanner.summed;
         if scanner.next_frame()?.is_ok() {
             return Ok(Some(candidate));
+        }
+        match search_bytes.checked_sub(scanner.summed - summed) {
+            Some(left) => search_bytes = left,
+            None => return Ok(Some(candidate)),
         }
         at = candidate + 1;
     }
@@ -435,6 +453,30 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let file = OsDisk.open(&path).unwrap().unwrap();
         assert_eq!(find_frame_from(&*file, 0).unwrap(), Some(71));
+    }
+
+    #[test]
+    fn a_tail_full_of_would_be_frames_is_given_up_as_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tail");
+        // Headers without end, each of which claims all that is left and has a wrong sum.
+        let mut bytes = vec![0; 40_000 * HEADER_LEN];
+        let length = bytes.len();
+        for at in (0..length - HEADER_LEN).step_by(HEADER_LEN) {
+            bytes[at..at + 4].copy_from_slice(&MAGIC.to_le_bytes());
+            bytes[at + 4] = 1;
+            bytes[at + 22] = 1;
+            let left = (length - at - HEADER_LEN) as u32;
+            bytes[at + 23..at + 27].copy_from_slice(&left.to_le_bytes());
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let file = OsDisk.open(&path).unwrap().unwrap();
+        assert_eq!(find_frame_within(&*file, 0, 10 << 20).unwrap(), Some(8 * HEADER_LEN as u64));
+        // An honest tail is searched to its end.
+        bytes.truncate(2_000 * HEADER_LEN);
+        std::fs::write(&path, &bytes).unwrap();
+        let file = OsDisk.open(&path).unwrap().unwrap();
+        assert_eq!(find_frame_within(&*file, 0, 10 << 20).unwrap(), None);
     }
 
     #[test]
