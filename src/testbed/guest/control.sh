@@ -56,9 +56,10 @@ export_replica() {
 
 # The new files take the old ones' place only when all of them are there, and on the disk.
 import_replica() {
-    on "$long" "$1" "sudo sh -c 'set -e; mkdir -p $workspace; cd $workspace; rm -rf .import-$1; mkdir .import-$1
+    on "$long" "$1" "sudo sh -c 'set -e; mkdir -p $workspace; cd $workspace
+        trap \"rm -rf .import-$1\" EXIT; rm -rf .import-$1; mkdir .import-$1
         tar -xzf - -C .import-$1; test -d .import-$1/replica-$1; chown -R allocdb:allocdb .import-$1; sync
-        rm -rf replica-$1; mv .import-$1/replica-$1 replica-$1; rm -rf .import-$1; sync'"
+        rm -rf replica-$1; mv .import-$1/replica-$1 replica-$1; sync'"
 }
 
 # What a replica's guest has to say, as a tar archive. Whatever is missing there stays empty.
