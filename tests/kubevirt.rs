@@ -473,6 +473,10 @@ fn a_surface_is_verified() {
     lane.assert_clean(&done);
     assert_eq!(done.ok().stdout, "kubevirt_surface=ready\n");
     assert_eq!(lane.changes(), ["create", "annotate user", REACH, "annotate removed-by", "delete 0"]);
+    let answer = run(lane.verify().args(["--format", "json"])).ok().stdout;
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&answer["backend"], &answer["surface"]), (&json!("kubevirt"), &json!("ready")));
+    assert_eq!(answer["replicas"].as_array().unwrap().len(), 3);
 }
 
 fn run_on(lane: &Lane, id: &str, window: &str) -> std::process::Command {

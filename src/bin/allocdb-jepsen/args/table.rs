@@ -416,7 +416,8 @@ fn format() -> Arg {
 }
 
 fn follow(until: &str) -> Arg {
-    switch("follow").help(format!("Draw again and again {until} [default: one screen]"))
+    switch("follow")
+        .help(format!("Draw again and again {until}, or until `q` on a terminal [default: one screen]"))
 }
 
 // The shapes flags come in.
