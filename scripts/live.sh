@@ -49,7 +49,7 @@ need mkfs.ext4 e2fsprogs
 need ssh openssh-client
 compgen -G '/boot/vmlinuz-*' >/dev/null || missing+=("a kernel in /boot (package linux-image-cloud-amd64)")
 if [ "${#missing[@]}" -gt 0 ]; then
-    printf 'no runs on virtual machines: this host lacks %s\n' "$(IFS=,; echo "${missing[*]}" | sed 's/,/, /g')"
+    printf 'this host lacks %s\n' "$(IFS=,; echo "${missing[*]}" | sed 's/,/, /g')"
     exit 1
 fi
 if $check; then exit 0; fi

@@ -116,7 +116,10 @@ fn files_go_out_and_come_in_whole_or_not_at_all() {
              mkdir replica-2; control export-replica 2 | control import-replica 1; [ $? -ne 0 ] && echo refused
              cat replica-1/*; ls -a",
         );
-        assert_eq!(done.stdout, "refused\nrefused\nkept\n.\n..\ncluster-faults.txt\nreplica-1\nreplica-2\n", "{shell}: {done:#?}");
+        assert_eq!(
+            done.stdout, "refused\nrefused\nkept\n.\n..\ncluster-faults.txt\nreplica-1\nreplica-2\n",
+            "{shell}: {done:#?}"
+        );
     }
 }
 

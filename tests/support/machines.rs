@@ -17,7 +17,7 @@ pub fn missing_machines() -> bool {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/live.sh");
     let checked = Command::new(script).arg("--check").output().unwrap();
     if !checked.status.success() {
-        skipped(String::from_utf8_lossy(&checked.stdout).trim());
+        skipped(&format!("virtual machines, and {}", String::from_utf8_lossy(&checked.stdout).trim()));
     }
     !checked.status.success()
 }

@@ -25,6 +25,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use machines::{Launcher, State};
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -291,11 +292,11 @@ fn status(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
         layout.arch.word(),
         layout.base_image_path.display()
     );
+    let mut control_runs = false;
     for guest in layout.all_guests() {
-        let state = match machines::state(&guest)? {
-            State::Running(_) => "running",
-            State::Stopped | State::Stale => "stopped",
-        };
+        let runs = matches!(machines::state(&guest)?, State::Running(_));
+        control_runs |= runs && guest.replica.is_none();
+        let state = if runs { "running" } else { "stopped" };
         text += &format!(
             "guest={} kind={} state={state} pid_path={} console={}\n",
             guest.name,
@@ -309,13 +310,11 @@ fn status(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
     text += &match host::listen_to(&mut command, ASK, interrupt) {
         Ok(said) if said.status.success() => said.stdout,
         Ok(said) => {
-            let complaint = said.stderr.trim();
-            let complaint = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
-            format!(
-                "control_status=unavailable reason=control ssh failed with status {}{}\n",
-                said.status,
-                escaped(&complaint).replace('\n', " ")
-            )
+            // Where it runs, it is worth knowing why nobody gets in.
+            if control_runs {
+                let _ = write!(io::stderr(), "{}", escaped(&said.stderr));
+            }
+            format!("control_status=unavailable reason=control ssh failed with status {}\n", said.status)
         }
         Err(error) => {
             interrupt.check()?;
