@@ -8,7 +8,7 @@
 //! its own operation id. The same `--events` and `--seed` give the same bytes. It leans on the history types; other
 //! mixes (failures, bundles, ticks) are not its business.
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use allocdb_node::ids::{
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
-    match generate(events, seed) {
+    match generate(io::stdout().lock(), events, seed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cannot write the history: {error}");
@@ -62,8 +62,9 @@ impl Arguments {
     }
 }
 
-fn generate(events: u64, seed: u64) -> io::Result<()> {
-    let mut writer = HistoryWriter::new(BufWriter::with_capacity(1 << 20, io::stdout().lock()))?;
+/// Writes a history of so many events.
+pub(crate) fn generate(out: impl Write, events: u64, seed: u64) -> io::Result<()> {
+    let mut writer = HistoryWriter::new(BufWriter::with_capacity(1 << 20, out))?;
     let mut cluster = Cluster {
         last_lsn: 0,
         next_operation: FIRST_OPERATION,
