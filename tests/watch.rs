@@ -103,15 +103,14 @@ fn a_run_is_followed_to_its_end_whichever_it_becomes() {
     let watched = Watched::start();
     let out = watched.out.path().join("frames");
     let mut command = watched.command(&["--follow", "--refresh-millis", "1"]);
-    command.stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
+    let child = Running::start(command.stdout(std::fs::File::create(&out).unwrap()));
     until("a frame without a run", || text(&out).contains("waiting for first run status file"));
     put(&watched.latest(), &status("first", "running", "x"));
     until("a frame of the first run", || text(&out).contains("  Run        first\n"));
     put(&watched.latest(), &status("second", "running", "x"));
     until("a frame of the second run", || text(&out).contains("  Run        second\n"));
     put(&watched.latest(), &status("second", "failed", "x"));
-    assert_eq!(finish(child).ok().stdout, "");
+    assert_eq!(child.finish().ok().stdout, "");
     let shown = text(&out);
     assert!(shown.contains("refresh=250ms   mode=follow\n"), "{shown}");
     assert_eq!(shown.matches("💥 FAILED").count(), 1, "{shown}");
@@ -135,11 +134,10 @@ fn a_signal_ends_a_view_and_leaves_the_replicas_alone() {
     for name in ["INT", "TERM"] {
         let out = watched.out.path().join(name);
         let mut command = watched.command(&["--follow"]);
-        command.stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::piped());
-        let child = command.spawn().unwrap();
+        let child = Running::start(command.stdout(std::fs::File::create(&out).unwrap()));
         until("a frame", || text(&out).contains("Recent Events"));
-        signal(&child, name);
-        let done = finish(child);
+        child.signal(name);
+        let done = child.finish();
         assert_eq!((done.code(), &*done.stderr), (Some(1), &*format!("interrupted by SIG{name}\n")));
     }
     assert_eq!(replica_processes(watched.cluster.path()).len(), 3);

@@ -11,7 +11,7 @@ mod tmux;
 
 use kubernetes::{Kubernetes, NAMESPACE, TOKEN, missing_kubectl};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use support::ssh_host::{Kind, SshHost, missing_namespaces};
 use support::*;
 use tmux::{Terminal, missing_tmux};
@@ -147,7 +147,7 @@ fn a_pod_stays_as_long_as_somebody_uses_it() {
     let lane = Lane::captured();
     let out = lane.path("frames");
     let mut watch = lane.watch(&["--follow", "--refresh-millis", "250"]);
-    let watch = watch.stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    let watch = Running::start(watch.stdout(std::fs::File::create(&out).unwrap()));
     until("a frame", || text(&out).contains(HEALTHY[2]));
     // Others come and go, and the pod of the view stays.
     run(&mut lane.watch(&[])).ok();
@@ -156,7 +156,7 @@ fn a_pod_stays_as_long_as_somebody_uses_it() {
     let before = text(&out).len();
     until("another frame", || text(&out)[before..].contains(" 2 up       backup "));
     lane.tell("x", "passed");
-    assert_eq!(finish(watch).ok().stdout, "");
+    assert_eq!(watch.finish().ok().stdout, "");
     lane.assert_clean();
     assert!(text(&out).contains("✅ PASSED"));
 }
@@ -172,14 +172,13 @@ fn a_view_that_is_interrupted_removes_its_pod() {
         lane.api.cluster().watchers = 0;
         let out = lane.path("frames");
         let mut watch = lane.watch(&["--follow"]);
-        let watch =
-            watch.stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+        let watch = Running::start(watch.stdout(std::fs::File::create(&out).unwrap()));
         match gets_ready {
             true => until("a frame", || text(&out).contains(HEALTHY[0])),
             false => until("the wait", || lane.api.cluster().watchers > 0),
         }
-        signal(&watch, "TERM");
-        let done = finish(watch);
+        watch.signal("TERM");
+        let done = watch.finish();
         assert_eq!((done.code(), &*done.stderr), (Some(1), "interrupted by SIGTERM\n"));
         lane.assert_clean();
     }
@@ -214,7 +213,7 @@ fn lanes_are_watched_together_whatever_becomes_of_one() {
     for lane in [first.named("one"), second.named("two"), "three,/absent,/absent".to_owned()] {
         watch.args(["--lane", &lane]);
     }
-    let watch = watch.stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    let watch = Running::start(watch.stdout(std::fs::File::create(&out).unwrap()));
     let last = || {
         let text = text(&out);
         // The last frame may not be whole.
@@ -244,8 +243,8 @@ fn lanes_are_watched_together_whatever_becomes_of_one() {
     // Its run is told all the same.
     second.tell("lease_safety-control", "passed");
     until("the run of the lost lane", || last().contains("two   lease_safety-control             ✅ PASSED"));
-    signal(&watch, "INT");
-    let done = finish(watch);
+    watch.signal("INT");
+    let done = watch.finish();
     assert_eq!(done.code(), Some(1));
     let told: Vec<&str> = done.stderr.lines().collect();
     assert!(told[0].starts_with("first contact with control guest 10.42.0.10: "), "{told:#?}");
@@ -275,7 +274,8 @@ fn a_fleet_looks_right_at_80_120_and_200_columns() {
         ]);
         let terminal = Terminal::run(columns, 40, &watch);
         let shown = terminal.until("both lanes", |shown| {
-            shown.iter().filter(|line| line.contains("hot standby")).count() == 4
+            let count = |note| shown.iter().filter(|line| line.contains(note)).count();
+            count("hot standby") == 4 && count("serving traffic") == 2
         });
         assert!(shown[0][3..].starts_with(" AllocDB Jepsen KubeVirt Fleet Watch "), "{shown:#?}");
         assert!(shown[4].starts_with("lane   "), "{shown:#?}");

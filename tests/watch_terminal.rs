@@ -63,7 +63,8 @@ impl Watched {
         self.tell(RUN, "running", ODD);
         let terminal = Terminal::run(columns, rows, &self.command(&["--follow"]));
         terminal.until("all replicas", |shown| {
-            shown.iter().filter(|line| line.contains("hot standby")).count() == 2
+            let count = |note| shown.iter().filter(|line| line.contains(note)).count();
+            count("hot standby") == 2 && count("serving traffic") == 1
         });
         terminal
     }
@@ -216,6 +217,20 @@ fn the_terminal_is_as_before_however_a_view_ends() {
     std::fs::write(watched.latest(), damaged).unwrap();
     let shown = terminal.ended(1);
     assert!(shown[1].starts_with("invalid run phase `resting`; in "), "{shown:#?}");
+    assert_eq!(replica_processes(watched.cluster.path()).len(), 3);
+}
+
+#[test]
+fn a_view_ends_with_its_terminal() {
+    if missing_tmux() {
+        return;
+    }
+    let watched = Watched::start();
+    let terminal = watched.open(80, 24);
+    let process = format!("/proc/{}", terminal.pid());
+    assert!(std::path::Path::new(&process).exists());
+    terminal.tmux(&["kill-server"]);
+    until("the end of the view", || !std::path::Path::new(&process).exists());
     assert_eq!(replica_processes(watched.cluster.path()).len(), 3);
 }
 

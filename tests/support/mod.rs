@@ -85,6 +85,33 @@ pub fn run(command: &mut Command) -> Done {
     finish(child)
 }
 
+/// A command that goes on while its test does other things, and does not outlive it.
+pub struct Running(Option<Child>);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Self(Some(command.stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.0.as_ref().unwrap(), name);
+    }
+
+    /// Waits for its end and collects what it said.
+    pub fn finish(mut self) -> Done {
+        finish(self.0.take().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Waits for a child and collects what it said.
 pub fn finish(mut child: Child) -> Done {
     let collect = |pipe: Option<Box<dyn Read + Send>>| {

@@ -6,6 +6,8 @@
 
 #[path = "watch/files.rs"]
 mod files;
+#[path = "watch/keys.rs"]
+mod keys;
 #[path = "watch/lanes.rs"]
 mod lanes;
 #[path = "watch/look.rs"]

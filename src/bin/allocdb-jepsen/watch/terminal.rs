@@ -6,10 +6,10 @@ use super::super::harness_log;
 use super::super::interrupt::Interrupt;
 use super::super::testbed::Open;
 use super::super::watch_render::{Size, frame, screen, text_of};
+use super::keys::{Keys, Wish};
 use super::{ROUND, View, with_lanes};
 use anyhow::{Context as _, Result};
 use crossterm::cursor::{Hide, Show};
-use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers, poll, read};
 use crossterm::terminal::{
     self, BeginSynchronizedUpdate, DisableLineWrap, EnableLineWrap, EndSynchronizedUpdate,
     EnterAlternateScreen, LeaveAlternateScreen,
@@ -28,18 +28,6 @@ const BEFORE: Duration = Duration::from_millis(500);
 
 /// A terminal that does not tell its size.
 const USUAL: Size = Size { columns: 80, rows: 24 };
-
-/// What a key asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Quit,
-    /// Scroll so many lines.
-    Up(usize),
-    Down(usize),
-    /// Draw everything anew.
-    Anew,
-    Nothing,
-}
 
 /// Shows a view until it is over or somebody quits.
 ///
@@ -78,12 +66,13 @@ pub(super) fn follow(view: &View, interrupt: &Interrupt, open: &Open<'_>, colour
                     return Ok(Some(frame(&heading, &views)));
                 }
             }
-            match stage.wish(interrupt)? {
-                Wish::Quit => return Ok(None),
-                Wish::Up(lines) => first = first.saturating_sub(lines),
-                Wish::Down(lines) => first = first.saturating_add(lines),
-                Wish::Anew => stage.shown.clear(),
-                Wish::Nothing => {}
+            for wish in stage.wishes(interrupt)? {
+                match wish {
+                    Wish::Quit => return Ok(None),
+                    Wish::Up(lines) => first = first.saturating_sub(lines),
+                    Wish::Down(lines) => first = first.saturating_add(lines),
+                    Wish::Anew => stage.shown.clear(),
+                }
             }
         }
     })?;
@@ -102,16 +91,16 @@ fn panic_if_told_to() {
 }
 
 fn size() -> Size {
-    match terminal::size() {
-        Ok((columns @ 1.., rows @ 1..)) => Size { columns: columns.into(), rows: rows.into() },
-        _ => USUAL,
-    }
+    let told =
+        rustix::termios::tcgetwinsize(io::stdout()).ok().filter(|told| told.ws_col > 0 && told.ws_row > 0);
+    told.map_or(USUAL, |told| Size { columns: told.ws_col.into(), rows: told.ws_row.into() })
 }
 
 /// The alternate screen. The terminal is as before when this is dropped, and before a panic is told.
 struct Stage<W: Write> {
     out: W,
-    has_keys: bool,
+    /// `None` if it is ended by signals alone.
+    keys: Option<Keys>,
     size: Size,
     shown: Vec<String>,
     failed: &'static str,
@@ -122,12 +111,11 @@ static IS_ON: AtomicBool = AtomicBool::new(false);
 
 impl<W: Write> Stage<W> {
     fn enter(mut out: W, view: &View) -> Result<Self> {
-        // Without keys it is ended by signals.
-        let has_keys = terminal::enable_raw_mode().is_ok();
+        let keys = terminal::enable_raw_mode().and_then(|()| Keys::open()).ok();
         IS_ON.store(true, Ordering::SeqCst);
         tell_panics_afterwards(std::thread::current().id());
         let entered = out.write_all(entering().as_bytes()).and_then(|()| out.flush());
-        let stage = Self { out, has_keys, size: USUAL, shown: Vec::new(), failed: view.flush_failed() };
+        let stage = Self { out, keys, size: USUAL, shown: Vec::new(), failed: view.flush_failed() };
         entered.context(stage.failed)?;
         Ok(stage)
     }
@@ -139,17 +127,15 @@ impl<W: Write> Stage<W> {
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).context(self.failed)
     }
 
-    /// Waits a moment for a key.
-    fn wish(&mut self, interrupt: &Interrupt) -> Result<Wish> {
-        if self.has_keys {
-            let event = poll(LOOK).and_then(|is_there| is_there.then(read).transpose());
-            match event {
-                Ok(event) => return Ok(event.map_or(Wish::Nothing, wish_of)),
-                Err(_) => self.has_keys = false,
+    /// Waits a moment for keys.
+    fn wishes(&mut self, interrupt: &Interrupt) -> Result<Vec<Wish>> {
+        match &self.keys {
+            // A signal may say more about why it is gone.
+            Some(keys) => {
+                keys.wait(LOOK).or_else(|error| interrupt.check().map_err(Into::into).and(Err(error.into())))
             }
+            None => interrupt.pause(LOOK).map(|()| Vec::new()).map_err(Into::into),
         }
-        interrupt.pause(LOOK)?;
-        Ok(Wish::Nothing)
     }
 }
 
@@ -223,28 +209,6 @@ fn ansi(command: impl Command) -> String {
     text
 }
 
-fn wish_of(event: Event) -> Wish {
-    let key = match event {
-        Event::Key(KeyEvent { kind: KeyEventKind::Release, .. }) => return Wish::Nothing,
-        Event::Key(key) => key,
-        Event::Resize(..) => return Wish::Anew,
-        _ => return Wish::Nothing,
-    };
-    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-    match key.code {
-        KeyCode::Char('c' | 'd') if is_control => Wish::Quit,
-        KeyCode::Char('l') if is_control => Wish::Anew,
-        KeyCode::Char('q' | 'Q') | KeyCode::Esc => Wish::Quit,
-        KeyCode::Up | KeyCode::Char('k') => Wish::Up(1),
-        KeyCode::Down | KeyCode::Char('j') => Wish::Down(1),
-        KeyCode::PageUp => Wish::Up(10),
-        KeyCode::PageDown | KeyCode::Char(' ') => Wish::Down(10),
-        KeyCode::Home => Wish::Up(usize::MAX),
-        KeyCode::End => Wish::Down(usize::MAX),
-        _ => Wish::Nothing,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,20 +226,5 @@ mod tests {
         let resized = update(&shown, &rows(&["a", "b"]), true);
         let expected = "\u{1b}[?2026h\u{1b}[2J\u{1b}[1;1H\u{1b}[2Ka\u{1b}[2;1H\u{1b}[2Kb\u{1b}[?2026l";
         assert_eq!(resized, expected);
-    }
-
-    #[test]
-    fn keys_mean_what_they_say() {
-        let key = |code, modifiers| wish_of(Event::Key(KeyEvent::new(code, modifiers)));
-        let plain = |code| key(code, KeyModifiers::NONE);
-        assert_eq!(key(KeyCode::Char('c'), KeyModifiers::CONTROL), Wish::Quit);
-        assert_eq!(plain(KeyCode::Char('c')), Wish::Nothing);
-        assert_eq!(plain(KeyCode::Char('q')), Wish::Quit);
-        assert_eq!(plain(KeyCode::Esc), Wish::Quit);
-        assert_eq!(plain(KeyCode::PageDown), Wish::Down(10));
-        assert_eq!(plain(KeyCode::Home), Wish::Up(usize::MAX));
-        assert_eq!(wish_of(Event::Resize(1, 1)), Wish::Anew);
-        let released = KeyEvent { kind: KeyEventKind::Release, ..KeyEvent::from(KeyCode::Char('q')) };
-        assert_eq!(wish_of(Event::Key(released)), Wish::Nothing);
     }
 }
