@@ -152,6 +152,9 @@ impl SshHost {
         unshare.arg(filled(SETUP)).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let host = Self { init: unshare.spawn().unwrap(), folder };
         super::until("the SSH laboratory", || super::text(host.path("started")).contains("ready"));
+        if kind == Kind::Qemu {
+            host.wait_for_listener();
+        }
         host
     }
 
@@ -230,6 +233,8 @@ impl SshHost {
     /// Ends all connections to the SSH server, as its restart would.
     pub fn drop_connections(&self) {
         self.signal_servers("KILL");
+        // A listener that is about to end still accepts.
+        super::until("the end of the SSH servers", || !self.has_server("[listener]"));
     }
 
     /// Lets all connections to the SSH server go silent. New ones work.
@@ -249,6 +254,14 @@ impl SshHost {
             ["-f", config.to_str().unwrap(), "-o", "ListenAddress=127.0.0.1:2220", "-o", "PidFile=none"];
         let mut start = self.inside_all("/usr/sbin/sshd");
         assert!(start.args(words).status().unwrap().success());
+        self.wait_for_listener();
+    }
+
+    /// A server goes to the background first, and listens then.
+    fn wait_for_listener(&self) {
+        let table = PathBuf::from(format!("/proc/{}/net/tcp", self.inside()));
+        let is_listener = |line: &str| line.contains(" 0100007F:08AC 00000000:0000 0A ");
+        super::until("a listener on port 2220", || super::text(&table).lines().any(is_listener));
     }
 
     /// A command in all of its namespaces.
@@ -280,6 +293,15 @@ impl SshHost {
     /// A path in its mount namespace.
     pub fn path_inside(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.inside()))
+    }
+
+    /// Whether there is an SSH server whose title says so.
+    fn has_server(&self, title: &str) -> bool {
+        let folders = fs::read_dir(self.path_inside("/proc")).unwrap().flatten();
+        let titles = folders.filter_map(|folder| fs::read(folder.path().join("cmdline")).ok());
+        titles
+            .map(|line| String::from_utf8_lossy(&line).into_owned())
+            .any(|line| line.starts_with("sshd") && line.contains(title))
     }
 
     fn signal_servers(&self, signal: &str) {

@@ -39,9 +39,9 @@ const LOOK_AMONG_OTHERS: Duration = Duration::from_millis(2);
 /// Waits between attempts to reach a control guest that was there before: the first, and the longest.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
-/// What libssh2 says when it would have to wait, when a channel is refused, and when a login is.
+/// What libssh2 says when it would have to wait, when a channel or a request on one is refused, and when a login is.
 const WOULD_WAIT: ErrorCode = ErrorCode::Session(-37);
-const REFUSED_CHANNEL: ErrorCode = ErrorCode::Session(-21);
+const REFUSED_REQUEST: [ErrorCode; 2] = [ErrorCode::Session(-21), ErrorCode::Session(-22)];
 const REFUSED_LOGIN: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Session(-19)];
 
 /// A way to the SSH server of the control guest.
@@ -153,7 +153,7 @@ pub(crate) fn would_wait(error: &ssh2::Error) -> bool {
 }
 
 fn failed(error: ssh2::Error) -> Failure {
-    let trouble = if error.code() == REFUSED_CHANNEL { Trouble::Refused } else { Trouble::Over };
+    let trouble = if REFUSED_REQUEST.contains(&error.code()) { Trouble::Refused } else { Trouble::Over };
     Failure { error: error.into(), trouble }
 }
 
@@ -182,7 +182,23 @@ impl Held {
             let error = if complaint.is_empty() { error } else { anyhow!("{error:#}; {complaint}") };
             Failure { error, ..failure }
         })?;
+        held.ask_for_no_delay(patience)?;
         Ok(held)
+    }
+
+    /// Runs a command that does nothing. The usual server lets small packets wait for acknowledgements, some 40 ms each,
+    /// until it has been asked for a first command.
+    fn ask_for_no_delay(&self, patience: Patience<'_>) -> Result<(), Failure> {
+        let run = || {
+            let mut channel = self.open_channel(patience, Session::channel_session)?;
+            patience.until(self, || channel.exec(":"))?;
+            patience.until(self, || channel.close())
+        };
+        run().or_else(|failure: Failure| match failure.trouble {
+            // It goes without; what needs commands will tell.
+            Trouble::Refused => Ok(()),
+            _ => Err(failure),
+        })
     }
 
     fn begin(line: Box<dyn Line>) -> Result<Self> {
