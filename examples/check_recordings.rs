@@ -30,6 +30,8 @@ mod cluster;
 mod disk;
 #[path = "check_recordings/fields.rs"]
 mod fields;
+#[path = "check_recordings/kubevirt.rs"]
+mod kubevirt;
 #[path = "check_recordings/layouts.rs"]
 mod layouts;
 #[path = "check_recordings/normal.rs"]
@@ -87,6 +89,7 @@ const KINDS: &[(&str, Compare)] = &[
     ("disk", disk::compare),
     ("layouts", layouts::compare),
     ("qemu", qemu::compare),
+    ("kubevirt", kubevirt::compare),
     ("semantics", traces::compare),
     ("scenarios", scenarios::compare),
     ("artifacts", artifacts::compare),

@@ -110,6 +110,13 @@ fn guests_are_looked_up_and_written_down() {
         lane.api.folder().display()
     );
     assert_eq!(layout, expected);
+    // What a newer program wrote into it stays when it is captured again.
+    let path = format!("{}/kubevirt-testbed-layout.txt", lane.path("ws"));
+    std::fs::write(&path, format!("future.key=a = b\n{layout}")).unwrap();
+    lane.api.cluster().guests.insert("allocdb-replica-2".into(), "10.42.0.22".into());
+    lane.capture(&[]).ok();
+    let moved = expected.replace("replica.2.addr=10.42.0.12", "replica.2.addr=10.42.0.22");
+    assert_eq!(text(path), format!("{moved}future.key=a = b\n"));
 }
 
 #[test]
@@ -469,7 +476,16 @@ fn a_surface_is_verified() {
         return;
     }
     let (_host, lane) = with_guests();
-    let done = run(&mut lane.verify());
+    let key = text(lane.path("key"));
+    let secrets = [TOKEN, key.lines().nth(2).unwrap()];
+    let mut child = spawn(&mut lane.verify());
+    // Neither what is started nor what that starts is told a secret where everybody can see it.
+    while child.try_wait().unwrap().is_none() {
+        let lines = processes_of(Path::new("/")).join("\n");
+        assert!(secrets.iter().all(|secret| !lines.contains(secret)), "{lines}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let done = finish(child);
     lane.assert_clean(&done);
     assert_eq!(done.ok().stdout, "kubevirt_surface=ready\n");
     assert_eq!(lane.changes(), ["create", "annotate user", REACH, "annotate removed-by", "delete 0"]);
