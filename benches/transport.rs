@@ -76,6 +76,8 @@ fn main() {
         return;
     }
     let host = started();
+    // A new cluster takes a moment until everybody is in place.
+    verify(&host);
     let mut inside = Command::new(std::env::current_exe().unwrap());
     inside.env(INSIDE, host.path("qemu-ws"));
     assert!(host.beside(&inside).status().unwrap().success());
@@ -176,7 +178,9 @@ fn measure_writes(workspace: &Path) {
     let to_socket = |request: &[u8]| exchange(straight, request);
     let write = |n: u64, send: &dyn Fn(&[u8]) -> Vec<u8>| {
         let resource = ResourceId(u128::from(n) + 1);
-        let create = encode_request(&submit(n + 1, resource.0, Operation::CreateResource { resource }));
+        // Verifying has brought the cluster's slots to the clock's.
+        let create =
+            encode_request(&submit(u64::MAX / 2 + n, resource.0, Operation::CreateResource { resource }));
         timed(|| {
             let answer = decode_response(&send(&create));
             let committed = matches!(answer, Ok(Response::Submit(SubmitResponse::Committed(_))));
