@@ -78,11 +78,11 @@ fn a_surface_is_verified_and_a_testbed_that_is_not_started_is_named() {
     // Once more, with the key of the first contact.
     assert_eq!(run(&mut verify()).ok().stdout, "qemu_surface=ready\n");
     host.drop_connections();
-    let error = run(&mut verify()).refused();
-    assert!(
-        error.starts_with("no control guest listens on 127.0.0.1:2220; is the testbed started?"),
-        "{error}"
-    );
+    // On a busy machine a server that was killed still holds its port for a moment.
+    until("a refused connection", || {
+        let error = run(&mut verify()).refused();
+        error.starts_with("no control guest listens on 127.0.0.1:2220; is the testbed started?")
+    });
 }
 
 #[test]

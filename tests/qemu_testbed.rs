@@ -301,6 +301,14 @@ fn what_a_crashed_host_left_is_told_from_guests() {
     start("allocdb-replica-3").ok();
     let calls = host.calls();
     assert!(calls[0].contains(" -name allocdb-replica-3 ") && calls.len() == 2, "{calls:#?}");
+    // Nobody is asked how it is when the control guest is lost as well.
+    for short in ["control", "replica-3"] {
+        let pid: u32 = text(host.ws(&format!("qemu/run/{short}.pid"))).trim().parse().unwrap();
+        signal_pid(pid, "KILL");
+        until("its end", || !allocdb_node::cluster::process::is_running(pid));
+    }
+    start("allocdb-replica-3").ok();
+    assert_eq!(host.calls().len(), 1);
     run(&mut host.testbed("stop")).ok();
     assert!(stranger.try_wait().unwrap().is_none(), "a stranger was ended");
 

@@ -182,7 +182,8 @@ fn start_again(workspace: &Path, name: &str, interrupt: &Interrupt) -> Result<()
     let machine = made.machine(&layout, interrupt)?;
     let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
     let begun = launcher.start(guest);
-    let control_runs = guest.replica.is_none() || machines::state(&guests[0])? != State::Stopped;
+    // Without the control guest nobody can ask a replica how it is.
+    let control_runs = guest.replica.is_none() || matches!(machines::state(&guests[0])?, State::Running(_));
     let ready = begun.and_then(|()| match control_runs {
         true => wait_until_ready(&layout, std::slice::from_ref(guest), interrupt),
         false => Ok(()),
