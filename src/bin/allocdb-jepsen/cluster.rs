@@ -6,7 +6,7 @@ use super::support::Staging;
 use super::testbed::REPLICAS;
 use allocdb_node::ids::{Lsn, ReplicaId, View};
 use allocdb_node::replica::Role;
-use allocdb_node::replica::staging::{FailoverSource, Survey, needs_third, plan_failover};
+use allocdb_node::replica::staging::{FailoverSource, Survey, plan_failover};
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
 
@@ -189,11 +189,9 @@ pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()>
     }
     let (new_primary, new_primary_holds) = Staging::export(actions, cast.new_primary)?;
     let (supporting, supporting_holds) = Staging::export(actions, cast.supporting)?;
-    let third_holds = match needs_third(&new_primary_holds, &supporting_holds) {
-        true => survey_third(actions, cast.old_primary),
-        false => None,
-    };
+    let (third_holds, third_view) = ask_third(actions, cast.old_primary);
     let plan = plan_failover(&new_primary_holds, &supporting_holds, third_holds.as_ref());
+    let plan = third_view.map_or(plan, |view| plan.above(view));
     let source = match plan.source {
         FailoverSource::NewPrimary => new_primary.staged(),
         FailoverSource::Supporting => supporting.staged(),
@@ -217,16 +215,22 @@ pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()>
     Ok(())
 }
 
-/// What the old primary holds, where the other two are in different views: one of them may be alone in its own.
-fn survey_third(actions: &Actions<'_>, replica: ReplicaId) -> Option<Survey> {
-    match Staging::export(actions, replica) {
-        Ok((_, survey)) => Some(survey),
+/// What the old primary holds, and the highest view it knows of, as far as that can be found out. It takes no part, but it may
+/// be in a view that an interrupted failover began.
+fn ask_third(actions: &Actions<'_>, replica: ReplicaId) -> (Option<Survey>, Option<View>) {
+    let staging = match Staging::copy(actions, replica) {
+        Ok(staging) => staging,
         Err(error) => {
-            log::warn!(
-                "the replicas left are in different views, and replica {replica} cannot be asked; the higher view is \
-                 taken for one that was in use: {error:#}"
-            );
-            None
+            log::warn!("replica {replica} cannot be asked what it holds; the others decide: {error:#}");
+            return (None, None);
+        }
+    };
+    let view = staging.staged().highest_view();
+    match staging.staged().survey() {
+        Ok(survey) => (Some(survey), view),
+        Err(error) => {
+            log::warn!("what replica {replica} holds cannot be relied on; the others decide: {error}");
+            (None, view)
         }
     }
 }

@@ -10,7 +10,7 @@
 
 mod plan;
 
-pub use plan::{FailoverPlan, FailoverSource, needs_third, plan_failover};
+pub use plan::{FailoverPlan, FailoverSource, plan_failover};
 
 use super::ReplicaPaths;
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
@@ -205,6 +205,13 @@ impl StagedReplica {
         let commit_lsn = commit_lsn.max(metadata.commit_lsn);
         let snapshot_lsn = covered.map(|(lsn, _)| lsn);
         Ok(Survey { metadata, commit_lsn, prefix, snapshot_lsn, log_length, prepared })
+    }
+
+    /// The highest view that the metadata knows of, whatever else the files are worth.
+    #[must_use]
+    pub fn highest_view(&self) -> Option<View> {
+        let bytes = self.read_at_most(&self.paths.metadata, metadata::MAX_FILE_LEN).ok()??;
+        Metadata::decode(&bytes).ok().map(|metadata| metadata.highest_known_view())
     }
 
     fn read_at_most(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StagingError> {

@@ -24,17 +24,21 @@ pub enum FailoverSource {
     Supporting,
 }
 
-/// Whether a failover has to know what the third replica holds: the two that are left are not in the same view.
-#[must_use]
-pub fn needs_third(new_primary: &Survey, supporting: &Survey) -> bool {
-    new_primary.metadata.last_normal_view != supporting.metadata.last_normal_view
+impl FailoverPlan {
+    /// The same in a view above one that some replica has reached or promised, whoever it is: a view that was begun, and
+    /// perhaps given up, must not be begun once more with other contents.
+    #[must_use]
+    pub fn above(self, view: View) -> Self {
+        Self { view: self.view.max(View(view.0.saturating_add(1))), ..self }
+    }
 }
 
 /// Plans a failover from what the two replicas that are left hold, and the third as far as that is known.
 ///
 /// Where a failover was interrupted after one replica had its new files, that one is alone in its view: nothing was ever
 /// acknowledged there, and the others may have gone on without it. So a view counts only if two replicas have reached it.
-/// If the third is not known, the higher view has to be taken for one that counted.
+/// If the third is not known, the higher view has to be taken for one that counted. The third is asked in any case, because its
+/// view may be the one that was begun and given up, and is not to be used again.
 #[must_use]
 pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<&Survey>) -> FailoverPlan {
     let view_of = |survey: &Survey| survey.metadata.last_normal_view;
@@ -102,8 +106,6 @@ mod tests {
     #[test]
     fn a_view_that_only_one_replica_has_reached_does_not_count() {
         let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, Some(&third)));
-        assert!(needs_third(&survey(2, 5, 5), &survey(1, 7, 8)));
-        assert!(!needs_third(&survey(2, 5, 5), &survey(2, 7, 8)));
         // The others went on in view 1 after a failover that gave its files to one replica only.
         assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), survey(1, 8, 8)), (Supporting, 8, 3));
         assert_eq!(plan(survey(1, 7, 7), survey(2, 5, 5), survey(1, 7, 7)), (NewPrimary, 7, 3));
@@ -113,5 +115,16 @@ mod tests {
         assert_eq!(plan(survey(3, 5, 5), survey(2, 6, 6), survey(1, 9, 9)), (Supporting, 6, 4));
         // A view nobody may use again, even if only the third knows it.
         assert_eq!(plan(survey(1, 5, 5), survey(2, 5, 5), survey(6, 5, 5)), (Supporting, 5, 7));
+    }
+
+    #[test]
+    fn a_view_that_was_begun_and_given_up_is_not_begun_again() {
+        // A failover to view 2 was interrupted after the third had its files.
+        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), Some(&survey(2, 7, 7)));
+        assert_eq!(planned(plan), (NewPrimary, 6, 3));
+        // All that can be read of the third is its view.
+        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), None);
+        assert_eq!(planned(plan.above(View(2))), (NewPrimary, 6, 3));
+        assert_eq!(planned(plan.above(View(0))), (NewPrimary, 6, 2));
     }
 }

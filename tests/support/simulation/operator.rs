@@ -5,7 +5,7 @@ use super::disk::SimDisk;
 use super::process::{id_of, paths_of};
 use super::world::{At, COUNT, Happening, World};
 use allocdb_node::ids::{Lsn, View};
-use allocdb_node::replica::staging::{FailoverSource, StagedReplica, Survey, needs_third, plan_failover};
+use allocdb_node::replica::staging::{FailoverSource, StagedReplica, Survey, plan_failover};
 use allocdb_node::replica::{FaultReason, Replica, Role};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -44,8 +44,6 @@ enum Step {
         file: usize,
     },
     PlanFailover(Failover),
-    /// The third is known as well.
-    PlanWithThird(Failover),
     /// The target's own files say where it was.
     AskTarget(Rejoin),
     PlanRejoin(Rejoin),
@@ -121,6 +119,7 @@ impl World {
         steps.extend([old, new, supporting].map(Step::Crash));
         steps.extend((0..4).map(|file| Step::Copy { at: new, file }));
         steps.extend((0..4).map(|file| Step::Copy { at: supporting, file }));
+        steps.extend((0..4).map(|file| Step::Copy { at: old, file }));
         steps.push_back(Step::PlanFailover(failover));
     }
 
@@ -195,18 +194,8 @@ impl World {
             }
             Step::PlanFailover(failover) => {
                 let (new, supporting) = (self.survey(failover.new)?, self.survey(failover.supporting)?);
-                if needs_third(&new, &supporting) {
-                    let copies = (0..4).map(|file| Step::Copy { at: failover.old, file });
-                    self.operator.steps.extend(copies);
-                    self.operator.steps.push_back(Step::PlanWithThird(failover));
-                } else {
-                    self.fail_over(failover, &new, &supporting, None)?;
-                }
-            }
-            Step::PlanWithThird(failover) => {
-                let (new, supporting) = (self.survey(failover.new)?, self.survey(failover.supporting)?);
-                let third = self.survey(failover.old)?;
-                self.fail_over(failover, &new, &supporting, Some(&third))?;
+                let third = self.survey(failover.old).ok();
+                self.fail_over(failover, &new, &supporting, third.as_ref())?;
             }
             Step::AskTarget(rejoin) => {
                 let holds = self.survey(rejoin.target)?;
@@ -254,6 +243,8 @@ impl World {
         third: Option<&Survey>,
     ) -> Result<(), String> {
         let plan = plan_failover(new, supporting, third);
+        let third_view = self.staged(cast.old).highest_view();
+        let plan = third_view.map_or(plan, |view| plan.above(view));
         self.trace(|| {
             let brief =
                 |survey: &Survey| (survey.metadata.last_normal_view, survey.commit_lsn, survey.prefix);
