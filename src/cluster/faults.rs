@@ -246,6 +246,31 @@ mod tests {
     }
 
     #[test]
+    fn p6_the_file_is_read_only_when_it_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = ClusterLayout {
+            workspace_root: folder.path().to_owned(),
+            ..super::super::layout::tests::sample()
+        };
+        let mut watch = IsolationWatch::new(&layout, ReplicaId(2));
+        let mut state = FaultState::load_or_create(&layout).unwrap();
+        state.set(ReplicaId(1), Network::Isolated);
+        state.store(&layout).unwrap();
+        assert!(!watch.is_isolated());
+        // Other content of the same length, in the same file, with the same time: whoever reads it again would see it.
+        let path = layout.faults_path();
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        state.set(ReplicaId(1), Network::Healthy);
+        state.set(ReplicaId(2), Network::Isolated);
+        std::fs::write(&path, state.encode()).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        assert!(!watch.is_isolated());
+        // Once it looks changed it is read.
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
+        assert!(watch.is_isolated());
+    }
+
+    #[test]
     fn a_watch_follows_changes_and_keeps_what_it_knew_when_the_file_is_unusable() {
         let folder = tempfile::tempdir().unwrap();
         let layout = ClusterLayout {
