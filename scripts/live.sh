@@ -114,6 +114,16 @@ start_testbed() { # workspace lane flags...
     run_child "$binary" qemu-testbed start --workspace "$workspace" >/dev/null
 }
 
+# The first lane whose port nobody has: other testbeds may run on this host.
+free_lane() {
+    local number
+    for ((number = 0; number < 64; number++)); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$((2220 + number))") 2>/dev/null || { echo "$number" && return; }
+    done
+    echo "all ports from 2220 to 2283 are taken" >&2
+    return 1
+}
+
 value() { # key file
     sed -n "s/^$1=//p" "$2" 2>/dev/null | head -n 1
 }
@@ -150,10 +160,11 @@ end_stand_in() {
     stand_in=
 }
 
-begin_stand_in() { # workspace for the layout, workspace of the testbed
+begin_stand_in() { # workspace for the layout, workspace of the testbed, its lane
+    local net=172.31.$((2 * $3 + 1))
     cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
     mkfifo "$temporary/to-stand-in"
-    "$here/target/debug/examples/kubernetes_stand_in" 2220 172.31.1.11 172.31.1.12 172.31.1.13 \
+    "$here/target/debug/examples/kubernetes_stand_in" "$((2220 + $3))" "$net.11" "$net.12" "$net.13" \
         <"$temporary/to-stand-in" >"$temporary/stand-in.txt" &
     stand_in=$!
     exec {stand_in_input}>"$temporary/to-stand-in"
@@ -178,13 +189,14 @@ short() {
         expiration_and_recovery-mixed-failover
     )
     rm -f "$out/results.tsv"
-    local began=$SECONDS
-    start_testbed "$temporary/ws" 0 --join-networks
+    local began=$SECONDS lane
+    lane=$(free_lane)
+    start_testbed "$temporary/ws" "$lane" --join-networks
     echo "four machines are ready after $((SECONDS - began))s"
     row backend run verdict events seconds
     for run in "${runs[@]}"; do carry_out qemu "$temporary/ws" "$run" "$out/qemu"; done
     if command -v kubectl >/dev/null 2>&1; then
-        begin_stand_in "$temporary/kubevirt-ws" "$temporary/ws"
+        begin_stand_in "$temporary/kubevirt-ws" "$temporary/ws" "$lane"
         for run in "${runs[@]}"; do carry_out kubevirt "$temporary/kubevirt-ws" "$run" "$out/kubevirt"; done
     else
         echo "no kubectl on PATH: the runs as on KubeVirt were skipped"

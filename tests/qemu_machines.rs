@@ -38,12 +38,10 @@ fn replicas_are_hurt_rebooted_and_looked_at_in_machines() {
         );
         assert_eq!(field(&machines.active(id), "role"), role);
     }
+    let addr = machines.cluster_addr(2);
     for (verb, network) in [("isolate", "isolated"), ("heal", "healthy"), ("heal", "healthy")] {
         let done = machines.control(&[verb, "2"]).ok().stdout;
-        assert_eq!(
-            done,
-            format!("replica=2 network={network} client=172.31.123.12:18000 protocol=172.31.123.12:19000\n")
-        );
+        assert_eq!(done, format!("replica=2 network={network} client={addr}:18000 protocol={addr}:19000\n"));
     }
     let unknown = machines.control(&["crash", "9"]).refused();
     assert_eq!(unknown, "unknown replica id: 9\ncontrol command exited with status exit status: 255\n");
@@ -112,7 +110,7 @@ impl Tunnel {
         });
         let mut ssh = machines.ssh();
         for (id, port) in ports.iter().enumerate() {
-            ssh.arg("-L").arg(format!("{port}:172.31.123.1{}:18000", id + 1));
+            ssh.arg("-L").arg(format!("{port}:{}:18000", machines.cluster_addr(id + 1)));
         }
         let ssh = ssh.arg("-N").stdin(Stdio::null()).spawn().unwrap();
         until("the tunnel", || ports.iter().all(|port| std::net::TcpStream::connect(port).is_ok()));

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 /// Tests in one process take turns: more machines than processors only make all of them slow.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A lane that people do not use.
-const LANE: u16 = 61;
+/// A lane that nobody uses now, from the end that people do not begin at.
+fn free_lane() -> u16 {
+    let is_free = |lane: &u16| std::net::TcpListener::bind(("127.0.0.1", 2220 + lane)).is_ok();
+    (0..=63).rev().find(is_free).expect("a free port from 2220 to 2283")
+}
 
 /// Whether this host cannot do it; said once for each test.
 pub fn missing_machines() -> bool {
@@ -25,6 +28,7 @@ pub fn missing_machines() -> bool {
 /// See the module.
 pub struct Machines {
     folder: tempfile::TempDir,
+    lane: u16,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -32,8 +36,8 @@ impl Machines {
     /// Makes and starts them.
     pub fn started() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let machines = Self { folder: tempfile::tempdir().unwrap(), _turn: turn };
-        let lane = LANE.to_string();
+        let machines = Self { folder: tempfile::tempdir().unwrap(), lane: free_lane(), _turn: turn };
+        let lane = machines.lane.to_string();
         let prepared = run(machines.testbed("prepare").args(["--lane", &lane]));
         assert!(prepared.status.success(), "{prepared:#?}");
         machines.start();
@@ -42,6 +46,11 @@ impl Machines {
 
     pub fn start(&self) {
         run(&mut self.testbed("start")).ok();
+    }
+
+    /// The address of replica `id` on the network between replicas.
+    pub fn cluster_addr(&self, id: usize) -> String {
+        format!("172.31.{}.1{id}", 2 * self.lane + 1)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -82,7 +91,7 @@ impl Machines {
             "ConnectTimeout=5",
         ]);
         command.arg("-o").arg(format!("UserKnownHostsFile={}", keys.join("known_hosts").display()));
-        command.args(["-p", &(2220 + LANE).to_string(), "allocdb@127.0.0.1"]);
+        command.args(["-p", &(2220 + self.lane).to_string(), "allocdb@127.0.0.1"]);
         command
     }
 
@@ -130,7 +139,7 @@ impl Machines {
             assert!(!allocdb_node::cluster::process::is_running(pid), "{pid} still runs");
         }
         assert_eq!(super::names(&self.workspace().join("qemu/run")), Vec::<String>::new());
-        std::net::TcpListener::bind(("127.0.0.1", 2220 + LANE)).unwrap();
+        std::net::TcpListener::bind(("127.0.0.1", 2220 + self.lane)).unwrap();
     }
 }
 
