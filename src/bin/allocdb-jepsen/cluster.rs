@@ -91,9 +91,16 @@ pub(crate) fn find_primary(actions: &Actions<'_>) -> Result<Member> {
     wait_for(actions, "a live primary", |_, member| member.role == Role::Primary)
 }
 
-/// The first backup that is not the one excluded.
+/// The first backup that is not the one excluded. One that only failed to answer once is waited for a little, so that a run
+/// casts the same replicas every time.
 pub(crate) fn find_backup(actions: &Actions<'_>, excluded: ReplicaId) -> Result<Member> {
-    wait_for(actions, "a live backup", |_, member| member.role == Role::Backup && member.id != excluded)
+    let began = Instant::now();
+    wait_for(actions, "a live backup", |topology, member| {
+        let mut before = topology.0.iter().take_while(|probe| probe.replica != member.id);
+        let is_first = before.all(|probe| probe.replica == excluded || probe.active().is_some());
+        let fits = member.role == Role::Backup && member.id != excluded;
+        fits && (is_first || began.elapsed() >= PATIENCE)
+    })
 }
 
 /// A replica by its number, in whatever role.
