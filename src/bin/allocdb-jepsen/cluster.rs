@@ -6,7 +6,7 @@ use super::support::Staging;
 use super::testbed::REPLICAS;
 use allocdb_node::ids::{Lsn, ReplicaId, View};
 use allocdb_node::replica::Role;
-use allocdb_node::replica::staging::{FailoverSource, Survey, plan_failover};
+use allocdb_node::replica::staging::{FailoverSource, plan_failover};
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
 
@@ -181,8 +181,9 @@ fn rejoin_stragglers(actions: &Actions<'_>, topology: &Topology) -> Result<()> {
 /// Who takes part in a failover.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FailoverCast {
-    /// Who was primary, and stays down.
-    pub(crate) old_primary: ReplicaId,
+    /// Who was primary, as it was last seen to serve, and stays down. It is not asked what it holds: it may be out of reach, and
+    /// its view cannot have risen since but through one of the other two.
+    pub(crate) old_primary: Member,
     /// Who becomes primary.
     pub(crate) new_primary: ReplicaId,
     /// Who supports it.
@@ -191,21 +192,19 @@ pub(crate) struct FailoverCast {
 
 /// Makes another replica primary, in a new view, with everything that a client was told is committed.
 pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()> {
-    for replica in [cast.old_primary, cast.new_primary, cast.supporting] {
+    for replica in [cast.old_primary.id, cast.new_primary, cast.supporting] {
         actions.crash(replica)?;
     }
     let (new_primary, new_primary_holds) = Staging::export(actions, cast.new_primary)?;
     let (supporting, supporting_holds) = Staging::export(actions, cast.supporting)?;
-    let (third_holds, third_view) = ask_third(actions, cast.old_primary);
-    let plan = plan_failover(&new_primary_holds, &supporting_holds, third_holds.as_ref());
-    let plan = third_view.map_or(plan, |view| plan.above(view));
+    let plan = plan_failover(&new_primary_holds, &supporting_holds, Some(cast.old_primary.view));
     let source = match plan.source {
         FailoverSource::NewPrimary => new_primary.staged(),
         FailoverSource::Supporting => supporting.staged(),
     };
     log::info!(
         "failover from replica {} to replica {}: view {}, through {:?}, from replica {}",
-        cast.old_primary,
+        cast.old_primary.id,
         cast.new_primary,
         plan.view,
         plan.target,
@@ -220,26 +219,6 @@ pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()>
     wait_for_role(actions, cast.new_primary, Role::Primary)?;
     wait_for_role(actions, cast.supporting, Role::Backup)?;
     Ok(())
-}
-
-/// What the old primary holds, and the highest view it knows of, as far as that can be found out. It takes no part, but it may
-/// be in a view that an interrupted failover began.
-fn ask_third(actions: &Actions<'_>, replica: ReplicaId) -> (Option<Survey>, Option<View>) {
-    let staging = match Staging::copy(actions, replica) {
-        Ok(staging) => staging,
-        Err(error) => {
-            log::warn!("replica {replica} cannot be asked what it holds; the others decide: {error:#}");
-            return (None, None);
-        }
-    };
-    let view = staging.staged().highest_view();
-    match staging.staged().survey() {
-        Ok(survey) => (Some(survey), view),
-        Err(error) => {
-            log::warn!("what replica {replica} holds cannot be relied on; the others decide: {error}");
-            (None, view)
-        }
-    }
 }
 
 fn rewrite(

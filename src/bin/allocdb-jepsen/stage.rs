@@ -465,7 +465,7 @@ impl<'s, 'r> Stage<'s, 'r> {
     /// Makes the target primary with the supporting backup, and returns the new primary.
     pub(crate) fn fail_over(&mut self) -> Result<Member> {
         let cast = FailoverCast {
-            old_primary: self.cast.primary.id,
+            old_primary: self.cast.primary,
             new_primary: self.cast.target.id,
             supporting: self.supporting()?.id,
         };

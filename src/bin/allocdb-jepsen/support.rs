@@ -49,13 +49,6 @@ impl Staging {
         Ok(staging)
     }
 
-    /// The files of a replica that is not running, whatever they hold.
-    pub(crate) fn copy(actions: &Actions<'_>, replica: ReplicaId) -> Result<Self> {
-        let staging = Self::empty(actions, replica)?;
-        staging.copy_in(actions)?;
-        Ok(staging)
-    }
-
     /// The files of a replica that is not running, with what they hold.
     pub(crate) fn export(actions: &Actions<'_>, replica: ReplicaId) -> Result<(Self, Survey)> {
         Self::export_if(actions, replica, |_| Ok(()))

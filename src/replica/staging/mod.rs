@@ -207,13 +207,6 @@ impl StagedReplica {
         Ok(Survey { metadata, commit_lsn, prefix, snapshot_lsn, log_length, prepared })
     }
 
-    /// The highest view that the metadata knows of, whatever else the files are worth.
-    #[must_use]
-    pub fn highest_view(&self) -> Option<View> {
-        let bytes = self.read_at_most(&self.paths.metadata, metadata::MAX_FILE_LEN).ok()??;
-        Metadata::decode(&bytes).ok().map(|metadata| metadata.highest_known_view())
-    }
-
     fn read_at_most(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StagingError> {
         read_file(&*self.disk, path, limit).map_err(|error| match error {
             ReadFileError::Io(error) => io_at(path)(error),

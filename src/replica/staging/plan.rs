@@ -33,17 +33,17 @@ impl FailoverPlan {
     }
 }
 
-/// Plans a failover from what the two replicas that are left hold, and the third as far as that is known.
+/// Plans a failover from what the two replicas that are left hold, and the view that the third was last in normal operation
+/// in, if that is known. A replica that served in a view was in normal operation in it; what it holds does not matter.
 ///
 /// Where a failover was interrupted after one replica had its new files, that one is alone in its view: nothing was ever
 /// acknowledged there, and the others may have gone on without it. So a view counts only if two replicas have reached it.
-/// If the third is not known, the higher view has to be taken for one that counted. The third is asked in any case, because its
-/// view may be the one that was begun and given up, and is not to be used again.
+/// If the third's is not known, the higher view has to be taken for one that counted.
 #[must_use]
-pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<&Survey>) -> FailoverPlan {
+pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<View>) -> FailoverPlan {
     let view_of = |survey: &Survey| survey.metadata.last_normal_view;
     let established = third.map(|third| {
-        let mut views = [new_primary, supporting, third].map(view_of);
+        let mut views = [view_of(new_primary), view_of(supporting), Some(third)];
         views.sort_unstable();
         views[1]
     });
@@ -59,8 +59,9 @@ pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<&S
     } else {
         (FailoverSource::NewPrimary, new_primary)
     };
-    let surveys = [Some(new_primary), Some(supporting), third].into_iter().flatten();
-    let highest = surveys.map(|survey| survey.metadata.highest_known_view()).max().unwrap_or_default();
+    let [new_known, supporting_known] =
+        [new_primary, supporting].map(|survey| survey.metadata.highest_known_view());
+    let highest = new_known.max(supporting_known).max(third.unwrap_or_default());
     FailoverPlan { source, target: kept.prefix, view: View(highest.0.saturating_add(1)) }
 }
 
@@ -105,24 +106,24 @@ mod tests {
 
     #[test]
     fn a_view_that_only_one_replica_has_reached_does_not_count() {
-        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, Some(&third)));
+        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, Some(View(third))));
         // The others went on in view 1 after a failover that gave its files to one replica only.
-        assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), survey(1, 8, 8)), (Supporting, 8, 3));
-        assert_eq!(plan(survey(1, 7, 7), survey(2, 5, 5), survey(1, 7, 7)), (NewPrimary, 7, 3));
+        assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), 1), (Supporting, 8, 3));
+        assert_eq!(plan(survey(1, 7, 7), survey(2, 5, 5), 1), (NewPrimary, 7, 3));
         // With the third in view 2 it has counted.
-        assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), survey(2, 5, 5)), (NewPrimary, 5, 3));
+        assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), 2), (NewPrimary, 5, 3));
         // All different: two have reached view 2.
-        assert_eq!(plan(survey(3, 5, 5), survey(2, 6, 6), survey(1, 9, 9)), (Supporting, 6, 4));
+        assert_eq!(plan(survey(3, 5, 5), survey(2, 6, 6), 1), (Supporting, 6, 4));
         // A view nobody may use again, even if only the third knows it.
-        assert_eq!(plan(survey(1, 5, 5), survey(2, 5, 5), survey(6, 5, 5)), (Supporting, 5, 7));
+        assert_eq!(plan(survey(1, 5, 5), survey(2, 5, 5), 6), (Supporting, 5, 7));
     }
 
     #[test]
     fn a_view_that_was_begun_and_given_up_is_not_begun_again() {
         // A failover to view 2 was interrupted after the third had its files.
-        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), Some(&survey(2, 7, 7)));
+        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), Some(View(2)));
         assert_eq!(planned(plan), (NewPrimary, 6, 3));
-        // All that can be read of the third is its view.
+        // It was only promised.
         let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), None);
         assert_eq!(planned(plan.above(View(2))), (NewPrimary, 6, 3));
         assert_eq!(planned(plan.above(View(0))), (NewPrimary, 6, 2));

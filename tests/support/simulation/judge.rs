@@ -2,12 +2,12 @@
 //! every answer has to be what that sequence says.
 
 use super::clients::{Known, ReadOp, TickOp};
-use super::process::{allocator_config, id_of};
+use super::process::{LoggedEntry, allocator_config, id_of};
 use super::world::{At, COUNT, World};
 use allocdb_node::allocator::payload::{decode_client, decode_internal};
 use allocdb_node::allocator::{Allocator, Outcome, PayloadKind, ReservationLookup};
 use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response};
-use allocdb_node::ids::{Lsn, Slot};
+use allocdb_node::ids::{Lsn, Slot, View};
 use allocdb_node::replica::Replica;
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,6 +16,11 @@ use std::collections::{BTreeMap, HashSet};
 pub(super) struct Record {
     /// What replicas have in their logs.
     entries: BTreeMap<Lsn, Entry>,
+    /// Views that a primary has started in.
+    used: HashSet<View>,
+    /// What replicas have in their logs that are alone in a view: a failover gave them their files, and was interrupted before
+    /// it gave a primary its own. Nobody was answered from these, and the others may go on without them.
+    unused: BTreeMap<View, Vec<(At, Lsn, Entry)>>,
     /// The highest LSN that a client was told of.
     pub(super) acknowledged: Option<Lsn>,
     pub(super) acks: u64,
@@ -80,9 +85,26 @@ impl Record {
 }
 
 impl World {
-    /// A replica has this in its log.
-    pub(super) fn note_entry(&mut self, at: At, lsn: Lsn, kind: PayloadKind, slot: Slot, payload: Vec<u8>) {
+    /// A primary has started in a view.
+    pub(super) fn note_primary(&mut self, view: View) {
+        self.record.used.insert(view);
+        for (at, lsn, entry) in self.record.unused.remove(&view).unwrap_or_default() {
+            self.note_used(at, lsn, entry);
+        }
+    }
+
+    /// A replica that was last in normal operation in this view has this in its log.
+    pub(super) fn note_entry(&mut self, at: At, view: View, logged: LoggedEntry) {
+        let LoggedEntry { lsn, kind, slot, payload } = logged;
         let entry = Entry { kind, slot, payload };
+        if self.record.used.contains(&view) {
+            self.note_used(at, lsn, entry);
+        } else {
+            self.record.unused.entry(view).or_default().push((at, lsn, entry));
+        }
+    }
+
+    fn note_used(&mut self, at: At, lsn: Lsn, entry: Entry) {
         match self.record.entries.get(&lsn) {
             Some(known) if *known != entry => {
                 let problem =

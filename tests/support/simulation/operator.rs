@@ -65,6 +65,8 @@ struct Failover {
     old: At,
     new: At,
     supporting: At,
+    /// The view of the old primary where it was seen in normal operation. Where it was not, its files are asked.
+    old_view: Option<View>,
 }
 
 #[derive(Clone, Copy)]
@@ -114,12 +116,15 @@ impl World {
             return;
         }
         let old = COUNT - new - supporting;
-        let failover = Failover { old, new, supporting };
+        let old_view = self.trusted(old).filter(|replica| replica.role().is_normal()).map(Replica::view);
+        let failover = Failover { old, new, supporting, old_view };
         let steps = &mut self.operator.steps;
         steps.extend([old, new, supporting].map(Step::Crash));
         steps.extend((0..4).map(|file| Step::Copy { at: new, file }));
         steps.extend((0..4).map(|file| Step::Copy { at: supporting, file }));
-        steps.extend((0..4).map(|file| Step::Copy { at: old, file }));
+        if old_view.is_none() {
+            steps.extend((0..4).map(|file| Step::Copy { at: old, file }));
+        }
         steps.push_back(Step::PlanFailover(failover));
     }
 
@@ -194,8 +199,7 @@ impl World {
             }
             Step::PlanFailover(failover) => {
                 let (new, supporting) = (self.survey(failover.new)?, self.survey(failover.supporting)?);
-                let third = self.survey(failover.old).ok();
-                self.fail_over(failover, &new, &supporting, third.as_ref())?;
+                self.fail_over(failover, &new, &supporting)?;
             }
             Step::AskTarget(rejoin) => {
                 let holds = self.survey(rejoin.target)?;
@@ -235,20 +239,19 @@ impl World {
         Ok(())
     }
 
-    fn fail_over(
-        &mut self,
-        cast: Failover,
-        new: &Survey,
-        supporting: &Survey,
-        third: Option<&Survey>,
-    ) -> Result<(), String> {
-        let plan = plan_failover(new, supporting, third);
-        let third_view = self.staged(cast.old).highest_view();
-        let plan = third_view.map_or(plan, |view| plan.above(view));
+    fn fail_over(&mut self, cast: Failover, new: &Survey, supporting: &Survey) -> Result<(), String> {
+        let (third, promised) = match cast.old_view {
+            Some(view) => (view, view),
+            None => {
+                let metadata = self.survey(cast.old)?.metadata;
+                (metadata.last_normal_view.unwrap_or_default(), metadata.highest_known_view())
+            }
+        };
+        let plan = plan_failover(new, supporting, Some(third)).above(promised);
         self.trace(|| {
             let brief =
                 |survey: &Survey| (survey.metadata.last_normal_view, survey.commit_lsn, survey.prefix);
-            format!("operator: {plan:?} of {:?} {:?} {:?}", brief(new), brief(supporting), third.map(brief))
+            format!("operator: {plan:?} of {:?} {:?} {:?}", brief(new), brief(supporting), (third, promised))
         });
         let source = match plan.source {
             FailoverSource::NewPrimary => cast.new,

@@ -60,11 +60,11 @@ pub(super) struct Process {
 }
 
 /// A command as a log holds it.
-struct LoggedEntry {
-    lsn: Lsn,
-    kind: PayloadKind,
-    slot: Slot,
-    payload: Vec<u8>,
+pub(super) struct LoggedEntry {
+    pub(super) lsn: Lsn,
+    pub(super) kind: PayloadKind,
+    pub(super) slot: Slot,
+    pub(super) payload: Vec<u8>,
 }
 
 impl LoggedEntry {
@@ -132,6 +132,9 @@ impl World {
             return;
         }
         self.check_started(at, &replica);
+        if replica.role() == Role::Primary {
+            self.note_primary(replica.view());
+        }
         let peers: Vec<ReplicaId> = (0..COUNT).filter(|other| *other != at).map(id_of).collect();
         let node = Node::new(replica, &peers, self.checkpoint_bytes);
         self.lives += 1;
@@ -336,6 +339,7 @@ impl World {
     fn note_commits(&mut self, at: At) {
         let disk = self.machines[at].disk.clone();
         let Some(process) = &mut self.machines[at].process else { return };
+        let view = process.node.replica().metadata().last_normal_view.unwrap_or_default();
         let mut frames = Vec::new();
         let last = match process.node.replica().engine() {
             Some(engine) => {
@@ -367,8 +371,8 @@ impl World {
             None => return,
         };
         process.noted = last;
-        for LoggedEntry { lsn, kind, slot, payload } in frames {
-            self.note_entry(at, lsn, kind, slot, payload);
+        for logged in frames {
+            self.note_entry(at, view, logged);
         }
     }
 
