@@ -156,7 +156,14 @@ end_stand_in() {
     [ -n "$stand_in" ] || return 0
     # It ends with its input, and says with its status whether it was asked for anything unexpected.
     eval "exec ${stand_in_input}>&-"
-    wait "$stand_in" || { echo "the stand-in for Kubernetes was asked for what nobody expected" >&2 && status=1; }
+    local ended=0
+    wait "$stand_in" || ended=$?
+    if [ "$ended" -gt 128 ]; then
+        echo "a signal ended the stand-in for Kubernetes" >&2
+    elif [ "$ended" -ne 0 ]; then
+        echo "the stand-in for Kubernetes was asked for what nobody expected" >&2
+    fi
+    [ "$ended" -eq 0 ] || status=1
     stand_in=
 }
 

@@ -333,7 +333,9 @@ impl Play {
                 files.survey()
             });
             let (Ok(new_holds), Ok(supporting_holds)) = surveyed else { continue };
-            let plan = plan_failover(&new_holds, &supporting_holds, None);
+            let (_, old_files) = self.export(self.primary);
+            let old_view = old_files.survey().unwrap().metadata.last_normal_view.unwrap();
+            let plan = plan_failover(&new_holds, &supporting_holds, old_view);
             let (supporting_disk, supporting_files) = self.export(supporting);
             let source = match plan.source {
                 FailoverSource::NewPrimary => new_files.clone(),

@@ -197,7 +197,7 @@ pub(crate) fn fail_over(actions: &Actions<'_>, cast: FailoverCast) -> Result<()>
     }
     let (new_primary, new_primary_holds) = Staging::export(actions, cast.new_primary)?;
     let (supporting, supporting_holds) = Staging::export(actions, cast.supporting)?;
-    let plan = plan_failover(&new_primary_holds, &supporting_holds, Some(cast.old_primary.view));
+    let plan = plan_failover(&new_primary_holds, &supporting_holds, cast.old_primary.view);
     let source = match plan.source {
         FailoverSource::NewPrimary => new_primary.staged(),
         FailoverSource::Supporting => supporting.staged(),

@@ -174,7 +174,8 @@ impl Cluster {
         self.stop(supporting);
         let staged = |id| StagedReplica::in_folder(self.folder.path(), ReplicaId(id));
         let (of_new, of_supporting) = (staged(new).survey().unwrap(), staged(supporting).survey().unwrap());
-        let plan = plan_failover(&of_new, &of_supporting, None);
+        let old_view = staged(6 - new - supporting).survey().unwrap().metadata.last_normal_view.unwrap();
+        let plan = plan_failover(&of_new, &of_supporting, old_view);
         let source = match plan.source {
             FailoverSource::NewPrimary => staged(new),
             FailoverSource::Supporting => staged(supporting),

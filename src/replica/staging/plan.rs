@@ -24,35 +24,21 @@ pub enum FailoverSource {
     Supporting,
 }
 
-impl FailoverPlan {
-    /// The same in a view above one that some replica has reached or promised, whoever it is: a view that was begun, and
-    /// perhaps given up, must not be begun once more with other contents.
-    #[must_use]
-    pub fn above(self, view: View) -> Self {
-        Self { view: self.view.max(View(view.0.saturating_add(1))), ..self }
-    }
-}
-
 /// Plans a failover from what the two replicas that are left hold, and the view that the third was last in normal operation
-/// in, if that is known. A replica that served in a view was in normal operation in it; what it holds does not matter.
+/// in, as it served or was seen to. What the third holds does not matter.
 ///
 /// Where a failover was interrupted after one replica had its new files, that one is alone in its view: nothing was ever
-/// acknowledged there, and the others may have gone on without it. So a view counts only if two replicas have reached it.
-/// If the third's is not known, the higher view has to be taken for one that counted.
+/// acknowledged there, and the others may have gone on without it. So a view counts only if two replicas have reached it, and
+/// the new one is above all three: a view that was begun, and given up, must not be begun once more with other contents.
 #[must_use]
-pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<View>) -> FailoverPlan {
+pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: View) -> FailoverPlan {
     let view_of = |survey: &Survey| survey.metadata.last_normal_view;
-    let established = third.map(|third| {
-        let mut views = [view_of(new_primary), view_of(supporting), Some(third)];
-        views.sort_unstable();
-        views[1]
-    });
+    let mut views = [view_of(new_primary), view_of(supporting), Some(third)];
+    views.sort_unstable();
+    let [_, established, _] = views;
     let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_awake() {
         true => (None, survey.commit_lsn),
-        false => {
-            let view = view_of(survey);
-            (established.map_or(view, |established| established.min(view)), survey.prefix)
-        }
+        false => (view_of(survey).min(established), survey.prefix),
     };
     let (source, kept) = if worth(supporting) > worth(new_primary) {
         (FailoverSource::Supporting, supporting)
@@ -61,7 +47,7 @@ pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: Option<Vi
     };
     let [new_known, supporting_known] =
         [new_primary, supporting].map(|survey| survey.metadata.highest_known_view());
-    let highest = new_known.max(supporting_known).max(third.unwrap_or_default());
+    let highest = new_known.max(supporting_known).max(third);
     FailoverPlan { source, target: kept.prefix, view: View(highest.0.saturating_add(1)) }
 }
 
@@ -95,18 +81,18 @@ mod tests {
 
     #[test]
     fn the_latest_view_counts_before_the_longest_prefix() {
-        let plan = |new, supporting| planned(plan_failover(&new, &supporting, None));
-        assert_eq!(plan(survey(7, 11, 12), survey(8, 10, 10)), (Supporting, 10, 9));
-        assert_eq!(plan(survey(7, 11, 11), survey(7, 11, 14)), (Supporting, 14, 8));
-        assert_eq!(plan(survey(10, 20, 21), survey(9, 20, 19)), (NewPrimary, 21, 11));
-        assert_eq!(plan(survey(1, 0, 2), survey(1, 0, 3)), (Supporting, 3, 2));
-        assert_eq!(plan(survey(1, 5, 5), survey(1, 5, 5)), (NewPrimary, 5, 2));
-        assert_eq!(plan(survey(1, 0, 0), survey(1, 0, 0)), (NewPrimary, 0, 2));
+        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, View(third)));
+        assert_eq!(plan(survey(7, 11, 12), survey(8, 10, 10), 8), (Supporting, 10, 9));
+        assert_eq!(plan(survey(7, 11, 11), survey(7, 11, 14), 7), (Supporting, 14, 8));
+        assert_eq!(plan(survey(10, 20, 21), survey(9, 20, 19), 10), (NewPrimary, 21, 11));
+        assert_eq!(plan(survey(1, 0, 2), survey(1, 0, 3), 1), (Supporting, 3, 2));
+        assert_eq!(plan(survey(1, 5, 5), survey(1, 5, 5), 1), (NewPrimary, 5, 2));
+        assert_eq!(plan(survey(1, 0, 0), survey(1, 0, 0), 1), (NewPrimary, 0, 2));
     }
 
     #[test]
     fn a_view_that_only_one_replica_has_reached_does_not_count() {
-        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, Some(View(third))));
+        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, View(third)));
         // The others went on in view 1 after a failover that gave its files to one replica only.
         assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), 1), (Supporting, 8, 3));
         assert_eq!(plan(survey(1, 7, 7), survey(2, 5, 5), 1), (NewPrimary, 7, 3));
@@ -121,11 +107,7 @@ mod tests {
     #[test]
     fn a_view_that_was_begun_and_given_up_is_not_begun_again() {
         // A failover to view 2 was interrupted after the third had its files.
-        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), Some(View(2)));
+        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), View(2));
         assert_eq!(planned(plan), (NewPrimary, 6, 3));
-        // It was only promised.
-        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), None);
-        assert_eq!(planned(plan.above(View(2))), (NewPrimary, 6, 3));
-        assert_eq!(planned(plan.above(View(0))), (NewPrimary, 6, 2));
     }
 }

@@ -240,18 +240,15 @@ impl World {
     }
 
     fn fail_over(&mut self, cast: Failover, new: &Survey, supporting: &Survey) -> Result<(), String> {
-        let (third, promised) = match cast.old_view {
-            Some(view) => (view, view),
-            None => {
-                let metadata = self.survey(cast.old)?.metadata;
-                (metadata.last_normal_view.unwrap_or_default(), metadata.highest_known_view())
-            }
+        let third = match cast.old_view {
+            Some(view) => view,
+            None => self.survey(cast.old)?.metadata.last_normal_view.unwrap_or_default(),
         };
-        let plan = plan_failover(new, supporting, Some(third)).above(promised);
+        let plan = plan_failover(new, supporting, third);
         self.trace(|| {
             let brief =
                 |survey: &Survey| (survey.metadata.last_normal_view, survey.commit_lsn, survey.prefix);
-            format!("operator: {plan:?} of {:?} {:?} {:?}", brief(new), brief(supporting), (third, promised))
+            format!("operator: {plan:?} of {:?} {:?} {:?}", brief(new), brief(supporting), third)
         });
         let source = match plan.source {
             FailoverSource::NewPrimary => cast.new,
