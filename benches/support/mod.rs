@@ -11,13 +11,15 @@ use std::time::Duration;
 /// Commands in one slot.
 const COMMANDS_PER_SLOT: u64 = 1_000;
 
-/// How far the lease of a resource has come.
+/// How far the lease of a resource has come. Small, so that the mix leaves the processor's caches to what is measured.
 #[derive(Clone, Copy)]
-enum Phase {
-    Free,
-    Reserved(ReservationId),
-    Confirmed(ReservationId),
+struct Phase {
+    is_confirmed: bool,
+    /// When it was reserved; 0 while it is free.
+    reserved_at: u32,
 }
+
+const FREE: Phase = Phase { is_confirmed: false, reserved_at: 0 };
 
 /// Creates resources, then leases them over and over, in random order: reserve, confirm, release. At any time a third of the
 /// resources is in each state, and the tables hold about as many reservations and operations as there are resources.
@@ -30,7 +32,7 @@ pub struct Mix {
 
 impl Mix {
     pub fn new(resources: u32) -> Self {
-        let phases = vec![Phase::Free; resources as usize];
+        let phases = vec![FREE; resources as usize];
         Self { last_lsn: 0, created: 0, phases, random: fastrand::Rng::with_seed(7) }
     }
 
@@ -42,13 +44,13 @@ impl Mix {
         AllocatorConfig {
             shard_id: ShardId(0),
             max_resources: resources,
-            max_reservations: 2 * room,
+            max_reservations: room,
             max_bundle_size: 1,
             max_operations: room,
             max_ttl_slots: window,
             max_client_retry_window_slots: window,
             reservation_history_window_slots: window,
-            max_expiration_bucket_len: 2 * room,
+            max_expiration_bucket_len: room,
         }
     }
 
@@ -81,15 +83,17 @@ impl Mix {
         let at = self.random.usize(..self.phases.len());
         let resource = ResourceId(at as u128 + 1);
         let (holder, epoch) = (HolderId(9), LeaseEpoch(1));
-        let (phase, command) = match self.phases[at] {
-            Phase::Free => {
-                let reservation = ReservationId::mint(ShardId(0), lsn);
-                (Phase::Reserved(reservation), Command::Reserve { resource, holder, ttl_slots: 1 })
-            }
-            Phase::Reserved(reservation) => {
-                (Phase::Confirmed(reservation), Command::Confirm { reservation, holder, epoch })
-            }
-            Phase::Confirmed(reservation) => (Phase::Free, Command::Release { reservation, holder, epoch }),
+        let Phase { is_confirmed, reserved_at } = self.phases[at];
+        let reservation = ReservationId::mint(ShardId(0), Lsn(reserved_at.into()));
+        let (phase, command) = if reserved_at == 0 {
+            let reserved_at = u32::try_from(lsn.0).expect("fewer commands than that");
+            let phase = Phase { is_confirmed: false, reserved_at };
+            (phase, Command::Reserve { resource, holder, ttl_slots: 1 })
+        } else if is_confirmed {
+            (FREE, Command::Release { reservation, holder, epoch })
+        } else {
+            let phase = Phase { is_confirmed: true, reserved_at };
+            (phase, Command::Confirm { reservation, holder, epoch })
         };
         self.phases[at] = phase;
         command

@@ -55,13 +55,13 @@ impl Allocator {
         }
         self.begin(lsn, slot)?;
         let fingerprint = fingerprint(&client.command);
-        if let Some(position) = self.find_operation(client.operation) {
-            let known = self.operations[position];
+        if let Some(position) = self.operations.find(client.operation) {
+            let known = self.operations.record(position);
             if slot <= known.retire_after {
                 return Ok(known.answer_to(fingerprint));
             }
-            // Only after a change of windows: the queue has not caught up with this one yet.
-            self.drop_operation(position);
+            // Only after a change of windows: it is not yet the oldest one's turn.
+            self.operations.remove(position);
         }
         if self.operations.is_full() {
             return Ok(Outcome::plain(ResultCode::OperationTableFull));
@@ -78,9 +78,7 @@ impl Allocator {
             applied_lsn: lsn,
             retire_after,
         };
-        let position = self.operations.insert(record);
-        self.operation_index.insert(client.operation.0, position);
-        self.operations_to_retire.push_back((retire_after, client.operation));
+        self.operations.insert(&record);
         Ok(outcome)
     }
 
@@ -148,16 +146,7 @@ impl Allocator {
                 self.max_retired = self.max_retired.max(Some(id));
             }
         }
-        while let Some(&(retire_after, id)) = self.operations_to_retire.front() {
-            if now <= retire_after {
-                break;
-            }
-            self.operations_to_retire.pop_front();
-            let Some(position) = self.find_operation(id) else { continue };
-            if self.operations[position].retire_after == retire_after {
-                self.drop_operation(position);
-            }
-        }
+        self.operations.retire(now);
     }
 
     fn drop_reservation(&mut self, position: Position) {
@@ -169,11 +158,6 @@ impl Allocator {
         }
         self.reservation_index.remove(self.reservations[position].id.0, position);
         self.reservations.remove(position);
-    }
-
-    fn drop_operation(&mut self, position: Position) {
-        self.operation_index.remove(self.operations[position].operation.0, position);
-        self.operations.remove(position);
     }
 
     fn execute(&mut self, lsn: Lsn, slot: Slot, command: &Command) -> Outcome {

@@ -100,8 +100,9 @@ impl Allocator {
     /// What is remembered of an operation for a retry at `slot`; nothing once its window has passed.
     #[must_use]
     pub fn operation(&self, id: OperationId, slot: Slot) -> Option<OperationRecord> {
-        self.find_operation(id)
-            .map(|position| self.operations[position])
+        self.operations
+            .find(id)
+            .map(|position| self.operations.record(position))
             .filter(|record| slot <= record.retire_after)
     }
 

@@ -15,6 +15,7 @@ pub mod config;
 mod deadlines;
 pub mod fingerprint;
 mod lookup;
+mod operations;
 pub mod payload;
 pub mod snapshot;
 mod table;
@@ -30,8 +31,9 @@ pub use lookup::{ReservationLookup, ReservationView, ResourceView};
 pub use payload::{PayloadError, PayloadKind};
 pub use snapshot::{OperationRecord, Snapshot, SnapshotError};
 
-use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 use deadlines::Deadlines;
+use operations::Operations;
 use std::collections::VecDeque;
 use table::{IdIndex, NOWHERE, Position, Slab};
 
@@ -165,11 +167,9 @@ pub struct Allocator {
     reservations: Slab<Reservation>,
     reservation_index: IdIndex,
     members: Slab<Member>,
-    operations: Slab<OperationRecord>,
-    operation_index: IdIndex,
+    operations: Operations,
     deadlines: Deadlines,
     reservations_to_retire: VecDeque<(Slot, ReservationId)>,
-    operations_to_retire: VecDeque<(Slot, OperationId)>,
     max_retired: Option<ReservationId>,
     last_applied: Option<(Lsn, Slot)>,
 }
@@ -192,12 +192,10 @@ impl Allocator {
             reservations: Slab::new(config.max_reservations, "reservations")?,
             reservation_index: IdIndex::new(config.max_reservations, "reservations")?,
             members: Slab::new(members, "reservation members")?,
-            operations: Slab::new(config.max_operations, "operations")?,
-            operation_index: IdIndex::new(config.max_operations, "operations")?,
+            operations: Operations::new(config.max_operations)?,
             deadlines: Deadlines::new(&config)?,
             reservations_to_retire: table::with_room(config.max_reservations as usize, "reservations")?
                 .into(),
-            operations_to_retire: table::with_room(config.max_operations as usize, "operations")?.into(),
             max_retired: None,
             last_applied: None,
             config,
@@ -234,10 +232,6 @@ impl Allocator {
 
     fn find_reservation(&self, id: ReservationId) -> Option<Position> {
         self.reservation_index.find(id.0, |position| self.reservations[position].id == id)
-    }
-
-    fn find_operation(&self, id: OperationId) -> Option<Position> {
-        self.operation_index.find(id.0, |position| self.operations[position].operation == id)
     }
 
     /// The resources of a reservation, in the order of its request.

@@ -194,8 +194,7 @@ impl Allocator {
             }
         }
 
-        let mut operations: Vec<OperationRecord> =
-            self.operations.positions().into_iter().map(|position| self.operations[position]).collect();
+        let mut operations: Vec<OperationRecord> = self.operations.records().collect();
         operations.sort_unstable_by_key(|record| record.operation);
         Snapshot {
             last_applied_lsn: self.last_applied_lsn(),
@@ -281,12 +280,8 @@ impl Allocator {
                 id: pair[0].reservation.0,
             });
         }
-        for record in &snapshot.operations {
-            if self.find_operation(record.operation).is_some() {
-                return Err(SnapshotError::Duplicate { table: "operation", id: record.operation.0 });
-            }
-            let position = self.operations.insert(*record);
-            self.operation_index.insert(record.operation.0, position);
+        if let Err(id) = self.operations.restore(&snapshot.operations) {
+            return Err(SnapshotError::Duplicate { table: "operation", id: id.0 });
         }
         // Chains grow at their front, so the last member comes first.
         for record in members.iter().rev() {
@@ -343,13 +338,6 @@ impl Allocator {
             .collect();
         ended.sort_unstable();
         self.reservations_to_retire.extend(ended.into_iter().map(|(last, _, id)| (last, id)));
-        let mut operations: Vec<_> = snapshot
-            .operations
-            .iter()
-            .map(|record| (record.retire_after, record.applied_lsn, record.operation))
-            .collect();
-        operations.sort_unstable();
-        self.operations_to_retire.extend(operations.into_iter().map(|(last, _, id)| (last, id)));
     }
 }
 

@@ -42,71 +42,86 @@ const VACANT: Entry = Entry { tag: 0, position: NOWHERE };
 #[derive(Debug)]
 pub(super) struct IdIndex {
     entries: Vec<Entry>,
-    mask: u32,
 }
 
 impl IdIndex {
     /// An index for at most `capacity` ids.
     pub(super) fn new(capacity: u32, table: &'static str) -> Result<Self, ConfigError> {
         // At most half full, so that probes stay short.
-        let size = u64::from(capacity).saturating_mul(2).next_power_of_two().min(1 << 32);
-        let length = usize::try_from(size).map_err(|_| OutOfMemory { table })?;
+        let length = usize::try_from(u64::from(capacity) * 2).map_err(|_| OutOfMemory { table })?;
         let mut entries = with_room(length, table)?;
         entries.resize(length, VACANT);
-        Ok(Self { entries, mask: (size - 1) as u32 })
+        Ok(Self { entries })
+    }
+
+    /// Where an entry wants to be: its tag, scaled from all tags to all places.
+    fn home(&self, tag: u32) -> usize {
+        ((u64::from(tag) * self.entries.len() as u64) >> 32) as usize
+    }
+
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == self.entries.len() { 0 } else { at + 1 }
+    }
+
+    /// Steps from one place on to another, around the end if need be.
+    fn distance(&self, from: usize, to: usize) -> usize {
+        if to >= from { to - from } else { to + self.entries.len() - from }
+    }
+
+    /// Has the processor fetch what [`IdIndex::find`] will look at first, while it goes on with something else.
+    pub(super) fn fetch(&self, id: u128) {
+        std::hint::black_box(self.entries[self.home(spread(id) as u32)].tag);
     }
 
     /// The position stored for `id`; `is_it` tells whether the record at a position has that id.
     pub(super) fn find(&self, id: u128, is_it: impl Fn(Position) -> bool) -> Option<Position> {
         let tag = spread(id) as u32;
-        let mut at = tag & self.mask;
+        let mut at = self.home(tag);
         loop {
-            let entry = self.entries[at as usize];
+            let entry = self.entries[at];
             if entry.position == NOWHERE {
                 return None;
             }
             if entry.tag == tag && is_it(entry.position) {
                 return Some(entry.position);
             }
-            at = at.wrapping_add(1) & self.mask;
+            at = self.after(at);
         }
     }
 
     /// Stores an id that is not there yet. The caller keeps to the capacity.
     pub(super) fn insert(&mut self, id: u128, position: Position) {
         let tag = spread(id) as u32;
-        let mut at = tag & self.mask;
-        while self.entries[at as usize].position != NOWHERE {
-            at = at.wrapping_add(1) & self.mask;
+        let mut at = self.home(tag);
+        while self.entries[at].position != NOWHERE {
+            at = self.after(at);
         }
-        self.entries[at as usize] = Entry { tag, position };
+        self.entries[at] = Entry { tag, position };
     }
 
     /// Forgets an id that is there at `position`.
     pub(super) fn remove(&mut self, id: u128, position: Position) {
-        let tag = spread(id) as u32;
-        let mut gap = tag & self.mask;
-        while self.entries[gap as usize].position != position {
-            if self.entries[gap as usize].position == NOWHERE {
+        let mut gap = self.home(spread(id) as u32);
+        while self.entries[gap].position != position {
+            if self.entries[gap].position == NOWHERE {
                 return;
             }
-            gap = gap.wrapping_add(1) & self.mask;
+            gap = self.after(gap);
         }
         // Whoever behind the gap would rather be at or before it moves up, until a vacancy ends the run.
         let mut at = gap;
         loop {
-            at = at.wrapping_add(1) & self.mask;
-            let entry = self.entries[at as usize];
+            at = self.after(at);
+            let entry = self.entries[at];
             if entry.position == NOWHERE {
                 break;
             }
-            let home = entry.tag & self.mask;
-            if at.wrapping_sub(home) & self.mask >= at.wrapping_sub(gap) & self.mask {
-                self.entries[gap as usize] = entry;
+            if self.distance(self.home(entry.tag), at) >= self.distance(gap, at) {
+                self.entries[gap] = entry;
                 gap = at;
             }
         }
-        self.entries[gap as usize] = VACANT;
+        self.entries[gap] = VACANT;
     }
 }
 

@@ -3,6 +3,7 @@
 use super::command::ResultCode::{self, *};
 use super::snapshot::ReservationRecord;
 use super::*;
+use crate::ids::OperationId;
 use crate::ids::{ClientId, HolderId, LeaseEpoch, ShardId};
 use proptest::prelude::*;
 
