@@ -5,10 +5,9 @@
 
 use super::command::{ClientCommand, Command, Outcome, ResultCode, SlotOverflow, SlotOverflowKind};
 use super::deadlines::Due;
+use super::reservations::NewReservation;
 use super::table::{NOWHERE, Position};
-use super::{
-    Allocator, Member, OperationRecord, Reservation, ReservationState, Resource, ResourceState, fingerprint,
-};
+use super::{Allocator, OperationRecord, ReservationState, Resource, ResourceState, fingerprint};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 use crate::planted::PlantedFault;
 
@@ -135,29 +134,10 @@ impl Allocator {
 
     /// Forgets ended reservations and operations whose windows have passed: strictly after, not at, their last slot.
     fn retire(&mut self, now: Slot) {
-        while let Some(&(retire_after, id)) = self.reservations_to_retire.front() {
-            if now <= retire_after {
-                break;
-            }
-            self.reservations_to_retire.pop_front();
-            let Some(position) = self.find_reservation(id) else { continue };
-            if self.reservations[position].retire_after == Some(retire_after) {
-                self.drop_reservation(position);
-                self.max_retired = self.max_retired.max(Some(id));
-            }
+        while let Some(id) = self.reservations.retire_one(now) {
+            self.max_retired = self.max_retired.max(Some(id));
         }
         self.operations.retire(now);
-    }
-
-    fn drop_reservation(&mut self, position: Position) {
-        let mut member = self.reservations[position].first_member;
-        while member != NOWHERE {
-            let next = self.members[member].next;
-            self.members.remove(member);
-            member = next;
-        }
-        self.reservation_index.remove(self.reservations[position].id.0, position);
-        self.reservations.remove(position);
     }
 
     fn execute(&mut self, lsn: Lsn, slot: Slot, command: &Command) -> Outcome {
@@ -233,7 +213,7 @@ impl Allocator {
         if self.reservations.is_full() {
             return refused(ResultCode::ReservationTableFull);
         }
-        if self.members.len() as u64 + ids.len() as u64 > self.config.member_capacity() {
+        if self.reservations.member_count() as u64 + ids.len() as u64 > self.config.member_capacity() {
             return refused(ResultCode::ReservationMemberTableFull);
         }
         let deadline = Slot(slot.0 + ttl_slots);
@@ -243,13 +223,7 @@ impl Allocator {
 
         let id = ReservationId::mint(self.config.shard_id, lsn);
         let epoch = LeaseEpoch(1);
-        let mut first_member = NOWHERE;
-        for resource_id in ids.iter().rev() {
-            if let Some(resource) = self.find_resource(*resource_id) {
-                first_member = self.members.insert(Member { resource, next: first_member });
-            }
-        }
-        let position = self.reservations.insert(Reservation {
+        let position = self.reservations.insert(&NewReservation {
             id,
             holder,
             epoch,
@@ -258,10 +232,13 @@ impl Allocator {
             deadline,
             released_lsn: None,
             retire_after: None,
-            first_member,
             member_count: ids.len() as u32,
         });
-        self.reservation_index.insert(id.0, position);
+        for resource in ids.iter().rev() {
+            if let Some(resource) = self.find_resource(*resource) {
+                self.reservations.add_resource(position, resource);
+            }
+        }
         self.deadlines.insert(position, Due { deadline, reservation: id });
         self.set_members(position, ResourceState::Reserved);
         Outcome { code: ResultCode::Ok, reservation: Some(id), epoch: Some(epoch), deadline: Some(deadline) }
@@ -274,7 +251,7 @@ impl Allocator {
         holder: HolderId,
         epoch: LeaseEpoch,
     ) -> Result<Position, ResultCode> {
-        let position = self.find_reservation(id).ok_or(ResultCode::ReservationNotFound)?;
+        let position = self.reservations.find(id).ok_or(ResultCode::ReservationNotFound)?;
         let reservation = &self.reservations[position];
         if reservation.holder != holder {
             return Err(ResultCode::HolderMismatch);
@@ -282,7 +259,7 @@ impl Allocator {
         if reservation.epoch != epoch && !PlantedFault::AcceptStaleEpoch.is_awake() {
             return Err(ResultCode::StaleEpoch);
         }
-        if reservation.retire_after.is_some() {
+        if reservation.has_ended() {
             return Err(ResultCode::ReservationRetired);
         }
         Ok(position)
@@ -298,7 +275,7 @@ impl Allocator {
         }
         // Also when it is overdue: until somebody expires it, it can be confirmed.
         self.deadlines.remove(position);
-        self.reservations[position].state = ReservationState::Confirmed;
+        self.reservations.set_state(position, ReservationState::Confirmed);
         self.set_members(position, ResourceState::Confirmed);
         ResultCode::Ok
     }
@@ -321,16 +298,16 @@ impl Allocator {
             ReservationState::Revoking if stale_holder_wins => {}
             _ => return ResultCode::InvalidState,
         }
-        self.next_epoch(position);
+        self.reservations.next_epoch(position);
         self.end(lsn, slot, position, ReservationState::Released);
         ResultCode::Ok
     }
 
     /// Finds a reservation for an administrator: known, not ended, in that state. In this order.
     fn in_state(&self, id: ReservationId, state: ReservationState) -> Result<Position, ResultCode> {
-        let position = self.find_reservation(id).ok_or(ResultCode::ReservationNotFound)?;
+        let position = self.reservations.find(id).ok_or(ResultCode::ReservationNotFound)?;
         let reservation = &self.reservations[position];
-        if reservation.retire_after.is_some() {
+        if reservation.has_ended() {
             return Err(ResultCode::ReservationRetired);
         }
         if reservation.state != state {
@@ -344,8 +321,8 @@ impl Allocator {
             Ok(position) => position,
             Err(code) => return code,
         };
-        self.next_epoch(position);
-        self.reservations[position].state = ReservationState::Revoking;
+        self.reservations.next_epoch(position);
+        self.reservations.set_state(position, ReservationState::Revoking);
         self.set_members(position, ResourceState::Revoking);
         ResultCode::Ok
     }
@@ -360,44 +337,32 @@ impl Allocator {
     }
 
     fn expire(&mut self, lsn: Lsn, slot: Slot, id: ReservationId, deadline: Slot) -> ResultCode {
-        let Some(position) = self.find_reservation(id) else {
+        let Some(position) = self.reservations.find(id) else {
             return ResultCode::ReservationNotFound;
         };
         let reservation = &self.reservations[position];
         if reservation.deadline != deadline || reservation.state != ReservationState::Reserved {
             return ResultCode::Noop;
         }
-        self.next_epoch(position);
+        self.reservations.next_epoch(position);
         self.end(lsn, slot, position, ReservationState::Expired);
         ResultCode::Ok
-    }
-
-    fn next_epoch(&mut self, position: Position) {
-        let epoch = &mut self.reservations[position].epoch;
-        *epoch = LeaseEpoch(epoch.0.saturating_add(1));
     }
 
     fn end(&mut self, lsn: Lsn, slot: Slot, position: Position, state: ReservationState) {
         self.deadlines.remove(position);
         let retire_after = Slot(slot.0 + self.config.reservation_history_window_slots);
-        let reservation = &mut self.reservations[position];
-        reservation.state = state;
-        reservation.released_lsn = Some(lsn);
-        reservation.retire_after = Some(retire_after);
-        self.reservations_to_retire.push_back((retire_after, reservation.id));
+        self.reservations.end(position, state, lsn, retire_after);
         self.set_members(position, ResourceState::Available);
     }
 
     fn set_members(&mut self, position: Position, state: ResourceState) {
         let current = if state == ResourceState::Available { NOWHERE } else { position };
-        let mut at = self.reservations[position].first_member;
-        while at != NOWHERE {
-            let member = &self.members[at];
-            let resource = &mut self.resources[member.resource as usize];
+        for resource in self.reservations.resources_of(position) {
+            let resource = &mut self.resources[resource as usize];
             resource.state = state;
             resource.current = current;
             resource.version += 1;
-            at = member.next;
         }
     }
 }

@@ -72,11 +72,11 @@ impl Allocator {
     /// A reservation as somebody sees it at `slot`.
     #[must_use]
     pub fn reservation(&self, id: ReservationId, slot: Slot) -> ReservationLookup {
-        let Some(position) = self.find_reservation(id) else {
+        let Some(position) = self.reservations.find(id) else {
             let may_have_retired = id.shard() == self.config.shard_id && Some(id) <= self.max_retired;
             return if may_have_retired { ReservationLookup::Retired } else { ReservationLookup::NotFound };
         };
-        if self.reservations[position].retire_after.is_some_and(|last| slot > last) {
+        if self.reservations.retire_after(position).is_some_and(|last| slot > last) {
             return ReservationLookup::Retired;
         }
         ReservationLookup::Found(self.reservation_view(position))
@@ -89,11 +89,15 @@ impl Allocator {
             holder: reservation.holder,
             epoch: reservation.epoch,
             state: reservation.state,
-            created_lsn: reservation.created_lsn,
+            created_lsn: self.reservations.created_lsn(position),
             deadline: reservation.deadline,
-            released_lsn: reservation.released_lsn,
-            retire_after: reservation.retire_after,
-            members: self.members_of(position).map(|resource| self.resources[resource as usize].id).collect(),
+            released_lsn: self.reservations.released_lsn(position),
+            retire_after: self.reservations.retire_after(position),
+            members: self
+                .reservations
+                .resources_of(position)
+                .map(|resource| self.resources[resource as usize].id)
+                .collect(),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod fingerprint;
 mod lookup;
 mod operations;
 pub mod payload;
+mod reservations;
 pub mod snapshot;
 mod table;
 #[cfg(test)]
@@ -31,11 +32,11 @@ pub use lookup::{ReservationLookup, ReservationView, ResourceView};
 pub use payload::{PayloadError, PayloadKind};
 pub use snapshot::{OperationRecord, Snapshot, SnapshotError};
 
-use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
+use crate::ids::{Lsn, ReservationId, ResourceId, Slot};
 use deadlines::Deadlines;
 use operations::Operations;
-use std::collections::VecDeque;
-use table::{IdIndex, NOWHERE, Position, Slab};
+use reservations::Reservations;
+use table::{IdIndex, Position};
 
 /// What a resource is doing. The numbers are those of snapshots and of the client API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,41 +136,15 @@ struct Resource {
     listed_at: u64,
 }
 
-#[derive(Debug)]
-struct Reservation {
-    id: ReservationId,
-    holder: HolderId,
-    epoch: LeaseEpoch,
-    state: ReservationState,
-    created_lsn: Lsn,
-    deadline: Slot,
-    released_lsn: Option<Lsn>,
-    retire_after: Option<Slot>,
-    /// First of its members, in the order of the request. Never [`NOWHERE`] while it is stored.
-    first_member: Position,
-    member_count: u32,
-}
-
-/// One resource of a reservation; a chain in the order of the request.
-#[derive(Debug)]
-struct Member {
-    /// Index into the resources, which are never removed.
-    resource: u32,
-    next: Position,
-}
-
 /// The state machine. See the module for what it promises.
 #[derive(Debug)]
 pub struct Allocator {
     config: AllocatorConfig,
     resources: Vec<Resource>,
     resource_index: IdIndex,
-    reservations: Slab<Reservation>,
-    reservation_index: IdIndex,
-    members: Slab<Member>,
+    reservations: Reservations,
     operations: Operations,
     deadlines: Deadlines,
-    reservations_to_retire: VecDeque<(Slot, ReservationId)>,
     max_retired: Option<ReservationId>,
     last_applied: Option<(Lsn, Slot)>,
 }
@@ -181,21 +156,12 @@ impl Allocator {
     /// When the configuration is refused, or its tables do not fit into memory.
     pub fn new(config: AllocatorConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let members =
-            u32::try_from(config.member_capacity()).map_err(|_| ConfigError::MemberTableTooLarge {
-                reservations: config.max_reservations,
-                bundle: config.max_bundle_size,
-            })?;
         Ok(Self {
             resources: table::with_room(config.max_resources as usize, "resources")?,
             resource_index: IdIndex::new(config.max_resources, "resources")?,
-            reservations: Slab::new(config.max_reservations, "reservations")?,
-            reservation_index: IdIndex::new(config.max_reservations, "reservations")?,
-            members: Slab::new(members, "reservation members")?,
+            reservations: Reservations::new(&config)?,
             operations: Operations::new(config.max_operations)?,
             deadlines: Deadlines::new(&config)?,
-            reservations_to_retire: table::with_room(config.max_reservations as usize, "reservations")?
-                .into(),
             max_retired: None,
             last_applied: None,
             config,
@@ -228,22 +194,5 @@ impl Allocator {
 
     fn find_resource(&self, id: ResourceId) -> Option<u32> {
         self.resource_index.find(id.0, |position| self.resources[position as usize].id == id)
-    }
-
-    fn find_reservation(&self, id: ReservationId) -> Option<Position> {
-        self.reservation_index.find(id.0, |position| self.reservations[position].id == id)
-    }
-
-    /// The resources of a reservation, in the order of its request.
-    fn members_of(&self, reservation: Position) -> impl Iterator<Item = u32> + '_ {
-        let mut at = self.reservations[reservation].first_member;
-        std::iter::from_fn(move || {
-            if at == NOWHERE {
-                return None;
-            }
-            let member = &self.members[at];
-            at = member.next;
-            Some(member.resource)
-        })
     }
 }

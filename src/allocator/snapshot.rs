@@ -5,10 +5,11 @@
 
 use super::deadlines::Due;
 use super::fingerprint::Fingerprint;
+use super::reservations::NewReservation;
 use super::table::NOWHERE;
 use super::{
-    Allocator, AllocatorConfig, ConfigError, Member, Outcome, Reservation, ReservationState, Resource,
-    ResourceState, ResourceView, ResultCode,
+    Allocator, AllocatorConfig, ConfigError, Outcome, ReservationState, Resource, ResourceState,
+    ResourceView, ResultCode,
 };
 use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
 
@@ -168,26 +169,27 @@ impl Allocator {
         let mut positions = self.reservations.positions();
         positions.sort_unstable_by_key(|position| self.reservations[*position].id);
         let mut reservations = Vec::with_capacity(positions.len());
-        let mut members = Vec::with_capacity(self.members.len());
+        let mut members = Vec::with_capacity(self.reservations.member_count());
         let mut buckets = vec![Vec::new(); self.config.bucket_count() as usize];
         for position in positions {
             let stored = &self.reservations[position];
-            for (index, resource) in self.members_of(position).enumerate() {
+            let mut anchor = None;
+            for (index, resource) in self.reservations.resources_of(position).enumerate() {
                 let resource = self.resources[resource as usize].id;
+                anchor.get_or_insert(resource);
                 members.push(MemberRecord { reservation: stored.id, index: index as u32, resource });
             }
-            let anchor = self.resources[self.members[stored.first_member].resource as usize].id;
             reservations.push(ReservationRecord {
                 id: stored.id,
-                anchor,
+                anchor: anchor.unwrap_or_default(),
                 holder: stored.holder,
                 epoch: stored.epoch,
                 state: stored.state,
-                created_lsn: stored.created_lsn,
+                created_lsn: self.reservations.created_lsn(position),
                 deadline: stored.deadline,
-                released_lsn: stored.released_lsn,
-                retire_after: stored.retire_after,
-                member_count: stored.member_count,
+                released_lsn: self.reservations.released_lsn(position),
+                retire_after: self.reservations.retire_after(position),
+                member_count: self.reservations.member_count_of(position),
             });
             if stored.state == ReservationState::Reserved {
                 buckets[self.deadlines.bucket(stored.deadline)].push(stored.id);
@@ -252,10 +254,10 @@ impl Allocator {
             });
         }
         for record in &snapshot.reservations {
-            if self.find_reservation(record.id).is_some() {
+            if self.reservations.find(record.id).is_some() {
                 return Err(SnapshotError::Duplicate { table: "reservation", id: record.id.0 });
             }
-            let position = self.reservations.insert(Reservation {
+            self.reservations.insert(&NewReservation {
                 id: record.id,
                 holder: record.holder,
                 epoch: record.epoch,
@@ -264,10 +266,8 @@ impl Allocator {
                 deadline: record.deadline,
                 released_lsn: record.released_lsn,
                 retire_after: record.retire_after,
-                first_member: NOWHERE,
                 member_count: record.member_count,
             });
-            self.reservation_index.insert(record.id.0, position);
         }
         let mut members = snapshot.members.clone();
         members.sort_unstable();
@@ -283,18 +283,17 @@ impl Allocator {
         if let Err(id) = self.operations.restore(&snapshot.operations) {
             return Err(SnapshotError::Duplicate { table: "operation", id: id.0 });
         }
-        // Chains grow at their front, so the last member comes first.
+        // Resources are added from the last to the first.
         for record in members.iter().rev() {
             let (Some(reservation), Some(resource)) =
-                (self.find_reservation(record.reservation), self.find_resource(record.resource))
+                (self.reservations.find(record.reservation), self.find_resource(record.resource))
             else {
                 continue;
             };
-            let next = self.reservations[reservation].first_member;
-            self.reservations[reservation].first_member = self.members.insert(Member { resource, next });
+            self.reservations.add_resource(reservation, resource);
         }
         for record in &snapshot.resources {
-            let holder = record.current.and_then(|id| self.find_reservation(id));
+            let holder = record.current.and_then(|id| self.reservations.find(id));
             if let (Some(resource), Some(holder)) = (self.find_resource(record.id), holder) {
                 self.resources[resource as usize].current = holder;
             }
@@ -314,7 +313,7 @@ impl Allocator {
                 return Err(refused("reservation ids do not ascend"));
             }
             for id in ids {
-                let position = self.find_reservation(*id).ok_or(refused("unknown reservation"))?;
+                let position = self.reservations.find(*id).ok_or(refused("unknown reservation"))?;
                 let reservation = &self.reservations[position];
                 if reservation.state != ReservationState::Reserved {
                     return Err(refused("a reservation that is not reserved"));
@@ -337,7 +336,11 @@ impl Allocator {
             .filter_map(|record| record.retire_after.map(|last| (last, record.created_lsn, record.id)))
             .collect();
         ended.sort_unstable();
-        self.reservations_to_retire.extend(ended.into_iter().map(|(last, _, id)| (last, id)));
+        for (.., id) in ended {
+            if let Some(position) = self.reservations.find(id) {
+                self.reservations.will_retire(position);
+            }
+        }
     }
 }
 
@@ -389,7 +392,7 @@ fn check_resources(
             return Err(refused("available, but has a reservation"));
         }
         let position =
-            allocator.find_reservation(current).ok_or(refused("held by an unknown reservation"))?;
+            allocator.reservations.find(current).ok_or(refused("held by an unknown reservation"))?;
         if !members_of(members, current).iter().any(|member| member.resource == record.id) {
             return Err(refused("held by a reservation that does not list it"));
         }
@@ -408,7 +411,7 @@ fn check_reservations(
 ) -> Result<(), SnapshotError> {
     for record in &snapshot.reservations {
         let refused = |reason| SnapshotError::Reservation { id: record.id, reason };
-        let Some(position) = allocator.find_reservation(record.id) else { continue };
+        let Some(position) = allocator.reservations.find(record.id) else { continue };
         if record.member_count == 0 {
             return Err(refused("no members"));
         }
@@ -452,9 +455,10 @@ fn check_reservations(
     for member in members {
         let refused = |reason| SnapshotError::Reservation { id: member.reservation, reason };
         let position = allocator
-            .find_reservation(member.reservation)
+            .reservations
+            .find(member.reservation)
             .ok_or(refused("has members but does not exist"))?;
-        if member.index >= allocator.reservations[position].member_count {
+        if member.index >= allocator.reservations.member_count_of(position) {
             return Err(refused("more members than it counts"));
         }
     }
