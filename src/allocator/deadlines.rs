@@ -1,11 +1,12 @@
-//! Which reservations are due when: a heap of deadlines in which each entry knows its place, and the fill of the
-//! expiration buckets.
+//! Which reservations are due when, and the fill of the expiration buckets.
 //!
-//! Buckets exist in snapshots and as a limit on how many deadlines may fall together; in memory only their fill is
-//! kept. Finding what is due costs in proportion to what is due, not to how many reservations there are.
+//! Reservations with one deadline form a list, ordered by id; a heap orders the lists, and each knows its place there.
+//! So a reservation comes and goes without a look at others than its neighbours, and finding what is due costs in
+//! proportion to what is due, not to how many reservations there are. Buckets exist in snapshots and as a limit on how
+//! many deadlines may fall together; in memory only their fill is kept.
 
 use super::config::{AllocatorConfig, ConfigError};
-use super::table::{NOWHERE, Position, with_room};
+use super::table::{IdIndex, NOWHERE, Position, Slab, with_room};
 use crate::ids::{ReservationId, Slot};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,19 +20,47 @@ pub struct Due {
     pub reservation: ReservationId,
 }
 
+/// A reservation in the list of its deadline.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    previous: Position,
+    next: Position,
+    /// Its list; [`NOWHERE`] if it is in none.
+    list: Position,
+}
+
+const UNLINKED: Link = Link { previous: NOWHERE, next: NOWHERE, list: NOWHERE };
+
+/// All reservations with one deadline. Never empty while it is stored.
+#[derive(Debug, Clone, Copy)]
+struct List {
+    deadline: Slot,
+    first: Position,
+    last: Position,
+    len: u32,
+    /// Where it is in the heap.
+    place: u32,
+    /// No id that was ever in it is greater. Ids grow, so that most are known to belong to the end.
+    greatest: ReservationId,
+}
+
+/// A list in the heap.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    due: Due,
-    position: Position,
+    deadline: Slot,
+    list: Position,
 }
 
 /// Deadlines of all reservations in state reserved.
 #[derive(Debug)]
 pub(super) struct Deadlines {
+    /// By slab position of the reservation.
+    links: Vec<Link>,
+    lists: Slab<List>,
+    /// Deadlines to lists.
+    index: IdIndex,
     /// A binary heap, earliest first.
     heap: Vec<Entry>,
-    /// Where in the heap the reservation at a slab position is.
-    places: Vec<u32>,
     bucket_fill: Vec<u32>,
     bucket_limit: u32,
 }
@@ -41,13 +70,15 @@ impl Deadlines {
         let reservations = config.max_reservations as usize;
         let buckets = usize::try_from(config.bucket_count())
             .map_err(|_| ConfigError::WheelTooLarge { ttl: config.max_ttl_slots })?;
-        let mut places = with_room(reservations, "deadlines")?;
-        places.resize(reservations, NOWHERE);
+        let mut links = with_room(reservations, "deadlines")?;
+        links.resize(reservations, UNLINKED);
         let mut bucket_fill = with_room(buckets, "expiration buckets")?;
         bucket_fill.resize(buckets, 0);
         Ok(Self {
+            links,
+            lists: Slab::new(config.max_reservations, "deadlines")?,
+            index: IdIndex::new(config.max_reservations, "deadlines")?,
             heap: with_room(reservations, "deadlines")?,
-            places,
             bucket_fill,
             bucket_limit: config.max_expiration_bucket_len,
         })
@@ -63,23 +94,81 @@ impl Deadlines {
         self.bucket_fill[self.bucket(deadline)] >= self.bucket_limit
     }
 
-    pub(super) fn insert(&mut self, position: Position, due: Due) {
+    /// Puts the reservation at a slab position in. `id_of` tells the ids of those that are in already.
+    pub(super) fn insert(&mut self, position: Position, due: Due, id_of: impl Fn(Position) -> ReservationId) {
         let bucket = self.bucket(due.deadline);
         self.bucket_fill[bucket] += 1;
-        self.heap.push(Entry { due, position });
-        self.rise(self.heap.len() - 1);
+        let at = self.list_of(due);
+        let list = &mut self.lists[at];
+        let (mut previous, mut next) = (list.last, NOWHERE);
+        if due.reservation <= list.greatest {
+            while previous != NOWHERE && id_of(previous) > due.reservation {
+                (previous, next) = (self.links[previous as usize].previous, previous);
+            }
+        }
+        list.greatest = list.greatest.max(due.reservation);
+        list.len += 1;
+        self.links[position as usize] = Link { previous, next, list: at };
+        self.join(at, previous, position);
+        self.join(at, position, next);
     }
 
     /// Takes the reservation at a slab position out; nothing happens if it is not in.
     pub(super) fn remove(&mut self, position: Position) {
-        let place = std::mem::replace(&mut self.places[position as usize], NOWHERE);
-        if place == NOWHERE {
+        let Link { previous, next, list: at } =
+            std::mem::replace(&mut self.links[position as usize], UNLINKED);
+        if at == NOWHERE {
             return;
         }
-        let place = place as usize;
-        let removed = self.heap.swap_remove(place);
-        let bucket = self.bucket(removed.due.deadline);
+        self.join(at, previous, next);
+        let list = &mut self.lists[at];
+        list.len -= 1;
+        let List { deadline, len, place, .. } = *list;
+        let bucket = self.bucket(deadline);
         self.bucket_fill[bucket] -= 1;
+        if len == 0 {
+            self.index.remove(deadline.0.into(), at);
+            self.lists.remove(at);
+            self.remove_entry(place as usize);
+        }
+    }
+
+    /// The list of a deadline, made if need be.
+    fn list_of(&mut self, due: Due) -> Position {
+        let deadline = due.deadline;
+        let key = u128::from(deadline.0);
+        if let Some(list) = self.index.find(key, |list| self.lists[list].deadline == deadline) {
+            return list;
+        }
+        let place = self.heap.len();
+        let list = self.lists.insert(List {
+            deadline,
+            first: NOWHERE,
+            last: NOWHERE,
+            len: 0,
+            place: place as u32,
+            greatest: due.reservation,
+        });
+        self.index.insert(key, list);
+        self.heap.push(Entry { deadline, list });
+        self.rise(place);
+        list
+    }
+
+    /// Makes two reservations neighbours, of which one may be an end of their list.
+    fn join(&mut self, list: Position, previous: Position, next: Position) {
+        match previous {
+            NOWHERE => self.lists[list].first = next,
+            previous => self.links[previous as usize].next = next,
+        }
+        match next {
+            NOWHERE => self.lists[list].last = previous,
+            next => self.links[next as usize].previous = previous,
+        }
+    }
+
+    fn remove_entry(&mut self, place: usize) {
+        self.heap.swap_remove(place);
         if place < self.heap.len() {
             self.rise(place);
             self.sink(place);
@@ -90,7 +179,7 @@ impl Deadlines {
         let entry = self.heap[place];
         while place > 0 {
             let parent = (place - 1) / 2;
-            if self.heap[parent].due <= entry.due {
+            if self.heap[parent].deadline <= entry.deadline {
                 break;
             }
             self.put(place, self.heap[parent]);
@@ -105,10 +194,10 @@ impl Deadlines {
             let left = 2 * place + 1;
             let Some(left_entry) = self.heap.get(left) else { break };
             let (child, child_entry) = match self.heap.get(left + 1) {
-                Some(right_entry) if right_entry.due < left_entry.due => (left + 1, *right_entry),
+                Some(right_entry) if right_entry.deadline < left_entry.deadline => (left + 1, *right_entry),
                 _ => (left, *left_entry),
             };
-            if entry.due <= child_entry.due {
+            if entry.deadline <= child_entry.deadline {
                 break;
             }
             self.put(place, child_entry);
@@ -119,23 +208,32 @@ impl Deadlines {
 
     fn put(&mut self, place: usize, entry: Entry) {
         self.heap[place] = entry;
-        self.places[entry.position as usize] = place as u32;
+        self.lists[entry.list].place = place as u32;
     }
 
     /// The first `limit` reservations with a deadline at or before `slot`, in order.
-    pub(super) fn due(&self, slot: Slot, limit: usize) -> Vec<Due> {
+    pub(super) fn due(
+        &self,
+        slot: Slot,
+        limit: usize,
+        id_of: impl Fn(Position) -> ReservationId,
+    ) -> Vec<Due> {
         let mut due = Vec::new();
         // Only children of what was taken can come next.
         let mut frontier = BinaryHeap::new();
-        let reach = |frontier: &mut BinaryHeap<Reverse<(Due, usize)>>, place: usize| {
-            if let Some(entry) = self.heap.get(place).filter(|entry| entry.due.deadline <= slot) {
-                frontier.push(Reverse((entry.due, place)));
+        let reach = |frontier: &mut BinaryHeap<Reverse<(Slot, usize)>>, place: usize| {
+            if let Some(entry) = self.heap.get(place).filter(|entry| entry.deadline <= slot) {
+                frontier.push(Reverse((entry.deadline, place)));
             }
         };
         reach(&mut frontier, 0);
         while due.len() < limit {
-            let Some(Reverse((next, place))) = frontier.pop() else { break };
-            due.push(next);
+            let Some(Reverse((deadline, place))) = frontier.pop() else { break };
+            let mut at = self.lists[self.heap[place].list].first;
+            while at != NOWHERE && due.len() < limit {
+                due.push(Due { deadline, reservation: id_of(at) });
+                at = self.links[at as usize].next;
+            }
             reach(&mut frontier, 2 * place + 1);
             reach(&mut frontier, 2 * place + 2);
         }
@@ -147,8 +245,8 @@ impl Deadlines {
         let mut count = 0;
         let mut open = vec![0];
         while let Some(place) = open.pop() {
-            if self.heap.get(place).is_some_and(|entry| entry.due.deadline <= slot) {
-                count += 1;
+            if let Some(entry) = self.heap.get(place).filter(|entry| entry.deadline <= slot) {
+                count += self.lists[entry.list].len as usize;
                 open.extend([2 * place + 1, 2 * place + 2]);
             }
         }
@@ -178,6 +276,10 @@ mod tests {
         .unwrap()
     }
 
+    fn id_of(position: Position) -> ReservationId {
+        ReservationId(u128::from(position) + 100)
+    }
+
     proptest! {
         #[test]
         fn what_is_due_agrees_with_a_sorted_list(
@@ -191,11 +293,8 @@ mod tests {
                 if model.remove(&position).is_some() {
                     index.remove(position);
                 } else {
-                    let due = Due {
-                        deadline: Slot(deadline),
-                        reservation: ReservationId(u128::from(position) + 100),
-                    };
-                    index.insert(position, due);
+                    let due = Due { deadline: Slot(deadline), reservation: id_of(position) };
+                    index.insert(position, due, id_of);
                     model.insert(position, due);
                 }
             }
@@ -203,7 +302,7 @@ mod tests {
             expected.sort();
             prop_assert_eq!(index.count_due(Slot(slot)), expected.len());
             expected.truncate(limit);
-            prop_assert_eq!(index.due(Slot(slot), limit), expected);
+            prop_assert_eq!(index.due(Slot(slot), limit, id_of), expected);
             for bucket in 0..5 {
                 let fill = model.values().filter(|due| due.deadline.0 % 5 == bucket).count();
                 prop_assert_eq!(index.bucket_fill[bucket as usize] as usize, fill);
@@ -214,7 +313,7 @@ mod tests {
     #[test]
     fn a_bucket_is_full_for_every_deadline_that_falls_into_it() {
         let mut index = deadlines(5, 1);
-        index.insert(0, Due { deadline: Slot(5), reservation: ReservationId(1) });
+        index.insert(0, Due { deadline: Slot(5), reservation: id_of(0) }, id_of);
         assert!(index.is_bucket_full(Slot(10)));
         assert!(!index.is_bucket_full(Slot(6)));
         index.remove(0);

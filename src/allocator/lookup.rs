@@ -114,7 +114,7 @@ impl Allocator {
     #[must_use]
     pub fn due(&self, slot: Slot, limit: usize) -> Vec<Due> {
         let slot = if PlantedFault::ExpireEarly.is_awake() { Slot(u64::MAX) } else { slot };
-        self.deadlines.due(slot, limit)
+        self.deadlines.due(slot, limit, |position| self.reservations[position].id)
     }
 
     /// How many reservations have a deadline at or before `slot` and were not expired.

@@ -6,7 +6,7 @@
 use super::deadlines::Due;
 use super::fingerprint::Fingerprint;
 use super::reservations::NewReservation;
-use super::table::NOWHERE;
+use super::table::{NOWHERE, Position};
 use super::{
     Allocator, AllocatorConfig, ConfigError, Outcome, ReservationState, Resource, ResourceState,
     ResourceView, ResultCode,
@@ -322,7 +322,8 @@ impl Allocator {
                     return Err(refused("a deadline that belongs to another bucket"));
                 }
                 let due = Due { deadline: reservation.deadline, reservation: *id };
-                self.deadlines.insert(position, due);
+                let id_of = |position: Position| self.reservations[position].id;
+                self.deadlines.insert(position, due, id_of);
                 in_bucket[position as usize] = true;
             }
         }
