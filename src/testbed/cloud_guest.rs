@@ -94,6 +94,7 @@ fn control(data: &mut UserData, layout: &QemuLayout, keys: &CloudKeys) {
 fn replica(data: &mut UserData, layout: &QemuLayout, id: ReplicaId) {
     data.file(&format!("{GUEST_WORKSPACE}/cluster-layout.txt"), "0644", &layout.guest_cluster().encode());
     data.file("/etc/systemd/system/allocdb-replica.service", "0644", &unit(id));
+    data.file("/etc/systemd/system/allocdb-replica.service.d/order.conf", "0644", ORDER);
     data.file("/etc/tmpfiles.d/allocdb.conf", "0644", &volatile(id));
     let replicas = [1, 2, 3].map(|id| format!("{GUEST_WORKSPACE}/replica-{id}"));
     data.run(&[
@@ -123,6 +124,11 @@ fn unit(id: ReplicaId) -> String {
          StandardError=append:{GUEST_LOG_DIR}/replica-{id}.log\n\n[Install]\nWantedBy=multi-user.target\n"
     )
 }
+
+/// What the unit lacks. It waits for cloud-init's last service, which waits for the target that the unit belongs to, and that
+/// would wait for the unit: systemd leaves one of them out then, at every start but the first, when the unit is not enabled
+/// yet. A target does not wait for a unit that says it waits for the target.
+const ORDER: &str = "[Unit]\nAfter=multi-user.target\n";
 
 /// What has to be there again after a reboot, and belongs to the user that all of it runs as. The log is among it because
 /// whoever opens it first would own it.
@@ -288,6 +294,9 @@ mod tests {
                     /var/lib/allocdb/cluster-layout.txt --replica-id 2\n      \
                     StandardOutput=append:/var/log/allocdb/replica-2.log\n";
         assert!(data.contains(unit), "{data}");
+        let order = "  - path: /etc/systemd/system/allocdb-replica.service.d/order.conf\n    permissions: '0644'\n    \
+                     content: |\n      [Unit]\n      After=multi-user.target\n";
+        assert!(data.contains(order), "{data}");
         assert!(data.contains("f /var/log/allocdb/replica-2.log 0644 allocdb allocdb -\n"));
     }
 }
