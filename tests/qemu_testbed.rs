@@ -464,6 +464,42 @@ fn flags_that_do_not_go_together_are_refused() {
     );
 }
 
+#[test]
+fn a_program_for_an_image_takes_its_libraries_along() {
+    let host = Host::new(51);
+    if other_arch() == "x86_64" {
+        return skipped("x86-64 programs");
+    }
+    let put = |name: &str, bytes: &[u8]| {
+        fs::write(host.path(name), bytes).unwrap();
+        host.path(name)
+    };
+    let user_data = || text(host.ws("qemu/seed/replica-1/user-data"));
+    host.prepared();
+    assert!(!user_data().contains("/usr/local/lib/allocdb"));
+    // A small one: every byte goes to four guests.
+    let mut program = fs::read("/bin/sh").unwrap();
+    let small = put("small", &program);
+    run(host.prepare().arg("--local-cluster-bin").arg(small)).ok();
+    for file in ["ld-linux-x86-64.so.2", "libc.so.6", "wrapper", "settle"] {
+        assert!(user_data().contains(&format!("  - path: /usr/local/lib/allocdb/{file}\n")), "{file}");
+    }
+    assert!(user_data().contains("runcmd:\n  - [\"/usr/local/lib/allocdb/settle\"]\n  - [\"mkdir\""));
+
+    // One whose library nobody has, and one for another processor.
+    let name = b"\0libc.so.6\0";
+    let at = program.windows(name.len()).position(|found| found == name).unwrap();
+    program[at + 4] = b'q';
+    for (program, says) in [
+        (put("incomplete", &program), "libq.so.6: cannot open shared object file"),
+        (put("foreign", &foreign_program()), "it is made for ELF machine 243, the guests are x86_64\n"),
+    ] {
+        let error = run(host.prepare().arg("--local-cluster-bin").arg(&program)).refused();
+        let begins = format!("{} cannot go into the guests: ", program.display());
+        assert!(error.starts_with(&begins) && error.contains(says), "{error}");
+    }
+}
+
 /// A program for a processor that the guests do not have.
 fn foreign_program() -> Vec<u8> {
     let mut bytes = vec![0; 64];

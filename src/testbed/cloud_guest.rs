@@ -1,5 +1,6 @@
 //! What a guest from a cloud image is told at its first start: the three files of cloud-init's data source NoCloud.
 
+use super::cloud_program::{Content, GuestProgram, Linked};
 use super::control_script::control_script;
 use super::micro_guest::routes_to_replicas;
 use super::qemu_guests::Mac;
@@ -8,7 +9,10 @@ use super::{
     GUEST_USER, GUEST_WORKSPACE, QemuGuest, QemuLayout,
 };
 use crate::ids::ReplicaId;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 /// What guests are opened with and known by.
 #[derive(Debug, Clone, Default)]
@@ -66,9 +70,12 @@ pub fn network_config(layout: &QemuLayout, guest: &QemuGuest) -> String {
 
 /// The file `user-data`, with the program that goes into the guest. Holds secrets.
 #[must_use]
-pub fn user_data(layout: &QemuLayout, guest: &QemuGuest, keys: &CloudKeys, program: &[u8]) -> String {
+pub fn user_data(layout: &QemuLayout, guest: &QemuGuest, keys: &CloudKeys, program: &GuestProgram) -> String {
     let mut data = UserData::begin(keys.authorized.trim());
-    data.bytes(GUEST_CLUSTER_PROGRAM, "0755", program);
+    data.bytes(GUEST_CLUSTER_PROGRAM, "0755", &program.bytes);
+    if let Some(linked) = &program.linked {
+        data.linked(linked);
+    }
     match guest.replica {
         None => control(&mut data, layout, keys),
         Some(id) => replica(&mut data, layout, id),
@@ -141,6 +148,8 @@ fn volatile(id: ReplicaId) -> String {
 
 struct UserData {
     text: String,
+    /// The command that comes before all others.
+    first: Option<String>,
 }
 
 impl UserData {
@@ -149,7 +158,7 @@ impl UserData {
             "#cloud-config\nusers:\n  - default\n  - name: {GUEST_USER}\n    shell: /bin/bash\n    \
              sudo: ALL=(ALL) NOPASSWD:ALL\n    ssh_authorized_keys:\n      - {authorized}\nwrite_files:\n"
         );
-        Self { text }
+        Self { text, first: None }
     }
 
     fn item(&mut self, path: &str, mode: &str) {
@@ -157,8 +166,23 @@ impl UserData {
     }
 
     fn bytes(&mut self, path: &str, mode: &str, content: &[u8]) {
+        self.encoded(path, mode, "b64", content);
+    }
+
+    fn encoded(&mut self, path: &str, mode: &str, encoding: &str, content: &[u8]) {
         self.item(path, mode);
-        let _ = write!(self.text, "    encoding: b64\n    content: {}\n", base64(content));
+        let _ = write!(self.text, "    encoding: {encoding}\n    content: {}\n", base64(content));
+    }
+
+    /// What the program is linked with, and the decision whether it is used.
+    fn linked(&mut self, linked: &Linked) {
+        for file in linked.files() {
+            match &file.content {
+                Content::Text(text) => self.file(&file.path, file.mode, text),
+                Content::Binary(bytes) => self.encoded(&file.path, file.mode, "gz+b64", &packed(bytes)),
+            }
+        }
+        self.first = Some(Linked::settle_command());
     }
 
     fn file(&mut self, path: &str, mode: &str, content: &str) {
@@ -175,11 +199,21 @@ impl UserData {
 
     fn run(&mut self, commands: &[&[&str]]) {
         self.text += "runcmd:\n";
-        for command in commands {
+        let first = self.first.take();
+        let first = first.as_deref().map(|command| [command]);
+        for command in first.iter().map(|command| &command[..]).chain(commands.iter().copied()) {
             let words: Vec<String> = command.iter().map(|word| format!("\"{word}\"")).collect();
             let _ = writeln!(self.text, "  - [{}]", words.join(", "));
         }
     }
+}
+
+/// As `gzip` packs it; guests take long over every byte that they are told.
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    // Writing to memory does not fail.
+    let written = packer.write_all(bytes).and_then(|()| packer.finish());
+    written.unwrap_or_default()
 }
 
 /// Standard base64 with padding, on one line.
@@ -200,6 +234,7 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cloud_program::CarriedFile;
     use super::*;
 
     fn layout() -> QemuLayout {
@@ -216,6 +251,11 @@ mod tests {
             host_public: "ssh-ed25519 HOST".to_owned(),
             known_hosts: "172.31.0.11 ssh-ed25519 ONE\n".to_owned(),
         }
+    }
+
+    /// A program that needs no libraries.
+    fn alone(bytes: &[u8]) -> GuestProgram {
+        GuestProgram { bytes: bytes.to_vec(), linked: None }
     }
 
     #[test]
@@ -259,7 +299,7 @@ mod tests {
     #[test]
     fn the_control_guest_gets_script_and_keys() {
         let layout = layout();
-        let data = user_data(&layout, &layout.control_guest(), &keys(), b"foo");
+        let data = user_data(&layout, &layout.control_guest(), &keys(), &alone(b"foo"));
         assert!(
             data.starts_with(
                 "#cloud-config\nusers:\n  - default\n  - name: allocdb\n    shell: /bin/bash\n    \
@@ -284,7 +324,7 @@ mod tests {
     #[test]
     fn a_replica_guest_gets_layout_and_unit_and_no_key_of_the_others() {
         let layout = layout();
-        let data = user_data(&layout, &layout.replica_guests()[1], &keys(), b"");
+        let data = user_data(&layout, &layout.replica_guests()[1], &keys(), &alone(b""));
         assert!(!data.contains(&base64(b"secret\n")) && !data.contains("id_ed25519"));
         assert!(data.contains("      replica.2.control_addr=172.31.0.12:17000\n"));
         let unit = "      [Unit]\n      Description=AllocDB replica daemon 2\n      \
@@ -298,5 +338,34 @@ mod tests {
                      content: |\n      [Unit]\n      After=multi-user.target\n";
         assert!(data.contains(order), "{data}");
         assert!(data.contains("f /var/log/allocdb/replica-2.log 0644 allocdb allocdb -\n"));
+    }
+
+    #[test]
+    fn what_a_program_is_linked_with_goes_along_and_is_settled_before_anything_else_runs() {
+        let layout = layout();
+        let file = |name: &str| CarriedFile::new(name, name.into()).unwrap();
+        let linked = Linked { loader: file("ld.so.2"), libraries: vec![file("libz.so.1")] };
+        let program = GuestProgram { linked: Some(linked), ..alone(b"foo") };
+        for guest in layout.all_guests() {
+            let plain = user_data(&layout, &guest, &keys(), &alone(b"foo"));
+            let data = user_data(&layout, &guest, &keys(), &program);
+            assert!(
+                data.contains("runcmd:\n  - [\"/usr/local/lib/allocdb/settle\"]\n  - [\"mkdir\""),
+                "{data}"
+            );
+            let item = "    encoding: b64\n    content: Zm9v\n  - path: /usr/local/lib/allocdb/ld.so.2\n    \
+                        permissions: '0755'\n    encoding: gz+b64\n    content: H4sI";
+            assert!(data.contains(item), "{data}");
+            // Nothing else differs.
+            let (before, rest) = data.split_once("  - path: /usr/local/lib/allocdb/ld.so.2\n").unwrap();
+            let next = if guest.replica.is_some() {
+                "/var/lib/allocdb/cluster-layout.txt"
+            } else {
+                "/usr/local/bin/allocdb-qemu-control"
+            };
+            let after = &rest[rest.find(&format!("  - path: {next}\n")).unwrap()..];
+            let after = after.replace("  - [\"/usr/local/lib/allocdb/settle\"]\n", "");
+            assert_eq!(format!("{before}{after}"), plain);
+        }
     }
 }

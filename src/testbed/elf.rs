@@ -1,6 +1,7 @@
 //! The little of an ELF program that matters for putting it into a guest: what it runs on, and which loader it asks for.
 
 use super::Arch;
+use thiserror::Error;
 
 /// The part of a program that is looked at: its header and its table of segments, with the loader's name behind.
 pub const HEAD_LEN: usize = 64 * 1024;
@@ -15,17 +16,39 @@ pub struct Program {
     pub loader: Option<String>,
 }
 
+/// What a file is instead of a program for the guests.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unfit {
+    /// A script, say.
+    #[error("it is no ELF program")]
+    NoElf,
+    /// Of another word length or byte order.
+    #[error("it is no 64-bit little-endian program")]
+    OtherClass,
+    /// What is referred to is not there.
+    #[error("its ELF header is cut short")]
+    Truncated,
+    /// For other processors.
+    #[error("it is made for {found}, the guests are {}", guests.word())]
+    Foreign {
+        /// For which.
+        found: String,
+        /// What it is to run on.
+        guests: Arch,
+    },
+}
+
 /// Reads the head of a program that is to run on `arch`.
 ///
 /// # Errors
-/// A phrase on what it is instead.
-pub fn read(head: &[u8], arch: Arch) -> Result<Program, String> {
+/// What it is instead.
+pub fn read(head: &[u8], arch: Arch) -> Result<Program, Unfit> {
     if !head.starts_with(b"\x7fELF") {
-        return Err("it is no ELF program".to_owned());
+        return Err(Unfit::NoElf);
     }
-    let truncated = || "its ELF header is cut short".to_owned();
+    let truncated = || Unfit::Truncated;
     if head.get(4..6) != Some(&[2, 1]) {
-        return Err("it is no 64-bit little-endian program".to_owned());
+        return Err(Unfit::OtherClass);
     }
     let machine = number(head, 18, 2).ok_or_else(truncated)?;
     let found = match machine {
@@ -35,7 +58,7 @@ pub fn read(head: &[u8], arch: Arch) -> Result<Program, String> {
     };
     if found != Some(arch) {
         let found = found.map_or_else(|| format!("ELF machine {machine}"), |arch| arch.word().to_owned());
-        return Err(format!("it is made for {found}, the guests are {}", arch.word()));
+        return Err(Unfit::Foreign { found, guests: arch });
     }
     let table = number(head, 32, 8).ok_or_else(truncated)?;
     let count = number(head, 56, 2).ok_or_else(truncated)?;
@@ -110,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_is_no_program_for_the_guests_is_described() {
-        let error = |bytes: &[u8]| read(bytes, Arch::X86_64).unwrap_err();
+        let error = |bytes: &[u8]| read(bytes, Arch::X86_64).unwrap_err().to_string();
         assert_eq!(error(b"#!/bin/sh\n"), "it is no ELF program");
         assert_eq!(error(b"\x7fELF\x01\x01"), "it is no 64-bit little-endian program");
         assert_eq!(error(&program(183, "/x")), "it is made for aarch64, the guests are x86_64");

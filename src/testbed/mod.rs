@@ -10,6 +10,7 @@
 //! the harness.
 
 pub mod cloud_guest;
+pub mod cloud_program;
 pub mod control_script;
 pub mod elf;
 pub mod file_tree;
@@ -60,6 +61,9 @@ pub const GUEST_RUN_DIR: &str = "/run/allocdb";
 
 /// The program that is a replica and works on one, in every guest.
 pub const GUEST_CLUSTER_PROGRAM: &str = "/usr/local/bin/allocdb-local-cluster";
+
+/// Environment variable with the path under which a program is started, for one that cannot find out by itself.
+pub const OWN_PROGRAM_VARIABLE: &str = "ALLOCDB_OWN_PROGRAM";
 
 /// The script that does things to replicas, in the control guest.
 pub const GUEST_CONTROL_SCRIPT: &str = "/usr/local/bin/allocdb-qemu-control";

@@ -11,9 +11,10 @@ use allocdb_node::cluster::report::{Condition, replica_block};
 use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
 use allocdb_node::cluster::{Network, control};
 use allocdb_node::daemon::{self, DaemonOptions};
+use allocdb_node::testbed::OWN_PROGRAM_VARIABLE;
 use anyhow::{Context as _, Result};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -35,9 +36,17 @@ pub(crate) fn run(command: LocalCluster) -> Result<()> {
 
 /// How this program starts replicas: itself, as one.
 pub(crate) fn launcher(tie: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
-    let executable = std::env::current_exe().context("failed to find this program's own file")?;
+    let executable = own_program()?;
     let leading = words_before_verbs(executable.as_os_str(), "local-cluster");
     Ok(Launcher { executable, leading, tie, cancelled })
+}
+
+/// Under which path this program is started again. Where the system would name the loader instead of the program, whoever
+/// started it this way says so.
+fn own_program() -> Result<PathBuf> {
+    let told = std::env::var_os(OWN_PROGRAM_VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = || std::env::current_exe().context("failed to find this program's own file");
+    told.map_or_else(own, Ok)
 }
 
 /// Replicas started here go on when this program has ended.

@@ -7,6 +7,8 @@
 mod cloud;
 #[path = "qemu_testbed/host.rs"]
 mod host;
+#[path = "qemu_testbed/libraries.rs"]
+mod libraries;
 #[path = "qemu_testbed/machines.rs"]
 mod machines;
 #[path = "qemu_testbed/micro.rs"]

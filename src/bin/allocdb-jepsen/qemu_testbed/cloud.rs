@@ -3,8 +3,10 @@
 
 use super::super::interrupt::Interrupt;
 use super::host::{look_up, require, run};
+use super::libraries;
 use super::prepare::{self, MAKING, make_beside, make_with, replace};
 use allocdb_node::testbed::cloud_guest::{CloudKeys, meta_data, network_config, user_data};
+use allocdb_node::testbed::cloud_program::GuestProgram;
 use allocdb_node::testbed::qemu_machine::{Firmware, firmware_names};
 use allocdb_node::testbed::{Arch, QemuGuest, QemuLayout};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -43,6 +45,7 @@ pub(super) fn make(layout: &QemuLayout, sha256: Option<&str>, interrupt: &Interr
     prepare::make_folders(layout)?;
     get_image(layout, sha256, interrupt)?;
     prepare::check_cluster_program(layout)?;
+    let program = libraries::for_cloud_guests(layout, interrupt)?;
     prepare::make_keys(layout, interrupt)?;
     let guests = layout.all_guests();
     for guest in guests.iter().filter(|guest| !guest.firmware_vars_path.exists()) {
@@ -57,8 +60,6 @@ pub(super) fn make(layout: &QemuLayout, sha256: Option<&str>, interrupt: &Interr
     for guest in guests.iter().filter(is_missing) {
         make_overlay(layout, guest, &format, interrupt)?;
     }
-    let program = &layout.local_cluster_binary_path;
-    let program = std::fs::read(program).with_context(|| format!("failed to read {}", program.display()))?;
     for guest in &guests {
         make_seed(layout, guest, &program, &builder, interrupt)?;
     }
@@ -238,7 +239,7 @@ fn take_with_suffix(out: &Path) -> Result<()> {
 fn make_seed(
     layout: &QemuLayout,
     guest: &QemuGuest,
-    program: &[u8],
+    program: &GuestProgram,
     builder: &SeedBuilder,
     interrupt: &Interrupt,
 ) -> Result<()> {

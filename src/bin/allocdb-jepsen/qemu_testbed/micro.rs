@@ -2,15 +2,15 @@
 
 use super::super::interrupt::Interrupt;
 use super::host::{listen_to, require};
+use super::libraries;
 use super::prepare::{self, make_beside, make_with, replace, temporary_beside};
-use allocdb_node::testbed::elf;
 use allocdb_node::testbed::file_tree::Content;
 use allocdb_node::testbed::kernel_modules::load_order;
 use allocdb_node::testbed::micro_guest::{ControlKeys, Keys, MODULES, SystemParts, seed, system};
 use allocdb_node::testbed::{Arch, QemuGuest, QemuLayout};
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use std::fs::File;
-use std::io::{BufWriter, Read as _, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,8 +21,8 @@ const DISK_BYTES: u64 = 1024 * 1024 * 1024;
 /// Room for what a run writes into the guests' disks, on top of what is made here.
 const SPARE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// How long a loader may take to list libraries.
-const LISTING: Duration = Duration::from_secs(20);
+/// How long a kernel module may take to be unpacked.
+const UNPACKING: Duration = Duration::from_secs(20);
 
 /// A kernel and its modules.
 pub(super) struct Kernel {
@@ -184,7 +184,7 @@ fn unpacked(path: &Path, program: &str, package: &str, interrupt: &Interrupt) ->
     let out = folder.path().join("module");
     let mut command = Command::new("sh");
     command.args(["-c", r#"exec "$0" -dc <"$1" >"$2""#]).arg(program).arg(path).arg(&out);
-    let said = listen_to(&mut command, LISTING, interrupt)?;
+    let said = listen_to(&mut command, UNPACKING, interrupt)?;
     ensure!(
         said.status.success(),
         "failed to unpack the kernel module {}: {}",
@@ -196,22 +196,10 @@ fn unpacked(path: &Path, program: &str, package: &str, interrupt: &Interrupt) ->
 
 /// Adds what a program is linked with.
 fn add_libraries(parts: &mut SystemParts, program: &Path, arch: Arch, interrupt: &Interrupt) -> Result<()> {
-    let mut head = Vec::new();
-    let opened = File::open(program).and_then(|file| file.take(elf::HEAD_LEN as u64).read_to_end(&mut head));
-    opened.with_context(|| format!("failed to read {}", program.display()))?;
-    let found = elf::read(&head, arch);
-    let found = found.map_err(|why| anyhow!("{} cannot go into the guests: {why}", program.display()))?;
+    let found = libraries::read(program, arch)?;
+    let found = found.with_context(|| libraries::refusal(program))?;
     let Some(loader) = found.loader else { return Ok(()) };
-    let said = listen_to(Command::new(&loader).arg("--list").arg(program), LISTING, interrupt).with_context(
-        || format!("{} cannot go into the guests: its loader {loader} does not run", program.display()),
-    )?;
-    if !said.status.success() {
-        bail!("{} cannot go into the guests: {loader} says: {}", program.display(), said.stderr.trim());
-    }
-    let libraries = elf::listed_libraries(&said.stdout).map_err(|name| {
-        anyhow!("{} cannot go into the guests: its library {name} is not here", program.display())
-    })?;
-    for path in libraries.into_iter().chain([loader]) {
+    for path in libraries::list(program, &loader, interrupt)?.into_iter().chain([loader]) {
         if !parts.copies.iter().any(|(there, _)| *there == path) {
             parts.copies.push((path.clone(), path.into()));
         }
