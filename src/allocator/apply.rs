@@ -188,13 +188,8 @@ impl Allocator {
             return ResultCode::ResourceTableFull;
         }
         self.resource_index.insert(id.0, self.resources.len() as u32);
-        self.resources.push(Resource {
-            id,
-            state: ResourceState::Available,
-            current: NOWHERE,
-            version: 0,
-            listed_at: 0,
-        });
+        self.resources.push(Resource { id, state: ResourceState::Available, current: NOWHERE, version: 0 });
+        self.listed_at.push(0);
         ResultCode::Ok
     }
 
@@ -217,13 +212,11 @@ impl Allocator {
             let Some(resource) = self.find_resource(*id) else {
                 return refused(ResultCode::ResourceNotFound);
             };
-            let unchecked = PlantedFault::ReserveTaken.is_awake();
-            let resource = &mut self.resources[resource as usize];
-            if resource.listed_at == lsn.0 {
+            if ids.len() > 1 && std::mem::replace(&mut self.listed_at[resource as usize], lsn.0) == lsn.0 {
                 return refused(ResultCode::ResourceBusy);
             }
-            resource.listed_at = lsn.0;
-            if resource.state != ResourceState::Available && !unchecked {
+            let unchecked = PlantedFault::ReserveTaken.is_awake();
+            if self.resources[resource as usize].state != ResourceState::Available && !unchecked {
                 return refused(ResultCode::ResourceBusy);
             }
         }

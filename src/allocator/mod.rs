@@ -132,8 +132,6 @@ struct Resource {
     /// The reservation that holds it, or [`NOWHERE`].
     current: Position,
     version: u64,
-    /// LSN of the last command that listed it in a bundle; finds a resource listed twice without a search.
-    listed_at: u64,
 }
 
 /// The state machine. See the module for what it promises.
@@ -141,6 +139,9 @@ struct Resource {
 pub struct Allocator {
     config: AllocatorConfig,
     resources: Vec<Resource>,
+    /// For each resource the LSN of the last command that listed it in a bundle; finds one that is listed twice without
+    /// a search.
+    listed_at: Vec<u64>,
     resource_index: IdIndex,
     reservations: Reservations,
     operations: Operations,
@@ -158,6 +159,7 @@ impl Allocator {
         config.validate()?;
         Ok(Self {
             resources: table::with_room(config.max_resources as usize, "resources")?,
+            listed_at: table::with_room(config.max_resources as usize, "resources")?,
             resource_index: IdIndex::new(config.max_resources, "resources")?,
             reservations: Reservations::new(&config)?,
             operations: Operations::new(config.max_operations)?,

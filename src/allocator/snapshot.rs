@@ -250,8 +250,8 @@ impl Allocator {
                 state: record.state,
                 current: NOWHERE,
                 version: record.version,
-                listed_at: 0,
             });
+            self.listed_at.push(0);
         }
         for record in &snapshot.reservations {
             if self.reservations.find(record.id).is_some() {
