@@ -114,13 +114,13 @@ start_testbed() { # workspace lane flags...
     run_child "$binary" qemu-testbed start --workspace "$workspace" >/dev/null
 }
 
-# The first lane whose port nobody has: other testbeds may run on this host.
-free_lane() {
+# The first lane from the given one on whose port nobody has: other testbeds may run on this host.
+free_lane() { # number
     local number
-    for ((number = 0; number < 64; number++)); do
+    for ((number = $1; number < 64; number++)); do
         (exec 3<>"/dev/tcp/127.0.0.1/$((2220 + number))") 2>/dev/null || { echo "$number" && return; }
     done
-    echo "all ports from 2220 to 2283 are taken" >&2
+    echo "all ports from $((2220 + $1)) to 2283 are taken" >&2
     return 1
 }
 
@@ -197,7 +197,7 @@ short() {
     )
     rm -f "$out/results.tsv"
     local began=$SECONDS lane
-    lane=$(free_lane)
+    lane=$(free_lane 0)
     start_testbed "$temporary/ws" "$lane" --join-networks
     echo "four machines are ready after $((SECONDS - began))s"
     row backend run verdict events seconds
@@ -233,8 +233,9 @@ everything() {
     while IFS=$'\t' read -r backend run verdict events seconds; do
         [ "$verdict" != passed ] || row "$backend" "$run" "$verdict" "$events" "$seconds"
     done <"$out/results.tsv"
-    local number failed=0
-    for ((number = 0; number < lanes; number++)); do
+    local number=-1 failed=0
+    while [ "${#lane_jobs[@]}" -lt "$lanes" ]; do
+        number=$(free_lane "$((number + 1))")
         (lane "$number") &
         lane_jobs+=($!)
     done
