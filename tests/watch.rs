@@ -2,10 +2,13 @@
 //! nothing is left behind.
 
 mod support;
+#[path = "support/watched.rs"]
+#[allow(unreachable_pub, reason = "each test file is a crate of its own")]
+mod watched;
 
-use std::path::Path;
 use std::process::Stdio;
 use support::*;
+use watched::{Watched, put};
 
 /// A status file as runs write it.
 fn status(run_id: &str, state: &str, detail: &str) -> String {
@@ -15,34 +18,6 @@ fn status(run_id: &str, state: &str, detail: &str) -> String {
          minimum_fault_window_secs=1800\nhistory_events=6\nhistory_file=none\nartifact_bundle=none\nlogs_archive=none\n\
          release_gate_passed=none\nblockers=none\nlast_error=none\n"
     )
-}
-
-/// Puts a file where others may be reading it.
-fn put(path: &Path, text: &str) {
-    let temporary = path.with_extension("new");
-    std::fs::write(&temporary, text).unwrap();
-    std::fs::rename(temporary, path).unwrap();
-}
-
-struct Watched {
-    cluster: Cluster,
-    out: tempfile::TempDir,
-}
-
-impl Watched {
-    fn start() -> Self {
-        Self { cluster: Cluster::started(), out: tempfile::tempdir().unwrap() }
-    }
-
-    fn command(&self, more: &[&str]) -> std::process::Command {
-        let mut command = jepsen(&["watch-local", "--workspace", self.cluster.workspace(), "--output-root"]);
-        command.arg(self.out.path()).args(more);
-        command
-    }
-
-    fn latest(&self) -> std::path::PathBuf {
-        self.out.path().join("allocdb-jepsen-latest-status.txt")
-    }
 }
 
 #[test]

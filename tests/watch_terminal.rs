@@ -5,13 +5,16 @@ mod support;
 #[path = "support/tmux.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod tmux;
+#[path = "support/watched.rs"]
+#[allow(unreachable_pub, reason = "each test file is a crate of its own")]
+mod watched;
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::*;
 use tmux::{Terminal, missing_tmux};
 use unicode_width::UnicodeWidthStr as _;
+use watched::{Watched, put};
 
 const RUN: &str = "expiration_and_recovery-partition-heal";
 
@@ -19,20 +22,7 @@ const RUN: &str = "expiration_and_recovery-partition-heal";
 const ODD: &str =
     "漢字かな e\u{301}e\u{301} \u{1f469}\u{200d}\u{1f467} ⚙\u{fe0f} \u{1b}[2J\u{1b}]0;x\u{7}\u{202e} end";
 
-struct Watched {
-    cluster: Cluster,
-    out: tempfile::TempDir,
-}
-
 impl Watched {
-    fn start() -> Self {
-        Self { cluster: Cluster::started(), out: tempfile::tempdir().unwrap() }
-    }
-
-    fn latest(&self) -> PathBuf {
-        self.out.path().join("allocdb-jepsen-latest-status.txt")
-    }
-
     /// A run that began a while ago and said something just now.
     fn tell(&self, run_id: &str, state: &str, detail: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
@@ -46,22 +36,20 @@ impl Watched {
         let events =
             format!("time_millis={} detail=run initialized\ntime_millis={now} detail={ODD}\n", now - 754_321);
         std::fs::write(self.out.path().join(format!("{run_id}-events.log")), events).unwrap();
-        let temporary = self.latest().with_extension("new");
-        std::fs::write(&temporary, status).unwrap();
-        std::fs::rename(temporary, self.latest()).unwrap();
+        put(&self.latest(), &status);
     }
 
-    fn command(&self, more: &[&str]) -> Command {
-        let mut command = jepsen(&["watch-local", "--workspace", self.cluster.workspace(), "--output-root"]);
-        command.arg(self.out.path()).args(["--refresh-millis", "250"]).args(more);
-        command.env_remove("NO_COLOR");
+    /// The view as it is on a terminal, quicker than by itself.
+    fn lively(&self, more: &[&str]) -> Command {
+        let mut command = self.command(&["--refresh-millis", "250"]);
+        command.args(more).env_remove("NO_COLOR");
         command
     }
 
     /// The view in a window of that size, with a run in it.
     fn open(&self, columns: usize, rows: usize) -> Terminal {
         self.tell(RUN, "running", ODD);
-        let terminal = Terminal::run(columns, rows, &self.command(&["--follow"]));
+        let terminal = Terminal::run(columns, rows, &self.lively(&["--follow"]));
         terminal.until("all replicas", |shown| {
             let count = |note| shown.iter().filter(|line| line.contains(note)).count();
             count("hot standby") == 2 && count("serving traffic") == 1
@@ -124,7 +112,7 @@ fn what_was_seen_last_stays_when_a_run_has_ended() {
         assert!(shown.iter().any(|found| found == line), "{shown:#?}");
     }
     // One look is a frame on the ordinary screen.
-    let terminal = Terminal::run(120, 40, &watched.command(&[]));
+    let terminal = Terminal::run(120, 40, &watched.lively(&[]));
     let shown = terminal.until_line("ended with 0");
     assert!(shown[0][3..].starts_with(" AllocDB Jepsen Local Watch "), "{shown:#?}");
 }
@@ -188,7 +176,7 @@ fn colours_are_shown_unless_they_are_not_wanted() {
     assert!(terminal.coloured().contains("\u{1b}[1m\u{1b}[38;5;220m"), "{}", terminal.coloured());
     terminal.keys(&["q"]);
     terminal.ended(0);
-    let terminal = Terminal::run(80, 40, watched.command(&["--follow"]).env("NO_COLOR", ""));
+    let terminal = Terminal::run(80, 40, watched.lively(&["--follow"]).env("NO_COLOR", ""));
     terminal.until_line("hot standby");
     assert!(!terminal.coloured().contains("\u{1b}["), "{}", terminal.coloured());
     terminal.keys(&["q"]);
@@ -256,7 +244,7 @@ fn a_panic_is_told_on_the_ordinary_screen() {
     }
     let watched = Watched::start();
     watched.tell(RUN, "running", "x");
-    let mut command = watched.command(&["--follow"]);
+    let mut command = watched.lively(&["--follow"]);
     command.env("ALLOCDB_PLANTED_FAULT", "view-panics").env("RUST_BACKTRACE", "0");
     let terminal = Terminal::run(100, 24, &command);
     let shown = terminal.ended(101);
