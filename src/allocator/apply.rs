@@ -5,7 +5,7 @@
 
 use super::command::{ClientCommand, Command, Outcome, ResultCode, SlotOverflow, SlotOverflowKind};
 use super::deadlines::Due;
-use super::reservations::NewReservation;
+use super::snapshot::ReservationRecord;
 use super::table::{NOWHERE, Position};
 use super::{Allocator, OperationRecord, ReservationState, Resource, ResourceState, fingerprint};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
@@ -233,8 +233,9 @@ impl Allocator {
 
         let id = ReservationId::mint(self.config.shard_id, lsn);
         let epoch = LeaseEpoch(1);
-        let position = self.reservations.insert(&NewReservation {
+        let position = self.reservations.insert(&ReservationRecord {
             id,
+            anchor: ids[0],
             holder,
             epoch,
             state: ReservationState::Reserved,

@@ -6,6 +6,7 @@
 
 use super::ReservationState;
 use super::config::{AllocatorConfig, ConfigError};
+use super::snapshot::ReservationRecord;
 use super::table::{IdIndex, NOWHERE, Position, Slab, with_room};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, Slot};
 
@@ -42,20 +43,6 @@ struct Past {
     /// Of no meaning before the end.
     retire_after: Slot,
     member_count: u32,
-}
-
-/// A reservation to be stored, without its resources.
-#[derive(Debug)]
-pub(super) struct NewReservation {
-    pub(super) id: ReservationId,
-    pub(super) holder: HolderId,
-    pub(super) epoch: LeaseEpoch,
-    pub(super) state: ReservationState,
-    pub(super) created_lsn: Lsn,
-    pub(super) deadline: Slot,
-    pub(super) released_lsn: Option<Lsn>,
-    pub(super) retire_after: Option<Slot>,
-    pub(super) member_count: u32,
 }
 
 /// One resource of a reservation, behind its first.
@@ -156,7 +143,7 @@ impl Reservations {
     }
 
     /// Stores a reservation that is not there yet. The caller has made sure that there is room, and adds its resources.
-    pub(super) fn insert(&mut self, new: &NewReservation) -> Position {
+    pub(super) fn insert(&mut self, new: &ReservationRecord) -> Position {
         let position = self.records.insert(Reservation {
             id: new.id,
             holder: new.holder,

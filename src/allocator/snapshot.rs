@@ -5,7 +5,6 @@
 
 use super::deadlines::Due;
 use super::fingerprint::Fingerprint;
-use super::reservations::NewReservation;
 use super::table::{NOWHERE, Position};
 use super::{
     Allocator, AllocatorConfig, ConfigError, Outcome, ReservationState, Resource, ResourceState,
@@ -257,17 +256,7 @@ impl Allocator {
             if self.reservations.find(record.id).is_some() {
                 return Err(SnapshotError::Duplicate { table: "reservation", id: record.id.0 });
             }
-            self.reservations.insert(&NewReservation {
-                id: record.id,
-                holder: record.holder,
-                epoch: record.epoch,
-                state: record.state,
-                created_lsn: record.created_lsn,
-                deadline: record.deadline,
-                released_lsn: record.released_lsn,
-                retire_after: record.retire_after,
-                member_count: record.member_count,
-            });
+            self.reservations.insert(record);
         }
         let mut members = snapshot.members.clone();
         members.sort_unstable();
