@@ -22,6 +22,7 @@ use super::interrupt::Interrupt;
 use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::qemu_layout::{FILE_NAME, GuestKind};
+use allocdb_node::testbed::qemu_machine::{Accelerator, Machine};
 use allocdb_node::testbed::{GUEST_CLUSTER_PROGRAM, GUEST_CONTROL_SCRIPT, GUEST_USER, QemuGuest, QemuLayout};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use machines::{Launcher, State};
@@ -35,6 +36,13 @@ use std::time::{Duration, Instant};
 
 /// How long guests may take to let people in.
 const READY: Duration = Duration::from_secs(60);
+
+/// How long guests from a cloud image may take that have begun to boot. At their first start they read megabytes of what
+/// they are told with a slow reader, several times.
+const CLOUD_READY: Duration = Duration::from_secs(10 * 60);
+
+/// The same without a processor that helps.
+const EMULATED_CLOUD_READY: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// The same for replicas of micro guests. Slower than people expect, not slower than a slow machine is.
 const REPLICAS_READY: Duration = Duration::from_secs(120);
@@ -149,13 +157,14 @@ fn start(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
     check_port(&layout)?;
     let made = prepare::make(&layout, None, interrupt)?;
     let machine = made.machine(&layout, interrupt)?;
+    let patience = Patience::with(&layout, &machine);
     let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
     let mut started = Vec::new();
     let begun = guests.iter().try_for_each(|guest| {
         started.push(guest);
         launcher.start(guest)
     });
-    let ready = begun.and_then(|()| wait_until_ready(&layout, &guests, interrupt));
+    let ready = begun.and_then(|()| wait_until_ready(&layout, &guests, patience, interrupt));
     if let Err(error) = ready {
         for guest in started.into_iter().rev() {
             // The first failure is what the operator has to hear of.
@@ -182,12 +191,13 @@ fn start_again(workspace: &Path, name: &str, interrupt: &Interrupt) -> Result<()
     }
     let made = prepare::find_made(&layout, guest)?;
     let machine = made.machine(&layout, interrupt)?;
+    let patience = Patience::with(&layout, &machine);
     let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
     let begun = launcher.start(guest);
     // Without the control guest nobody can ask a replica how it is.
     let control_runs = guest.replica.is_none() || matches!(machines::state(&guests[0])?, State::Running(_));
     let ready = begun.and_then(|()| match control_runs {
-        true => wait_until_ready(&layout, std::slice::from_ref(guest), interrupt),
+        true => wait_until_ready(&layout, std::slice::from_ref(guest), patience, interrupt),
         false => Ok(()),
     });
     if let Err(error) = ready {
@@ -210,18 +220,43 @@ fn check_port(layout: &QemuLayout) -> Result<()> {
     })
 }
 
+/// How much longer than [`READY`] a control guest may take that has begun to boot.
+#[derive(Clone, Copy)]
+struct Patience(Duration);
+
+impl Patience {
+    fn with(layout: &QemuLayout, machine: &Machine) -> Self {
+        Self(match layout.guests {
+            GuestKind::Micro { .. } => Duration::ZERO,
+            GuestKind::Cloud if machine.accelerator == Accelerator::tcg() => EMULATED_CLOUD_READY,
+            GuestKind::Cloud => CLOUD_READY,
+        })
+    }
+}
+
 /// The control guest has to let people in. Replicas of micro guests have to answer as well; guests from cloud images are
 /// still installing theirs.
-fn wait_until_ready(layout: &QemuLayout, guests: &[QemuGuest], interrupt: &Interrupt) -> Result<()> {
-    wait_for(READY, guests, interrupt, || {
+fn wait_until_ready(
+    layout: &QemuLayout,
+    guests: &[QemuGuest],
+    Patience(more): Patience,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let lets_in = || {
         let mut command = ssh(layout)?;
         Ok(host::listen_to(command.arg("true"), ASK, interrupt)?.status.success())
-    })?
-    .then_some(())
-    .ok_or_else(|| {
-        let console = layout.control_guest().console_log_path;
-        anyhow!("control guest ssh did not become ready within timeout; see {}", console.display())
-    })?;
+    };
+    let console = layout.control_guest().console_log_path;
+    let mut is_ready = wait_for(READY, guests, interrupt, lets_in)?;
+    // One whose console says nothing does not boot.
+    let boots = || std::fs::metadata(&console).is_ok_and(|console| console.len() > 0);
+    if !is_ready && !more.is_zero() && boots() {
+        let minutes = more.as_secs() / 60;
+        let _ =
+            writeln!(io::stderr(), "the control guest is booting; it is given {minutes} minutes for that");
+        is_ready = wait_for(more, guests, interrupt, lets_in)?;
+    }
+    ensure!(is_ready, "control guest ssh did not become ready within timeout; see {}", console.display());
     if layout.guests == GuestKind::Cloud {
         return Ok(());
     }
@@ -372,6 +407,18 @@ fn shell_word(word: &OsStr) -> std::ffi::OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn guests_that_boot_slowly_are_waited_for_longer() {
+        let text = "version=1\nworkspace_root=/w\narch=x86_64\nbase_image_url=u\nbase_image_path=/a\nlocal_cluster_binary_path=/b\n";
+        let patience = |further: &str, accelerator: &str| {
+            let layout = QemuLayout::decode(&format!("{text}{further}")).unwrap();
+            let accelerator = Accelerator(accelerator.to_owned());
+            Patience::with(&layout, &Machine { accelerator, firmware: None, system_len: 0 }).0
+        };
+        assert_eq!(patience("guest.kind=micro\nguest.modules_path=/m\n", "tcg"), Duration::ZERO);
+        assert!(patience("", "kvm") > READY && patience("", "tcg") > patience("", "kvm"));
+    }
 
     #[test]
     fn words_reach_the_remote_shell_as_they_are() {
