@@ -131,14 +131,14 @@ fn logs_are_collected_as_far_as_they_can_be_had() {
     for shell in shells() {
         let done = in_guest(
             shell,
-            "control collect-logs /var/lib/logs; cd /var/lib/logs; ls; ls replica-3; cat replica-1/replica.log; cat replica-2/cluster-faults.txt
+            "umask 022; control collect-logs /var/lib/logs; cd /var/lib/logs; ls; stat -c %a replica-3; ls replica-3; cat replica-1/replica.log; cat replica-2/cluster-faults.txt
              wc -c <replica-2/replica.log; cat replica-3/status.txt
              UNREACHABLE=1 control collect-logs /var/lib/none >/dev/null; echo $?; cat /var/lib/none/*/*.log | wc -c
              control collect-logs /proc/none; echo $?",
         );
         assert_eq!(
             done.stdout,
-            "/var/lib/logs\nreplica-1\nreplica-2\nreplica-3\ncluster-faults.txt\ncluster-timeline.log\njournal.log\n\
+            "/var/lib/logs\nreplica-1\nreplica-2\nreplica-3\n755\ncluster-faults.txt\ncluster-timeline.log\njournal.log\n\
              kernel.log\nreplica.log\nstatus.txt\nsaid\nversion=1\n0\nprogram control-status --addr 172.31.0.13:17000\n\
              0\n0\n1\n",
             "{shell}: {done:#?}"

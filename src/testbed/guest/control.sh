@@ -67,12 +67,13 @@ import_replica() {
         rm -rf replica-$1; mv .import-$1/replica-$1 replica-$1; sync'"
 }
 
-# What a replica's guest has to say, as a tar archive. Whatever is missing there stays empty.
+# What a replica's guest has to say, as a tar archive without the folder, whose mode is nobody else's business. Whatever is
+# missing there stays empty.
 gather='sudo sh -c '"'"'cd $(mktemp -d) || exit 1
     cp @LOG@ replica.log; cp @WORKSPACE@/cluster-faults.txt @WORKSPACE@/cluster-timeline.log .
     journalctl -u allocdb-replica.service --no-pager >journal.log || cp @LOG@ journal.log
     dmesg >kernel.log
-    tar -cf - .; rm -rf "$PWD"'"'"' 2>/dev/null'
+    tar -cf - *; rm -rf "$PWD"'"'"' 2>/dev/null'
 
 collect_logs() {
     dir=${1:-}
@@ -83,7 +84,7 @@ collect_logs() {
         mkdir -p "$into" || continue
         for file in journal.log replica.log kernel.log cluster-faults.txt cluster-timeline.log; do : >"$into/$file"; done
         line=$(echo "$gather" | sed "s|@LOG@|/var/log/allocdb/replica-$id.log|g; s|@WORKSPACE@|$workspace|g")
-        { on 60 "$id" "$line" </dev/null | tar -xf - -C "$into"; } || true
+        { on 60 "$id" "$line" </dev/null | tar -xmf - -C "$into"; } || true
         "$program" control-status --addr "$(control_addr "$id")" >"$into/status.txt" || true
     done
     echo "$dir"
