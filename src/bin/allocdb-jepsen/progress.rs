@@ -1,4 +1,5 @@
-//! One line on a terminal that says how a run is getting on. Where standard error is no terminal nothing is said.
+//! One line on a terminal that says how something long is getting on, most often a run. Where standard error is no
+//! terminal there is none.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -8,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// How often the line is drawn, so that its clock moves.
 const REDRAW: Duration = Duration::from_millis(500);
+
+/// Back to the start of the line, and empties it.
+const CLEAR: &str = "\r\x1b[K";
 
 /// Widest line that is drawn.
 const MAX_WIDTH: usize = 79;
@@ -29,15 +33,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A line for one run, if there is a terminal to draw it on.
-    pub(crate) fn start(run_id: &str) -> Self {
+    /// A line for a run, or whatever else goes by that name, if there is a terminal to draw it on.
+    pub(crate) fn start(name: &str) -> Self {
         let state = Arc::<Mutex<State>>::default();
         if !std::io::stderr().is_terminal() {
             return Self { state, drawing: Mutex::default() };
         }
         let (end, ended) = channel();
-        let (run_id, shown) = (run_id.to_owned(), state.clone());
-        let thread = std::thread::spawn(move || draw(&run_id, &shown, &ended));
+        let (name, shown) = (name.to_owned(), state.clone());
+        let thread = std::thread::spawn(move || draw(&name, &shown, &ended));
         Self { state, drawing: Mutex::new(Some((end, thread))) }
     }
 
@@ -63,6 +67,13 @@ impl Progress {
     pub(crate) fn events(&self, events: u64) {
         self.change(|state| state.events = events);
     }
+
+    /// Says something that stays, above the line if there is one.
+    pub(crate) fn say(&self, text: &str) {
+        let is_drawn = self.drawing.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let clear = if is_drawn { CLEAR } else { "" };
+        let _ = std::io::stderr().write_all(format!("{clear}{text}\n").as_bytes());
+    }
 }
 
 impl Progress {
@@ -83,22 +94,22 @@ impl Drop for Progress {
     }
 }
 
-fn draw(run_id: &str, state: &Mutex<State>, ended: &Receiver<()>) {
+fn draw(name: &str, state: &Mutex<State>, ended: &Receiver<()>) {
     loop {
-        let line = line(run_id, &state.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+        let line = line(name, &state.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let _ = write!(std::io::stderr(), "{CLEAR}{line}");
         let _ = std::io::stderr().flush();
         if !matches!(ended.recv_timeout(REDRAW), Err(RecvTimeoutError::Timeout)) {
             // What comes next has the line to itself.
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            let _ = write!(std::io::stderr(), "{CLEAR}");
             let _ = std::io::stderr().flush();
             return;
         }
     }
 }
 
-fn line(run_id: &str, state: &State) -> String {
-    let mut line = format!("{run_id}: {}", state.phase);
+fn line(name: &str, state: &State) -> String {
+    let mut line = format!("{name}: {}", state.phase);
     if state.iteration > 0 {
         line += &format!(", iteration {}", state.iteration);
     }
@@ -108,7 +119,9 @@ fn line(run_id: &str, state: &State) -> String {
             line += &format!(" of {}s", window.as_secs());
         }
     }
-    line += &format!(", {} events", state.events);
+    if state.events > 0 {
+        line += &format!(", {} events", state.events);
+    }
     line.chars().take(MAX_WIDTH).collect()
 }
 
@@ -126,6 +139,8 @@ mod tests {
             events: 12,
         };
         assert_eq!(line("x-control", &state), "x-control: executing, iteration 3, 0s of 1800s, 12 events");
+        let state = State { phase: "starting".to_owned(), ..State::default() };
+        assert_eq!(line("qemu-testbed start", &state), "qemu-testbed start: starting");
         let long = line(&"x".repeat(200), &State::default());
         assert_eq!(long.chars().count(), MAX_WIDTH);
     }

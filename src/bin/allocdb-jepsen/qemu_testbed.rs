@@ -19,6 +19,7 @@ mod prepare;
 use super::args::{QemuPrepare, QemuTestbed};
 use super::common::{escaped, print};
 use super::interrupt::Interrupt;
+use super::progress::Progress;
 use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::qemu_layout::{FILE_NAME, GuestKind};
@@ -159,12 +160,15 @@ fn start(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
     let machine = made.machine(&layout, interrupt)?;
     let patience = Patience::with(&layout, &machine);
     let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
+    let progress = Progress::start("qemu-testbed start");
     let mut started = Vec::new();
     let begun = guests.iter().try_for_each(|guest| {
         started.push(guest);
+        progress.phase(&format!("starting {}", guest.name));
         launcher.start(guest)
     });
-    let ready = begun.and_then(|()| wait_until_ready(&layout, &guests, patience, interrupt));
+    let ready = begun.and_then(|()| wait_until_ready(&layout, &guests, patience, &progress, interrupt));
+    progress.end();
     if let Err(error) = ready {
         for guest in started.into_iter().rev() {
             // The first failure is what the operator has to hear of.
@@ -193,13 +197,15 @@ fn start_again(workspace: &Path, name: &str, interrupt: &Interrupt) -> Result<()
     let machine = made.machine(&layout, interrupt)?;
     let patience = Patience::with(&layout, &machine);
     let launcher = Launcher { qemu: &made.qemu, layout: &layout, machine, interrupt };
+    let progress = Progress::start("qemu-testbed start");
     let begun = launcher.start(guest);
     // Without the control guest nobody can ask a replica how it is.
     let control_runs = guest.replica.is_none() || matches!(machines::state(&guests[0])?, State::Running(_));
     let ready = begun.and_then(|()| match control_runs {
-        true => wait_until_ready(&layout, std::slice::from_ref(guest), patience, interrupt),
+        true => wait_until_ready(&layout, std::slice::from_ref(guest), patience, &progress, interrupt),
         false => Ok(()),
     });
+    progress.end();
     if let Err(error) = ready {
         let _ = machines::stop(guest);
         return Err(error);
@@ -240,8 +246,11 @@ fn wait_until_ready(
     layout: &QemuLayout,
     guests: &[QemuGuest],
     Patience(more): Patience,
+    progress: &Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    progress.window(None);
+    progress.phase("waiting for the control guest to let people in");
     let lets_in = || {
         let mut command = ssh(layout)?;
         Ok(host::listen_to(command.arg("true"), ASK, interrupt)?.status.success())
@@ -252,8 +261,7 @@ fn wait_until_ready(
     let boots = || std::fs::metadata(&console).is_ok_and(|console| console.len() > 0);
     if !is_ready && !more.is_zero() && boots() {
         let minutes = more.as_secs() / 60;
-        let _ =
-            writeln!(io::stderr(), "the control guest is booting; it is given {minutes} minutes for that");
+        progress.say(&format!("the control guest is booting; it is given {minutes} minutes for that"));
         is_ready = wait_for(more, guests, interrupt, lets_in)?;
     }
     ensure!(is_ready, "control guest ssh did not become ready within timeout; see {}", console.display());
@@ -263,6 +271,7 @@ fn wait_until_ready(
     let cluster = layout.guest_cluster();
     for id in guests.iter().filter_map(|guest| guest.replica) {
         let Some(replica) = cluster.replica(id) else { continue };
+        progress.phase(&format!("waiting for replica {id} to answer"));
         let answers = wait_for(REPLICAS_READY, guests, interrupt, || answers(layout, replica, interrupt))?;
         ensure!(
             answers,
