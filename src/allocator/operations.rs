@@ -195,9 +195,9 @@ mod tests {
             fingerprint: Fingerprint(id * 3),
             outcome: Outcome {
                 code: ResultCode::Ok,
-                reservation: (id % 2 == 0).then_some(ReservationId(id * 5)),
-                epoch: (id % 3 == 0).then_some(LeaseEpoch(7)),
-                deadline: (id % 5 == 0).then_some(Slot(9)),
+                reservation: id.is_multiple_of(2).then_some(ReservationId(id * 5)),
+                epoch: id.is_multiple_of(3).then_some(LeaseEpoch(7)),
+                deadline: id.is_multiple_of(5).then_some(Slot(9)),
             },
             applied_lsn: Lsn(id as u64),
             retire_after: Slot(retire_after),
