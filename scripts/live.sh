@@ -7,27 +7,23 @@
 #   live.sh --full --out DIR [--lanes N]     all 17 runs with the real window of half an hour, N at a time; called again with
 #                                            the same DIR it goes on where it stopped
 #   live.sh --binary FILE ...                a build other than target/release/allocdb-jepsen
-#   live.sh --image FILE ...                 guests from that cloud image instead of micro guests; their first start takes long
-#   live.sh --guest-binary FILE ...          another program in the guests than that build, see `--local-cluster-bin`
 #
-# Needs QEMU, a kernel, busybox, dropbear and e2fsprogs, with an image qemu-utils, genisoimage and ovmf instead of the last four;
-# no rights and no network. `--check` only says whether they are there.
+# Needs QEMU, a kernel, busybox, dropbear and e2fsprogs; no rights and no network. `--check` only says whether they are there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
-full=false check=false lanes=1 out='' binary='' image='' guest_binary=''
+full=false check=false lanes=1 out='' binary=''
 usage() {
-    echo "usage: live.sh [--check] [--full --out <folder> [--lanes <number>]] [--binary <file>] [--image <file>] [--guest-binary <file>]" >&2
+    echo "usage: live.sh [--check] [--full --out <folder> [--lanes <number>]] [--binary <file>]" >&2
     exit 1
 }
 while [ $# -gt 0 ]; do
     case "$1" in
     --full) full=true ;;
     --check) check=true ;;
-    --lanes | --out | --binary | --image | --guest-binary)
+    --lanes | --out | --binary)
         [ $# -ge 2 ] || usage
-        name=${1#--}
-        declare "${name//-/_}=$2"
+        declare "${1#--}=$2"
         shift
         ;;
     *) usage ;;
@@ -46,18 +42,12 @@ case $(uname -m) in
 x86_64) need qemu-system-x86_64 qemu-system-x86 ;;
 *) need "qemu-system-$(uname -m)" qemu-system-arm ;;
 esac
+need busybox busybox-static
+need dropbear dropbear-bin
+need dropbearconvert dropbear-bin
+need mkfs.ext4 e2fsprogs
 need ssh openssh-client
-if [ -n "$image" ]; then
-    [ -r "$image" ] || { echo "--image: there is no file \`$image\` that can be read" >&2 && exit 1; }
-    need qemu-img qemu-utils
-    command -v mkisofs >/dev/null 2>&1 || need genisoimage genisoimage
-else
-    need busybox busybox-static
-    need dropbear dropbear-bin
-    need dropbearconvert dropbear-bin
-    need mkfs.ext4 e2fsprogs
-    compgen -G '/boot/vmlinuz-*' >/dev/null || missing+=("a kernel in /boot (package linux-image-cloud-amd64)")
-fi
+compgen -G '/boot/vmlinuz-*' >/dev/null || missing+=("a kernel in /boot (package linux-image-cloud-amd64)")
 if [ "${#missing[@]}" -gt 0 ]; then
     printf 'this host lacks %s\n' "$(IFS=,; echo "${missing[*]}" | sed 's/,/, /g')"
     exit 1
@@ -114,31 +104,14 @@ leave() {
 trap leave EXIT
 trap interrupted INT TERM HUP
 
-# What `prepare` is told about the guests.
-guests=()
-[ -z "$image" ] || guests+=(--base-image-path "$(realpath "$image")")
-[ -z "$guest_binary" ] || guests+=(--local-cluster-bin "$(realpath "$guest_binary")")
-
 start_testbed() { # workspace lane flags...
     local workspace=$1 lane=$2
     shift 2
-    "$binary" qemu-testbed prepare --workspace "$workspace" --lane "$lane" "${guests[@]}" "$@" \
-        >"$temporary/prepare-$lane.txt" 2>&1 ||
+    "$binary" qemu-testbed prepare --workspace "$workspace" --lane "$lane" "$@" >"$temporary/prepare-$lane.txt" 2>&1 ||
         { cat "$temporary/prepare-$lane.txt" >&2 && return 1; }
     grep '^accelerator=' "$temporary/prepare-$lane.txt"
     workspaces+=("$workspace")
     run_child "$binary" qemu-testbed start --workspace "$workspace" >/dev/null
-    [ -z "$image" ] || await_replicas "$workspace" "$temporary/surface-$lane.txt"
-}
-
-# Guests from an image let people in before their replicas are there.
-await_replicas() { # workspace, file for what is said
-    local tries=0
-    until run_child "$binary" verify-qemu-surface --workspace "$1" >"$2" 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 120 ] || { cat "$2" >&2 && return 1; }
-        sleep 15
-    done
 }
 
 # The first lane from the given one on whose port nobody has: other testbeds may run on this host.

@@ -64,6 +64,14 @@ fn a_cluster_lives_from_start_to_stop() {
 }
 
 #[test]
+fn a_program_of_their_own_that_is_told_relative_to_somewhere_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut start = jepsen(&["local-cluster", "start", "--workspace", folder.path().to_str().unwrap()]);
+    let refusal = run(start.env("ALLOCDB_OWN_PROGRAM", "bin/x")).refused();
+    assert_eq!(refusal, "ALLOCDB_OWN_PROGRAM is `bin/x`, expected the absolute path of a program\n");
+}
+
+#[test]
 fn replicas_are_crashed_restarted_isolated_and_healed() {
     let cluster = Cluster::started();
     let crashed = cluster.on("crash", 2).ok();

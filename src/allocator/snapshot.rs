@@ -172,15 +172,14 @@ impl Allocator {
         let mut buckets = vec![Vec::new(); self.config.bucket_count() as usize];
         for position in positions {
             let stored = &self.reservations[position];
-            let mut anchor = None;
+            let first = members.len();
             for (index, resource) in self.reservations.resources_of(position).enumerate() {
                 let resource = self.resources[resource as usize].id;
-                anchor.get_or_insert(resource);
                 members.push(MemberRecord { reservation: stored.id, index: index as u32, resource });
             }
             reservations.push(ReservationRecord {
                 id: stored.id,
-                anchor: anchor.unwrap_or_default(),
+                anchor: members[first].resource,
                 holder: stored.holder,
                 epoch: stored.epoch,
                 state: stored.state,

@@ -12,7 +12,7 @@ use crate::ids::ReplicaId;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 /// What guests are opened with and known by.
 #[derive(Debug, Clone, Default)]
@@ -179,7 +179,10 @@ impl UserData {
         for file in linked.files() {
             match &file.content {
                 Content::Text(text) => self.file(&file.path, file.mode, text),
-                Content::Binary(bytes) => self.encoded(&file.path, file.mode, "gz+b64", &packed(bytes)),
+                Content::Binary(bytes) => match packed(bytes) {
+                    Ok(packed) => self.encoded(&file.path, file.mode, "gz+b64", &packed),
+                    Err(_) => self.bytes(&file.path, file.mode, bytes),
+                },
             }
         }
         self.first = Some(Linked::settle_command());
@@ -209,11 +212,10 @@ impl UserData {
 }
 
 /// As `gzip` packs it; guests take long over every byte that they are told.
-fn packed(bytes: &[u8]) -> Vec<u8> {
+fn packed(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::default());
-    // Writing to memory does not fail.
-    let written = packer.write_all(bytes).and_then(|()| packer.finish());
-    written.unwrap_or_default()
+    packer.write_all(bytes)?;
+    packer.finish()
 }
 
 /// Standard base64 with padding, on one line.

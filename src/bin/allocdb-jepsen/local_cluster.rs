@@ -12,7 +12,7 @@ use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
 use allocdb_node::cluster::{Network, control};
 use allocdb_node::daemon::{self, DaemonOptions};
 use allocdb_node::testbed::OWN_PROGRAM_VARIABLE;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,9 +44,15 @@ pub(crate) fn launcher(tie: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher>
 /// Under which path this program is started again. Where the system would name the loader instead of the program, whoever
 /// started it this way says so.
 fn own_program() -> Result<PathBuf> {
-    let told = std::env::var_os(OWN_PROGRAM_VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute());
-    let own = || std::env::current_exe().context("failed to find this program's own file");
-    told.map_or_else(own, Ok)
+    let Some(told) = std::env::var_os(OWN_PROGRAM_VARIABLE).map(PathBuf::from) else {
+        return std::env::current_exe().context("failed to find this program's own file");
+    };
+    ensure!(
+        told.is_absolute(),
+        "{OWN_PROGRAM_VARIABLE} is `{}`, expected the absolute path of a program",
+        told.display()
+    );
+    Ok(told)
 }
 
 /// Replicas started here go on when this program has ended.
