@@ -10,11 +10,10 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::engine::{Engine, EnginePaths};
 use allocdb_node::ids::Lsn;
-use allocdb_node::storage::{Frame, OsDisk, RecordType};
+use allocdb_node::storage::OsDisk;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -31,9 +30,8 @@ fn write_log(path: &Path, frames: u64) -> u64 {
     let mut bytes = Vec::new();
     let mut length = 0;
     for _ in 0..frames {
-        let (lsn, slot, command) = mix.next_command();
         bytes.clear();
-        Frame { lsn, slot, record: RecordType::Client, payload: &encode_client(&command) }.encode(&mut bytes);
+        mix.append_frame(&mut bytes);
         log.write_all(&bytes).expect("room for a log");
         length += bytes.len() as u64;
     }

@@ -4,11 +4,10 @@
 #[path = "../benches/support/mod.rs"]
 mod support;
 
-use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::engine::{Engine, EnginePaths};
 use allocdb_node::ids::Lsn;
-use allocdb_node::storage::{Frame, OsDisk, RecordType};
+use allocdb_node::storage::OsDisk;
 use std::sync::Arc;
 use support::{Mix, forget_peak_memory, peak_memory};
 
@@ -23,8 +22,7 @@ fn p5_recovery_reads_the_log_as_a_stream() {
     let (mut mix, mut log) = (Mix::new(RESOURCES), Vec::new());
     let frames = 300_000;
     for _ in 0..frames {
-        let (lsn, slot, command) = mix.next_command();
-        Frame { lsn, slot, record: RecordType::Client, payload: &encode_client(&command) }.encode(&mut log);
+        mix.append_frame(&mut log);
     }
     std::fs::write(&paths.wal, &log).unwrap();
     let length = log.len() as u64;

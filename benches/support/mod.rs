@@ -2,10 +2,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each benchmark is a crate of its own and uses its part")]
 
-use allocdb_node::allocator::{Allocator, AllocatorConfig, ClientCommand, Command};
+use allocdb_node::allocator::payload::encode_client;
+use allocdb_node::allocator::{Allocator, AllocatorConfig, Body, ClientCommand, Command, Entry};
 use allocdb_node::ids::{
     ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, ShardId, Slot,
 };
+use allocdb_node::storage::{Frame, RecordType};
 use std::time::Duration;
 
 /// Commands in one slot.
@@ -58,15 +60,30 @@ impl Mix {
     pub fn filled(resources: u32) -> (Allocator, Self) {
         let mut allocator = Allocator::new(Self::config(resources)).expect("memory for the tables");
         let mut mix = Self::new(resources);
-        for _ in 0..u64::from(resources) * 8 {
-            let (lsn, slot, command) = mix.next_command();
-            allocator.apply_client(lsn, slot, &command).expect("commands in order");
+        let mut outcomes = Vec::new();
+        let mut left = u64::from(resources) * 8;
+        while left > 0 {
+            let run: Vec<Entry> = (0..left.min(1_000)).map(|_| mix.next_entry()).collect();
+            left -= run.len() as u64;
+            outcomes.clear();
+            allocator.apply_run(&run, &mut outcomes).expect("commands in order");
         }
         (allocator, mix)
     }
 
     /// The next command, and where it goes.
-    pub fn next_command(&mut self) -> (Lsn, Slot, ClientCommand) {
+    pub fn next_entry(&mut self) -> Entry {
+        let (lsn, slot, client) = self.next_client();
+        Entry { lsn, slot, body: Body::Client(client) }
+    }
+
+    /// Appends the next command to a log.
+    pub fn append_frame(&mut self, log: &mut Vec<u8>) {
+        let (lsn, slot, client) = self.next_client();
+        Frame { lsn, slot, record: RecordType::Client, payload: &encode_client(&client) }.encode(log);
+    }
+
+    fn next_client(&mut self) -> (Lsn, Slot, ClientCommand) {
         self.last_lsn += 1;
         let lsn = Lsn(self.last_lsn);
         let command = self.choose(lsn);

@@ -52,9 +52,6 @@ impl Allocator {
         if self.check_client_slots(slot, &client.command).is_err() {
             return Ok(Outcome::plain(ResultCode::SlotOverflow));
         }
-        // A command waits mostly for memory. What it looks up is known now, so all of it can come at once.
-        self.operations.fetch(client.operation);
-        self.fetch(&client.command);
         self.begin(lsn, slot)?;
         let fingerprint = fingerprint(&client.command);
         if let Some(position) = self.operations.find(client.operation) {
@@ -119,20 +116,6 @@ impl Allocator {
     pub fn check_client_slots(&self, slot: Slot, command: &Command) -> Result<(), SlotOverflow> {
         self.check_slots(slot, command)?;
         fits(slot, self.config.operation_window(), SlotOverflowKind::OperationWindow)
-    }
-
-    fn fetch(&self, command: &Command) {
-        match command {
-            Command::CreateResource { resource } | Command::Reserve { resource, .. } => {
-                self.resource_index.fetch(resource.0);
-            }
-            Command::Confirm { reservation, .. }
-            | Command::Release { reservation, .. }
-            | Command::Revoke { reservation }
-            | Command::Reclaim { reservation }
-            | Command::Expire { reservation, .. } => self.reservations.fetch(*reservation),
-            Command::ReserveBundle { .. } => {}
-        }
     }
 
     fn begin(&mut self, lsn: Lsn, slot: Slot) -> Result<(), OrderError> {

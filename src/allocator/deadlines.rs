@@ -8,6 +8,7 @@
 use super::config::{AllocatorConfig, ConfigError};
 use super::table::{IdIndex, NOWHERE, Position, Slab, with_room};
 use crate::ids::{ReservationId, Slot};
+use prefetch_index::prefetch_index;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -82,6 +83,21 @@ impl Deadlines {
             bucket_fill,
             bucket_limit: config.max_expiration_bucket_len,
         })
+    }
+
+    /// Asks memory for the place of a reservation in its list.
+    pub(super) fn fetch(&self, position: Position) {
+        prefetch_index(&self.links, position as usize);
+    }
+
+    /// Asks memory for the places before and behind a reservation in its list.
+    pub(super) fn fetch_neighbours(&self, position: Position) {
+        let Link { previous, next, .. } = self.links[position as usize];
+        for neighbour in [previous, next] {
+            if neighbour != NOWHERE {
+                self.fetch(neighbour);
+            }
+        }
     }
 
     /// The bucket a deadline belongs to.

@@ -6,7 +6,7 @@
 //!
 //! - [`command`]: what can be asked and answered; [`payload`]: the same as bytes; [`mod@fingerprint`]: how a repeated
 //!   operation is recognised.
-//! - `apply`: one command after another; `lookup`: reads, which change nothing.
+//! - `apply`: one command after another; [`run`]: many that are known beforehand; `lookup`: reads, which change nothing.
 //! - [`snapshot`]: the state as records, and every rule a set of records must keep to be a state.
 
 mod apply;
@@ -18,6 +18,7 @@ mod lookup;
 mod operations;
 pub mod payload;
 mod reservations;
+pub mod run;
 pub mod snapshot;
 mod table;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use deadlines::Due;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use lookup::{ReservationLookup, ReservationView, ResourceView};
 pub use payload::{PayloadError, PayloadKind};
+pub use run::{Body, Entry};
 pub use snapshot::{OperationRecord, Snapshot, SnapshotError};
 
 use crate::ids::{Lsn, ReservationId, ResourceId, Slot};

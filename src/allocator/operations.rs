@@ -5,7 +5,7 @@
 
 use super::config::ConfigError;
 use super::fingerprint::Fingerprint;
-use super::table::{IdIndex, NOWHERE, Position, Slab};
+use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab};
 use super::{OperationRecord, Outcome, ResultCode};
 use crate::ids::{LeaseEpoch, Lsn, OperationId, ReservationId, Slot};
 
@@ -118,9 +118,14 @@ impl Operations {
         self.index.find(id.0, |position| self.records[position].operation == id)
     }
 
-    /// Has the processor fetch what [`Operations::find`] will look at first.
+    /// Asks memory for what [`Operations::find`] will look at first.
     pub(super) fn fetch(&self, id: OperationId) {
         self.index.fetch(id.0);
+    }
+
+    /// Asks memory for the place of the operation that is stored after `others` more.
+    pub(super) fn fetch_place(&self, others: usize) {
+        self.records.fetch(self.records.later_position(others));
     }
 
     /// What is remembered there.
@@ -156,15 +161,17 @@ impl Operations {
 
     /// Forgets, from the oldest on, what has had its last slot before `now`.
     pub(super) fn retire(&mut self, now: Slot) {
-        while self.oldest != NOWHERE {
-            let oldest = &self.records[self.oldest];
-            if now <= oldest.retire_after {
-                break;
-            }
-            if oldest.newer != NOWHERE {
-                self.fetch(self.records[oldest.newer].operation);
+        let (mut next_asked, mut lead) = (self.oldest, 0);
+        while self.oldest != NOWHERE && now > self.records[self.oldest].retire_after {
+            // Often many are forgotten at once.
+            while lead < RETIREMENT_LEAD && next_asked != NOWHERE {
+                let Stored { operation, newer, .. } = self.records[next_asked];
+                self.fetch(operation);
+                next_asked = newer;
+                lead += 1;
             }
             self.remove(self.oldest);
+            lead -= 1;
         }
     }
 

@@ -2,13 +2,15 @@
 //!
 //! What every command needs of a reservation fits one line of a processor's cache; what only its making, its end and
 //! its readers need lies beside it. The first resource is part of the record, because most reservations have no other;
-//! further ones form a chain. Ended reservations form another, in the order in which they are forgotten.
+//! further ones form a chain.
 
 use super::ReservationState;
 use super::config::{AllocatorConfig, ConfigError};
 use super::snapshot::ReservationRecord;
-use super::table::{IdIndex, NOWHERE, Position, Slab, with_room};
+use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab, with_room};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, Slot};
+use prefetch_index::prefetch_index;
+use std::collections::VecDeque;
 
 /// What commands need.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +24,6 @@ pub(super) struct Reservation {
     first: u32,
     /// The chain of further resources, in the order of the request.
     further: Position,
-    /// The reservation that ended after this one.
-    next_ended: Position,
     pub(super) state: ReservationState,
 }
 
@@ -60,8 +60,8 @@ pub(super) struct Reservations {
     pasts: Vec<Past>,
     index: IdIndex,
     members: Slab<Member>,
-    first_ended: Position,
-    last_ended: Position,
+    /// Those that have ended, in the order in which they are forgotten.
+    ended: VecDeque<Position>,
 }
 
 impl Reservations {
@@ -76,8 +76,7 @@ impl Reservations {
             pasts: with_room(config.max_reservations as usize, "reservations")?,
             index: IdIndex::new(config.max_reservations, "reservations")?,
             members: Slab::new(members, "reservation members")?,
-            first_ended: NOWHERE,
-            last_ended: NOWHERE,
+            ended: with_room(config.max_reservations as usize, "ended reservations")?.into(),
         })
     }
 
@@ -96,9 +95,25 @@ impl Reservations {
         self.index.find(id.0, |position| self.records[position].id == id)
     }
 
-    /// Has the processor fetch what [`Reservations::find`] will look at first.
+    /// Asks memory for what [`Reservations::find`] will look at first.
     pub(super) fn fetch(&self, id: ReservationId) {
         self.index.fetch(id.0);
+    }
+
+    /// Where a reservation is, unless another one's id looks much the same. Looks at no record.
+    pub(super) fn likely(&self, id: ReservationId) -> Option<Position> {
+        self.index.likely(id.0)
+    }
+
+    /// Asks memory for a reservation.
+    pub(super) fn fetch_record(&self, position: Position) {
+        self.records.fetch(position);
+        prefetch_index(&self.pasts, position as usize);
+    }
+
+    /// Asks memory for the place of the reservation that is stored after `others` more.
+    pub(super) fn fetch_place(&self, others: usize) {
+        self.fetch_record(self.records.later_position(others));
     }
 
     /// Positions of all reservations, ascending.
@@ -151,7 +166,6 @@ impl Reservations {
             deadline: new.deadline,
             first: NOWHERE,
             further: NOWHERE,
-            next_ended: NOWHERE,
             state: new.state,
         });
         let past = Past {
@@ -199,26 +213,24 @@ impl Reservations {
 
     /// Lets an ended reservation be forgotten after all of which that was said before.
     pub(super) fn will_retire(&mut self, position: Position) {
-        self.records[position].next_ended = NOWHERE;
-        match self.last_ended {
-            NOWHERE => self.first_ended = position,
-            last => self.records[last].next_ended = position,
-        }
-        self.last_ended = position;
+        self.ended.push_back(position);
     }
 
     /// Forgets the ended reservation whose turn it is, if it has had its last slot before `now`.
     pub(super) fn retire_one(&mut self, now: Slot) -> Option<ReservationId> {
-        let position = self.first_ended;
-        if position == NOWHERE || now <= self.pasts[position as usize].retire_after {
+        let position = *self.ended.front()?;
+        if now <= self.pasts[position as usize].retire_after {
             return None;
         }
-        let Reservation { id, further, next_ended, .. } = self.records[position];
-        self.first_ended = next_ended;
-        match next_ended {
-            NOWHERE => self.last_ended = NOWHERE,
-            next => self.fetch(self.records[next].id),
+        // Often many are forgotten at once.
+        if let Some(later) = self.ended.get(2 * RETIREMENT_LEAD) {
+            self.fetch_record(*later);
         }
+        if let Some(later) = self.ended.get(RETIREMENT_LEAD) {
+            self.fetch(self.records[*later].id);
+        }
+        self.ended.pop_front();
+        let Reservation { id, further, .. } = self.records[position];
         let mut member = further;
         while member != NOWHERE {
             let next = self.members[member].next;

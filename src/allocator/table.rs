@@ -5,12 +5,16 @@
 
 use super::config::ConfigError;
 use crate::allocator::config::ConfigError::OutOfMemory;
+use prefetch_index::prefetch_index;
 
 /// Position of a record in its slab.
 pub(super) type Position = u32;
 
 /// No position: the end of a chain, or a record without partner.
 pub(super) const NOWHERE: Position = u32::MAX;
+
+/// How many records ahead of the one that is forgotten memory is asked for what forgetting them will look at.
+pub(super) const RETIREMENT_LEAD: usize = 8;
 
 /// A vector with room for `capacity` elements.
 pub(super) fn with_room<T>(capacity: usize, table: &'static str) -> Result<Vec<T>, ConfigError> {
@@ -68,9 +72,14 @@ impl IdIndex {
         if to >= from { to - from } else { to + self.entries.len() - from }
     }
 
-    /// Has the processor fetch what [`IdIndex::find`] will look at first, while it goes on with something else.
+    /// Asks memory for what [`IdIndex::find`] will look at first.
     pub(super) fn fetch(&self, id: u128) {
-        std::hint::black_box(self.entries[self.home(spread(id) as u32)].tag);
+        prefetch_index(&self.entries, self.home(spread(id) as u32));
+    }
+
+    /// The position stored for `id`, or for another id with the same tag. Looks at no record.
+    pub(super) fn likely(&self, id: u128) -> Option<Position> {
+        self.find(id, |_| true)
     }
 
     /// The position stored for `id`; `is_it` tells whether the record at a position has that id.
@@ -171,6 +180,19 @@ impl<T> Slab<T> {
     /// Gives the position of a stored record back. What stays behind there is never read as a record again.
     pub(super) fn remove(&mut self, position: Position) {
         self.free.push(position);
+    }
+
+    /// Asks memory for the record at a position.
+    pub(super) fn fetch(&self, position: Position) {
+        prefetch_index(&self.records, position as usize);
+    }
+
+    /// The position of the record that is stored after `others` more, if none is removed before.
+    pub(super) fn later_position(&self, others: usize) -> Position {
+        match self.free.len().checked_sub(others + 1) {
+            Some(index) => self.free[index],
+            None => (self.records.len() + others - self.free.len()) as Position,
+        }
     }
 
     /// Positions of all stored records, ascending.

@@ -17,7 +17,7 @@ pub use recovery::RecoveryError;
 
 use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
 use crate::allocator::{
-    Allocator, ClientCommand, Command, Due, Fingerprint, OrderError, Outcome, PayloadError, PayloadKind,
+    Allocator, ClientCommand, Command, Due, Entry, Fingerprint, OrderError, Outcome, PayloadError, PayloadKind,
     SlotOverflow, fingerprint,
 };
 use crate::ids::{Lsn, OperationId, Slot};
@@ -198,11 +198,6 @@ pub enum CommitError {
     Rejected(Rejection),
 }
 
-enum Decoded {
-    Client(ClientCommand),
-    Internal(Command),
-}
-
 struct Queued {
     operation: OperationId,
     slot: Slot,
@@ -351,25 +346,30 @@ impl Engine {
             self.halt(format!("{}: append: {error}", self.paths.wal.display()));
             return Err(CommitError::Halted);
         }
-        let mut outcomes = Vec::with_capacity(entries.len());
-        for (entry, command) in entries.iter().zip(&decoded) {
-            #[cfg(feature = "planted-faults")]
-            if PlantedFault::SnapshotOneShort.is_awake() {
-                self.one_short = Some(self.allocator.snapshot());
-            }
-            match self.apply(entry.lsn, entry.slot, command) {
-                Ok(outcome) => outcomes.push(outcome),
-                Err(error) => {
-                    // The checks above rule this out; if they are wrong, nothing may build on what follows.
-                    self.halt(format!("LSN {}: {error}", entry.lsn));
-                    return Err(CommitError::Halted);
-                }
+        let mut outcomes = Vec::new();
+        match self.apply(&decoded, &mut outcomes) {
+            Ok(()) => Ok(outcomes),
+            Err(error) => {
+                // The checks above rule this out; if they are wrong, nothing may build on what follows.
+                self.halt(error.to_string());
+                Err(CommitError::Halted)
             }
         }
-        Ok(outcomes)
     }
 
-    fn check_batch(&self, entries: &[LogEntry<'_>]) -> Result<Vec<Decoded>, CommitError> {
+    fn apply(&mut self, run: &[Entry], outcomes: &mut Vec<Outcome>) -> Result<(), OrderError> {
+        #[cfg(feature = "planted-faults")]
+        if PlantedFault::SnapshotOneShort.is_awake()
+            && let Some((last, before)) = run.split_last()
+        {
+            self.allocator.apply_run(before, outcomes)?;
+            self.one_short = Some(self.allocator.snapshot());
+            return self.allocator.apply_run(std::slice::from_ref(last), outcomes);
+        }
+        self.allocator.apply_run(run, outcomes)
+    }
+
+    fn check_batch(&self, entries: &[LogEntry<'_>]) -> Result<Vec<Entry>, CommitError> {
         let mut last = self.allocator.last_applied_lsn();
         let mut last_slot = self.allocator.last_request_slot();
         let mut decoded = Vec::with_capacity(entries.len());
@@ -381,31 +381,13 @@ impl Engine {
             }
             let rejected = CommitError::Rejected;
             Self::check_slot_order(entry.slot, last_slot).map_err(rejected)?;
-            decoded.push(match entry.kind {
-                PayloadKind::Client => {
-                    let client = decode_client(entry.payload).map_err(|error| rejected(error.into()))?;
-                    let slots = self.allocator.check_client_slots(entry.slot, &client.command);
-                    slots.map_err(|overflow| rejected(overflow.into()))?;
-                    Decoded::Client(client)
-                }
-                PayloadKind::Internal => {
-                    let command = decode_internal(entry.payload).map_err(|error| rejected(error.into()))?;
-                    let slots = self.allocator.check_slots(entry.slot, &command);
-                    slots.map_err(|overflow| rejected(overflow.into()))?;
-                    Decoded::Internal(command)
-                }
-            });
-            last = Some(entry.lsn);
-            last_slot = Some(entry.slot);
+            let entry = Entry::decode(entry.lsn, entry.slot, entry.kind, entry.payload)
+                .map_err(|error| rejected(error.into()))?;
+            self.allocator.check_entry(&entry).map_err(|overflow| rejected(overflow.into()))?;
+            (last, last_slot) = (Some(entry.lsn), Some(entry.slot));
+            decoded.push(entry);
         }
         Ok(decoded)
-    }
-
-    fn apply(&mut self, lsn: Lsn, slot: Slot, command: &Decoded) -> Result<Outcome, OrderError> {
-        match command {
-            Decoded::Client(client) => self.allocator.apply_client(lsn, slot, client),
-            Decoded::Internal(command) => self.allocator.apply_internal(lsn, slot, command),
-        }
     }
 
     /// What is remembered of a client's operation at `slot`; nothing if the payload is no command.

@@ -5,9 +5,8 @@
 use super::log_walk::{LogEnd, walk_log};
 use super::metrics::Startup;
 use super::{Engine, EngineConfig, EngineConfigError, EnginePaths, LogEntry};
-use crate::allocator::payload::{decode_client, decode_internal};
 use crate::allocator::{
-    Allocator, AllocatorConfig, ConfigError, OrderError, PayloadError, PayloadKind, SlotOverflow,
+    Allocator, AllocatorConfig, ConfigError, Entry, OrderError, Outcome, PayloadError, SlotOverflow,
     SnapshotError,
 };
 use crate::ids::{Lsn, Slot};
@@ -23,6 +22,9 @@ use std::sync::Arc;
 
 /// How much is held in memory while a part of the log is written again.
 const COPY_BYTES: u64 = 256 * 1024;
+
+/// How many commands of the log are decoded before they are applied.
+const RUN_LENGTH: usize = 128;
 
 /// Why an engine cannot be built from its files. The files are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +166,9 @@ impl Engine {
         let loaded = allocator.last_applied_lsn();
         let covered = allocator.last_applied();
         let uncertain = pending.first().map(|entry| (entry.lsn, 0));
-        let mut replay = Replay { allocator, frames: 0, bytes: 0, uncertain, last_lsn: None };
-        let walked = walk_log(&*file, &paths.wal, covered, pending, |frame| replay.apply(frame))?;
+        let mut replay = Replay::onto(allocator, uncertain);
+        let walked = walk_log(&*file, &paths.wal, covered, pending, |frame| replay.take(frame))?;
+        replay.apply()?;
         match walked.end {
             LogEnd::Clean => {}
             LogEnd::CutShort => {
@@ -251,6 +254,10 @@ fn write_again(file: &mut dyn DiskFile, offset: u64, length: u64) -> io::Result<
 /// What applying the log to the state has come to so far.
 struct Replay {
     allocator: Allocator,
+    /// Decoded, not applied yet.
+    run: Vec<Entry>,
+    /// Kept only for its memory.
+    outcomes: Vec<Outcome>,
     frames: u32,
     bytes: u64,
     /// LSNs from which on frames are counted separately, and their bytes.
@@ -259,24 +266,28 @@ struct Replay {
 }
 
 impl Replay {
-    fn apply(&mut self, frame: &Frame<'_>) -> Result<(), RecoveryError> {
+    fn onto(allocator: Allocator, uncertain: Option<(Lsn, u64)>) -> Self {
+        Self {
+            allocator,
+            run: Vec::with_capacity(RUN_LENGTH),
+            outcomes: Vec::with_capacity(RUN_LENGTH),
+            frames: 0,
+            bytes: 0,
+            uncertain,
+            last_lsn: None,
+        }
+    }
+
+    /// Takes the next frame in. Its command is applied now or with later ones.
+    fn take(&mut self, frame: &Frame<'_>) -> Result<(), RecoveryError> {
         let lsn = frame.lsn;
-        let payload = |error| RecoveryError::Payload { lsn, error };
-        let overflow = |overflow| RecoveryError::SlotOverflow { lsn, overflow };
-        let applied = match frame.record.payload_kind() {
-            Some(PayloadKind::Client) => {
-                let client = decode_client(frame.payload).map_err(payload)?;
-                self.allocator.check_client_slots(frame.slot, &client.command).map_err(overflow)?;
-                self.allocator.apply_client(lsn, frame.slot, &client)
-            }
-            Some(PayloadKind::Internal) => {
-                let command = decode_internal(frame.payload).map_err(payload)?;
-                self.allocator.check_slots(frame.slot, &command).map_err(overflow)?;
-                self.allocator.apply_internal(lsn, frame.slot, &command)
-            }
-            None => return Ok(()),
-        };
-        applied.map_err(|error| RecoveryError::NotApplicable { lsn, error })?;
+        let Some(kind) = frame.record.payload_kind() else { return Ok(()) };
+        let entry = Entry::decode(lsn, frame.slot, kind, frame.payload)
+            .map_err(|error| RecoveryError::Payload { lsn, error })?;
+        self.allocator
+            .check_entry(&entry)
+            .map_err(|overflow| RecoveryError::SlotOverflow { lsn, overflow })?;
+        self.run.push(entry);
         self.frames = self.frames.saturating_add(1);
         let bytes = frame.encoded_len() as u64;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -284,6 +295,17 @@ impl Replay {
             *uncertain = uncertain.saturating_add(bytes);
         }
         self.last_lsn = Some(lsn);
+        if self.run.len() == RUN_LENGTH { self.apply() } else { Ok(()) }
+    }
+
+    /// Applies what has been taken in.
+    fn apply(&mut self) -> Result<(), RecoveryError> {
+        let applied = self.allocator.apply_run(&self.run, &mut self.outcomes);
+        if let (Err(error), Some(entry)) = (applied, self.run.get(self.outcomes.len())) {
+            return Err(RecoveryError::NotApplicable { lsn: entry.lsn, error });
+        }
+        self.run.clear();
+        self.outcomes.clear();
         Ok(())
     }
 }

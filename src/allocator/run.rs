@@ -1,0 +1,192 @@
+//! Runs of commands that are known before the first of them is applied: a batch that is committed, a log that is
+//! replayed.
+//!
+//! A command waits mostly for memory: what it looks up lies in tables far larger than a processor's nearest caches, and
+//! each look tells where the next one goes. What the commands after it will look at can come meanwhile. So each is
+//! looked at in three steps before it is applied, and every step asks memory for what the next one reads: indexes, then
+//! records, then what records point to. These steps change nothing and decide nothing. Memory that a command in
+//! between has changed, or an id that has gone, costs a wait, not a wrong result.
+
+use super::payload::{decode_client, decode_internal};
+use super::{
+    Allocator, ClientCommand, Command, OrderError, Outcome, PayloadError, PayloadKind, SlotOverflow,
+};
+use crate::ids::{Lsn, ReservationId, Slot};
+use prefetch_index::prefetch_index;
+
+/// How many commands a step is ahead of the next one. Long enough for memory to answer, short enough for what it brings to
+/// be still there.
+const LEAD: usize = 6;
+
+/// A command with whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Sent by a client.
+    Client(ClientCommand),
+    /// Made by the system itself.
+    Internal(Command),
+}
+
+/// A command with its place in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub lsn: Lsn,
+    /// Its request slot.
+    pub slot: Slot,
+    /// What is asked.
+    pub body: Body,
+}
+
+impl Entry {
+    /// Decodes what a log keeps of a command.
+    ///
+    /// # Errors
+    /// As [`decode_client`].
+    pub fn decode(lsn: Lsn, slot: Slot, kind: PayloadKind, payload: &[u8]) -> Result<Self, PayloadError> {
+        let body = match kind {
+            PayloadKind::Client => Body::Client(decode_client(payload)?),
+            PayloadKind::Internal => Body::Internal(decode_internal(payload)?),
+        };
+        Ok(Self { lsn, slot, body })
+    }
+
+    /// What is asked, whoever asks.
+    #[must_use]
+    pub fn command(&self) -> &Command {
+        match &self.body {
+            Body::Client(client) => &client.command,
+            Body::Internal(command) => command,
+        }
+    }
+}
+
+impl Allocator {
+    /// Checks the slot sums an entry may need. Depends on the configuration only, not on the state.
+    ///
+    /// # Errors
+    /// The first sum that does not fit 64 bits.
+    pub fn check_entry(&self, entry: &Entry) -> Result<(), SlotOverflow> {
+        match &entry.body {
+            Body::Client(client) => self.check_client_slots(entry.slot, &client.command),
+            Body::Internal(command) => self.check_slots(entry.slot, command),
+        }
+    }
+
+    /// Applies one entry, as [`Allocator::apply_client`] or [`Allocator::apply_internal`].
+    ///
+    /// # Errors
+    /// When it cannot come next in a log.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Outcome, OrderError> {
+        match &entry.body {
+            Body::Client(client) => self.apply_client(entry.lsn, entry.slot, client),
+            Body::Internal(command) => self.apply_internal(entry.lsn, entry.slot, command),
+        }
+    }
+
+    /// Applies entries one after the other, exactly as [`Allocator::apply`] does, and appends their outcomes. With
+    /// large tables this is several times as fast.
+    ///
+    /// # Errors
+    /// The first entry that cannot come next in a log. Those before it are applied and have their outcomes.
+    pub fn apply_run(&mut self, run: &[Entry], outcomes: &mut Vec<Outcome>) -> Result<(), OrderError> {
+        outcomes.reserve(run.len());
+        let behind = |step: usize, lead: usize| step.checked_sub(lead).and_then(|at| run.get(at));
+        for step in 0..run.len() + 3 * LEAD {
+            if let Some(entry) = run.get(step) {
+                self.foresee_indexes(entry);
+            }
+            if let Some(entry) = behind(step, LEAD) {
+                self.foresee_records(entry);
+            }
+            if let Some(entry) = behind(step, 2 * LEAD) {
+                self.foresee_others(entry);
+            }
+            if let Some(entry) = behind(step, 3 * LEAD) {
+                outcomes.push(self.apply(entry)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first step: where the indexes will be searched, and the places where new records will be stored.
+    fn foresee_indexes(&self, entry: &Entry) {
+        if let Body::Client(client) = &entry.body {
+            self.operations.fetch(client.operation);
+            // Every command of a client stores one.
+            self.operations.fetch_place(3 * LEAD);
+        }
+        match entry.command() {
+            Command::CreateResource { resource } => self.resource_index.fetch(resource.0),
+            Command::Reserve { resource, .. } => {
+                self.resource_index.fetch(resource.0);
+                self.foresee_reservation(entry.lsn);
+            }
+            Command::ReserveBundle { resources, .. } => {
+                for resource in resources {
+                    self.resource_index.fetch(resource.0);
+                }
+                self.foresee_reservation(entry.lsn);
+            }
+            Command::Confirm { reservation, .. }
+            | Command::Release { reservation, .. }
+            | Command::Revoke { reservation }
+            | Command::Reclaim { reservation }
+            | Command::Expire { reservation, .. } => self.reservations.fetch(*reservation),
+        }
+    }
+
+    fn foresee_reservation(&self, lsn: Lsn) {
+        self.reservations.fetch(ReservationId::mint(self.config.shard_id, lsn));
+        // Every third command, about, stores one.
+        self.reservations.fetch_place(LEAD);
+    }
+
+    /// The second step: records that the indexes lead to.
+    fn foresee_records(&self, entry: &Entry) {
+        match entry.command() {
+            Command::CreateResource { .. } => {}
+            Command::Reserve { resource, .. } => self.foresee_resource(resource.0),
+            Command::ReserveBundle { resources, .. } => {
+                for resource in resources {
+                    self.foresee_resource(resource.0);
+                }
+            }
+            Command::Confirm { reservation, .. }
+            | Command::Release { reservation, .. }
+            | Command::Revoke { reservation }
+            | Command::Reclaim { reservation }
+            | Command::Expire { reservation, .. } => {
+                if let Some(position) = self.reservations.likely(*reservation) {
+                    self.reservations.fetch_record(position);
+                    self.deadlines.fetch(position);
+                }
+            }
+        }
+    }
+
+    fn foresee_resource(&self, id: u128) {
+        if let Some(position) = self.resource_index.likely(id) {
+            prefetch_index(&self.resources, position as usize);
+        }
+    }
+
+    /// The third step: what a reservation's record leads to.
+    fn foresee_others(&self, entry: &Entry) {
+        match entry.command() {
+            Command::CreateResource { .. } | Command::Reserve { .. } | Command::ReserveBundle { .. } => {}
+            Command::Confirm { reservation, .. }
+            | Command::Release { reservation, .. }
+            | Command::Revoke { reservation }
+            | Command::Reclaim { reservation }
+            | Command::Expire { reservation, .. } => {
+                if let Some(position) = self.reservations.likely(*reservation) {
+                    self.deadlines.fetch_neighbours(position);
+                    for resource in self.reservations.resources_of(position) {
+                        prefetch_index(&self.resources, resource as usize);
+                    }
+                }
+            }
+        }
+    }
+}
