@@ -8,7 +8,7 @@ mod allocator_model;
 
 use allocator_model::{Applied, Model};
 use allocdb_node::allocator::{
-    Allocator, AllocatorConfig, ClientCommand, Command, OrderError, Outcome, ResultCode,
+    Allocator, AllocatorConfig, Body, ClientCommand, Command, Entry, OrderError, Outcome, ResultCode,
 };
 use allocdb_node::ids::{
     ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, ShardId, Slot,
@@ -155,35 +155,56 @@ fn agree<T: PartialEq + std::fmt::Debug>(what: &str, real: &T, model: &T) -> Res
     Err(format!("{what}: the allocator says {real:?}, the model {model:?}"))
 }
 
+/// Applies in runs what has been applied one by one. A run stops at what is out of order, and the next goes on behind it.
+fn runs_agree(allocator: &mut Allocator, entries: &[Entry], one_by_one: &[Applied]) -> Result<(), String> {
+    let mut in_runs = Vec::new();
+    while in_runs.len() < entries.len() {
+        let mut outcomes = Vec::new();
+        let ended = allocator.apply_run(&entries[in_runs.len()..], &mut outcomes);
+        in_runs.extend(outcomes.into_iter().map(Applied::Outcome));
+        match ended {
+            Ok(()) => break,
+            Err(_) => in_runs.push(Applied::OutOfOrder),
+        }
+    }
+    agree("in runs", &in_runs.as_slice(), &one_by_one)
+}
+
 /// Plays one sequence. Returns the codes that were seen.
 fn play(seed: u64) -> Result<BTreeSet<&'static str>, String> {
     let mut script = Script::new(seed);
     let mut real = Allocator::new(script.config).map_err(|error| error.to_string())?;
     let mut model = Model::new(script.config);
     let mut codes = BTreeSet::new();
+    let mut of_runs = Allocator::new(script.config).map_err(|error| error.to_string())?;
+    let (mut run, mut of_run) = (Vec::new(), Vec::new());
     for number in 1..=COMMANDS {
         let (lsn, slot) = script.place();
         let last = (script.lsn, script.slot);
         let internal = script.rng.u8(..10) == 0 && slot.0 < u64::MAX / 2;
-        let (what, of_real, of_model) = if internal {
+        let body = if internal {
             // What a tick would do, most of the time.
             let due = real.due(slot, 3);
             agree("due", &due, &model.due(slot, 3)).map_err(|problem| at(number, &problem))?;
-            let command = match due.first() {
+            Body::Internal(match due.first() {
                 Some(due) if script.rng.u8(..8) > 0 => {
                     Command::Expire { reservation: due.reservation, deadline: due.deadline }
                 }
                 _ => script.command(),
-            };
-            let of_real = applied(real.apply_internal(lsn, slot, &command));
-            (format!("{command:?}"), of_real, model.apply_internal(lsn, slot, &command))
+            })
         } else {
             let command = script.command();
-            let client = ClientCommand { operation: script.operation(), client: ClientId(1), command };
-            let of_real = applied(real.apply_client(lsn, slot, &client));
-            (format!("{client:?}"), of_real, model.apply_client(lsn, slot, &client))
+            Body::Client(ClientCommand { operation: script.operation(), client: ClientId(1), command })
         };
-        let what = format!("{what} as LSN {lsn} at slot {slot}, after {last:?}");
+        let of_model = match &body {
+            Body::Internal(command) => model.apply_internal(lsn, slot, command),
+            Body::Client(client) => model.apply_client(lsn, slot, client),
+        };
+        let entry = Entry { lsn, slot, body };
+        let of_real = applied(real.apply(&entry));
+        let what = format!("{entry:?}, after {last:?}");
+        run.push(entry);
+        of_run.push(of_real);
         agree(&what, &of_real, &of_model).map_err(|problem| at(number, &problem))?;
         match of_real {
             Applied::Outcome(outcome) => {
@@ -207,6 +228,11 @@ fn play(seed: u64) -> Result<BTreeSet<&'static str>, String> {
             let snapshot = real.snapshot();
             agree("snapshot", &snapshot, &model.snapshot()).map_err(|problem| at(number, &problem))?;
             real.check_invariants().map_err(|error| at(number, &error.to_string()))?;
+            runs_agree(&mut of_runs, &run, &of_run).map_err(|problem| at(number, &problem))?;
+            agree("snapshot of runs", &of_runs.snapshot(), &snapshot)
+                .map_err(|problem| at(number, &problem))?;
+            run.clear();
+            of_run.clear();
             // It goes on from what it has written.
             real = Allocator::restore(script.config, &snapshot)
                 .map_err(|error| at(number, &error.to_string()))?;

@@ -6,7 +6,7 @@
 //! many deadlines may fall together; in memory only their fill is kept.
 
 use super::config::{AllocatorConfig, ConfigError};
-use super::table::{IdIndex, NOWHERE, Position, Slab, with_room};
+use super::table::{IdIndex, NOWHERE, Position, Slab, note_step, with_room};
 use crate::ids::{ReservationId, Slot};
 use prefetch_index::prefetch_index;
 use std::cmp::Reverse;
@@ -119,6 +119,7 @@ impl Deadlines {
         let (mut previous, mut next) = (list.last, NOWHERE);
         if due.reservation <= list.greatest {
             while previous != NOWHERE && id_of(previous) > due.reservation {
+                note_step();
                 (previous, next) = (self.links[previous as usize].previous, previous);
             }
         }
@@ -194,6 +195,7 @@ impl Deadlines {
     fn rise(&mut self, mut place: usize) {
         let entry = self.heap[place];
         while place > 0 {
+            note_step();
             let parent = (place - 1) / 2;
             if self.heap[parent].deadline <= entry.deadline {
                 break;
@@ -207,6 +209,7 @@ impl Deadlines {
     fn sink(&mut self, mut place: usize) {
         let entry = self.heap[place];
         loop {
+            note_step();
             let left = 2 * place + 1;
             let Some(left_entry) = self.heap.get(left) else { break };
             let (child, child_entry) = match self.heap.get(left + 1) {

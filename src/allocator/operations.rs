@@ -5,7 +5,7 @@
 
 use super::config::ConfigError;
 use super::fingerprint::Fingerprint;
-use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab};
+use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab, note_step};
 use super::{OperationRecord, Outcome, ResultCode};
 use crate::ids::{LeaseEpoch, Lsn, OperationId, ReservationId, Slot};
 
@@ -165,6 +165,7 @@ impl Operations {
         while self.oldest != NOWHERE && now > self.records[self.oldest].retire_after {
             // Often many are forgotten at once.
             while lead < RETIREMENT_LEAD && next_asked != NOWHERE {
+                note_step();
                 let Stored { operation, newer, .. } = self.records[next_asked];
                 self.fetch(operation);
                 next_asked = newer;

@@ -7,7 +7,7 @@
 use super::ReservationState;
 use super::config::{AllocatorConfig, ConfigError};
 use super::snapshot::ReservationRecord;
-use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab, with_room};
+use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab, note_step, with_room};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, Slot};
 use prefetch_index::prefetch_index;
 use std::collections::VecDeque;
@@ -36,6 +36,7 @@ impl Reservation {
 
 /// The rest.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
 struct Past {
     created_lsn: Lsn,
     released_lsn: Lsn,
@@ -60,8 +61,9 @@ pub(super) struct Reservations {
     pasts: Vec<Past>,
     index: IdIndex,
     members: Slab<Member>,
-    /// Those that have ended, in the order in which they are forgotten.
-    ended: VecDeque<Position>,
+    /// Those that have ended, in the order in which they are forgotten, each with the last slot at which it is
+    /// remembered.
+    ended: VecDeque<(Slot, Position)>,
 }
 
 impl Reservations {
@@ -105,15 +107,21 @@ impl Reservations {
         self.index.likely(id.0)
     }
 
-    /// Asks memory for a reservation.
+    /// Asks memory for what every command needs of a reservation.
     pub(super) fn fetch_record(&self, position: Position) {
         self.records.fetch(position);
+    }
+
+    /// Asks memory for what the making and the end of a reservation need besides.
+    pub(super) fn fetch_past(&self, position: Position) {
         prefetch_index(&self.pasts, position as usize);
     }
 
     /// Asks memory for the place of the reservation that is stored after `others` more.
     pub(super) fn fetch_place(&self, others: usize) {
-        self.fetch_record(self.records.later_position(others));
+        let position = self.records.later_position(others);
+        self.fetch_record(position);
+        self.fetch_past(position);
     }
 
     /// Positions of all reservations, ascending.
@@ -150,6 +158,7 @@ impl Reservations {
             if at == NOWHERE {
                 return None;
             }
+            note_step();
             let member = &self.members[at];
             at = member.next;
             Some(member.resource)
@@ -213,22 +222,23 @@ impl Reservations {
 
     /// Lets an ended reservation be forgotten after all of which that was said before.
     pub(super) fn will_retire(&mut self, position: Position) {
-        self.ended.push_back(position);
+        self.ended.push_back((self.pasts[position as usize].retire_after, position));
     }
 
     /// Forgets the ended reservation whose turn it is, if it has had its last slot before `now`.
     pub(super) fn retire_one(&mut self, now: Slot) -> Option<ReservationId> {
-        let position = *self.ended.front()?;
-        if now <= self.pasts[position as usize].retire_after {
+        let (retire_after, position) = *self.ended.front()?;
+        if now <= retire_after {
             return None;
         }
         // Often many are forgotten at once.
-        if let Some(later) = self.ended.get(2 * RETIREMENT_LEAD) {
-            self.fetch_record(*later);
+        if let Some((_, later)) = self.ended.get(2 * RETIREMENT_LEAD) {
+            self.records.fetch(*later);
         }
-        if let Some(later) = self.ended.get(RETIREMENT_LEAD) {
+        if let Some((_, later)) = self.ended.get(RETIREMENT_LEAD) {
             self.fetch(self.records[*later].id);
         }
+        note_step();
         self.ended.pop_front();
         let Reservation { id, further, .. } = self.records[position];
         let mut member = further;

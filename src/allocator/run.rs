@@ -160,6 +160,9 @@ impl Allocator {
                 if let Some(position) = self.reservations.likely(*reservation) {
                     self.reservations.fetch_record(position);
                     self.deadlines.fetch(position);
+                    if !matches!(entry.command(), Command::Confirm { .. } | Command::Revoke { .. }) {
+                        self.reservations.fetch_past(position);
+                    }
                 }
             }
         }

@@ -16,6 +16,18 @@ pub(super) const NOWHERE: Position = u32::MAX;
 /// How many records ahead of the one that is forgotten memory is asked for what forgetting them will look at.
 pub(super) const RETIREMENT_LEAD: usize = 8;
 
+/// Counts, in tests, a look at an entry or a record that a command takes: they must not be more in larger tables.
+pub(super) fn note_step() {
+    #[cfg(test)]
+    STEPS.with(|steps| steps.set(steps.get() + 1));
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Steps that this thread's allocators have taken.
+    pub(super) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// A vector with room for `capacity` elements.
 pub(super) fn with_room<T>(capacity: usize, table: &'static str) -> Result<Vec<T>, ConfigError> {
     let mut vec = Vec::new();
@@ -87,6 +99,7 @@ impl IdIndex {
         let tag = spread(id) as u32;
         let mut at = self.home(tag);
         loop {
+            note_step();
             let entry = self.entries[at];
             if entry.position == NOWHERE {
                 return None;
@@ -103,6 +116,7 @@ impl IdIndex {
         let tag = spread(id) as u32;
         let mut at = self.home(tag);
         while self.entries[at].position != NOWHERE {
+            note_step();
             at = self.after(at);
         }
         self.entries[at] = Entry { tag, position };
@@ -112,6 +126,7 @@ impl IdIndex {
     pub(super) fn remove(&mut self, id: u128, position: Position) {
         let mut gap = self.home(spread(id) as u32);
         while self.entries[gap].position != position {
+            note_step();
             if self.entries[gap].position == NOWHERE {
                 return;
             }
@@ -120,6 +135,7 @@ impl IdIndex {
         // Whoever behind the gap would rather be at or before it moves up, until a vacancy ends the run.
         let mut at = gap;
         loop {
+            note_step();
             at = self.after(at);
             let entry = self.entries[at];
             if entry.position == NOWHERE {

@@ -524,3 +524,61 @@ proptest! {
         }
     }
 }
+
+/// Steps that a command takes on average where random resources are reserved, confirmed and released, in tables that are
+/// full of remembered operations and reservations.
+fn steps_of_a_command(resources: u32) -> f64 {
+    const COMMANDS_PER_SLOT: u64 = 50;
+    let window = u64::from(resources) / (2 * COMMANDS_PER_SLOT);
+    let room = resources + resources / 2;
+    let mut allocator = Allocator::new(AllocatorConfig {
+        max_resources: resources,
+        max_reservations: room,
+        max_operations: room,
+        max_ttl_slots: window,
+        max_client_retry_window_slots: window,
+        reservation_history_window_slots: window,
+        max_expiration_bucket_len: room,
+        ..roomy()
+    })
+    .unwrap();
+    let mut random = fastrand::Rng::with_seed(u64::from(resources));
+    let mut leases = vec![(0, 0); resources as usize];
+    let take = |allocator: &mut Allocator, lsn: u64, command: Command| {
+        let operation = OperationId(1_795_423_506_660 << 64 | u128::from(lsn));
+        let client = ClientCommand { operation, client: ClientId(7), command };
+        let entry = Entry { lsn: Lsn(lsn), slot: Slot(lsn / COMMANDS_PER_SLOT), body: Body::Client(client) };
+        assert_eq!(allocator.apply(&entry).map(|outcome| outcome.code), Result::Ok(Ok));
+    };
+    let (filled, end) = (u64::from(resources) * 6, u64::from(resources) * 8);
+    let mut before = 0;
+    for lsn in 1..=end {
+        if lsn == filled {
+            before = table::STEPS.get();
+        }
+        let command = if lsn <= u64::from(resources) {
+            create(lsn.into())
+        } else {
+            let at = random.usize(..leases.len());
+            let (step, reservation) = &mut leases[at];
+            *step = (*step + 1) % 3;
+            match *step {
+                1 => {
+                    *reservation = lsn.into();
+                    reserve(at as u128 + 1, 9, 1 + lsn % window)
+                }
+                2 => confirm(*reservation, 9, 1),
+                _ => release(*reservation, 9, 1),
+            }
+        };
+        take(&mut allocator, lsn, command);
+    }
+    (table::STEPS.get() - before) as f64 / (end - filled) as f64
+}
+
+#[test]
+fn a_command_takes_no_more_steps_in_larger_tables() {
+    let [small, large] = [400, 40_000].map(steps_of_a_command);
+    assert!(small > 5.0, "{small} steps: they are not counted");
+    assert!(large < small * 1.1, "{large} steps of a command instead of {small}");
+}

@@ -17,8 +17,8 @@ pub use recovery::RecoveryError;
 
 use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
 use crate::allocator::{
-    Allocator, ClientCommand, Command, Due, Entry, Fingerprint, OrderError, Outcome, PayloadError, PayloadKind,
-    SlotOverflow, fingerprint,
+    Allocator, ClientCommand, Command, Due, Entry, Fingerprint, OrderError, Outcome, PayloadError,
+    PayloadKind, SlotOverflow, fingerprint,
 };
 use crate::ids::{Lsn, OperationId, Slot};
 #[cfg(feature = "planted-faults")]

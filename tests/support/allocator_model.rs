@@ -48,7 +48,7 @@ struct Operation {
 }
 
 /// What becomes of a command.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     /// It was applied, or refused for its slot.
     Outcome(Outcome),
