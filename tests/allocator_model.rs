@@ -34,7 +34,8 @@ fn config(rng: &mut Rng) -> AllocatorConfig {
         max_resources,
         max_reservations,
         max_bundle_size: rng.u32(1..=4.min(max_resources)),
-        max_operations: rng.u32(4..60),
+        // Either few, so that the table fills, or so many that runs look ahead.
+        max_operations: if rng.bool() { rng.u32(4..60) } else { 10_000 },
         max_ttl_slots,
         max_client_retry_window_slots: rng.u64(..20),
         reservation_history_window_slots: rng.u64(..=max_ttl_slots),

@@ -65,6 +65,37 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The resources it names.
+    #[must_use]
+    pub fn resources(&self) -> &[ResourceId] {
+        match self {
+            Command::CreateResource { resource } | Command::Reserve { resource, .. } => {
+                std::slice::from_ref(resource)
+            }
+            Command::ReserveBundle { resources, .. } => resources,
+            Command::Confirm { .. }
+            | Command::Release { .. }
+            | Command::Expire { .. }
+            | Command::Revoke { .. }
+            | Command::Reclaim { .. } => &[],
+        }
+    }
+
+    /// The reservation it names.
+    #[must_use]
+    pub fn reservation(&self) -> Option<ReservationId> {
+        match self {
+            Command::CreateResource { .. } | Command::Reserve { .. } | Command::ReserveBundle { .. } => None,
+            Command::Confirm { reservation, .. }
+            | Command::Release { reservation, .. }
+            | Command::Expire { reservation, .. }
+            | Command::Revoke { reservation }
+            | Command::Reclaim { reservation } => Some(*reservation),
+        }
+    }
+}
+
 /// A command as a client sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCommand {

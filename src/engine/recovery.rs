@@ -23,9 +23,6 @@ use std::sync::Arc;
 /// How much is held in memory while a part of the log is written again.
 const COPY_BYTES: u64 = 256 * 1024;
 
-/// How many commands of the log are decoded before they are applied.
-const RUN_LENGTH: usize = 128;
-
 /// Why an engine cannot be built from its files. The files are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
@@ -267,10 +264,11 @@ struct Replay {
 
 impl Replay {
     fn onto(allocator: Allocator, uncertain: Option<(Lsn, u64)>) -> Self {
+        let run_length = allocator.run_length();
         Self {
+            run: Vec::with_capacity(run_length),
+            outcomes: Vec::with_capacity(run_length),
             allocator,
-            run: Vec::with_capacity(RUN_LENGTH),
-            outcomes: Vec::with_capacity(RUN_LENGTH),
             frames: 0,
             bytes: 0,
             uncertain,
@@ -295,7 +293,7 @@ impl Replay {
             *uncertain = uncertain.saturating_add(bytes);
         }
         self.last_lsn = Some(lsn);
-        if self.run.len() == RUN_LENGTH { self.apply() } else { Ok(()) }
+        if self.run.len() >= self.allocator.run_length() { self.apply() } else { Ok(()) }
     }
 
     /// Applies what has been taken in.

@@ -4,8 +4,8 @@
 use super::clients::{Known, ReadOp, TickOp};
 use super::process::{LoggedEntry, allocator_config, id_of};
 use super::world::{At, COUNT, World};
-use allocdb_node::allocator::payload::{decode_client, decode_internal};
-use allocdb_node::allocator::{Allocator, Outcome, PayloadKind, ReservationLookup};
+use allocdb_node::allocator::payload::decode_client;
+use allocdb_node::allocator::{self, Allocator, Outcome, PayloadKind, ReservationLookup};
 use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response};
 use allocdb_node::ids::{Lsn, Slot, View};
 use allocdb_node::replica::Replica;
@@ -237,17 +237,9 @@ impl World {
 }
 
 fn apply(state: &mut Allocator, lsn: Lsn, entry: &Entry) -> Result<Outcome, String> {
-    let applied = match entry.kind {
-        PayloadKind::Client => {
-            let client = decode_client(&entry.payload).map_err(|error| format!("LSN {lsn}: {error}"))?;
-            state.apply_client(lsn, entry.slot, &client)
-        }
-        PayloadKind::Internal => {
-            let command = decode_internal(&entry.payload).map_err(|error| format!("LSN {lsn}: {error}"))?;
-            state.apply_internal(lsn, entry.slot, &command)
-        }
-    };
-    applied.map_err(|error| format!("LSN {lsn}: {error}"))
+    let entry = allocator::Entry::decode(lsn, entry.slot, entry.kind, &entry.payload)
+        .map_err(|error| format!("LSN {lsn}: {error}"))?;
+    state.apply(&entry).map_err(|error| error.to_string())
 }
 
 /// Takes out the reads that are right as of this state. One that can no longer be right is a violation.
