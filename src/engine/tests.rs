@@ -98,6 +98,55 @@ fn a_command_is_logged_once_and_its_retries_are_answered_from_memory() {
 }
 
 #[test]
+fn a_log_is_replayed_in_runs_to_the_state_it_came_from() {
+    // One that is replayed in short runs, and one in long ones.
+    for max_operations in [16, 10_000] {
+        let config = AllocatorConfig { max_operations, ..small() };
+        let folder = tempfile::tempdir().unwrap();
+        let recover =
+            || Engine::recover(Arc::new(OsDisk), paths(folder.path()), config, limits(), &[]).unwrap();
+        let mut engine = recover();
+        let run = engine.allocator().run_length() as u64;
+        let lengths = [1, run - 1, run, run + 1, 2 * run, 2 * run + 3];
+        for lsn in 1..=2 * run + 3 {
+            let resource = u128::from(lsn % 4);
+            let command = match lsn % 12 {
+                _ if lsn < 12 => create(resource),
+                0..4 => reserve(resource, 3),
+                4..8 => release(u128::from(lsn) - 4),
+                _ => create(resource),
+            };
+            let (_, code, _) = engine.ask(lsn * 2, lsn.into(), command).unwrap();
+            let exists = lsn > 4 && (lsn < 12 || lsn % 12 >= 8);
+            let expected = if exists { ResultCode::AlreadyExists } else { ResultCode::Ok };
+            assert_eq!(code, expected, "LSN {lsn}");
+            if lengths.contains(&lsn) {
+                let recovered = recover();
+                assert_eq!(recovered.allocator().last_applied_lsn(), Some(Lsn(lsn)));
+                assert_eq!(recovered.allocator().snapshot(), engine.allocator().snapshot(), "LSN {lsn}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_decoded_is_refused_wherever_in_a_run_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = open(folder.path()).allocator().run_length() as u64;
+    for before in [0, 1, run - 1, run, run + 1] {
+        let mut log = Vec::new();
+        for lsn in 1..=before + 1 {
+            let payload = if lsn > before { vec![99; 40] } else { payload(lsn.into(), create(lsn.into())) };
+            Frame { lsn: Lsn(lsn), slot: Slot(lsn), record: RecordType::Client, payload: &payload }
+                .encode(&mut log);
+        }
+        std::fs::write(paths(folder.path()).wal, &log).unwrap();
+        let expected = format!("LogPayload {{ lsn: Lsn({}), error: InvalidCommandTag(99) }}", before + 1);
+        assert_eq!(refusal(folder.path()), expected);
+    }
+}
+
+#[test]
 fn what_cannot_be_executed_is_refused_before_it_is_logged() {
     let folder = tempfile::tempdir().unwrap();
     let mut engine = open(folder.path());
