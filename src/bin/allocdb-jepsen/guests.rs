@@ -33,6 +33,11 @@ const SHORT_SILENCE: Duration = Duration::from_secs(20);
 /// The same for a command that packs files before it sends any.
 const LONG_SILENCE: Duration = Duration::from_secs(60);
 
+/// The same for collecting logs, which says nothing before the last replica's guest was asked: each of the three may take 10
+/// seconds to be reached, a minute to send and some seconds to tell its status. What one of them does not send in its
+/// time is missing from the archive; the archive of the others must not be.
+const LOGS_SILENCE: Duration = Duration::from_secs(300);
+
 /// After how much silence the control guest is asked for a sign, so that nothing on the way takes the session for abandoned.
 const SIGN: Duration = Duration::from_secs(10);
 
@@ -268,6 +273,22 @@ impl ExternalTestbed for GuestTestbed {
         let line = format!(
             "sudo {GUEST_CONTROL_SCRIPT} collect-logs {parent}/{name} >/dev/null && sudo tar czf - -C {parent} {name}"
         );
-        self.execute(&line, LONG_SILENCE, &mut io::empty(), archive)
+        self.execute(&line, LOGS_SILENCE, &mut io::empty(), archive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collecting_logs_may_be_silent_for_as_long_as_every_guest_may_take() {
+        let script = include_str!("../../testbed/guest/control.sh");
+        assert!(script.contains("timeout 10 nc ") && script.contains("on 60 \"$id\" \"$line\""));
+        let of_one_guest = Duration::from_secs(10 + 60) + Duration::from_secs(5);
+        assert!(
+            LOGS_SILENCE > 3 * of_one_guest,
+            "{LOGS_SILENCE:?} is less than {of_one_guest:?} three times"
+        );
     }
 }
