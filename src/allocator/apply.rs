@@ -34,6 +34,17 @@ pub enum OrderError {
     },
 }
 
+impl OrderError {
+    /// LSN of the command that cannot be the next one.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        match self {
+            Self::LsnNotAfter { found, .. } => *found,
+            Self::SlotBefore { lsn, .. } => *lsn,
+        }
+    }
+}
+
 impl Allocator {
     /// Applies a client's command.
     ///
@@ -143,11 +154,8 @@ impl Allocator {
     fn execute(&mut self, lsn: Lsn, slot: Slot, command: &Command) -> Outcome {
         match command {
             Command::CreateResource { resource } => Outcome::plain(self.create_resource(*resource)),
-            Command::Reserve { resource, holder, ttl_slots } => {
-                self.reserve(lsn, slot, std::slice::from_ref(resource), *holder, *ttl_slots)
-            }
-            Command::ReserveBundle { resources, holder, ttl_slots } => {
-                self.reserve(lsn, slot, resources, *holder, *ttl_slots)
+            Command::Reserve { holder, ttl_slots, .. } | Command::ReserveBundle { holder, ttl_slots, .. } => {
+                self.reserve(lsn, slot, command.resources(), *holder, *ttl_slots)
             }
             Command::Confirm { reservation, holder, epoch } => {
                 Outcome::plain(self.confirm(*reservation, *holder, *epoch))

@@ -298,10 +298,9 @@ impl Replay {
 
     /// Applies what has been taken in.
     fn apply(&mut self) -> Result<(), RecoveryError> {
-        let applied = self.allocator.apply_run(&self.run, &mut self.outcomes);
-        if let (Err(error), Some(entry)) = (applied, self.run.get(self.outcomes.len())) {
-            return Err(RecoveryError::NotApplicable { lsn: entry.lsn, error });
-        }
+        self.allocator
+            .apply_run(&self.run, &mut self.outcomes)
+            .map_err(|error| RecoveryError::NotApplicable { lsn: error.lsn(), error })?;
         self.run.clear();
         self.outcomes.clear();
         Ok(())
