@@ -6,12 +6,13 @@
 //! ```
 //!
 //! Prints a line for each seed in which something is violated, with the command that replays it, and the totals. Exits 1 if
-//! there was any. A build with planted faults takes `--plant WORD` and misbehaves accordingly.
+//! there was any. A build with planted faults takes `--plant WORD` and misbehaves accordingly. `--help` lists the arguments.
 
 #[path = "../tests/support/simulation/mod.rs"]
 mod simulation;
 
 use allocdb_node::planted::PlantedFault;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -24,16 +25,40 @@ struct Options {
     word: Option<String>,
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+const HELP: &str = "\
+usage: simulate [--seeds <count>] [--from <seed>] [--trace] [--plant <defect>]
+       simulate --seed <seed> [--trace] [--plant <defect>]
+
+  --seeds <count>   play so many seeds [default: 2000]
+  --from <seed>     the first of them [default: 0]
+  --seed <seed>     play this one alone
+  --trace           tell what happens in the first seed, and play no other
+  --plant <defect>  misbehave; needs a build with the feature `planted-faults`
+  --help, -h        print this
+
+Exit code 0: nothing was violated. 1: something was, or the arguments make no sense.
+";
+
+/// What the command line asks for.
+enum Wanted {
+    Help,
+    Play(Options),
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> {
     let mut options = Options { count: 2_000, ..Options::default() };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
-        let number = |value: String| value.parse().map_err(|_| format!("{argument}: `{value}` is no number"));
+        let number = |value: String| {
+            let parsed = value.parse();
+            parsed.map_err(|_| format!("{argument}: expected an unsigned 64-bit number, found `{value}`"))
+        };
         match argument.as_str() {
             "--seeds" => options.count = number(value()?)?,
             "--from" => options.first = number(value()?)?,
             "--seed" => (options.first, options.count) = (number(value()?)?, 1),
             "--trace" => options.is_traced = true,
+            "--help" | "-h" => return Ok(Wanted::Help),
             "--plant" => {
                 let word = value()?;
                 let fault = PlantedFault::from_word(&word);
@@ -41,7 +66,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
                 options.word = Some(word);
             }
             _ => {
-                let known = "--seeds, --from, --seed, --trace, --plant";
+                let known = "--seeds, --from, --seed, --trace, --plant or --help";
                 return Err(format!("unknown argument `{argument}`: expected {known}"));
             }
         }
@@ -49,7 +74,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
     if options.planted.is_some() && cfg!(not(feature = "planted-faults")) {
         return Err("--plant: this build has no planted faults".to_owned());
     }
-    Ok(options)
+    if options.count == 0 {
+        return Err("--seeds: expected at least 1, found `0`".to_owned());
+    }
+    Ok(Wanted::Play(options))
 }
 
 fn set_up(options: &Options) {
@@ -59,8 +87,13 @@ fn set_up(options: &Options) {
 }
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
-        Ok(options) => options,
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let options = match parse(words) {
+        Ok(Wanted::Play(options)) => options,
+        Ok(Wanted::Help) => {
+            print(HELP);
+            return ExitCode::SUCCESS;
+        }
         Err(problem) => {
             eprintln!("{problem}");
             return ExitCode::FAILURE;
@@ -70,14 +103,21 @@ fn main() -> ExitCode {
     if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Prints, whoever reads it or does not any more.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // A pipe that was closed is nobody to tell; the exit code still says how it went.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 /// Plays one seed and tells what happens in it. Returns whether nothing was violated.
 fn trace(options: &Options) -> bool {
     set_up(options);
     let (trace, result) = simulation::run_traced(options.first);
-    trace.iter().for_each(|line| println!("{line}"));
+    trace.iter().for_each(|line| print(&format!("{line}\n")));
     match &result {
-        Ok(totals) => println!("{totals:?}"),
-        Err(violation) => println!("{violation}"),
+        Ok(totals) => print(&format!("{totals:?}\n")),
+        Err(violation) => print(&format!("{violation}\n")),
     }
     result.is_ok()
 }
@@ -89,10 +129,53 @@ fn sweep(options: &Options) -> bool {
     let done = simulation::sweep(seeds, usize::MAX, || set_up(options));
     for (seed, violation) in &done.violations {
         let command = simulation::replay_command(*seed, options.word.as_deref());
-        println!("{violation}\n  replay: {command}");
+        print(&format!("{violation}\n  replay: {command}\n"));
     }
     let violated = done.violations.len();
     let seconds = began.elapsed().as_secs_f64();
-    println!("{} seeds in {seconds:.1} s, {violated} violated, {:?}", done.played, done.totals);
+    print(&format!("{} seeds in {seconds:.1} s, {violated} violated, {:?}\n", done.played, done.totals));
     violated == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(words: &[&str]) -> Result<Wanted, String> {
+        parse(words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn help_is_printed_whatever_else_is_asked_for() {
+        assert!(matches!(wanted(&["--help"]), Ok(Wanted::Help)));
+        assert!(matches!(wanted(&["--seeds", "3", "-h"]), Ok(Wanted::Help)));
+        for known in ["--seeds", "--from", "--seed", "--trace", "--plant"] {
+            assert!(HELP.contains(known), "{known}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (words, problem) in [
+            (&["--seed"][..], "--seed needs a value"),
+            (&["--seeds", "many"], "--seeds: expected an unsigned 64-bit number, found `many`"),
+            (&["--from", "-1"], "--from: expected an unsigned 64-bit number, found `-1`"),
+            (&["--seeds", "0"], "--seeds: expected at least 1, found `0`"),
+            (&["--plant", "nothing"], "--plant: there is no defect `nothing`"),
+            (
+                &["seeds"],
+                "unknown argument `seeds`: expected --seeds, --from, --seed, --trace, --plant or --help",
+            ),
+        ] {
+            assert_eq!(wanted(words).err().as_deref(), Some(problem));
+        }
+    }
+
+    #[test]
+    fn one_seed_or_many_are_played() {
+        let Ok(Wanted::Play(one)) = wanted(&["--seed", "4711", "--trace"]) else { panic!() };
+        assert_eq!((one.first, one.count, one.is_traced), (4711, 1, true));
+        let Ok(Wanted::Play(many)) = wanted(&["--from", "5"]) else { panic!() };
+        assert_eq!((many.first, many.count), (5, 2000));
+    }
 }

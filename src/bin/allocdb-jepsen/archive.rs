@@ -1,16 +1,18 @@
 //! Replica folders as gzip-compressed tar archives, in both directions, as streams.
 //!
 //! What comes in is not trusted: only the four files of the one replica are taken, and nothing larger than a replica's
-//! files can sensibly be.
+//! files can sensibly be. It may come from any `tar` and `gzip`: compressed in several members, and with sparse files in
+//! the GNU or the POSIX manner.
 
 use allocdb_node::ids::ReplicaId;
 use anyhow::{Context as _, Result, bail};
 use flate2::Compression;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::Path;
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 /// The files of a replica's folder.
 const FILES: [&str; 4] = ["replica.metadata", "replica.metadata.prepare", "state.snapshot", "state.wal"];
@@ -98,11 +100,15 @@ pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId
     fs::create_dir_all(&folder)
         .with_context(|| format!("failed to create staged workspace {}", folder.display()))?;
     let failed = || format!("failed to extract staged replica archive into {}", root.display());
-    let mut archive = tar::Archive::new(GzDecoder::new(archive));
+    let mut archive = tar::Archive::new(MultiGzDecoder::new(archive));
     let mut unpacked = 0;
     for (seen, entry) in archive.entries().with_context(failed)?.enumerate() {
         let mut entry = entry.with_context(failed)?;
-        let path = entry.path().with_context(failed)?.into_owned();
+        let sparse = posix_sparse(&mut entry).with_context(failed)?;
+        let path = match &sparse {
+            Some(sparse) => sparse.name.clone(),
+            None => entry.path().with_context(failed)?.into_owned(),
+        };
         if seen >= MAX_ENTRIES {
             bail!("{}: more than {MAX_ENTRIES} entries", failed());
         }
@@ -111,16 +117,23 @@ pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId
             bail!("{}: unexpected entry {}, expected only {name}/", failed(), path.display());
         };
         let Some(file) = FILES.into_iter().find(|file| inside == Path::new(file)) else { continue };
-        if entry.header().entry_type() != tar::EntryType::Regular || entry.size() > MAX_FILE_BYTES {
+        let is_file =
+            matches!(entry.header().entry_type(), tar::EntryType::Regular | tar::EntryType::GNUSparse);
+        let length = sparse.as_ref().map_or(entry.size(), |sparse| sparse.length);
+        if !is_file || length > MAX_FILE_BYTES {
             bail!("{}: {} is no plain file of at most {MAX_FILE_BYTES} bytes", failed(), path.display());
         }
         let target = folder.join(file);
-        let mut out =
-            File::create(&target).with_context(|| format!("failed to create {}", target.display()))?;
-        let copied = io::copy(&mut entry, &mut out).with_context(failed)?;
-        if copied != entry.size() {
-            bail!("{}: {} ends early", failed(), path.display());
-        }
+        let created = File::options().write(true).create(true).truncate(true).mode(0o600).open(&target);
+        let out = created.with_context(|| format!("failed to create {}", target.display()))?;
+        let mut out = WithHoles { out, at: 0 };
+        let copied = match sparse {
+            Some(_) => copy_posix_sparse(&mut entry, &mut out, length),
+            None => out.copy(&mut entry, length),
+        };
+        copied
+            .and_then(|()| out.out.set_len(length))
+            .with_context(|| format!("{}: {}", failed(), path.display()))?;
         unpacked += 1;
     }
     if unpacked == 0 {
@@ -132,9 +145,144 @@ pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId
     Ok(())
 }
 
+/// A file that takes no room where it holds nothing but zeros.
+struct WithHoles {
+    out: File,
+    at: u64,
+}
+
+impl WithHoles {
+    /// Copies exactly so many bytes.
+    fn copy(&mut self, from: &mut impl Read, length: u64) -> io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut left = length;
+        while left > 0 {
+            let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = from.read(&mut buffer[..most])?;
+            if count == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early"));
+            }
+            let bytes = &buffer[..count];
+            if bytes.iter().any(|byte| *byte != 0) {
+                self.out.seek(SeekFrom::Start(self.at))?;
+                self.out.write_all(bytes)?;
+            }
+            self.at += count as u64;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+}
+
+/// A sparse file as POSIX archives have it: under another name, and with a map in front of what it holds.
+struct PosixSparse {
+    name: PathBuf,
+    /// Its length with the holes.
+    length: u64,
+}
+
+/// Most pieces of a sparse file.
+const MAX_PIECES: u64 = 1 << 20;
+
+/// Says so if this is a sparse file in the manner of POSIX archives.
+fn posix_sparse<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Option<PosixSparse>> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let (mut major, mut minor, mut name, mut length, mut is_older) = (None, None, None, None, false);
+    if let Some(extensions) = entry.pax_extensions()? {
+        for extension in extensions {
+            let extension = extension?;
+            match extension.key() {
+                Ok("GNU.sparse.major") => major = extension.value().ok(),
+                Ok("GNU.sparse.minor") => minor = extension.value().ok(),
+                Ok("GNU.sparse.name") => name = extension.value().ok().map(PathBuf::from),
+                Ok("GNU.sparse.realsize") => {
+                    length = extension.value().ok().and_then(|value| value.parse().ok());
+                }
+                Ok("GNU.sparse.map" | "GNU.sparse.offset" | "GNU.sparse.numblocks") => is_older = true,
+                _ => {}
+            }
+        }
+    }
+    match (major, minor, name, length) {
+        (Some("1"), Some("0"), Some(name), Some(length)) => Ok(Some(PosixSparse { name, length })),
+        (None, None, _, _) if !is_older => Ok(None),
+        _ => {
+            Err(invalid("a sparse file in a format that is not read here, expected that of GNU or POSIX 1.0"))
+        }
+    }
+}
+
+/// Copies a sparse file whose map comes first: the number of pieces, then offset and length of each, a line each.
+fn copy_posix_sparse(entry: &mut impl Read, out: &mut WithHoles, length: u64) -> io::Result<()> {
+    let invalid =
+        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("its map of pieces {what}"));
+    let mut map = MapReader { from: entry, read: 0 };
+    let count = map.number()?;
+    if count > MAX_PIECES {
+        return Err(invalid("is too long"));
+    }
+    // Room is made for what has been read, not for what was announced.
+    let mut pieces = Vec::new();
+    let mut end = 0;
+    for _ in 0..count {
+        let (at, size) = (map.number()?, map.number()?);
+        let next = at.checked_add(size).filter(|next| at >= end && *next <= length);
+        end = next.ok_or_else(|| invalid("is out of order or goes beyond its end"))?;
+        pieces.push((at, size));
+    }
+    map.pad()?;
+    for (at, size) in pieces {
+        out.at = at;
+        out.copy(entry, size)?;
+    }
+    Ok(())
+}
+
+/// Reads the numbers of a map, which fills whole blocks.
+struct MapReader<'a, R> {
+    from: &'a mut R,
+    read: u64,
+}
+
+impl<R: Read> MapReader<'_, R> {
+    fn byte(&mut self) -> io::Result<u8> {
+        let mut byte = [0];
+        self.from.read_exact(&mut byte)?;
+        self.read += 1;
+        Ok(byte[0])
+    }
+
+    fn number(&mut self) -> io::Result<u64> {
+        let mut text = String::new();
+        loop {
+            match self.byte()? {
+                b'\n' => break,
+                digit if text.len() < 20 && digit.is_ascii_digit() => text.push(digit.into()),
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "its map of pieces holds no number",
+                    ));
+                }
+            }
+        }
+        text.parse()
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its map of pieces holds no number"))
+    }
+
+    fn pad(&mut self) -> io::Result<()> {
+        while !self.read.is_multiple_of(512) {
+            self.byte()?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::process::{Command, Stdio};
 
     fn packed(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
@@ -174,6 +322,102 @@ mod tests {
         assert!(unpack(&[]).0.unwrap_err().contains("holds no file"));
         let (result, _) = unpack(&[("etc/passwd", b"x")]);
         assert!(result.unwrap_err().contains("unexpected entry etc/passwd"));
+    }
+
+    #[test]
+    fn an_archive_in_several_compressed_members_is_read_to_its_end() {
+        let mut plain = tar::Builder::new(Vec::new());
+        append_bytes(&mut plain, "replica-2/replica.metadata", b"m").unwrap();
+        append_bytes(&mut plain, "replica-2/state.wal", &[9; 50_000]).unwrap();
+        let plain = plain.into_inner().unwrap();
+        let members = plain.chunks(1000).map(|chunk| {
+            let mut member = GzEncoder::new(Vec::new(), Compression::fast());
+            member.write_all(chunk).unwrap();
+            member.finish().unwrap()
+        });
+        let archive = members.collect::<Vec<_>>().concat();
+        let to = tempfile::tempdir().unwrap();
+        unpack_replica(&archive[..], to.path(), ReplicaId(2)).unwrap();
+        assert_eq!(fs::read(to.path().join("replica-2/state.wal")).unwrap(), [9; 50_000]);
+        let cut = tempfile::tempdir().unwrap();
+        assert!(unpack_replica(&archive[..archive.len() - 9], cut.path(), ReplicaId(2)).is_err());
+    }
+
+    /// Packs a folder with a sparse log in it, with the system's `tar`; `None` if there is no such `tar`.
+    fn packed_by_tar(arguments: &[&str]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let from = tempfile::tempdir().unwrap();
+        let folder = from.path().join("replica-2");
+        fs::create_dir(&folder).unwrap();
+        let log = File::create(folder.join("state.wal")).unwrap();
+        for (at, text) in [(0, "first"), (3_000_000, "second"), (9_000_000, "third")] {
+            std::os::unix::fs::FileExt::write_all_at(&log, text.as_bytes(), at).unwrap();
+        }
+        log.set_len(64 * 1024 * 1024).unwrap();
+        let mut tar = Command::new("tar");
+        tar.args(arguments).args(["-czf", "-", "-C"]).arg(from.path()).arg("replica-2");
+        let done = tar.stdin(Stdio::null()).output().ok().filter(|done| done.status.success())?;
+        Some((done.stdout, fs::read(folder.join("state.wal")).unwrap()))
+    }
+
+    #[test]
+    fn a_sparse_file_is_unpacked_with_its_holes() {
+        for arguments in [&["--sparse", "--format=gnu"], &["--sparse", "--format=posix"]] {
+            let Some((archive, log)) = packed_by_tar(arguments) else { continue };
+            let to = tempfile::tempdir().unwrap();
+            unpack_replica(&archive[..], to.path(), ReplicaId(2)).unwrap_or_else(|error| panic!("{error:#}"));
+            let unpacked = to.path().join("replica-2/state.wal");
+            assert!(fs::read(&unpacked).unwrap() == log, "{arguments:?}");
+            assert!(fs::metadata(&unpacked).unwrap().blocks() * 512 < 4 * 1024 * 1024, "{arguments:?}");
+        }
+    }
+
+    /// An archive with one sparse file in the manner of POSIX, whose map and content are this.
+    fn posix_sparse_archive(minor: &str, length: &str, content: &[u8]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        let name = "replica-2/state.wal";
+        let extensions = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", minor),
+            ("GNU.sparse.name", name),
+            ("GNU.sparse.realsize", length),
+        ];
+        // The length of a record is part of it.
+        let record = |(key, value): (&str, &str)| {
+            let rest = format!(" {key}={value}\n");
+            format!("{}{rest}", rest.len() + 2)
+        };
+        let records = extensions.map(record).concat();
+        let mut header = header(records.len() as u64);
+        header.set_entry_type(tar::EntryType::XHeader);
+        archive.append_data(&mut header, "pax", records.as_bytes()).unwrap();
+        append_bytes(&mut archive, "replica-2/GNUSparseFile.0/state.wal", content).unwrap();
+        archive.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn a_sparse_file_with_an_impossible_map_is_refused() {
+        let unpack = |minor: &str, length: &str, map: &str| {
+            let mut content = map.as_bytes().to_vec();
+            content.resize(512, 0);
+            content.extend([7; 100]);
+            let to = tempfile::tempdir().unwrap();
+            let archive = posix_sparse_archive(minor, length, &content);
+            let unpacked = unpack_replica(&archive[..], to.path(), ReplicaId(2));
+            unpacked.map_err(|error| format!("{error:#}"))
+        };
+        unpack("0", "5000", "1\n1000\n100\n").unwrap();
+        for (length, map, expected) in [
+            ("5000", "1\n4950\n100\n", "goes beyond its end"),
+            ("5000", "2\n100\n50\n120\n50\n", "out of order"),
+            ("5000", "1\n0\n200\n", "ends early"),
+            ("5000", "18446744073709551615\n", "too long"),
+            ("5000", "1\nx\n", "no number"),
+            ("99999999999999999", "1\n1000\n100\n", "no plain file of at most"),
+        ] {
+            let error = unpack("0", length, map).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(unpack("7", "5000", "1\n0\n100\n").unwrap_err().contains("a format that is not read here"));
     }
 
     #[test]

@@ -140,7 +140,53 @@ impl<'a> Fields<'a> {
 
 #[cold]
 fn missing(field: &'static str) -> Box<Problem> {
-    Box::new(Problem::MissingField { field })
+    let expected = if field == Key::Version.as_str() {
+        "the header `version=1` before the first event"
+    } else {
+        "an event, which has this field"
+    };
+    Box::new(Problem::MissingField { field, expected })
+}
+
+/// What a line is taken for that lacks a field, where that says more than the field.
+#[cold]
+pub(super) fn explain(problem: Problem, line: &str, fields: &Fields<'_>) -> Problem {
+    match problem {
+        Problem::MissingField { field, .. } if line.starts_with('\u{feff}') => Problem::MissingField {
+            field,
+            expected: "the header `version=1` at the very beginning, found a byte order mark before it",
+        },
+        Problem::MissingField { field, .. }
+            if field == Key::Operation.as_str() && fields.get(Key::Version).is_some() =>
+        {
+            Problem::MissingField {
+                field,
+                expected: "an event, found the header of a second history (histories are judged one by one)",
+            }
+        }
+        problem => problem,
+    }
+}
+
+/// The last piece of the line of an event, if what a cut inside it leaves would decode as well and say something else.
+///
+/// Writers end every line with a line feed. Where there is none, a number may have lost digits and a list its end. A word
+/// that is the beginning of no other is whole, and a piece that nothing is decided by may be as it likes.
+pub(super) fn may_be_cut<'a>(line: &'a str, outcome: &Outcome) -> Option<(&'a str, &'a str)> {
+    let (name, value) = line.split_whitespace().next_back()?.split_once('=')?;
+    let key = Key::from_word(name)?;
+    let is_whole = match (key, outcome.kind()) {
+        (Key::Sequence | Key::Process | Key::TimeMillis | Key::Version, _) => true,
+        (Key::RequiredLsn | Key::ReleasedLsn | Key::ObservedLsn, _) if value == "none" => true,
+        (key, _) if key < Key::Outcome => false,
+        (key, OutcomeKind::CommittedWrite) => key > Key::Expired,
+        (Key::ResourceState | Key::ReservationState, OutcomeKind::ReadOk) => {
+            !value.ends_with(|last: char| last.is_ascii_digit())
+        }
+        (key, OutcomeKind::ReadOk) => key < Key::ReadTarget || key > Key::ObservedLsn,
+        _ => true,
+    };
+    (!is_whole).then_some((name, value))
 }
 
 #[cold]
@@ -183,7 +229,7 @@ mod tests {
         "operation=reserve outcome=ambiguous reason=timeout sequence=1 process=p time_millis=1";
 
     fn decode(line: &str) -> Result<Event, String> {
-        let mut events = read_history(format!("version=1\n{line}").as_bytes())
+        let mut events = read_history(format!("version=1\n{line}\n").as_bytes())
             .map_err(|error| error.problem.to_string())?;
         events.pop().ok_or_else(|| "no event".to_owned())
     }

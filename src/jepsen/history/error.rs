@@ -1,6 +1,7 @@
 //! What can be wrong with a history, in the words people read. The files beside this one find the trouble; what to do
 //! about it is left to whoever wanted the history.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
@@ -25,15 +26,24 @@ impl fmt::Display for HistoryError {
             write!(f, ", line {line}")?;
         }
         match &self.problem {
-            Problem::InvalidValue { expected, .. } => write!(f, ": expected {expected}"),
-            Problem::InvalidLine { .. } => {
-                write!(f, ": expected key=value pieces with white space between them")
+            Problem::InvalidValue { expected, .. } | Problem::MissingField { expected, .. } => {
+                write!(f, ": expected {expected}")
+            }
+            Problem::CutShort { .. } => write!(
+                f,
+                ": expected a line feed after it; the file ends here, and the value may have been longer (if it is \
+                 whole, end the file with a line feed)"
+            ),
+            Problem::InvalidLine { text } => {
+                let found = if text.contains('\0') {
+                    ", found zero bytes, which a crash may leave in a file"
+                } else {
+                    ""
+                };
+                write!(f, ": expected key=value pieces with white space between them{found}")
             }
             Problem::UnsupportedVersion { .. } => write!(f, ": expected version {VERSION}"),
-            Problem::Io(_)
-            | Problem::NotUtf8
-            | Problem::LineTooLong { .. }
-            | Problem::MissingField { .. } => Ok(()),
+            Problem::Io(_) | Problem::NotUtf8 | Problem::LineTooLong { .. } => Ok(()),
         }
     }
 }
@@ -74,6 +84,16 @@ pub enum Problem {
     MissingField {
         /// The key that is missing, or the keys one of which must be there.
         field: &'static str,
+        /// What the line should have been.
+        expected: &'static str,
+    },
+    /// The last line ends without a line feed, in a value that may have been longer.
+    #[error("invalid value for `{field}`: `{quoted}`")]
+    CutShort {
+        /// The key of that value.
+        field: String,
+        /// What is left of the value.
+        quoted: String,
     },
     /// A value is not of the kind its key demands.
     #[error("invalid value for `{field}`: `{quoted}`")]
@@ -86,9 +106,9 @@ pub enum Problem {
         expected: &'static str,
     },
     /// A piece of a line has no `=`.
-    #[error("invalid line `{text}`")]
+    #[error("invalid line `{}`", shortened(text))]
     InvalidLine {
-        /// The whole line without its end.
+        /// The whole line without its end. Only so much of it is shown as a person can read.
         text: String,
     },
     /// The text was written by a program with other rules.
@@ -97,6 +117,21 @@ pub enum Problem {
         /// The version the text claims to be.
         version: u32,
     },
+}
+
+/// Most bytes of a line that are quoted.
+const MAX_QUOTED_BYTES: usize = 4096;
+
+/// A line as it is quoted: whole, or its beginning and how long it is.
+fn shortened(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_QUOTED_BYTES {
+        return text.into();
+    }
+    let mut end = MAX_QUOTED_BYTES;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}… ({} bytes)", text.get(..end).unwrap_or_default(), text.len()).into()
 }
 
 /// An event that no reader would accept back: its result is about a resource that its operation does not name.

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, Read};
 
-use super::decode::{decode_event, decode_header};
+use super::decode::{decode_event, decode_header, explain, may_be_cut};
 use super::fields::{Splitter, is_blank};
 use super::{
     AmbiguityReason, Event, HistoryError, Operation, OperationKind, Outcome, Problem, Process, Sequence,
@@ -99,10 +99,15 @@ impl<R: BufRead> HistoryReader<R> {
                 return Err(Problem::InvalidLine { text: line.to_owned() });
             };
             if self.header_seen {
-                decode_event(&fields, &mut self.event).map_err(|problem| *problem)?;
+                decode_event(&fields, &mut self.event).map_err(|problem| explain(*problem, line, &fields))?;
+                if self.line.last() != Some(&b'\n')
+                    && let Some((field, quoted)) = may_be_cut(line, &self.event.outcome)
+                {
+                    return Err(Problem::CutShort { field: field.to_owned(), quoted: quoted.to_owned() });
+                }
                 return Ok(true);
             }
-            decode_header(&fields).map_err(|problem| *problem)?;
+            decode_header(&fields).map_err(|problem| explain(*problem, line, &fields))?;
             self.header_seen = true;
         }
         Ok(false)
@@ -170,19 +175,42 @@ mod tests {
     fn the_first_line_that_is_not_blank_is_the_header_whatever_it_holds() {
         let text = format!("\nversion=1 {EVENT}\n{EVENT} version=7\n");
         assert_eq!(read_history(text.as_bytes()).unwrap().len(), 1);
-        assert_eq!(error("version=1\nversion=1\n"), "missing field `operation`, line 2");
+        assert_eq!(
+            error("version=1\nversion=1\n"),
+            "missing field `operation`, line 2: expected an event, found the header of a second history (histories are \
+             judged one by one)"
+        );
     }
 
     #[test]
     fn an_error_begins_with_its_sentence_and_goes_on_with_the_place() {
         for (text, message) in [
-            ("note=1\n", "missing field `version`, line 1"),
+            (
+                "note=1\n",
+                "missing field `version`, line 1: expected the header `version=1` before the first event",
+            ),
+            (
+                "\u{feff}version=1\n",
+                "missing field `version`, line 1: expected the header `version=1` at the very beginning, found a byte \
+                 order mark before it",
+            ),
+            (
+                "version=1\noperation=reserve resource_id=-1\n",
+                "invalid value for `resource_id`: `-1`, line 2: expected an unsigned 128-bit number",
+            ),
+            (
+                "version=1\noperation=reserve resource_id=\u{663}\n",
+                "invalid value for `resource_id`: `\u{663}`, line 2: expected an unsigned 128-bit number",
+            ),
             ("\n\nversion=2\n\nbare\n", "unsupported Jepsen codec version `2`, line 3: expected version 1"),
             (
                 "version=1\n\n  bare  \r\n",
                 "invalid line `  bare  `, line 3: expected key=value pieces with white space between them",
             ),
-            ("version=1\noperation=reserve\n", "missing field `outcome`, line 2"),
+            (
+                "version=1\noperation=reserve\n",
+                "missing field `outcome`, line 2: expected an event, which has this field",
+            ),
             (
                 "version=1\noperation=reserve request_slot=none\n",
                 "invalid value for `request_slot`: `none`, line 2: expected an unsigned 64-bit number",
@@ -267,6 +295,74 @@ mod tests {
                 "a cut at a line end is no cut"
             );
         }
+    }
+
+    /// The last lines that writers write, each with whether what is left of it after a cut inside its last value may be
+    /// taken for a line.
+    const LAST_LINES: [(&str, bool); 9] = [
+        ("operation=reserve outcome=definite_failure reason=busy", false),
+        (
+            "operation=get_resource outcome=read_ok read_target=resource served_by=1 served_role=primary resource_state=available",
+            false,
+        ),
+        (
+            "operation=get_reservation outcome=read_ok read_target=reservation served_by=1 served_role=primary reservation_state=active:1:2:30:true",
+            false,
+        ),
+        (
+            "operation=release resource_id=1 outcome=committed_write applied_lsn=3 write_result=released committed_reservation_id=2 committed_holder_id=7 released_lsn=none",
+            false,
+        ),
+        (
+            "operation=get_resource outcome=read_ok read_target=resource served_by=1 served_role=primary resource_state=reserved:1:2:30",
+            true,
+        ),
+        (
+            "operation=reserve resource_id=1 outcome=committed_write applied_lsn=3 write_result=reserved committed_lease_epoch=1 committed_holder_id=7 committed_reservation_id=2 expires_at_slot=30",
+            true,
+        ),
+        (
+            "operation=release resource_id=1 outcome=committed_write applied_lsn=3 write_result=released committed_reservation_id=2 committed_holder_id=7 released_lsn=30",
+            true,
+        ),
+        ("outcome=ambiguous reason=timeout operation=reserve operation_id=7 request_slot=30", true),
+        (
+            "operation=tick_expirations outcome=committed_write applied_lsn=3 write_result=tick_expired expired=1:2:3:40",
+            true,
+        ),
+    ];
+
+    #[test]
+    fn a_file_cut_inside_its_last_value_is_no_shorter_history() {
+        for (line, may_be_longer) in LAST_LINES {
+            let whole = format!("version=1\nsequence=1 process=p time_millis=2 {line}\n");
+            assert_eq!(read_history(whole.as_bytes()).unwrap().len(), 1, "{line}");
+            let value_begins = whole.rfind('=').unwrap() + 1;
+            for cut in value_begins..whole.len() - 1 {
+                assert!(read_history(&whole.as_bytes()[..cut]).is_err(), "{line} cut at {cut}");
+            }
+            let without_line_feed = read_history(whole.trim_end().as_bytes());
+            assert_eq!(without_line_feed.is_err(), may_be_longer, "{line}");
+            if let Err(error) = without_line_feed {
+                let (field, value) = whole.trim_end().rsplit_once(' ').unwrap().1.split_once('=').unwrap();
+                let expected =
+                    format!("invalid value for `{field}`: `{value}`, line 2: expected a line feed after it;");
+                assert!(error.to_string().starts_with(&expected), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn zero_bytes_are_named() {
+        let message = error(format!("version=1\n{EVENT}\n\0\0\0\n"));
+        assert!(message.ends_with("line 3: expected key=value pieces with white space between them, found zero bytes, which a crash may leave in a file"), "{message}");
+    }
+
+    #[test]
+    fn a_long_line_is_quoted_in_part() {
+        let line = "\u{e4}".repeat(5000);
+        let message = error(format!("version=1\n{line}\n"));
+        assert!(message.len() < 4500 && message.contains("… (10000 bytes)`, line 2"), "{message}");
     }
 
     #[test]
