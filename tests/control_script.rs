@@ -131,15 +131,16 @@ fn logs_are_collected_as_far_as_they_can_be_had() {
     for shell in shells() {
         let done = in_guest(
             shell,
-            "umask 022; control collect-logs /var/lib/logs; cd /var/lib/logs; ls; stat -c %a replica-3; ls replica-3; cat replica-1/replica.log; cat replica-2/cluster-faults.txt
-             wc -c <replica-2/replica.log; cat replica-3/status.txt
+            "echo before >/var/log/allocdb/replica-3.log.1; echo after >/var/log/allocdb/replica-3.log
+             umask 022; control collect-logs /var/lib/logs; cd /var/lib/logs; ls; stat -c %a replica-3; ls replica-3; cat replica-1/replica.log; cat replica-2/cluster-faults.txt
+             wc -c <replica-2/replica.log; cat replica-3/replica.log; cat replica-3/status.txt
              UNREACHABLE=1 control collect-logs /var/lib/none >/dev/null; echo $?; cat /var/lib/none/*/*.log | wc -c
              control collect-logs /proc/none; echo $?",
         );
         assert_eq!(
             done.stdout,
             "/var/lib/logs\nreplica-1\nreplica-2\nreplica-3\n755\ncluster-faults.txt\ncluster-timeline.log\njournal.log\n\
-             kernel.log\nreplica.log\nstatus.txt\nsaid\nversion=1\n0\nprogram control-status --addr 172.31.0.13:17000\n\
+             kernel.log\nreplica.log\nstatus.txt\nsaid\nversion=1\n0\nbefore\nafter\nprogram control-status --addr 172.31.0.13:17000\n\
              0\n0\n1\n",
             "{shell}: {done:#?}"
         );

@@ -147,8 +147,12 @@ impl ReplicaLayout {
     pub fn is_new(&self) -> bool {
         let paths = self.paths();
         let files = [&self.metadata_path, &paths.prepare_log(), &self.snapshot_path];
-        let log_is_empty = std::fs::metadata(&self.wal_path).map_or(true, |log| log.len() == 0);
-        log_is_empty && files.into_iter().all(|path| !path.exists())
+        let log_is_empty = match std::fs::metadata(&self.wal_path) {
+            Ok(log) => log.len() == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        // What cannot be looked at is there, for all that is known.
+        log_is_empty && files.into_iter().all(|path| matches!(path.try_exists(), Ok(false)))
     }
 }
 
@@ -345,6 +349,18 @@ pub(crate) mod tests {
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let of = |id: u16| [address(17000 + id), address(18000 + id), address(19000 + id)];
         ClusterLayout::in_workspace(Path::new("/srv/allocdb"), Limits::STANDARD, [of(1), of(2), of(3)])
+    }
+
+    #[test]
+    fn a_replica_whose_files_cannot_be_looked_at_is_not_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let addresses = [[SocketAddr::from(([127, 0, 0, 1], 1)); 3]; 3];
+        let layout = ClusterLayout::in_workspace(folder.path(), Limits::STANDARD, addresses);
+        let replica = &layout.replicas[0];
+        assert!(replica.is_new());
+        // A folder that is none: nobody can say what is in it.
+        std::fs::write(&replica.workspace_dir, "").unwrap();
+        assert!(!replica.is_new());
     }
 
     #[test]

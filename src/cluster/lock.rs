@@ -1,6 +1,7 @@
 //! Locks that end with the process that holds them, however it ends.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use crate::storage::private_file;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,8 +42,7 @@ impl Lock {
     /// When somebody else has it, or its file cannot be used.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let io_error = |error| LockError::Io { path: path.to_owned(), error };
-        let file =
-            OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(io_error)?;
+        let file = private_file().create(true).write(true).truncate(false).open(path).map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(LockError::Held { path: path.to_owned() }),

@@ -12,8 +12,8 @@ use super::timeline::{self, EventKind};
 use super::{ClusterLayout, FaultState, Network, ReplicaLayout, TextFileError, layout};
 use crate::ids::{ReplicaId, View};
 use crate::replica::{Metadata, Role, metadata::MAX_FILE_LEN};
-use crate::storage::{Flush, OsDisk, read_file, replace_file};
-use std::fs::{File, OpenOptions};
+use crate::storage::{Flush, OsDisk, create_private_folder, private_file, read_file, replace_file};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
@@ -249,15 +249,16 @@ impl Runner {
             let path = path.to_owned();
             move |error| RunnerError::Io { path, error }
         };
-        std::fs::create_dir_all(workspace).map_err(io_error(workspace))?;
+        create_private_folder(workspace).map_err(io_error(workspace))?;
         let root = workspace.canonicalize().map_err(io_error(workspace))?;
         let _lock = Lock::for_runner(&root, &launcher.cancelled)?;
         let layout_path = root.join(layout::FILE_NAME);
-        if !layout_path.exists() {
+        // A layout that cannot be looked at is no missing one.
+        if !layout_path.try_exists().map_err(io_error(&layout_path))? {
             let layout = new_layout(&root, limits).map_err(io_error(&root))?;
             for folder in ["logs", "run"] {
                 let folder = root.join(folder);
-                std::fs::create_dir_all(&folder).map_err(io_error(&folder))?;
+                create_private_folder(&folder).map_err(io_error(&folder))?;
             }
             layout.store(&layout_path).map_err(|error| io_error(&layout_path)(error.source))?;
         }
@@ -426,10 +427,9 @@ impl Runner {
     fn spawn(&self, replica: &ReplicaLayout, new_cluster: bool) -> Result<(), RunnerError> {
         let spawn_error = |error| RunnerError::Spawn { id: replica.id, error };
         if let Some(folder) = replica.log_path.parent() {
-            std::fs::create_dir_all(folder).map_err(spawn_error)?;
+            create_private_folder(folder).map_err(spawn_error)?;
         }
-        let log =
-            OpenOptions::new().create(true).append(true).open(&replica.log_path).map_err(spawn_error)?;
+        let log = private_file().create(true).append(true).open(&replica.log_path).map_err(spawn_error)?;
         let mut command = Command::new(&self.launcher.executable);
         command
             .args(&self.launcher.leading)

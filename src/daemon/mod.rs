@@ -5,6 +5,7 @@
 
 mod control;
 mod link;
+pub mod log_file;
 mod network;
 mod peers;
 
@@ -17,10 +18,10 @@ use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
 use crate::replica::node::{ClientReply, Node, NodeStatus, Output, PeerFailure, Token};
 use crate::replica::{Replica, Role};
-use crate::storage::OsDisk;
+use crate::storage::{OsDisk, create_private_folder, private_file};
 use link::Link;
 use network::{Network, Replies};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,7 +135,7 @@ pub fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
         || DaemonError::NotInLayout { replica: options.replica, layout: options.layout_file.clone() };
     let own = layout.replica(options.replica).ok_or_else(not_in_layout)?.clone();
     for folder in [Some(own.workspace_dir.as_path()), own.pid_path.parent()].into_iter().flatten() {
-        std::fs::create_dir_all(folder).map_err(io_at(folder))?;
+        create_private_folder(folder).map_err(io_at(folder))?;
     }
     let _lock = Lock::take(&own.pid_path.with_extension("lock"))
         .map_err(|error| DaemonError::Locked { replica: own.id, error })?;
@@ -253,7 +254,9 @@ struct PidFile(PathBuf);
 
 impl PidFile {
     fn write(path: &Path) -> Result<Self, DaemonError> {
-        std::fs::write(path, std::process::id().to_string()).map_err(io_at(path))?;
+        let mut file =
+            private_file().write(true).create(true).truncate(true).open(path).map_err(io_at(path))?;
+        file.write_all(std::process::id().to_string().as_bytes()).map_err(io_at(path))?;
         Ok(Self(path.to_owned()))
     }
 }

@@ -10,6 +10,7 @@ use crate::keyvalue::{FieldProblem, Fields};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Name of the history inside a bundle.
@@ -103,7 +104,7 @@ impl Bundle<'_> {
         output_root.join(format!("{}-{}", self.run.id, self.created_at_millis))
     }
 
-    /// Writes the bundle and returns its folder. After a failure nothing of it is left. A bundle that is there already
+    /// Writes the bundle and returns its folder, which is its owner's alone: logs may say more than a verdict does. After a failure nothing of it is left. A bundle that is there already
     /// stays as it is.
     ///
     /// # Errors
@@ -117,14 +118,9 @@ impl Bundle<'_> {
         let unfinished = tempfile::Builder::new()
             .prefix(&format!(".{}-{}.", self.run.id, self.created_at_millis))
             .suffix(".tmp")
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(output_root)?;
         self.fill(unfinished.path())?;
-        // The temporary folder is private to its owner; a bundle is for everybody who may read its place.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            fs::set_permissions(unfinished.path(), fs::Permissions::from_mode(0o755))?;
-        }
         fs::rename(unfinished.path(), &place)?;
         // It has its name now, so there is nothing left to remove.
         let _ = unfinished.keep();
@@ -139,8 +135,8 @@ impl Bundle<'_> {
         let mut names = vec![HISTORY_FILE.to_owned(), ANALYSIS_FILE.to_owned()];
         if let Some(name) = &logs_name {
             let copy = folder.join(name);
-            fs::copy(self.logs_archive, &copy)?;
-            File::open(&copy)?.sync_all()?;
+            let mut archive = File::open(self.logs_archive)?;
+            write_flushed(&copy, &mut |out| io::copy(&mut archive, out).map(|_| ()))?;
             names.push(name.clone());
         }
         let manifest = Manifest {
@@ -177,7 +173,7 @@ fn write_text(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn write_flushed(path: &Path, write: WriteHistory<'_>) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+    let mut file = BufWriter::new(File::options().write(true).create_new(true).mode(0o600).open(path)?);
     write(&mut file)?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }

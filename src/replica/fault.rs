@@ -4,14 +4,14 @@ use super::metadata::MetadataError;
 use super::prepare_log::PrepareLogError;
 use crate::engine::{RecoveryError, Rejection};
 use crate::ids::{Lsn, ReplicaId, ShardId, View};
+use crate::storage::DiskRefusal;
 use std::fmt;
-use std::io;
 
 /// Why a file of a replica could not be loaded.
 #[derive(Debug)]
 pub enum LoadError<D> {
     /// The disk refused.
-    Io(io::ErrorKind),
+    Io(DiskRefusal),
     /// It is not what it should be.
     Decode(D),
     /// It is longer than anything valid.
@@ -96,13 +96,14 @@ impl From<Validation> for FaultReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
     #[test]
     fn reasons_read_as_operators_know_them() {
         let rows = [
             (FaultReason::PersistedFaultState, "PersistedFaultState"),
             (
-                FaultReason::MetadataLoad(LoadError::Io(io::ErrorKind::PermissionDenied)),
+                FaultReason::MetadataLoad(LoadError::Io(io::ErrorKind::PermissionDenied.into())),
                 "MetadataLoad(Io(PermissionDenied))",
             ),
             (

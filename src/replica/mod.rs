@@ -214,7 +214,7 @@ impl Replica {
                 self.lag.prepare_log = false;
                 Ok(())
             }
-            Err(error) if !error.renamed => Err(Refusal::PrepareStorage(error.source.kind())),
+            Err(error) if !error.renamed => Err(Refusal::PrepareStorage((&error.source).into())),
             Err(error) => Err(self.fail(FaultReason::Storage(format!("prepare log: {error}")))),
         }
     }

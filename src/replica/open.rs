@@ -32,7 +32,7 @@ pub struct ReplicaSetup {
 impl<D> From<ReadFileError> for LoadError<D> {
     fn from(error: ReadFileError) -> Self {
         match error {
-            ReadFileError::Io(error) => LoadError::Io(error.kind()),
+            ReadFileError::Io(error) => LoadError::Io((&error).into()),
             ReadFileError::TooLarge { length, limit } => {
                 LoadError::TooLarge { file_len: length, max_bytes: limit }
             }

@@ -7,8 +7,8 @@ use super::message::BATCH_TAG;
 use super::metadata::Role;
 use crate::engine::Rejection;
 use crate::ids::{Lsn, View};
+use crate::storage::DiskRefusal;
 use std::fmt;
-use std::io;
 
 /// Why an operation of a replica was refused. Nothing was changed, in memory or on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum Refusal {
     /// The engine would not execute it.
     Submission(Rejection),
     /// The prepare log could not be written.
-    PrepareStorage(io::ErrorKind),
+    PrepareStorage(DiskRefusal),
     /// An entry that is to be committed was never prepared.
     MissingPreparedEntry {
         /// Which.
@@ -165,6 +165,7 @@ mod tests {
     use super::*;
     use crate::allocator::{PayloadError, SlotOverflow, SlotOverflowKind};
     use crate::ids::Slot;
+    use std::io;
 
     #[test]
     fn refusals_read_as_every_replica_writes_them() {
@@ -203,7 +204,7 @@ mod tests {
                 })),
                 "Submission(SlotOverflow(SlotOverflowError { kind: Deadline, request_slot: Slot(3), delta: 4 }))",
             ),
-            (Refusal::PrepareStorage(io::ErrorKind::IsADirectory), "PrepareStorage(IsADirectory)"),
+            (Refusal::PrepareStorage(io::ErrorKind::IsADirectory.into()), "PrepareStorage(IsADirectory)"),
             (Refusal::MissingPreparedEntry { lsn: Lsn(11) }, "MissingPreparedEntry { lsn: Lsn(11) }"),
             (
                 Refusal::Faulted { reason: "PersistedFaultState".to_owned() },

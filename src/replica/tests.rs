@@ -245,7 +245,7 @@ fn a_prepare_that_cannot_be_written_was_not_made() {
     let mut replica = backup(&place, 0, 0);
     let blocker = place.path("replica.metadata.prepare.tmp");
     fs::create_dir(&blocker).unwrap();
-    let refusal = Refusal::PrepareStorage(std::io::ErrorKind::IsADirectory);
+    let refusal = Refusal::PrepareStorage(std::io::ErrorKind::IsADirectory.into());
     assert_eq!(replica.append(vec![entry(1, 1)]), Err(refusal.clone()));
     // The same entry again must not be taken for known.
     assert_eq!(replica.append(vec![entry(1, 1)]), Err(refusal));

@@ -3,9 +3,10 @@
 //! The trait is as small as the files here need: whole-file creation and renaming, positioned reads, appends, and
 //! explicit flushes. Nothing is durable before its flush has returned.
 
-use std::fs::{File, OpenOptions};
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Files by path.
@@ -86,7 +87,56 @@ pub trait DiskFile: Send {
     fn sync_all(&mut self) -> io::Result<()>;
 }
 
-/// The operating system's files.
+/// What a disk said, for texts that have room for a word: the kind of the error, or the system's sentence where an error is
+/// of no kind, as one of the device itself (EIO).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DiskRefusal {
+    kind: io::ErrorKind,
+    /// The system's number, where the kind says nothing.
+    code: Option<i32>,
+}
+
+impl From<&io::Error> for DiskRefusal {
+    fn from(error: &io::Error) -> Self {
+        let kind = error.kind();
+        // It has a name, which cannot be compared with, and which is no name.
+        let says_nothing = format!("{kind:?}") == "Uncategorized";
+        Self { kind, code: error.raw_os_error().filter(|_| says_nothing) }
+    }
+}
+
+impl From<io::ErrorKind> for DiskRefusal {
+    fn from(kind: io::ErrorKind) -> Self {
+        Self { kind, code: None }
+    }
+}
+
+impl fmt::Debug for DiskRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{}", io::Error::from_raw_os_error(code)),
+            None => fmt::Debug::fmt(&self.kind, f),
+        }
+    }
+}
+
+/// Options for a file that only its owner may read and write, however lax the process's mask is.
+#[must_use]
+pub fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+/// Creates a folder that only its owner may enter, with its parents; fine if it exists, whatever its mode.
+///
+/// # Errors
+/// Whatever the system reports.
+pub fn create_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The operating system's files. Those it creates are their owner's alone.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
 
@@ -100,7 +150,7 @@ impl Disk for OsDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = private_file().read(true).write(true).create(true).truncate(true).open(path)?;
         Ok(Box::new(OsFile(file)))
     }
 
@@ -113,7 +163,7 @@ impl Disk for OsDisk {
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        create_private_folder(path)
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
@@ -157,5 +207,33 @@ impl DiskFile for OsFile {
 
     fn sync_all(&mut self) -> io::Result<()> {
         self.0.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn files_and_folders_are_their_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b");
+        OsDisk.create_folder(&deep).unwrap();
+        OsDisk.create(&deep.join("file")).unwrap();
+        assert_eq!([mode(&folder.path().join("a")), mode(&deep)], [0o700, 0o700]);
+        assert_eq!(mode(&deep.join("file")), 0o600);
+    }
+
+    #[test]
+    fn an_error_of_the_device_is_told_in_the_systems_words() {
+        let eio = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
+        assert_eq!(format!("{:?}", DiskRefusal::from(&eio)), "Input/output error (os error 5)");
+        let denied = io::Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error());
+        assert_eq!(format!("{:?}", DiskRefusal::from(&denied)), "PermissionDenied");
     }
 }

@@ -9,7 +9,7 @@ pub mod replace;
 pub mod snapshot_file;
 pub mod wal;
 
-pub use disk::{Disk, DiskFile, OsDisk};
+pub use disk::{Disk, DiskFile, DiskRefusal, OsDisk, create_private_folder, private_file};
 pub use frame::{Frame, RecordType};
 pub use replace::{Flush, ReplaceError, read_file, replace_file};
 pub use wal::{Stop, Wal};

@@ -4,14 +4,15 @@
 //! files can sensibly be. It may come from any `tar` and `gzip`: compressed in several members, and with sparse files in
 //! the GNU or the POSIX manner.
 
+use allocdb_node::daemon::log_file::open_both;
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::storage::{create_private_folder, private_file};
 use anyhow::{Context as _, Result, bail};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The files of a replica's folder.
@@ -44,11 +45,31 @@ pub(crate) fn append_file<W: Write>(archive: &mut tar::Builder<W>, name: &str, p
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("failed to open {}", path.display())),
     };
+    append_files(archive, name, path, vec![file])
+}
+
+/// Adds the log of a replica, which may be growing: what was put away of it and what it is now, as one file; nothing if
+/// there is none.
+pub(crate) fn append_log<W: Write>(archive: &mut tar::Builder<W>, name: &str, path: &Path) -> Result<()> {
+    let files = open_both(path).with_context(|| format!("failed to open {}", path.display()))?;
+    if files.is_empty() { Ok(()) } else { append_files(archive, name, path, files) }
+}
+
+fn append_files<W: Write>(
+    archive: &mut tar::Builder<W>,
+    name: &str,
+    path: &Path,
+    files: Vec<File>,
+) -> Result<()> {
     let failed = || format!("failed to read {}", path.display());
-    let length = file.metadata().with_context(failed)?.len();
-    let mut header = header(length);
-    let mut content = Exactly { left: length, from: file };
-    archive.append_data(&mut header, name, &mut content).with_context(failed)
+    let mut content: Box<dyn Read> = Box::new(io::empty());
+    let mut length = 0;
+    for file in files {
+        let left = file.metadata().with_context(failed)?.len();
+        length += left;
+        content = Box::new(content.chain(Exactly { left, from: file }));
+    }
+    archive.append_data(&mut header(length), name, &mut content).with_context(failed)
 }
 
 /// Adds a file with this content.
@@ -64,7 +85,7 @@ pub(crate) fn append_bytes<W: Write>(
 fn header(length: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_size(length);
-    header.set_mode(0o644);
+    header.set_mode(0o600);
     header.set_mtime(super::common::now_millis() / 1000);
     header
 }
@@ -97,7 +118,7 @@ const MAX_PADDING_BYTES: u64 = 1024 * 1024;
 pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId) -> Result<()> {
     let name = format!("replica-{replica}");
     let folder = root.join(&name);
-    fs::create_dir_all(&folder)
+    create_private_folder(&folder)
         .with_context(|| format!("failed to create staged workspace {}", folder.display()))?;
     let failed = || format!("failed to extract staged replica archive into {}", root.display());
     let mut archive = tar::Archive::new(MultiGzDecoder::new(archive));
@@ -124,7 +145,7 @@ pub(crate) fn unpack_replica(archive: impl Read, root: &Path, replica: ReplicaId
             bail!("{}: {} is no plain file of at most {MAX_FILE_BYTES} bytes", failed(), path.display());
         }
         let target = folder.join(file);
-        let created = File::options().write(true).create(true).truncate(true).mode(0o600).open(&target);
+        let created = private_file().write(true).create(true).truncate(true).open(&target);
         let out = created.with_context(|| format!("failed to create {}", target.display()))?;
         let mut out = WithHoles { out, at: 0 };
         let copied = match sparse {
@@ -281,6 +302,7 @@ impl<R: Read> MapReader<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::MetadataExt as _;
     use std::process::{Command, Stdio};
 

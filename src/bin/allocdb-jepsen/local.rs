@@ -1,6 +1,6 @@
 //! The local backend: three replica processes on this machine, reached over loopback, hurt through the runner.
 
-use super::archive::{append_bytes, append_file, pack_replica, unpack_replica};
+use super::archive::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
 use super::args::LocalTestbed as Wanted;
 use super::common::{now_millis, sanitized_run_id};
 use super::interrupt::Interrupt;
@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -245,6 +246,7 @@ impl ExternalTestbed for LocalTestbed {
         // Complete beside its place first, so that a failure leaves the replica what it had.
         let incoming = tempfile::Builder::new()
             .prefix(".import-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(root)
             .with_context(|| format!("failed to create a folder in {}", root.display()))?;
         unpack_replica(archive, incoming.path(), replica)?;
@@ -262,7 +264,7 @@ impl ExternalTestbed for LocalTestbed {
         for id in REPLICAS {
             let replica = self.replica(id)?;
             let folder = format!("{name}/replica-{id}");
-            append_file(&mut archive, &format!("{folder}/journal.log"), &replica.log_path)?;
+            append_log(&mut archive, &format!("{folder}/journal.log"), &replica.log_path)?;
             append_file(&mut archive, &format!("{folder}/cluster-faults.txt"), &layout.faults_path())?;
             append_file(&mut archive, &format!("{folder}/cluster-timeline.log"), &layout.timeline_path())?;
             let status = match control::query_status(replica.control_addr) {

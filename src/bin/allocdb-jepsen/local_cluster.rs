@@ -9,7 +9,8 @@ use super::inspect;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::report::{Condition, replica_block};
 use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
-use allocdb_node::cluster::{Network, control};
+use allocdb_node::cluster::{ClusterLayout, Network, control};
+use allocdb_node::daemon::log_file::LogFile;
 use allocdb_node::daemon::{self, DaemonOptions};
 use allocdb_node::testbed::OWN_PROGRAM_VARIABLE;
 use anyhow::{Context as _, Result, ensure};
@@ -152,7 +153,14 @@ fn control_status(addr: SocketAddr) -> Result<()> {
 }
 
 fn be_a_replica(options: ReplicaDaemon) -> Result<()> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    // A layout that cannot be read is told by the replica itself, on standard error as it is.
+    let layout = ClusterLayout::load(&options.layout_file).ok();
+    if let Some(own) = layout.as_ref().and_then(|layout| layout.replica(options.replica)) {
+        let log = LogFile::standard_error(&own.log_path);
+        logger.target(env_logger::Target::Pipe(Box::new(log)));
+    }
+    logger.init();
     Ok(daemon::run(&DaemonOptions {
         layout_file: options.layout_file,
         replica: options.replica,

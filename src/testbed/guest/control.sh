@@ -68,10 +68,11 @@ import_replica() {
 }
 
 # What a replica's guest has to say, as a tar archive without the folder, whose mode is nobody else's business. Whatever is
-# missing there stays empty.
+# missing there stays empty. A log that was put away comes first; the one that is written is opened before it, so that what is
+# put away meanwhile is there twice rather than not at all.
 gather='sudo sh -c '"'"'cd $(mktemp -d) || exit 1
-    cp @LOG@ replica.log; cp @WORKSPACE@/cluster-faults.txt @WORKSPACE@/cluster-timeline.log .
-    journalctl -u allocdb-replica.service --no-pager >journal.log || cp @LOG@ journal.log
+    cat @LOG@.1 - <@LOG@ >replica.log || cat @LOG@.1 @LOG@ >replica.log; cp @WORKSPACE@/cluster-faults.txt @WORKSPACE@/cluster-timeline.log .
+    journalctl -u allocdb-replica.service --no-pager >journal.log || cp replica.log journal.log
     dmesg >kernel.log
     tar -cf - *; rm -rf "$PWD"'"'"' 2>/dev/null'
 
