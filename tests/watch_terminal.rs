@@ -9,7 +9,7 @@ mod tmux;
 #[allow(unreachable_pub, reason = "each test file is a crate of its own")]
 mod watched;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::*;
 use tmux::{Terminal, missing_tmux};
@@ -234,6 +234,38 @@ fn a_view_that_cannot_begin_leaves_the_terminal_alone() {
     let terminal = Terminal::run(80, 24, &command);
     let shown = terminal.ended(1);
     assert!(shown[1].starts_with("failed to resolve workspace "), "{shown:#?}");
+}
+
+/// What a command writes to a terminal that calls itself dumb; `None` without `script`, of util-linux.
+fn on_a_dumb_terminal(command: &Command) -> Option<Done> {
+    let is_here = Command::new("script").arg("--version").stdout(Stdio::null()).status();
+    if !is_here.is_ok_and(|status| status.success()) {
+        skipped("`script`, of util-linux, for a terminal");
+        return None;
+    }
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
+    let mut script = Command::new("script");
+    script.args(["-q", "-e", "-c", &words.join(" "), "/dev/null"]).stdin(Stdio::null()).env("TERM", "dumb");
+    Some(run(script.env("ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE", "1").env_remove("NO_COLOR")))
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_frames() {
+    let watched = Watched::start();
+    watched.tell(RUN, "passed", "all done");
+    for more in [&[][..], &["--follow"]] {
+        let Some(done) = on_a_dumb_terminal(&watched.lively(more)) else { return };
+        let done = done.ok();
+        assert!(!done.stdout.contains('\u{1b}'), "{done:#?}");
+        assert!(done.stdout.contains("✅ PASSED") && done.stdout.contains("serving traffic"), "{done:#?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = jepsen(&["run-local", "--run-id", "reservation_contention-control", "--output-root"]);
+    command.arg(folder.path().join("out"));
+    let Some(done) = on_a_dumb_terminal(&command) else { return };
+    let done = done.ok();
+    assert!(!done.stdout.contains('\u{1b}') && done.stdout.starts_with("history_file="), "{done:#?}");
 }
 
 #[test]

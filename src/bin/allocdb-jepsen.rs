@@ -28,6 +28,8 @@ mod interrupt;
 mod kubectl;
 #[path = "allocdb-jepsen/kubevirt.rs"]
 mod kubevirt;
+#[path = "allocdb-jepsen/leftovers.rs"]
+mod leftovers;
 #[path = "allocdb-jepsen/local.rs"]
 mod local;
 #[path = "allocdb-jepsen/local_cluster.rs"]

@@ -1,12 +1,15 @@
-//! What every part of the binary needs: printing that may fail, the clock, names made safe for files, and replacing a file
-//! that people and programs read.
+//! What every part of the binary needs: printing that may fail, the clock, names made safe for files, and replacing or adding to
+//! a file that people and programs read.
 
-use anyhow::{Context as _, Result};
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Writes text to standard output, all of it.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -21,6 +24,44 @@ pub(crate) fn complain(message: &str) {
     let shown = if err.is_terminal() { escaped(message) } else { message.to_owned() };
     // Nobody is left to tell if standard error is gone too.
     let _ = writeln!(err, "{shown}");
+}
+
+/// Whether a stream is a terminal that can be drawn on. One that says that it is dumb gets plain lines, as a file does.
+pub(crate) fn obeys_escapes(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && !is_dumb(std::env::var_os("TERM").as_deref())
+}
+
+fn is_dumb(term: Option<&std::ffi::OsStr>) -> bool {
+    term.is_some_and(|term| term == "dumb")
+}
+
+/// What time it is, and how much of it has passed.
+pub(crate) trait Time: std::fmt::Debug + Send + Sync {
+    /// Milliseconds since the Unix epoch, as [`now_millis`]; somebody may set them forward or back at any moment.
+    fn wall_millis(&self) -> u64;
+
+    /// Since some fixed moment. Goes on evenly.
+    fn steady(&self) -> Duration;
+}
+
+/// The time of the system.
+#[derive(Debug)]
+pub(crate) struct SystemTimes(Instant);
+
+impl SystemTimes {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Time for SystemTimes {
+    fn wall_millis(&self) -> u64 {
+        now_millis()
+    }
+
+    fn steady(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// Milliseconds since the Unix epoch; 0 for a clock before it, the largest number for one that does not fit.
@@ -54,6 +95,23 @@ pub(crate) fn escaped(text: &str) -> String {
     text.chars().map(spell).collect()
 }
 
+/// Opens a log that is only added to, and creates it if there is none. What else has its name, a symbolic link above all, is
+/// refused: nothing is written through it, and nothing is waited for.
+pub(crate) fn append_to(path: &Path) -> Result<File> {
+    let failed = || format!("failed to open {}", path.display());
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = match OpenOptions::new().create(true).append(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            bail!("{}: it is a symbolic link, expected a file or nothing", failed())
+        }
+        opened => opened.with_context(failed)?,
+    };
+    if !file.metadata().with_context(failed)?.is_file() {
+        bail!("{}: it is no regular file, expected one or nothing", failed());
+    }
+    Ok(file)
+}
+
 /// A name for a temporary file beside `target`, by this process, that no other write of this process uses.
 pub(crate) fn temporary_beside(target: &Path) -> PathBuf {
     static WRITES: AtomicU64 = AtomicU64::new(0);
@@ -75,8 +133,11 @@ pub(crate) fn replace_file(
         let _ = std::fs::remove_file(temporary);
         error
     };
+    // A link of that name leads nowhere that this is to be written to.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let created =
-        File::create(temporary).with_context(|| format!("failed to create {}", temporary.display()));
+        options.open(temporary).with_context(|| format!("failed to create {}", temporary.display()));
     let mut file = created?;
     write(&mut file).with_context(|| format!("failed to write {}", target.display())).map_err(removed)?;
     file.sync_all().with_context(|| format!("failed to sync {}", target.display())).map_err(removed)?;
@@ -101,6 +162,38 @@ mod tests {
     fn text_from_elsewhere_steers_no_terminal() {
         assert_eq!(escaped("a\x1b[2J\x07\n\tb\r"), "a\\u{1b}[2J\\u{7}\n\tb\\r");
         assert_eq!(escaped("back\u{202e}ward"), "back\\u{202e}ward");
+    }
+
+    #[test]
+    fn a_dumb_terminal_is_not_drawn_on() {
+        assert!(is_dumb(Some("dumb".as_ref())));
+        assert!(!is_dumb(Some("xterm".as_ref())) && !is_dumb(None));
+    }
+
+    #[test]
+    fn nothing_is_added_through_a_link_or_to_what_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        append_to(&place("new")).unwrap().write_all(b"1").unwrap();
+        append_to(&place("new")).unwrap().write_all(b"2").unwrap();
+        assert_eq!(std::fs::read(place("new")).unwrap(), b"12");
+        std::os::unix::fs::symlink(place("new"), place("link")).unwrap();
+        std::os::unix::fs::symlink(place("nothing"), place("dangling")).unwrap();
+        std::fs::create_dir(place("folder")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            place("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        for name in ["link", "dangling", "folder", "pipe"] {
+            let error = format!("{:#}", append_to(&place(name)).unwrap_err());
+            assert!(error.starts_with(&format!("failed to open {}: ", place(name).display())), "{error}");
+            assert_eq!(error.contains("symbolic link"), name == "link" || name == "dangling", "{error}");
+        }
+        assert!(!place("nothing").exists());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! It goes to a file in the output root once a run has one, and to standard error where `ALLOCDB_LOG` asks for it, with
 //! the filters that `env_logger` understands. Nothing of it ever decides anything.
 
-use super::common::{complain, now_millis};
+use super::common::{append_to, complain, now_millis};
+use anyhow::Result;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -103,11 +104,13 @@ impl Drop for Quiet {
 }
 
 /// From now on notes go to this file too.
-pub(crate) fn write_to(path: &Path) {
-    let opened = OpenOptions::new().create(true).append(true).open(path);
-    match (opened, LOG.get()) {
-        (Ok(file), Some(log)) => *log.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file),
-        (Err(error), _) => log::warn!("failed to open {}: {error}", path.display()),
-        (Ok(_), None) => {}
+///
+/// # Errors
+/// When it cannot be opened, or is no regular file.
+pub(crate) fn write_to(path: &Path) -> Result<()> {
+    let file = append_to(path)?;
+    if let Some(log) = LOG.get() {
+        *log.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! One line on a terminal that says how something long is getting on, most often a run. Where standard error is no
-//! terminal there is none.
+//! terminal, or a dumb one, there is none.
 
-use std::io::{IsTerminal as _, Write as _};
+use super::common::obeys_escapes;
+use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -36,7 +37,7 @@ impl Progress {
     /// A line for a run, or whatever else goes by that name, if there is a terminal to draw it on.
     pub(crate) fn start(name: &str) -> Self {
         let state = Arc::<Mutex<State>>::default();
-        if !std::io::stderr().is_terminal() {
+        if !obeys_escapes(&std::io::stderr()) {
             return Self { state, drawing: Mutex::default() };
         }
         let (end, ended) = channel();

@@ -7,6 +7,7 @@ use super::cluster;
 use super::common::{now_millis, print, replace_file, temporary_beside};
 use super::harness_log;
 use super::interrupt::Interrupt;
+use super::leftovers::{clear_output_root, clear_staging};
 use super::nemesis::script;
 use super::progress::Progress;
 use super::runtime;
@@ -103,8 +104,10 @@ pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: 
     fs::create_dir_all(output_root)
         .with_context(|| format!("failed to create Jepsen output root {}", output_root.display()))?;
     let _lock = lock_output_root(output_root, run.id.as_str())?;
+    clear_output_root(output_root);
+    clear_staging(&std::env::temp_dir());
     let files = RunFiles::new(output_root, run.id.as_str());
-    harness_log::write_to(&files.harness_log());
+    harness_log::write_to(&files.harness_log())?;
     let tracker = Tracker::create(files.clone(), testbed.backend(), run.id.as_str(), window.secs())?;
     let progress = Progress::start(run.id.as_str());
     let life =

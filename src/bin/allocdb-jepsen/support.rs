@@ -4,12 +4,14 @@
 use super::actions::Actions;
 use super::archive::{pack_replica, unpack_replica};
 use super::common::{now_millis, sanitized};
+use super::leftovers::{STAGING_PREFIX, own, private_folder};
 use super::progress::Progress;
 use super::tracker::Tracker;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::history::{Event, Operation, Outcome, Process, Sequence, UnixMillis};
 use allocdb_node::replica::staging::{StagedReplica, Survey};
 use anyhow::{Context as _, Result};
+use std::fs::File;
 use std::io::Seek as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +28,8 @@ const EXPORT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Staging {
     root: PathBuf,
     staged: StagedReplica,
+    /// Held, so that nobody takes the folder for one that was left behind.
+    _owned: Option<File>,
 }
 
 impl Staging {
@@ -33,7 +37,7 @@ impl Staging {
     pub(crate) fn empty(actions: &Actions<'_>, replica: ReplicaId) -> Result<Self> {
         static FOLDERS: AtomicU64 = AtomicU64::new(0);
         let name = format!(
-            "allocdb-staged-{}-{}-replica-{replica}-pid{}-seq{}-{}",
+            "{STAGING_PREFIX}{}-{}-replica-{replica}-pid{}-seq{}-{}",
             actions.testbed.backend(),
             sanitized(&actions.testbed.label(), "workspace"),
             std::process::id(),
@@ -41,11 +45,10 @@ impl Staging {
             now_millis()
         );
         let root = std::env::temp_dir().join(name);
-        let failed = |path: &std::path::Path| format!("failed to create temp staging dir {}", path.display());
-        std::fs::create_dir(&root).with_context(|| failed(&root))?;
-        let staging = Self { staged: StagedReplica::in_folder(&root, replica), root };
-        let folder = staging.root.join(format!("replica-{replica}"));
-        std::fs::create_dir(&folder).with_context(|| failed(&folder))?;
+        private_folder(&root)?;
+        let mut staging = Self { staged: StagedReplica::in_folder(&root, replica), root, _owned: None };
+        staging._owned = Some(own(&staging.root)?);
+        private_folder(&staging.root.join(format!("replica-{replica}")))?;
         Ok(staging)
     }
 

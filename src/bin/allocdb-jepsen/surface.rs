@@ -6,6 +6,7 @@ use super::cluster;
 use super::common::{escaped, print};
 use super::events::{full_table_hint, submit};
 use super::interrupt::Interrupt;
+use super::leftovers::clear_staging;
 use super::runtime;
 use super::testbed::{Contact, Open, Port, REPLICAS};
 use super::tracker::Namespaces;
@@ -74,6 +75,7 @@ pub(crate) fn fail_if_blocked(report: &Report) -> Result<()> {
 pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>) -> Result<()> {
     let command = testbed.verify_command();
     let interrupt = &Interrupt::listen()?;
+    clear_staging(&std::env::temp_dir());
     let verified = open(testbed, Contact::AtOnce, interrupt).and_then(|testbed| {
         verify_surface(&Actions::new(&*testbed, interrupt), &mut Namespaces::default())?;
         Ok(testbed)

@@ -1,14 +1,14 @@
 //! What a run tells about itself while it goes on: a status file that is replaced at every change, an events log that only
 //! grows, and the numbers that keep its requests apart from those of every other run.
 
-use super::common::{now_millis, replace_file, sanitized_run_id};
+use super::common::{SystemTimes, Time, append_to, now_millis, replace_file, sanitized_run_id};
 use allocdb_node::ids::{ClientId, Slot};
 use allocdb_node::keyvalue::or_none;
 use anyhow::{Context as _, Result, anyhow};
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longest status file that is read.
 const MAX_STATUS_BYTES: u64 = 1024 * 1024;
@@ -117,8 +117,7 @@ pub(crate) fn unescape(line: &str) -> String {
 }
 
 impl RunStatus {
-    fn initial(backend: &str, run_id: &str, window_secs: Option<u64>) -> Self {
-        let now = now_millis();
+    fn initial(backend: &str, run_id: &str, window_secs: Option<u64>, now: u64) -> Self {
         Self {
             backend: backend.to_owned(),
             run_id: run_id.to_owned(),
@@ -320,10 +319,31 @@ pub(crate) struct Completion {
     pub(crate) blockers: usize,
 }
 
+/// The clock of a run: the time at which it began, and what has passed since. What the system's clock is set to meanwhile does
+/// not change how long a run has been going on.
+#[derive(Debug)]
+struct RunClock {
+    began_millis: u64,
+    began: Duration,
+    time: Box<dyn Time>,
+}
+
+impl RunClock {
+    fn start(time: Box<dyn Time>) -> Self {
+        Self { began_millis: time.wall_millis(), began: time.steady(), time }
+    }
+
+    fn now_millis(&self) -> u64 {
+        let passed = self.time.steady().saturating_sub(self.began).as_millis();
+        self.began_millis.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+}
+
 /// Keeps the files of one run up to date.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     files: RunFiles,
+    clock: RunClock,
 }
 
 impl Tracker {
@@ -334,8 +354,19 @@ impl Tracker {
         run_id: &str,
         window_secs: Option<u64>,
     ) -> Result<Self> {
-        let tracker = Self { files };
-        tracker.write(&RunStatus::initial(backend, run_id, window_secs))?;
+        Self::create_at(Box::new(SystemTimes::new()), files, backend, run_id, window_secs)
+    }
+
+    fn create_at(
+        time: Box<dyn Time>,
+        files: RunFiles,
+        backend: &str,
+        run_id: &str,
+        window_secs: Option<u64>,
+    ) -> Result<Self> {
+        let tracker = Self { files, clock: RunClock::start(time) };
+        let began_millis = tracker.clock.began_millis;
+        tracker.write(&RunStatus::initial(backend, run_id, window_secs, began_millis))?;
         tracker.append_event("run initialized")?;
         Ok(tracker)
     }
@@ -385,12 +416,8 @@ impl Tracker {
     /// Adds a line to the events log.
     pub(crate) fn append_event(&self, detail: &str) -> Result<()> {
         let path = self.files.events();
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("failed to open {}", path.display()))?;
-        let line = format!("time_millis={} detail={}\n", now_millis(), escape(detail));
+        let mut file = append_to(&path)?;
+        let line = format!("time_millis={} detail={}\n", self.clock.now_millis(), escape(detail));
         file.write_all(line.as_bytes()).with_context(|| format!("failed to append {}", path.display()))?;
         file.sync_all().with_context(|| format!("failed to sync {}", path.display()))
     }
@@ -402,7 +429,7 @@ impl Tracker {
             anyhow!("failed to open run status {}: {gone}", path.display())
         })?;
         change(&mut status);
-        status.updated_at_millis = now_millis();
+        status.updated_at_millis = self.clock.now_millis();
         status.elapsed_secs = status.updated_at_millis.saturating_sub(status.started_at_millis) / 1000;
         self.write(&status)
     }
@@ -532,6 +559,58 @@ mod tests {
         assert_eq!(events(&files), ["run initialized", "executing Jepsen scenario", "run completed"]);
         let latest = std::fs::read(files.latest_status()).unwrap();
         assert_eq!(latest, std::fs::read(files.status()).unwrap());
+    }
+
+    /// A clock that somebody sets, beside one that goes on.
+    #[derive(Debug, Clone, Default)]
+    struct Stepped(std::sync::Arc<std::sync::Mutex<(u64, Duration)>>);
+
+    impl Time for Stepped {
+        fn wall_millis(&self) -> u64 {
+            self.0.lock().unwrap().0
+        }
+
+        fn steady(&self) -> Duration {
+            self.0.lock().unwrap().1
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_changes_no_duration() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = RunFiles::new(folder.path(), "lease_safety-control");
+        let time = Stepped::default();
+        *time.0.lock().unwrap() = (1_773_500_000_000, Duration::from_secs(50));
+        let boxed = Box::new(time.clone());
+        let tracker = Tracker::create_at(boxed, files.clone(), "local", "x", None).unwrap();
+        for (wall, steady, elapsed) in [
+            (1_773_500_007_900, 57_900, 7),
+            // An hour back, a day on.
+            (1_773_496_400_000, 60_000, 10),
+            (1_773_586_400_000, 61_500, 11),
+        ] {
+            *time.0.lock().unwrap() = (wall, Duration::from_millis(steady));
+            tracker.phase(Phase::Executing, "goes on").unwrap();
+            let status = RunStatus::load(&files.status()).unwrap().unwrap();
+            assert_eq!(status.elapsed_secs, elapsed);
+            assert_eq!(status.updated_at_millis - status.started_at_millis, steady - 50_000);
+        }
+        let log = std::fs::read_to_string(files.events()).unwrap();
+        let times: Vec<&str> = log.lines().map(|line| &line[25..line.find(' ').unwrap()]).collect();
+        assert!(times.is_sorted(), "{log}");
+    }
+
+    #[test]
+    fn the_events_log_is_not_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = RunFiles::new(folder.path(), "lease_safety-control");
+        let precious = folder.path().join("precious");
+        std::fs::write(&precious, "text").unwrap();
+        std::os::unix::fs::symlink(&precious, files.events()).unwrap();
+        let error = Tracker::create(files.clone(), "local", "lease_safety-control", None).unwrap_err();
+        let expected = format!("failed to open {}: it is a symbolic link", files.events().display());
+        assert!(format!("{error:#}").starts_with(&expected), "{error:#}");
+        assert_eq!(std::fs::read(&precious).unwrap(), b"text");
     }
 
     #[test]

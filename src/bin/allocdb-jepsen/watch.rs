@@ -1,7 +1,7 @@
 //! The views of runs: one run with its replicas, or the latest runs of several testbeds side by side.
 //!
 //! Lanes are looked at by threads of their own ([`lanes`]), so that a dead testbed holds up no other. Where standard output
-//! is no terminal, a frame is printed after each look; on a terminal that is followed, [`terminal`] draws what is known. What
+//! is no terminal, or a dumb one, a frame is printed after each look; on a terminal that is followed, [`terminal`] draws what is known. What
 //! it looks like is the business of `watch_render`.
 
 #[path = "watch/files.rs"]
@@ -16,7 +16,7 @@ mod look;
 mod terminal;
 
 use super::args::{FleetWatch, Refresh, Testbed, Watch};
-use super::common::now_millis;
+use super::common::{now_millis, obeys_escapes};
 use super::interrupt::Interrupt;
 use super::testbed::Open;
 use super::tracker::State;
@@ -24,7 +24,7 @@ use super::watch_render::{Heading, LaneView, Line, Subject, frame, text_of};
 use anyhow::{Context as _, Result};
 use lanes::Lanes;
 use look::Source;
-use std::io::{IsTerminal as _, Write};
+use std::io::Write;
 use std::time::Duration;
 
 /// How long a look is waited for that a frame is printed after.
@@ -131,7 +131,7 @@ pub(crate) fn fleet(wanted: FleetWatch, open: &Open<'_>) -> Result<()> {
 }
 
 fn show(view: &View, interrupt: &Interrupt, open: &Open<'_>) -> Result<()> {
-    let is_terminal = std::io::stdout().is_terminal();
+    let is_terminal = obeys_escapes(&std::io::stdout());
     let colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
     if is_terminal && view.refresh.follow {
         return terminal::follow(view, interrupt, open, colour);

@@ -70,6 +70,8 @@ pub(crate) struct LaneView {
     pub(crate) error: Option<String>,
     /// How old the oldest of this is.
     pub(crate) age: Duration,
+    /// For how long the run has not changed what it says.
+    pub(crate) quiet: Duration,
 }
 
 /// What a replica said, or why it did not.

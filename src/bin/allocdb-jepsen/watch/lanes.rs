@@ -1,6 +1,7 @@
 //! Lanes as far as they are known: who is looking at what, what came of it and when. The looking is done by two threads of each
 //! lane, so that nothing that does not answer holds up anything else.
 
+use super::super::common::now_millis;
 use super::super::interrupt::Interrupt;
 use super::super::testbed::{Open, REPLICAS};
 use super::super::watch_render::{LaneView, Replica};
@@ -53,9 +54,38 @@ struct Lane {
     replicas: Looking,
     /// What the files told last, and when.
     told: Option<(Result<Told>, Instant)>,
+    /// When the run said something new, as far as it was seen.
+    word: Option<Word>,
     way: Way,
     /// What each replica said last, and when.
     heard: [Option<(Replica, Instant)>; REPLICAS.len()],
+}
+
+/// What a run has said last, by its own account of the time, and how long it has said nothing else. The system's clock counts only
+/// for what was there before anybody looked: it may be set meanwhile, and the run's clock does not follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Word {
+    updated_at_millis: u64,
+    seen: Instant,
+    /// How old it was when it was seen.
+    age: Duration,
+}
+
+impl Word {
+    fn next(before: Option<Self>, updated_at_millis: u64, seen: Instant, now_millis: u64) -> Self {
+        match before {
+            Some(word) if word.updated_at_millis == updated_at_millis => word,
+            Some(_) => Self { updated_at_millis, seen, age: Duration::ZERO },
+            None => {
+                let age = Duration::from_millis(now_millis.saturating_sub(updated_at_millis));
+                Self { updated_at_millis, seen, age }
+            }
+        }
+    }
+
+    fn quiet(self) -> Duration {
+        self.age.saturating_add(self.seen.elapsed())
+    }
 }
 
 /// All lanes. Their threads end when this is dropped, and with them the use of their testbeds.
@@ -93,7 +123,7 @@ impl Lanes {
                 .spawn_scoped(scope, move || probe_when_asked(source, open, interrupt, &to_probe, &send))
                 .context("failed to start a thread")?;
             let (name, heard) = (source.name.clone(), [const { None }; REPLICAS.len()]);
-            lanes.push(Lane { name, files, replicas, told: None, way: Way::Tried, heard });
+            lanes.push(Lane { name, files, replicas, told: None, word: None, way: Way::Tried, heard });
         }
         Ok(Self { lanes, found })
     }
@@ -168,7 +198,13 @@ impl Lane {
     fn note(&mut self, found: Found) {
         let now = Instant::now();
         match found {
-            Found::Told(told) => self.told = Some((told.map(|told| *told), now)),
+            Found::Told(told) => {
+                let told = told.map(|told| *told);
+                if let Ok(Told { status: Some(status), .. }) = &told {
+                    self.word = Some(Word::next(self.word, status.updated_at_millis, now, now_millis()));
+                }
+                self.told = Some((told, now));
+            }
             Found::Reached(Ok(())) => self.way = Way::Open,
             Found::Reached(Err(error)) => self.way = Way::Closed(error),
             Found::Replica(replica) => {
@@ -223,6 +259,7 @@ impl Lane {
                 status: told.status.clone(),
                 events: told.events.clone(),
                 age: at.elapsed(),
+                quiet: self.word.map(Word::quiet).unwrap_or_default(),
                 ..self.named()
             },
             Some((Err(error), _)) => {
@@ -264,5 +301,23 @@ impl Lane {
             heard.as_ref().and_then(told).unwrap_or_else(|| silent(id, format!("no answer within {waited}s")))
         };
         LaneView { replicas: REPLICAS.into_iter().zip(&self.heard).map(replica).collect(), ..run }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_run_says_nothing_is_not_told_by_the_systems_clock() {
+        let seen = Instant::now();
+        let first = Word::next(None, 1_000_000, seen, 1_003_000);
+        assert_eq!(first.age, Duration::from_secs(3));
+        // Whatever the clock is set to, the same word is as old as it is.
+        for now_millis in [0, 1_003_000, 90_000_000] {
+            assert_eq!(Word::next(Some(first), 1_000_000, seen, now_millis), first);
+            assert_eq!(Word::next(Some(first), 1_000_500, seen, now_millis).age, Duration::ZERO);
+        }
+        assert_eq!(Word::next(None, 1_000_000, seen, 0).age, Duration::ZERO);
     }
 }

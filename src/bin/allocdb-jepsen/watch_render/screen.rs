@@ -1,7 +1,7 @@
 //! The same content as in a frame, laid out for a terminal of a certain size: columns by what there is room for, the clock of
 //! a run going on between two looks, and the age of what is not known any better.
 
-use super::super::tracker::{RunStatus, State};
+use super::super::tracker::State;
 use super::fit::{Align, Cell, Row, drawn, width, wrapped};
 use super::frame::{self, NO_EVENTS, REPLICA_HEADER, section};
 use super::parts::{self, ReplicaCells};
@@ -50,7 +50,7 @@ pub(crate) fn screen(
     first: usize,
     colour: bool,
 ) -> Screen {
-    let lanes: Vec<LaneView> = lanes.iter().map(|lane| as_of_now(lane, heading.now_millis)).collect();
+    let lanes: Vec<LaneView> = lanes.iter().map(as_of_now).collect();
     let room = size.rows.saturating_sub(1);
     let most = lanes.iter().map(|lane| lane.events.len()).max().unwrap_or(0).max(1);
     // Events make room first, of which each lane keeps its last one, and then errors.
@@ -72,16 +72,12 @@ pub(crate) fn screen(
 }
 
 /// A lane whose run has come further since it said something.
-fn as_of_now(lane: &LaneView, now_millis: u64) -> LaneView {
+fn as_of_now(lane: &LaneView) -> LaneView {
     let mut lane = lane.clone();
     if let Some(status) = lane.status.as_mut().filter(|status| status.state == State::Running) {
-        status.elapsed_secs = status.elapsed_secs.saturating_add(quiet_for(status, now_millis).as_secs());
+        status.elapsed_secs = status.elapsed_secs.saturating_add(lane.quiet.as_secs());
     }
     lane
-}
-
-fn quiet_for(status: &RunStatus, now_millis: u64) -> Duration {
-    Duration::from_millis(now_millis.saturating_sub(status.updated_at_millis))
 }
 
 fn footer(first: usize, room: usize, lines: usize) -> Row {
@@ -197,10 +193,9 @@ impl Layout<'_> {
 
     /// That a run has not said anything for a long time.
     fn quiet(&self, lane: &LaneView) -> Option<Span> {
-        let status = lane.status.as_ref().filter(|status| status.state == State::Running)?;
-        let quiet = quiet_for(status, self.heading.now_millis);
-        let text = || format!("   no word for {}", duration(quiet.as_secs()));
-        (quiet >= QUIET).then(|| span(text(), Style::ORANGE))
+        lane.status.as_ref().filter(|status| status.state == State::Running)?;
+        let text = || format!("   no word for {}", duration(lane.quiet.as_secs()));
+        (lane.quiet >= QUIET).then(|| span(text(), Style::ORANGE))
     }
 
     /// The columns of replicas, behind `lane` columns for the name of one; 0 for none.
@@ -488,9 +483,9 @@ mod tests {
         let run = |after: u64, state| {
             let mut status = status("x", 754_321, Some(1800));
             status.state = state;
-            let lane = LaneView { status: Some(status), ..LaneView::default() };
-            let heading = Heading { now_millis: 1_773_500_754_321 + after, ..of_run() };
-            lay(&heading, &[lane], 100, 40)[7].clone()
+            let quiet = Duration::from_millis(after);
+            let lane = LaneView { status: Some(status), quiet, ..LaneView::default() };
+            lay(&of_run(), &[lane], 100, 40)[7].clone()
         };
         assert_eq!(run(0, State::Running), "  Elapsed    12m 34s");
         assert_eq!(run(3000, State::Running), "  Elapsed    12m 37s");
