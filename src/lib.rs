@@ -12,6 +12,7 @@
 //! - [`keyvalue`]: text of lines `key=value`.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`daemon`]: the process of one replica.
+//! - [`operator`]: what is done to a cluster from outside: failover, rejoin, bringing everybody in place.
 //! - [`testbed`]: three replicas in virtual machines under QEMU or KubeVirt, the files that say where they are, and all that
 //!   follows from those: names, addresses, ports, and the layout of the cluster inside.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
@@ -26,6 +27,7 @@ pub mod engine;
 pub mod ids;
 pub mod jepsen;
 pub mod keyvalue;
+pub mod operator;
 pub mod planted;
 pub mod replica;
 pub mod storage;

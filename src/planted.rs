@@ -75,3 +75,25 @@ thread_local! {
 pub fn wake(fault: Option<PlantedFault>) {
     AWAKE.set(fault);
 }
+
+/// Says at which of the points that [`reach_kill_point`] marks, counted from 1, the process is killed.
+#[cfg(feature = "planted-faults")]
+pub const KILL_POINT_VARIABLE: &str = "ALLOCDB_KILL_AT_POINT";
+
+/// Marks a point of an operator's work at which a test may have the process killed, so that it can visit each of them. Ends this
+/// process as `kill -9` does, without tidying up, if this is the point that was asked for.
+#[cfg(feature = "planted-faults")]
+pub fn reach_kill_point() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static REACHED: AtomicU64 = AtomicU64::new(0);
+    let number = REACHED.fetch_add(1, Ordering::Relaxed) + 1;
+    let asked_for = std::env::var(KILL_POINT_VARIABLE).ok().and_then(|text| text.parse::<u64>().ok());
+    if asked_for == Some(number) {
+        let own = rustix::process::getpid();
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+    }
+}
+
+/// Nothing: there are no such points in this build.
+#[cfg(not(feature = "planted-faults"))]
+pub const fn reach_kill_point() {}

@@ -10,15 +10,19 @@ use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command};
 use allocdb_node::api::{Request, Response, SubmitResponse, TickResponse};
 use allocdb_node::engine::{EngineConfig, EnginePaths, RecoveryError};
 use allocdb_node::ids::{ClientId, HolderId, Lsn, OperationId, ReplicaId, ResourceId, ShardId, Slot, View};
+use allocdb_node::operator::{
+    Control, Decision, Failover, Fence, Operation, Rejoin, Replicas, Round, Sighting, Standing, Step,
+};
 use allocdb_node::replica::message::PeerRequest;
 use allocdb_node::replica::node::{ClientReply, Node, Output, PeerFailure, Token};
-use allocdb_node::replica::staging::{FailoverSource, StagedReplica, plan_failover};
+use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
 use disk::{Fuse, SimDisk};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// A replica by its place from 0.
@@ -107,6 +111,7 @@ struct Play {
     messages: u64,
     /// Operations on files that the operator worked on before those that it works on now.
     staged_before: u64,
+    staged: [SimDisk; COUNT],
     asked: Vec<u128>,
     acknowledged: BTreeMap<u128, Lsn>,
 }
@@ -123,6 +128,7 @@ impl Play {
             replies: BTreeMap::new(),
             messages: 0,
             staged_before: 0,
+            staged: Default::default(),
             asked: Vec::new(),
             acknowledged: BTreeMap::new(),
         };
@@ -301,81 +307,47 @@ impl Play {
         panic!("{:?}: the tick at {slot} is never carried out", self.fault);
     }
 
-    /// A copy of a replica's files. The fault of the operator's is among what happens to it.
-    fn export(&mut self, at: At) -> (SimDisk, StagedReplica) {
-        let copy = SimDisk::default();
-        for path in files_of(at) {
-            copy.put(&path, self.disks[at].contents_of(&path));
+    /// Carries out what the operator does, from the beginning again if it is stopped in the middle.
+    fn operate<O: Operation>(&mut self, mut operation: impl FnMut() -> O) {
+        let mut problem = String::new();
+        for _ in 0..TRIES {
+            let mut operation = operation();
+            let ended = loop {
+                match operation.step(self) {
+                    Ok(Step::After(pause)) => self.now += pause,
+                    Ok(Step::Done(_)) => break Ok(()),
+                    Err(failure) => break Err(failure.to_string()),
+                }
+            };
+            self.staged_before += self.staged.iter().map(SimDisk::operations).max().unwrap_or_default();
+            self.staged = Default::default();
+            match ended {
+                Ok(()) => return,
+                Err(failure) => problem = failure,
+            }
+            self.start_who_is_down();
         }
-        if let Fault::Staging(operation, fuse) = self.fault
-            && let Some(after) = operation.checked_sub(self.staged_before)
-        {
-            copy.set_fuse(after, fuse);
-        }
-        let staged = StagedReplica::on_disk(Arc::new(copy.clone()), id_of(at), setup_of(at).paths);
-        (copy, staged)
+        panic!("{:?}: the operator never succeeds: {problem}", self.fault);
     }
 
-    fn import(&self, at: At, copy: &SimDisk) {
-        for path in files_of(at) {
-            self.disks[at].put(&path, copy.contents_of(&path));
-        }
-    }
-
-    /// Makes another replica primary, from the beginning again if the operator is stopped in the middle.
+    /// Makes another replica primary.
     fn fail_over(&mut self, new: At) {
         let supporting = COUNT - self.primary - new;
-        (0..COUNT).for_each(|at| self.kill(at));
-        for _ in 0..TRIES {
-            let (new_disk, new_files) = self.export(new);
-            let surveyed = (new_files.survey(), {
-                let (_, files) = self.export(supporting);
-                files.survey()
-            });
-            let (Ok(new_holds), Ok(supporting_holds)) = surveyed else { continue };
-            let (_, old_files) = self.export(self.primary);
-            let old_view = old_files.survey().unwrap().metadata.last_normal_view.unwrap();
-            let plan = plan_failover(&new_holds, &supporting_holds, old_view);
-            let (supporting_disk, supporting_files) = self.export(supporting);
-            let source = match plan.source {
-                FailoverSource::NewPrimary => new_files.clone(),
-                FailoverSource::Supporting => supporting_files.clone(),
-            };
-            let primary = new_files.rewrite_from(&source, plan.target, plan.view, Role::Primary);
-            let first = new_disk.operations();
-            let backup = primary
-                .and_then(|_| supporting_files.rewrite_from(&source, plan.target, plan.view, Role::Backup));
-            self.staged_before += first.max(supporting_disk.operations());
-            if backup.is_err() {
-                continue;
-            }
-            self.import(supporting, &supporting_disk);
-            self.import(new, &new_disk);
-            self.primary = new;
-            self.start(supporting);
-            self.start(new);
-            return;
-        }
-        panic!("{:?}: the failover never succeeds", self.fault);
+        let replicas = Replicas::Named {
+            old_primary: id_of(self.primary),
+            old_view: None,
+            new_primary: id_of(new),
+            supporting: id_of(supporting),
+        };
+        self.operate(|| Failover::new(replicas, Fence::Ended));
+        self.primary = new;
     }
 
     /// Makes a replica a backup of the primary, which goes on running.
     fn rejoin(&mut self, target: At) {
-        self.kill(target);
-        for _ in 0..TRIES {
-            let (_, source) = self.export(self.primary);
-            let Ok(holds) = source.survey() else { continue };
-            let (copy, staged) = self.export(target);
-            let view = holds.metadata.current_view;
-            let rewritten = staged.rewrite_from(&source, holds.commit_lsn, view, Role::Backup);
-            self.staged_before += copy.operations();
-            if rewritten.is_ok() {
-                self.import(target, &copy);
-                self.start(target);
-                return;
-            }
-        }
-        panic!("{:?}: the rejoin never succeeds", self.fault);
+        let others: Vec<At> = (0..COUNT).filter(|at| *at != target && self.nodes[*at].is_none()).collect();
+        others.into_iter().for_each(|at| self.start(at));
+        self.operate(|| Rejoin::new(id_of(target), None));
     }
 
     /// The whole script, and what must hold after it.
@@ -430,6 +402,96 @@ impl Play {
         let resources: Vec<u128> = states[0].resources.iter().map(|resource| resource.id.0).collect();
         assert_eq!(resources, (1..=last).collect::<Vec<u128>>(), "{fault:?}");
     }
+}
+
+impl Play {
+    /// Room for a copy of a replica's files. The fault of the operator's is among what happens to it.
+    fn room(&mut self, at: At) -> &SimDisk {
+        let copy = SimDisk::default();
+        if let Fault::Staging(operation, fuse) = self.fault
+            && let Some(after) = operation.checked_sub(self.staged_before)
+        {
+            copy.set_fuse(after, fuse);
+        }
+        self.staged[at] = copy;
+        &self.staged[at]
+    }
+
+    fn staged(&self, at: At) -> StagedReplica {
+        StagedReplica::on_disk(Arc::new(self.staged[at].clone()), id_of(at), setup_of(at).paths)
+    }
+}
+
+fn place_of(replica: ReplicaId) -> At {
+    replica.0 as usize - 1
+}
+
+impl Control for Play {
+    type Error = String;
+
+    fn name(&self) -> &str {
+        "played"
+    }
+
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn probe(&mut self) -> Round {
+        let sighting = |at: At| {
+            let node = self.nodes[at].as_ref().ok_or_else(|| "nobody listens".to_owned());
+            let standing = |node: &Node| {
+                let replica = node.replica();
+                Standing {
+                    is_active: replica.fault().is_none(),
+                    role: replica.role(),
+                    view: replica.view(),
+                    commit_lsn: replica.commit_lsn(),
+                    snapshot_lsn: replica.metadata().active_snapshot_lsn,
+                    fault: replica.fault().map(ToString::to_string),
+                }
+            };
+            Sighting { replica: id_of(at), answer: node.map(standing) }
+        };
+        Round((0..COUNT).map(sighting).collect())
+    }
+
+    fn heal(&mut self, _: ReplicaId) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn crash(&mut self, replica: ReplicaId) -> Result<(), String> {
+        self.kill(place_of(replica));
+        Ok(())
+    }
+
+    fn restart(&mut self, replica: ReplicaId) -> Result<(), String> {
+        self.start(place_of(replica));
+        Ok(())
+    }
+
+    fn export(&mut self, replica: ReplicaId) -> Poll<Result<StagedReplica, String>> {
+        let at = place_of(replica);
+        let contents = files_of(at).map(|path| (self.disks[at].contents_of(&path), path));
+        let copy = self.room(at);
+        contents.into_iter().for_each(|(contents, path)| copy.put(&path, contents));
+        Poll::Ready(Ok(self.staged(at)))
+    }
+
+    fn stage(&mut self, replica: ReplicaId) -> Result<StagedReplica, String> {
+        self.room(place_of(replica));
+        Ok(self.staged(place_of(replica)))
+    }
+
+    fn import(&mut self, replica: ReplicaId) -> Result<(), String> {
+        let at = place_of(replica);
+        for path in files_of(at) {
+            self.disks[at].put(&path, self.staged[at].contents_of(&path));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, _: &Decision) {}
 }
 
 /// How many fault points there are: on each disk, in staged files, among messages.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library, each of which may use those before it.
-const LIBRARY: [&str; 14] = [
+const LIBRARY: [&str; 15] = [
     "ids",
     "bytes",
     "planted",
@@ -18,6 +18,7 @@ const LIBRARY: [&str; 14] = [
     "replica",
     "cluster",
     "daemon",
+    "operator",
     "testbed",
     "jepsen",
     "lib",
@@ -158,4 +159,31 @@ fn the_binarys_root_only_parses_dispatches_and_exits() {
         .filter_map(|line| line.split('(').next())
         .collect();
     assert_eq!(functions, ["main", "carry_out", "open"]);
+}
+
+#[test]
+fn only_the_operator_says_what_a_failover_and_a_rejoin_do() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    ["src", "tests", "benches", "examples"]
+        .iter()
+        .for_each(|folder| sources(&package.join(folder), &mut files));
+    // What decides between files, and what makes the files of one replica out of those of another.
+    let steps = ["plan_failover", "rewrite_for_failover", "rewrite_for_rejoin", "rewrite_from", "would_lose"];
+    let mut users = BTreeSet::new();
+    for file in files {
+        let name = file.strip_prefix(package).unwrap().to_str().unwrap().to_owned();
+        let code = code(&file);
+        if name != "tests/shape.rs" && steps.iter().any(|step| code.contains(step)) {
+            users.insert(name);
+        }
+    }
+    let is_theirs = |name: &String| {
+        name.starts_with("src/operator/")
+            || name.starts_with("src/replica/staging/")
+            // Without an operator, which is above it: what the files that these make are worth to a node.
+            || name == "src/replica/node/tests.rs"
+    };
+    assert!(users.iter().any(|name| name.starts_with("src/operator/")), "{users:?}");
+    assert!(users.iter().all(is_theirs), "these do what the operator does: {users:?}");
 }

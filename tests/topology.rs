@@ -62,13 +62,31 @@ fn a_replica_left_behind_in_an_older_view_is_brought_along_before_a_run() {
     }
 }
 
+/// Metadata as it stands on disk.
+fn stored(cluster: &Cluster, id: u64) -> Metadata {
+    Metadata::decode(&std::fs::read(cluster.replica(id).metadata_path).unwrap()).unwrap()
+}
+
 #[test]
-fn a_primary_in_an_older_view_than_a_backup_does_not_serve_a_run() {
+fn a_primary_in_an_older_view_than_a_backup_is_not_followed_but_followed_by_a_new_view() {
+    // As a failover leaves it that was given up when one replica had its files.
     let cluster = cluster_with([(Role::Primary, 1), (Role::Backup, 1), (Role::Backup, 2)]);
     let (done, _out) = run_on(&cluster);
-    let error = done.refused();
-    assert!(error.contains("did not converge to a healthy 3-replica topology"), "{error}");
-    // Nobody was made to follow it.
-    let stored = std::fs::read(cluster.replica(3).metadata_path).unwrap();
-    assert_eq!(Metadata::decode(&stored).unwrap().current_view, View(2));
+    assert_eq!(done.code(), Some(0), "{done:#?}");
+    for id in 1..=3 {
+        assert_eq!(stored(&cluster, id).current_view, View(3), "replica {id}");
+    }
+    let primaries = (1..=3).filter(|id| stored(&cluster, *id).role == Role::Primary).count();
+    assert_eq!(primaries, 1);
+}
+
+#[test]
+fn a_cluster_without_a_primary_comes_back() {
+    let cluster = cluster_with([(Role::ViewUncertain, 1), (Role::Backup, 1), (Role::Backup, 1)]);
+    cluster.operate("start", &[]).ok();
+    let verify = run(&mut jepsen(&["verify-local-surface", "--workspace", cluster.workspace()]));
+    assert_eq!(verify.ok().stdout, "local_surface=ready\n");
+    for id in 1..=3 {
+        assert_eq!(stored(&cluster, id).current_view, View(2), "replica {id}");
+    }
 }

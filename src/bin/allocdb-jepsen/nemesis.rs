@@ -130,7 +130,7 @@ fn failover_read_fences_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> 
     stage.read_lease_at_backup(old_primary, lease.reservation, lease.lsn, 61)
 }
 
-fn mixed_failover(stage: &mut Stage<'_, '_>) -> Result<super::runtime::Member> {
+fn mixed_failover(stage: &mut Stage<'_, '_>) -> Result<allocdb_node::operator::Member> {
     let supporting = stage.supporting()?;
     stage.isolate(supporting)?;
     stage.crash(stage.primary())?;

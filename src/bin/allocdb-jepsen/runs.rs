@@ -229,7 +229,7 @@ impl Life<'_> {
                     ended_at_millis: Some(ended_at_millis),
                     iterations: Some(iterations),
                     faults: Some(actions.record()),
-                    replicas_at_end: Some(runtime::probe(testbed).into_evidence()),
+                    replicas_at_end: Some(runtime::evidence(runtime::probe(testbed))),
                     ..Evidence::of_unknown_run(testbed.backend(), self.run)
                 };
                 Ok(Executed { events, iterations, ended_at_millis, evidence })

@@ -4,10 +4,10 @@
 //! what recorded runs are compared with, so they never change.
 
 use super::events::Granted;
-use super::runtime::Member;
 use super::stage::{HolderStep, Reserve, ReserveBundle, Stage, Tick};
 use allocdb_node::ids::{HolderId, ReservationId, ResourceId};
 use allocdb_node::jepsen::history::Expired;
+use allocdb_node::operator::Member;
 use anyhow::Result;
 
 /// What happens in one iteration.

@@ -2,12 +2,11 @@
 //! saw. Scripts say what happens; sending, mapping and recording are done here, once.
 
 use super::actions::Actions;
-use super::cluster::{self, FailoverCast};
+use super::cluster::{self, FailoverRoles};
 use super::events::{
     Granted, Observation, Reader, Reply, ask, lease_outcome, reserved, resource_created, submit,
     tick_outcome, write_outcome,
 };
-use super::runtime::Member;
 use super::support::Recorder;
 use super::tracker::{Namespace, Namespaces};
 use allocdb_node::allocator::Command;
@@ -16,6 +15,7 @@ use allocdb_node::ids::{HolderId, Lsn, OperationId, ReservationId, ResourceId, S
 use allocdb_node::jepsen::history::{
     Expired, Operation, OperationKind, Outcome, Process, TtlSlots, WriteResult,
 };
+use allocdb_node::operator::Member;
 use anyhow::{Result, anyhow, bail};
 
 /// Slot at which resources are made, above the slot base.
@@ -464,12 +464,12 @@ impl<'s, 'r> Stage<'s, 'r> {
 
     /// Makes the target primary with the supporting backup, and returns the new primary.
     pub(crate) fn fail_over(&mut self) -> Result<Member> {
-        let cast = FailoverCast {
+        let roles = FailoverRoles {
             old_primary: self.cast.primary,
             new_primary: self.cast.target.id,
             supporting: self.supporting()?.id,
         };
-        cluster::fail_over(self.actions, cast)?;
+        cluster::fail_over(self.actions, roles)?;
         cluster::find_primary(self.actions)
     }
 

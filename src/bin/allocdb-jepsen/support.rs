@@ -9,19 +9,12 @@ use super::progress::Progress;
 use super::tracker::Tracker;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::history::{Event, Operation, Outcome, Process, Sequence, UnixMillis};
-use allocdb_node::replica::staging::{StagedReplica, Survey};
+use allocdb_node::replica::staging::StagedReplica;
 use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::Seek as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-/// How often a copy of a running replica's files is taken again when it turns out to be inconsistent.
-const EXPORT_ATTEMPTS: u32 = 8;
-
-/// Pause before it is taken again.
-const EXPORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A folder that goes with everything in it when it is dropped.
 #[derive(Debug)]
@@ -52,41 +45,8 @@ impl Staging {
         Ok(staging)
     }
 
-    /// The files of a replica that is not running, with what they hold.
-    pub(crate) fn export(actions: &Actions<'_>, replica: ReplicaId) -> Result<(Self, Survey)> {
-        Self::export_if(actions, replica, |_| Ok(()))
-    }
-
-    /// The files of a replica, with what they hold. It may be running; the copy is taken again until it is consistent in
-    /// itself and `is_usable` has nothing against it.
-    pub(crate) fn export_if(
-        actions: &Actions<'_>,
-        replica: ReplicaId,
-        is_usable: impl Fn(&Survey) -> Result<()>,
-    ) -> Result<(Self, Survey)> {
-        let mut attempt = 1;
-        loop {
-            let staging = Self::empty(actions, replica)?;
-            let copied = staging.copy_in(actions);
-            let surveyed = copied.and_then(|()| {
-                let survey = staging.staged.survey();
-                let survey =
-                    survey.with_context(|| format!("failed to recover staged replica {replica} summary"))?;
-                is_usable(&survey).map(|()| survey)
-            });
-            match surveyed {
-                Ok(survey) => return Ok((staging, survey)),
-                Err(error) if attempt == EXPORT_ATTEMPTS => return Err(error),
-                Err(error) => {
-                    log::warn!("export of replica {replica}, attempt {attempt}: {error:#}");
-                    attempt += 1;
-                    actions.interrupt.pause(EXPORT_PAUSE)?;
-                }
-            }
-        }
-    }
-
-    fn copy_in(&self, actions: &Actions<'_>) -> Result<()> {
+    /// Copies a replica's files into it, whether the replica runs or not.
+    pub(crate) fn copy_in(&self, actions: &Actions<'_>) -> Result<()> {
         let replica = self.staged.replica();
         let mut archive =
             tempfile::tempfile_in(&self.root).context("failed to create a temporary archive")?;

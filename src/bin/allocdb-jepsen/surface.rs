@@ -84,7 +84,7 @@ pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>) -> Resul
     match format {
         Format::Text => print(&format!("{}_surface=ready\n", testbed.backend())),
         Format::Json => {
-            let replicas = runtime::probe(&*testbed).into_evidence();
+            let replicas = runtime::evidence(runtime::probe(&*testbed));
             print(&answers::surface(command, testbed.backend(), &replicas))
         }
     }

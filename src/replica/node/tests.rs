@@ -7,7 +7,9 @@ use crate::api::{SubmitResponse, TickResponse};
 use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Ticked};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
 use crate::replica::message::{BATCH_TAG, MessageError};
-use crate::replica::staging::{FailoverSource, StagedReplica, plan_failover};
+use crate::replica::staging::{
+    OtherView, StagedReplica, plan_failover, rewrite_for_failover, rewrite_for_rejoin,
+};
 use crate::replica::{Identity, PreparedEntry, ReplicaPaths, ReplicaSetup};
 use crate::storage::{Disk, DiskFile, OsDisk};
 use std::collections::BTreeMap;
@@ -164,8 +166,7 @@ impl Cluster {
     fn rejoin(&self, id: u64, primary: u64) {
         let staged = |id| StagedReplica::in_folder(self.folder.path(), ReplicaId(id));
         let holds = staged(primary).survey().unwrap();
-        let view = holds.metadata.current_view;
-        staged(id).rewrite_from(&staged(primary), holds.commit_lsn, view, Role::Backup).unwrap();
+        rewrite_for_rejoin(&staged(id), &staged(primary), &holds).unwrap();
     }
 
     /// Makes `new` primary with `supporting` as its backup, as the harness does. Both are stopped before, and run afterwards.
@@ -173,16 +174,12 @@ impl Cluster {
         self.stop(new);
         self.stop(supporting);
         let staged = |id| StagedReplica::in_folder(self.folder.path(), ReplicaId(id));
-        let (of_new, of_supporting) = (staged(new).survey().unwrap(), staged(supporting).survey().unwrap());
         let old_view = staged(6 - new - supporting).survey().unwrap().metadata.last_normal_view.unwrap();
-        let plan = plan_failover(&of_new, &of_supporting, old_view);
-        let source = match plan.source {
-            FailoverSource::NewPrimary => staged(new),
-            FailoverSource::Supporting => staged(supporting),
-        };
-        for (id, role) in [(new, Role::Primary), (supporting, Role::Backup)] {
-            staged(id).rewrite_from(&source, plan.target, plan.view, role).unwrap();
-        }
+        let (new_files, other_files) = (staged(new), staged(supporting));
+        let (holds, other_holds) = (new_files.survey().unwrap(), other_files.survey().unwrap());
+        let old_view = OtherView::Known(old_view);
+        let plan = plan_failover((&new_files, &holds), (&other_files, &other_holds), old_view).unwrap();
+        rewrite_for_failover(&new_files, &other_files, &plan.unwrap()).unwrap();
         self.start(new);
         self.start(supporting);
     }

@@ -8,9 +8,12 @@
 //! the longest contiguous prefix holds every acknowledged write, and everything it holds is kept. An entry that nobody was
 //! told about may be kept too; its client was told that it is not known.
 
+mod compare;
+mod files;
 mod plan;
 
-pub use plan::{FailoverPlan, FailoverSource, plan_failover};
+pub use files::{OtherView, RewriteError, plan_failover, rewrite_for_failover, rewrite_for_rejoin};
+pub use plan::{FailoverPlan, FailoverSource};
 
 use super::ReplicaPaths;
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
@@ -216,13 +219,21 @@ impl StagedReplica {
         })
     }
 
+    /// What the metadata file holds, whatever that and the other files are worth; none if there is no such file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no metadata.
+    pub fn stored_metadata(&self) -> Result<Option<Metadata>, StagingError> {
+        let path = &self.paths.metadata;
+        let Some(bytes) = self.read_at_most(path, metadata::MAX_FILE_LEN)? else { return Ok(None) };
+        let decoded = Metadata::decode(&bytes);
+        decoded.map(Some).map_err(|error| StagingError::Metadata { path: path.clone(), error })
+    }
+
     fn read_metadata(&self) -> Result<Metadata, StagingError> {
         let path = &self.paths.metadata;
-        let bytes = self
-            .read_at_most(path, metadata::MAX_FILE_LEN)?
-            .ok_or_else(|| StagingError::NoMetadata { path: path.clone() })?;
         let metadata =
-            Metadata::decode(&bytes).map_err(|error| StagingError::Metadata { path: path.clone(), error })?;
+            self.stored_metadata()?.ok_or_else(|| StagingError::NoMetadata { path: path.clone() })?;
         if metadata.role == Role::Faulted {
             return Err(StagingError::Faulted);
         }

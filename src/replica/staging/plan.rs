@@ -1,7 +1,7 @@
 //! What a failover does: whose files are kept, through which LSN, and in which view the cluster goes on.
 
 use super::Survey;
-use crate::ids::{Lsn, View};
+use crate::ids::{Lsn, ReplicaId, View};
 use crate::planted::PlantedFault;
 
 /// What a failover does with the two replicas that are left.
@@ -24,6 +24,17 @@ pub enum FailoverSource {
     Supporting,
 }
 
+impl FailoverSource {
+    /// Which replica that is, if these become primary and support it.
+    #[must_use]
+    pub fn of(self, new_primary: ReplicaId, supporting: ReplicaId) -> ReplicaId {
+        match self {
+            FailoverSource::NewPrimary => new_primary,
+            FailoverSource::Supporting => supporting,
+        }
+    }
+}
+
 /// Plans a failover from what the two replicas that are left hold, and the view that the third was last in normal operation
 /// in, as it served or was seen to. What the third holds does not matter.
 ///
@@ -31,7 +42,7 @@ pub enum FailoverSource {
 /// acknowledged there, and the others may have gone on without it. So a view counts only if two replicas have reached it, and
 /// the new one is above all three: a view that was begun, and given up, must not be begun once more with other contents.
 #[must_use]
-pub fn plan_failover(new_primary: &Survey, supporting: &Survey, third: View) -> FailoverPlan {
+pub(super) fn plan_knowing_the_third(new_primary: &Survey, supporting: &Survey, third: View) -> FailoverPlan {
     let view_of = |survey: &Survey| survey.metadata.last_normal_view;
     let mut views = [view_of(new_primary), view_of(supporting), Some(third)];
     views.sort_unstable();
@@ -81,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_latest_view_counts_before_the_longest_prefix() {
-        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, View(third)));
+        let plan = |new, supporting, third| planned(plan_knowing_the_third(&new, &supporting, View(third)));
         assert_eq!(plan(survey(7, 11, 12), survey(8, 10, 10), 8), (Supporting, 10, 9));
         assert_eq!(plan(survey(7, 11, 11), survey(7, 11, 14), 7), (Supporting, 14, 8));
         assert_eq!(plan(survey(10, 20, 21), survey(9, 20, 19), 10), (NewPrimary, 21, 11));
@@ -92,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_view_that_only_one_replica_has_reached_does_not_count() {
-        let plan = |new, supporting, third| planned(plan_failover(&new, &supporting, View(third)));
+        let plan = |new, supporting, third| planned(plan_knowing_the_third(&new, &supporting, View(third)));
         // The others went on in view 1 after a failover that gave its files to one replica only.
         assert_eq!(plan(survey(2, 5, 5), survey(1, 7, 8), 1), (Supporting, 8, 3));
         assert_eq!(plan(survey(1, 7, 7), survey(2, 5, 5), 1), (NewPrimary, 7, 3));
@@ -107,7 +118,7 @@ mod tests {
     #[test]
     fn a_view_that_was_begun_and_given_up_is_not_begun_again() {
         // A failover to view 2 was interrupted after the third had its files.
-        let plan = plan_failover(&survey(1, 6, 6), &survey(1, 6, 6), View(2));
+        let plan = plan_knowing_the_third(&survey(1, 6, 6), &survey(1, 6, 6), View(2));
         assert_eq!(planned(plan), (NewPrimary, 6, 3));
     }
 }

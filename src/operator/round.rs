@@ -1,0 +1,303 @@
+//! How replicas were seen, and what is wrong with a cluster that was seen so.
+
+use crate::cluster::ControlStatus;
+use crate::ids::{Lsn, ReplicaId, View};
+use crate::keyvalue::or_none;
+use crate::replica::Role;
+use std::fmt;
+
+/// What a replica that answers says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether its stored state can be trusted.
+    pub is_active: bool,
+    /// Its role.
+    pub role: Role,
+    /// Its view.
+    pub view: View,
+    /// Highest LSN committed there.
+    pub commit_lsn: Option<Lsn>,
+    /// LSN of the snapshot in use. Everything behind it is in its log.
+    pub snapshot_lsn: Option<Lsn>,
+    /// Why it cannot be trusted.
+    pub fault: Option<String>,
+}
+
+impl Standing {
+    /// `active` or `faulted`.
+    #[must_use]
+    pub fn state_word(&self) -> &'static str {
+        if self.is_active { "active" } else { "faulted" }
+    }
+
+    /// Whether it is without a fault and has been told its role: a replica whose disk was emptied has not.
+    #[must_use]
+    pub fn holds_data(&self) -> bool {
+        self.is_active && self.role != Role::Recovering
+    }
+}
+
+impl From<&ControlStatus> for Standing {
+    fn from(status: &ControlStatus) -> Self {
+        Self {
+            is_active: status.is_active,
+            role: status.role,
+            view: status.view,
+            commit_lsn: status.commit_lsn,
+            snapshot_lsn: status.active_snapshot_lsn,
+            fault: status.fault_reason.clone(),
+        }
+    }
+}
+
+/// What one replica said, or why it did not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// What it said.
+    pub answer: Result<Standing, String>,
+}
+
+impl Sighting {
+    /// What it said, if it can be trusted.
+    #[must_use]
+    pub fn active(&self) -> Option<&Standing> {
+        self.answer.as_ref().ok().filter(|standing| standing.is_active)
+    }
+}
+
+/// A replica in the role it had when it was last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Which replica.
+    pub id: ReplicaId,
+    /// Its role.
+    pub role: Role,
+    /// Its view.
+    pub view: View,
+}
+
+/// Every replica as it was seen at one time, in the order of the layout.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Round(pub Vec<Sighting>);
+
+/// Something that keeps a cluster from being healthy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// It does not answer.
+    Down(ReplicaId, String),
+    /// It does not trust its own files.
+    Faulted(ReplicaId, String),
+    /// Nobody serves.
+    NoPrimary,
+    /// More than one serves.
+    TwoPrimaries,
+    /// It is in a higher view than the primary, which is therefore over or was never followed.
+    AheadOfPrimary(Member),
+    /// It is not a backup in the primary's view.
+    OutOfPlace(Member),
+    /// It is behind the primary's snapshot, so that the primary's log may not have what it is missing.
+    LeftBehind {
+        /// Which replica.
+        replica: ReplicaId,
+        /// Highest LSN committed there.
+        commit_lsn: Option<Lsn>,
+        /// LSN of the primary's snapshot.
+        snapshot_lsn: Option<Lsn>,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Down(replica, why) => write!(f, "problem=down replica={replica} reason={why}"),
+            Problem::Faulted(replica, why) => write!(f, "problem=faulted replica={replica} reason={why}"),
+            Problem::NoPrimary => f.write_str("problem=no_primary"),
+            Problem::TwoPrimaries => f.write_str("problem=two_primaries"),
+            Problem::AheadOfPrimary(member) => {
+                write!(f, "problem=ahead_of_primary replica={} view={}", member.id, member.view)
+            }
+            Problem::OutOfPlace(member) => write!(
+                f,
+                "problem=out_of_place replica={} role={} view={}",
+                member.id,
+                member.role.word(),
+                member.view
+            ),
+            Problem::LeftBehind { replica, commit_lsn, snapshot_lsn } => write!(
+                f,
+                "problem=left_behind replica={replica} commit_lsn={} primary_snapshot_lsn={}",
+                or_none(*commit_lsn),
+                or_none(*snapshot_lsn)
+            ),
+        }
+    }
+}
+
+impl Round {
+    /// Replicas that answer and can be trusted, in the order of the layout.
+    pub fn active(&self) -> impl Iterator<Item = Member> + '_ {
+        self.0.iter().filter_map(|sighting| {
+            let standing = sighting.active()?;
+            Some(Member { id: sighting.replica, role: standing.role, view: standing.view })
+        })
+    }
+
+    /// Replicas that serve as primary.
+    #[must_use]
+    pub fn primaries(&self) -> Vec<Member> {
+        self.active().filter(|member| member.role == Role::Primary).collect()
+    }
+
+    /// The one primary that counts: the only one, or the one in the highest view if a backup follows it there. A primary
+    /// of a lower view is one that has not heard yet that its view is over.
+    #[must_use]
+    pub fn current_primary(&self) -> Option<Member> {
+        let highest = self.primaries().into_iter().max_by_key(|primary| primary.view)?;
+        let follows = |member: Member| member.role == Role::Backup && member.view == highest.view;
+        let is_alone = self.primaries().iter().filter(|primary| primary.view == highest.view).count() == 1;
+        let others = self.primaries().len() - 1;
+        (is_alone && (others == 0 || self.active().any(follows))).then_some(highest)
+    }
+
+    /// What one replica said, if it can be trusted.
+    #[must_use]
+    pub fn standing(&self, replica: ReplicaId) -> Option<&Standing> {
+        self.0.iter().find(|sighting| sighting.replica == replica).and_then(Sighting::active)
+    }
+
+    /// Everything that keeps the cluster from being healthy: it has one primary, in the highest view, and its backups are in
+    /// that view and not behind what the primary's log is sure to have.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for sighting in &self.0 {
+            match &sighting.answer {
+                Err(why) => problems.push(Problem::Down(sighting.replica, first_line(why))),
+                Ok(standing) if !standing.is_active => {
+                    let why = standing.fault.as_deref().unwrap_or("replica faulted");
+                    problems.push(Problem::Faulted(sighting.replica, first_line(why)));
+                }
+                Ok(_) => {}
+            }
+        }
+        let Some(primary) = self.current_primary() else {
+            let has_none = self.primaries().is_empty();
+            problems.push(if has_none { Problem::NoPrimary } else { Problem::TwoPrimaries });
+            return problems;
+        };
+        let snapshot_lsn = self.standing(primary.id).and_then(|standing| standing.snapshot_lsn);
+        for member in self.active().filter(|member| member.id != primary.id) {
+            let commit_lsn = self.standing(member.id).and_then(|standing| standing.commit_lsn);
+            if member.view > primary.view {
+                problems.push(Problem::AheadOfPrimary(member));
+            } else if member.view < primary.view || member.role != Role::Backup {
+                problems.push(Problem::OutOfPlace(member));
+            } else if commit_lsn < snapshot_lsn {
+                problems.push(Problem::LeftBehind { replica: member.id, commit_lsn, snapshot_lsn });
+            }
+        }
+        problems
+    }
+
+    /// The primary, if the cluster is healthy.
+    #[must_use]
+    pub fn settled_primary(&self) -> Option<Member> {
+        self.current_primary().filter(|_| self.problems().is_empty())
+    }
+
+    /// Names the replicas that serve as primary, for a message.
+    #[must_use]
+    pub fn named_primaries(&self) -> String {
+        let named = |member: Member| format!("replica {} in view {}", member.id, member.view);
+        self.primaries().into_iter().map(named).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// One piece for each replica.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        self.0.iter().map(piece).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+fn piece(sighting: &Sighting) -> String {
+    let id = sighting.replica;
+    match &sighting.answer {
+        Ok(standing) if standing.is_active => {
+            format!("{id}:{}@view{}", role_label(standing.role), standing.view)
+        }
+        Ok(standing) => {
+            let reason = standing.fault.as_deref().unwrap_or("replica faulted");
+            format!("{id}:faulted({})", first_line(reason))
+        }
+        Err(error) => format!("{id}:down({})", first_line(error)),
+    }
+}
+
+/// The short word for a role.
+#[must_use]
+pub fn role_label(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Backup => "backup",
+        Role::ViewUncertain => "uncertain",
+        Role::Recovering => "recover",
+        Role::Faulted => "faulted",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::seen;
+    use super::*;
+    use Role::{Backup, Primary};
+
+    fn round(roles: [(Role, u64); 3]) -> Round {
+        Round((1..).zip(roles).map(|(id, (role, view))| seen(id, role, view, 5)).collect())
+    }
+
+    #[test]
+    fn only_one_primary_with_its_backups_in_its_view_is_a_healthy_cluster() {
+        let settled = |roles| round(roles).settled_primary().map(|member| member.id.0);
+        assert_eq!(settled([(Backup, 2), (Primary, 2), (Backup, 2)]), Some(2));
+        assert_eq!(settled([(Backup, 1), (Primary, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Backup, 3), (Primary, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Primary, 1), (Primary, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Backup, 2), (Backup, 2), (Backup, 2)]), None);
+        assert_eq!(settled([(Role::ViewUncertain, 2), (Primary, 2), (Backup, 2)]), None);
+        let two = round([(Primary, 1), (Backup, 2), (Primary, 2)]);
+        assert_eq!(two.named_primaries(), "replica 1 in view 1 and replica 3 in view 2");
+    }
+
+    #[test]
+    fn a_backup_behind_the_primarys_snapshot_is_not_healthy() {
+        let mut round = round([(Primary, 2), (Backup, 2), (Backup, 2)]);
+        let mut set = |at: usize, commit, snapshot: Option<u64>| {
+            let standing = round.0[at].answer.as_mut().unwrap();
+            (standing.commit_lsn, standing.snapshot_lsn) = (Some(Lsn(commit)), snapshot.map(Lsn));
+            (round.settled_primary().is_some(), round.problems().iter().map(ToString::to_string).collect())
+        };
+        assert_eq!(
+            set(0, 900, Some(700)),
+            (
+                false,
+                vec![
+                    "problem=left_behind replica=2 commit_lsn=5 primary_snapshot_lsn=700".to_owned(),
+                    "problem=left_behind replica=3 commit_lsn=5 primary_snapshot_lsn=700".to_owned(),
+                ]
+            )
+        );
+        set(1, 699, None);
+        assert_eq!(
+            set(2, 700, None).1,
+            ["problem=left_behind replica=2 commit_lsn=699 primary_snapshot_lsn=700"]
+        );
+        // What is missing behind the snapshot is in the primary's log.
+        assert!(set(1, 700, None).0);
+    }
+}
