@@ -4,6 +4,8 @@
 //!
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
+//! - [`check`]: holding a history against a model; knows no database. [`client`]: what a client of a lease database asks and may
+//!   conclude, and the model of what the database promises.
 //! - [`allocator`]: the deterministic state machine, who holds what.
 //! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
 //! - [`engine`]: one node, an allocator behind a log.
@@ -21,6 +23,8 @@
 pub mod allocator;
 pub mod api;
 pub mod bytes;
+pub mod check;
+pub mod client;
 pub mod cluster;
 pub mod daemon;
 pub mod engine;

@@ -6,9 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library, each of which may use those before it.
-const LIBRARY: [&str; 15] = [
+const LIBRARY: &[&str] = &[
+    "check",
     "ids",
     "bytes",
+    "client",
     "planted",
     "keyvalue",
     "allocator",

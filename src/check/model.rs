@@ -1,0 +1,76 @@
+//! What a checker has to be told about the system under test: a state machine that answers commands, and what its readers
+//! may see of it.
+
+use super::AnomalyKind;
+use std::fmt::Debug;
+use std::hash::Hash;
+
+/// An answer, or the lack of one, that the model does not agree with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disagreement {
+    /// The most specific name for it.
+    pub kind: AnomalyKind,
+    /// What the model says.
+    pub expected: String,
+    /// What was observed.
+    pub observed: String,
+    /// What it is about, as pairs of a key and a value without white space.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+/// A deterministic state machine that commands are applied to in the order of their places in a log, which start at 1.
+///
+/// What readers can see of it is a value under each of any number of keys. Values change only when a command is applied, and
+/// whoever applies it is told which, so that a checker can hold a read against states that are past.
+pub trait Model: Clone {
+    /// A command as it stands in the log.
+    type Command: Clone + Debug + PartialEq;
+    /// What a client was told about a command of its own.
+    type Answer: Clone + Debug + PartialEq;
+    /// What a client asked and was shown without changing anything.
+    type Sight: Clone + Debug;
+    /// A request to apply whatever internal commands are due.
+    type Sweep: Clone + Debug;
+    /// Names a value that readers can see.
+    type Key: Clone + Eq + Hash + Ord + Debug;
+    /// A value that readers can see.
+    type Value: Clone + PartialEq + Debug;
+
+    /// Applies the command at a place of the log, and holds what its client was told against what the model says.
+    ///
+    /// Every value that has changed is appended to `changes`. The model goes on with its own answer, whatever was observed.
+    fn apply(
+        &mut self,
+        place: u64,
+        command: &Self::Command,
+        observed: Option<&Self::Answer>,
+        changes: &mut Vec<(Self::Key, Self::Value)>,
+    ) -> Option<Disagreement>;
+
+    /// The value under a key before anything was applied.
+    fn initial(key: &Self::Key) -> Self::Value;
+
+    /// The internal commands that a sweep applies in the present state, in order.
+    fn due(&self, sweep: &Self::Sweep) -> Vec<Self::Command>;
+
+    /// What identifies a command across repetitions; `None` for internal ones.
+    fn identity(command: &Self::Command) -> Option<u128>;
+
+    /// Whether the present state holds a record that would answer this command without executing it.
+    fn remembers(&self, command: &Self::Command) -> bool;
+
+    /// Whether `later`, a repetition under the identity of `first`, asks for the same thing.
+    fn repeats(first: &Self::Command, later: &Self::Command) -> bool;
+
+    /// The keys that what was seen depends on.
+    fn keys(sight: &Self::Sight) -> Vec<Self::Key>;
+
+    /// The keys whose values the answer to a command depends on, for explanations.
+    fn keys_of(command: &Self::Command) -> Vec<Self::Key>;
+
+    /// Whether this can be seen where the keys of [`Model::keys`] have these values.
+    fn fits(sight: &Self::Sight, values: &[Self::Value]) -> bool;
+
+    /// How to call it that this was seen where the keys had these values and nothing else fits.
+    fn misfit(sight: &Self::Sight, values: &[Self::Value]) -> Disagreement;
+}

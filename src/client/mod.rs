@@ -1,0 +1,7 @@
+//! What a client of a lease database asks, what it may conclude from an answer, and what the answers must be.
+//!
+//! - [`lease`]: commands and answers, as a client sees them.
+//! - [`model`]: the specification of the database, for [`check`](crate::check).
+
+pub mod lease;
+pub mod model;

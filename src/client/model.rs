@@ -1,0 +1,558 @@
+//! What a lease database promises, written to be read: the rules in the order in which they are stated, over plain maps.
+//!
+//! It judges the real state machine, so it shares nothing with it but the numbers that things are named by. A property holds
+//! the two against each other.
+
+use super::lease::{
+    Answer, Ask, Code, Command, LeaseSeen, LeaseState, LeaseView, Limits, ResourceState, ResourceView, Sight,
+};
+use crate::check::{AnomalyKind, Disagreement, Model};
+use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What a reader can look at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// A resource.
+    Resource(ResourceId),
+    /// A lease that is remembered.
+    Lease(ReservationId),
+    /// Up to which lease everything that is not remembered has ended.
+    Watermark,
+    /// The earliest deadline of any lease that can expire.
+    NextDeadline,
+}
+
+/// What it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "one for each key")]
+pub enum Value {
+    Resource(Option<ResourceView>),
+    Lease(Option<Box<LeaseView>>),
+    Watermark(Option<ReservationId>),
+    NextDeadline(Option<Slot>),
+}
+
+/// An operation that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Operation {
+    ask: Ask,
+    answer: Answer,
+    retire_after: Slot,
+}
+
+/// The state after some prefix of the log.
+#[derive(Debug, Clone)]
+pub struct LeaseModel {
+    limits: Limits,
+    resources: BTreeMap<ResourceId, ResourceView>,
+    leases: BTreeMap<ReservationId, LeaseView>,
+    operations: HashMap<OperationId, Operation>,
+    /// Ended leases by the slot after which they are forgotten, and operations likewise.
+    ended: BTreeSet<(Slot, ReservationId)>,
+    remembered: BTreeSet<(Slot, OperationId)>,
+    /// Leases that can expire, by deadline.
+    due: BTreeSet<(Slot, ReservationId)>,
+    watermark: Option<ReservationId>,
+    last_slot: Option<Slot>,
+}
+
+type Changes = Vec<(Key, Value)>;
+
+impl LeaseModel {
+    /// The state of a new cluster.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            resources: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            operations: HashMap::new(),
+            ended: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+            due: BTreeSet::new(),
+            watermark: None,
+            last_slot: None,
+        }
+    }
+
+    /// Slot of the last command, if there was one.
+    #[must_use]
+    pub fn last_slot(&self) -> Option<Slot> {
+        self.last_slot
+    }
+
+    /// Every resource.
+    pub fn resources(&self) -> impl Iterator<Item = (ResourceId, &ResourceView)> {
+        self.resources.iter().map(|(id, view)| (*id, view))
+    }
+
+    /// Every lease that is remembered.
+    pub fn leases(&self) -> impl Iterator<Item = (ReservationId, &LeaseView)> {
+        self.leases.iter().map(|(id, view)| (*id, view))
+    }
+
+    /// What a reader of a lease is shown at a slot.
+    #[must_use]
+    pub fn read_lease(&self, lease: ReservationId, slot: Slot) -> LeaseSeen {
+        let found = Value::Lease(self.leases.get(&lease).cloned().map(Box::new));
+        seen_of(lease, slot, &found, &Value::Watermark(self.watermark), &self.limits)
+    }
+
+    /// Executes a command and returns what its client is told.
+    pub fn execute(&mut self, lsn: Lsn, command: &Command, changes: &mut Changes) -> Answer {
+        let now = command.slot;
+        if self.overflows(command) {
+            return Answer::plain(Code::SlotOverflow);
+        }
+        self.last_slot = self.last_slot.max(Some(now));
+        self.forget_before(now, changes);
+        let Some(operation) = command.operation else { return self.carry_out(lsn, now, &command.ask, changes) };
+        if let Some(known) = self.operations.get(&operation) {
+            let same = known.ask == command.ask;
+            return if same { known.answer } else { Answer::plain(Code::OperationConflict) };
+        }
+        if self.operations.len() as u64 >= self.limits.max_operations {
+            return Answer::plain(Code::OperationTableFull);
+        }
+        let answer = self.carry_out(lsn, now, &command.ask, changes);
+        let retire_after = Slot(now.0.saturating_add(self.limits.operation_window()));
+        self.operations.insert(operation, Operation { ask: command.ask.clone(), answer, retire_after });
+        self.remembered.insert((retire_after, operation));
+        answer
+    }
+
+    /// A command whose slots leave the numbers changes nothing at all.
+    fn overflows(&self, command: &Command) -> bool {
+        let added = match &command.ask {
+            Ask::Reserve { ttl, .. } | Ask::ReserveBundle { ttl, .. } => *ttl,
+            Ask::Release { .. } | Ask::Reclaim { .. } | Ask::Expire { .. } => {
+                self.limits.reservation_history_window_slots
+            }
+            Ask::Create { .. } | Ask::Confirm { .. } | Ask::Revoke { .. } => 0,
+        };
+        let window = command.operation.map_or(0, |_| self.limits.operation_window());
+        command.slot.0.checked_add(added).is_none() || command.slot.0.checked_add(window).is_none()
+    }
+
+    /// What is remembered up to a slot is forgotten by the first command after it.
+    fn forget_before(&mut self, now: Slot, changes: &mut Changes) {
+        while let Some((_, lease)) = self.ended.first().copied().filter(|(until, _)| now > *until) {
+            self.ended.pop_first();
+            self.leases.remove(&lease);
+            self.watermark = self.watermark.max(Some(lease));
+            changes.push((Key::Lease(lease), Value::Lease(None)));
+            changes.push((Key::Watermark, Value::Watermark(self.watermark)));
+        }
+        while let Some((_, operation)) = self.remembered.first().copied().filter(|(until, _)| now > *until) {
+            self.remembered.pop_first();
+            self.operations.remove(&operation);
+        }
+    }
+
+    fn carry_out(&mut self, lsn: Lsn, now: Slot, ask: &Ask, changes: &mut Changes) -> Answer {
+        match ask {
+            Ask::Create { resource } => Answer::plain(self.create(*resource, changes)),
+            Ask::Reserve { resource, holder, ttl } => self.reserve(lsn, now, &[*resource], *holder, *ttl, changes),
+            Ask::ReserveBundle { resources, holder, ttl } => {
+                self.reserve(lsn, now, resources, *holder, *ttl, changes)
+            }
+            Ask::Confirm { lease, holder, epoch } => {
+                let refused = self.refuse_holder(*lease, *holder, *epoch);
+                self.change(*lease, refused, &[LeaseState::Reserved], LeaseState::Confirmed, 0, (lsn, now), changes)
+            }
+            Ask::Release { lease, holder, epoch } => {
+                let refused = self.refuse_holder(*lease, *holder, *epoch);
+                let from = [LeaseState::Reserved, LeaseState::Confirmed];
+                self.change(*lease, refused, &from, LeaseState::Released, 1, (lsn, now), changes)
+            }
+            Ask::Revoke { lease } => {
+                let refused = self.refuse_ended(*lease);
+                self.change(*lease, refused, &[LeaseState::Confirmed], LeaseState::Revoking, 1, (lsn, now), changes)
+            }
+            Ask::Reclaim { lease } => {
+                let refused = self.refuse_ended(*lease);
+                self.change(*lease, refused, &[LeaseState::Revoking], LeaseState::Revoked, 0, (lsn, now), changes)
+            }
+            Ask::Expire { lease, deadline } => match self.leases.get(lease) {
+                None => Answer::plain(Code::ReservationNotFound),
+                Some(view) if view.deadline != *deadline || view.state != LeaseState::Reserved => {
+                    Answer::plain(Code::Noop)
+                }
+                Some(_) => {
+                    let from = [LeaseState::Reserved];
+                    self.change(*lease, None, &from, LeaseState::Expired, 1, (lsn, now), changes)
+                }
+            },
+        }
+    }
+
+    fn create(&mut self, resource: ResourceId, changes: &mut Changes) -> Code {
+        if self.resources.contains_key(&resource) {
+            return Code::AlreadyExists;
+        }
+        if self.resources.len() as u64 >= self.limits.max_resources {
+            return Code::ResourceTableFull;
+        }
+        let new = ResourceView { state: ResourceState::Available, lease: None, version: 0 };
+        self.resources.insert(resource, new);
+        changes.push((Key::Resource(resource), Value::Resource(Some(new))));
+        Code::Ok
+    }
+
+    fn reserve(
+        &mut self,
+        lsn: Lsn,
+        now: Slot,
+        resources: &[ResourceId],
+        holder: HolderId,
+        ttl: u64,
+        changes: &mut Changes,
+    ) -> Answer {
+        if resources.is_empty() || resources.len() as u64 > self.limits.max_bundle_size {
+            return Answer::plain(Code::BundleTooLarge);
+        }
+        if ttl == 0 || ttl > self.limits.max_ttl_slots {
+            return Answer::plain(Code::TtlOutOfRange);
+        }
+        for (at, resource) in resources.iter().enumerate() {
+            if resources[..at].contains(resource) {
+                return Answer::plain(Code::ResourceBusy);
+            }
+            match self.resources.get(resource) {
+                None => return Answer::plain(Code::ResourceNotFound),
+                Some(view) if view.state != ResourceState::Available => {
+                    return Answer::plain(Code::ResourceBusy);
+                }
+                Some(_) => {}
+            }
+        }
+        if self.leases.len() as u64 >= self.limits.max_reservations {
+            return Answer::plain(Code::ReservationTableFull);
+        }
+        let deadline = Slot(now.0 + ttl);
+        let buckets = self.limits.max_ttl_slots.saturating_add(1);
+        let neighbours = self.due.iter().filter(|(other, _)| other.0 % buckets == deadline.0 % buckets).count();
+        if neighbours as u64 >= self.limits.max_expiration_bucket_len {
+            return Answer::plain(Code::ExpirationIndexFull);
+        }
+        let lease = ReservationId::mint(self.limits.shard, lsn);
+        let view = LeaseView {
+            holder,
+            epoch: LeaseEpoch(1),
+            state: LeaseState::Reserved,
+            created: lsn,
+            deadline,
+            released: None,
+            retire_after: None,
+            members: resources.to_vec(),
+        };
+        self.due.insert((deadline, lease));
+        self.show(lease, &view, changes);
+        self.leases.insert(lease, view);
+        self.set_members(lease, ResourceState::Reserved, changes);
+        Answer { code: Code::Ok, lease: Some(lease), epoch: Some(LeaseEpoch(1)), deadline: Some(deadline) }
+    }
+
+    /// Why somebody who claims to hold a lease is turned away, if so: holder first, then epoch, then its end.
+    fn refuse_holder(&self, lease: ReservationId, holder: HolderId, epoch: LeaseEpoch) -> Option<Code> {
+        match self.leases.get(&lease) {
+            None => Some(Code::ReservationNotFound),
+            Some(view) if view.holder != holder => Some(Code::HolderMismatch),
+            Some(view) if view.epoch != epoch => Some(Code::StaleEpoch),
+            Some(_) => self.refuse_ended(lease),
+        }
+    }
+
+    fn refuse_ended(&self, lease: ReservationId) -> Option<Code> {
+        match self.leases.get(&lease) {
+            None => Some(Code::ReservationNotFound),
+            Some(view) if view.retire_after.is_some() => Some(Code::ReservationRetired),
+            Some(_) => None,
+        }
+    }
+
+    /// Brings a lease, unless it is refused, from one of some states into another; its epoch grows by `epochs`.
+    #[allow(clippy::too_many_arguments, reason = "the row of a table of transitions")]
+    fn change(
+        &mut self,
+        lease: ReservationId,
+        refused: Option<Code>,
+        from: &[LeaseState],
+        to: LeaseState,
+        epochs: u64,
+        at: (Lsn, Slot),
+        changes: &mut Changes,
+    ) -> Answer {
+        if let Some(code) = refused {
+            return Answer::plain(code);
+        }
+        let history = self.limits.reservation_history_window_slots;
+        let Some(view) = self.leases.get_mut(&lease) else { return Answer::plain(Code::ReservationNotFound) };
+        if !from.contains(&view.state) {
+            return Answer::plain(Code::InvalidState);
+        }
+        if view.state == LeaseState::Reserved {
+            self.due.remove(&(view.deadline, lease));
+        }
+        view.state = to;
+        view.epoch = LeaseEpoch(view.epoch.0.saturating_add(epochs));
+        let resources = match to {
+            LeaseState::Reserved => ResourceState::Reserved,
+            LeaseState::Confirmed => ResourceState::Confirmed,
+            LeaseState::Revoking => ResourceState::Revoking,
+            LeaseState::Released | LeaseState::Expired | LeaseState::Revoked => {
+                let retire_after = Slot(at.1.0.saturating_add(history));
+                view.released = Some(at.0);
+                view.retire_after = Some(retire_after);
+                self.ended.insert((retire_after, lease));
+                ResourceState::Available
+            }
+        };
+        let view = view.clone();
+        self.show(lease, &view, changes);
+        self.set_members(lease, resources, changes);
+        Answer::plain(Code::Ok)
+    }
+
+    fn show(&self, lease: ReservationId, view: &LeaseView, changes: &mut Changes) {
+        changes.push((Key::Lease(lease), Value::Lease(Some(Box::new(view.clone())))));
+        changes.push((Key::NextDeadline, Value::NextDeadline(self.due.first().map(|(deadline, _)| *deadline))));
+    }
+
+    fn set_members(&mut self, lease: ReservationId, state: ResourceState, changes: &mut Changes) {
+        let members = self.leases.get(&lease).map_or(&[][..], |view| &view.members);
+        for resource in members {
+            let Some(view) = self.resources.get_mut(resource) else { continue };
+            view.state = state;
+            view.lease = (state != ResourceState::Available).then_some(lease);
+            view.version += 1;
+            changes.push((Key::Resource(*resource), Value::Resource(Some(*view))));
+        }
+    }
+}
+
+/// What a reader at a slot is shown of a lease.
+fn seen_of(lease: ReservationId, slot: Slot, found: &Value, watermark: &Value, limits: &Limits) -> LeaseSeen {
+    match (found, watermark) {
+        (Value::Lease(Some(view)), _) if view.retire_after.is_some_and(|until| slot > until) => LeaseSeen::Retired,
+        (Value::Lease(Some(view)), _) => LeaseSeen::Found(view.clone()),
+        (_, Value::Watermark(Some(ended))) if lease.shard() == limits.shard && lease <= *ended => LeaseSeen::Retired,
+        _ => LeaseSeen::NotFound,
+    }
+}
+
+/// How to call an answer that differs from the model's.
+fn name_of(ask: &Ask, expected: &Answer, observed: &Answer) -> AnomalyKind {
+    use Code::{
+        AlreadyExists, HolderMismatch, Ok, OperationConflict, ReservationNotFound, ReservationRetired,
+        ResourceBusy, ResourceNotFound, StaleEpoch,
+    };
+    let is_claim = matches!(ask, Ask::Confirm { .. } | Ask::Release { .. });
+    match (expected.code, observed.code) {
+        (ResourceBusy, Ok) => AnomalyKind::DoubleAllocation,
+        (HolderMismatch | StaleEpoch | ReservationRetired | ReservationNotFound, Ok) if is_claim => {
+            AnomalyKind::StaleHolder
+        }
+        (AlreadyExists, Ok) | (_, ReservationNotFound | ResourceNotFound) => AnomalyKind::LostWrite,
+        (OperationConflict, _) | (_, OperationConflict) => AnomalyKind::WrongRetry,
+        _ => AnomalyKind::WrongResult,
+    }
+}
+
+impl Model for LeaseModel {
+    type Command = Command;
+    type Answer = Answer;
+    type Sight = Sight;
+    type Sweep = Slot;
+    type Key = Key;
+    type Value = Value;
+
+    fn apply(
+        &mut self,
+        place: u64,
+        command: &Command,
+        observed: Option<&Answer>,
+        changes: &mut Changes,
+    ) -> Option<Disagreement> {
+        if let Some(last) = self.last_slot.filter(|last| command.slot < *last) {
+            return Some(Disagreement {
+                kind: AnomalyKind::OrderViolation,
+                expected: format!("a slot of {last} or later, as the command before it has"),
+                observed: format!("slot {}", command.slot),
+                fields: fields_of(command),
+            });
+        }
+        let early = match &command.ask {
+            Ask::Expire { lease, .. } => self.leases.get(lease).filter(|view| {
+                command.operation.is_none()
+                    && view.state == LeaseState::Reserved
+                    && view.deadline > command.slot
+            }),
+            _ => None,
+        };
+        if let Some(view) = early {
+            return Some(Disagreement {
+                kind: AnomalyKind::EarlyExpiry,
+                expected: format!("not ended before slot {}", view.deadline),
+                observed: format!("ended at slot {}", command.slot),
+                fields: fields_of(command),
+            });
+        }
+        let expected = self.execute(Lsn(place), command, changes);
+        let observed = observed.filter(|observed| **observed != expected)?;
+        Some(Disagreement {
+            kind: name_of(&command.ask, &expected, observed),
+            expected: in_words(&expected),
+            observed: in_words(observed),
+            fields: fields_of(command),
+        })
+    }
+
+    fn initial(key: &Key) -> Value {
+        match key {
+            Key::Resource(_) => Value::Resource(None),
+            Key::Lease(_) => Value::Lease(None),
+            Key::Watermark => Value::Watermark(None),
+            Key::NextDeadline => Value::NextDeadline(None),
+        }
+    }
+
+    fn due(&self, sweep: &Slot) -> Vec<Command> {
+        let slot = self.last_slot.map_or(*sweep, |last| last.max(*sweep));
+        let limit = usize::try_from(self.limits.max_expirations_per_tick).unwrap_or(usize::MAX);
+        let due = self.due.iter().take_while(|(deadline, _)| deadline <= sweep).take(limit);
+        let expire = |(deadline, lease): &(Slot, ReservationId)| Command {
+            operation: None,
+            slot,
+            ask: Ask::Expire { lease: *lease, deadline: *deadline },
+        };
+        due.map(expire).collect()
+    }
+
+    fn identity(command: &Command) -> Option<u128> {
+        command.operation.map(OperationId::get)
+    }
+
+    fn remembers(&self, command: &Command) -> bool {
+        let known = command.operation.and_then(|operation| self.operations.get(&operation));
+        known.is_some_and(|known| command.slot <= known.retire_after)
+    }
+
+    fn repeats(first: &Command, later: &Command) -> bool {
+        first.ask == later.ask
+    }
+
+    fn keys(sight: &Sight) -> Vec<Key> {
+        match sight {
+            Sight::Resource { resource, .. } => vec![Key::Resource(*resource)],
+            Sight::Lease { lease, .. } => vec![Key::Lease(*lease), Key::Watermark],
+            Sight::NothingDue { .. } => vec![Key::NextDeadline],
+        }
+    }
+
+    fn keys_of(command: &Command) -> Vec<Key> {
+        match &command.ask {
+            Ask::Create { resource } | Ask::Reserve { resource, .. } => vec![Key::Resource(*resource)],
+            Ask::ReserveBundle { resources, .. } => resources.iter().map(|id| Key::Resource(*id)).collect(),
+            Ask::Confirm { lease, .. }
+            | Ask::Release { lease, .. }
+            | Ask::Revoke { lease }
+            | Ask::Reclaim { lease }
+            | Ask::Expire { lease, .. } => vec![Key::Lease(*lease)],
+        }
+    }
+
+    fn fits(sight: &Sight, values: &[Value]) -> bool {
+        match (sight, values) {
+            (Sight::Resource { seen, .. }, [Value::Resource(view)]) => seen == view,
+            (Sight::Lease { lease, slot, seen }, [found, watermark]) => {
+                // Which shard it is does not matter: ids of others are never below the watermark of this one.
+                let limits = Limits { shard: lease.shard(), ..ANY };
+                *seen == seen_of(*lease, *slot, found, &own_shard(*lease, watermark), &limits)
+            }
+            (Sight::NothingDue { slot }, [Value::NextDeadline(next)]) => next.is_none_or(|next| next > *slot),
+            _ => false,
+        }
+    }
+
+    fn misfit(sight: &Sight, values: &[Value]) -> Disagreement {
+        let (kind, fields) = match (sight, values) {
+            (Sight::Resource { resource, seen }, [Value::Resource(view)]) => {
+                let kind = match (seen, view) {
+                    (None, Some(_)) => AnomalyKind::LostWrite,
+                    (Some(seen), Some(view)) if seen.version < view.version => AnomalyKind::StaleRead,
+                    _ => AnomalyKind::WrongRead,
+                };
+                (kind, vec![("resource", resource.to_string())])
+            }
+            (Sight::Lease { lease, seen, .. }, [Value::Lease(view), _]) => {
+                let kind = match (seen, view) {
+                    (LeaseSeen::NotFound, Some(_)) => AnomalyKind::LostWrite,
+                    (LeaseSeen::Retired, Some(view)) if view.retire_after.is_none() => AnomalyKind::LostWrite,
+                    (LeaseSeen::Found(seen), Some(view))
+                        if seen.state == LeaseState::Expired && view.state == LeaseState::Reserved =>
+                    {
+                        AnomalyKind::EarlyExpiry
+                    }
+                    _ => AnomalyKind::WrongRead,
+                };
+                (kind, vec![("lease", lease.to_string())])
+            }
+            (Sight::NothingDue { slot }, _) => (AnomalyKind::MissingExpiry, vec![("slot", slot.to_string())]),
+            _ => (AnomalyKind::WrongRead, Vec::new()),
+        };
+        Disagreement { kind, expected: format!("{values:?}"), observed: format!("{sight:?}"), fields }
+    }
+}
+
+/// Limits for what does not depend on any of them.
+const ANY: Limits = Limits {
+    shard: crate::ids::ShardId(0),
+    max_resources: 0,
+    max_reservations: 0,
+    max_bundle_size: 0,
+    max_operations: 0,
+    max_ttl_slots: 0,
+    max_client_retry_window_slots: 0,
+    reservation_history_window_slots: 0,
+    max_expiration_bucket_len: 0,
+    max_expirations_per_tick: 0,
+};
+
+/// The watermark, where it is one of the lease's own shard.
+fn own_shard(lease: ReservationId, watermark: &Value) -> Value {
+    match watermark {
+        Value::Watermark(Some(ended)) if ended.shard() == lease.shard() => watermark.clone(),
+        _ => Value::Watermark(None),
+    }
+}
+
+fn in_words(answer: &Answer) -> String {
+    let mut words = answer.code.word().to_owned();
+    let mut add = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            words.push_str(&format!(" {key}={value}"));
+        }
+    };
+    add("lease", answer.lease.map(|lease| lease.to_string()));
+    add("epoch", answer.epoch.map(|epoch| epoch.to_string()));
+    add("deadline", answer.deadline.map(|deadline| deadline.to_string()));
+    words
+}
+
+fn fields_of(command: &Command) -> Vec<(&'static str, String)> {
+    let operation = command.operation.map(|operation| ("operation_id", operation.to_string()));
+    let subject = match &command.ask {
+        Ask::Create { resource } | Ask::Reserve { resource, .. } => ("resource", resource.to_string()),
+        Ask::ReserveBundle { resources, .. } => {
+            ("resources", resources.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+        }
+        Ask::Confirm { lease, .. }
+        | Ask::Release { lease, .. }
+        | Ask::Revoke { lease }
+        | Ask::Reclaim { lease }
+        | Ask::Expire { lease, .. } => ("lease", lease.to_string()),
+    };
+    operation.into_iter().chain([subject]).collect()
+}
