@@ -1,4 +1,5 @@
-//! The allocator against a slow and plain model of it, over random commands: every outcome, every read, every snapshot.
+//! The allocator against the specification that judges histories, over random commands: every outcome, every read, every
+//! snapshot.
 //!
 //! `ALLOCDB_MODEL_SEED=N cargo test --test allocator_model` plays one sequence again, and says the number of the first command
 //! over which the two disagree.
@@ -258,7 +259,7 @@ fn reads_agree(script: &mut Script, real: &Allocator, model: &Model) -> Result<(
 }
 
 #[test]
-fn the_allocator_agrees_with_a_plain_model_of_it() {
+fn the_allocator_agrees_with_its_specification() {
     let only = std::env::var(SEED).ok().map(|seed| seed.parse::<u64>().expect("the seed is a number"));
     let (first, end) = only.map_or((0, SEQUENCES), |seed| (seed, seed + 1));
     let next = AtomicU64::new(first);

@@ -35,10 +35,15 @@ pub enum Value {
 
 /// An operation that is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Operation {
-    ask: Ask,
-    answer: Answer,
-    retire_after: Slot,
+pub struct Remembered {
+    /// What it asked for.
+    pub ask: Ask,
+    /// What it came to.
+    pub answer: Answer,
+    /// Where it was executed.
+    pub applied: Lsn,
+    /// The last slot at which it is remembered.
+    pub retire_after: Slot,
 }
 
 /// The state after some prefix of the log.
@@ -47,7 +52,7 @@ pub struct LeaseModel {
     limits: Limits,
     resources: BTreeMap<ResourceId, ResourceView>,
     leases: BTreeMap<ReservationId, LeaseView>,
-    operations: HashMap<OperationId, Operation>,
+    operations: HashMap<OperationId, Remembered>,
     /// Ended leases by the slot after which they are forgotten, and operations likewise.
     ended: BTreeSet<(Slot, ReservationId)>,
     remembered: BTreeSet<(Slot, OperationId)>,
@@ -92,6 +97,23 @@ impl LeaseModel {
         self.leases.iter().map(|(id, view)| (*id, view))
     }
 
+    /// Every operation that is remembered, in no order.
+    pub fn operations(&self) -> impl Iterator<Item = (OperationId, &Remembered)> {
+        self.operations.iter().map(|(id, known)| (*id, known))
+    }
+
+    /// What is remembered of one operation, and would answer a repetition at this slot.
+    #[must_use]
+    pub fn operation(&self, id: OperationId, slot: Slot) -> Option<&Remembered> {
+        self.operations.get(&id).filter(|known| slot <= known.retire_after)
+    }
+
+    /// Up to which lease everything that is not remembered has ended.
+    #[must_use]
+    pub fn watermark(&self) -> Option<ReservationId> {
+        self.watermark
+    }
+
     /// What a reader of a lease is shown at a slot.
     #[must_use]
     pub fn read_lease(&self, lease: ReservationId, slot: Slot) -> LeaseSeen {
@@ -117,13 +139,15 @@ impl LeaseModel {
         }
         let answer = self.carry_out(lsn, now, &command.ask, changes);
         let retire_after = Slot(now.0.saturating_add(self.limits.operation_window()));
-        self.operations.insert(operation, Operation { ask: command.ask.clone(), answer, retire_after });
+        let record = Remembered { ask: command.ask.clone(), answer, applied: lsn, retire_after };
+        self.operations.insert(operation, record);
         self.remembered.insert((retire_after, operation));
         answer
     }
 
-    /// A command whose slots leave the numbers changes nothing at all.
-    fn overflows(&self, command: &Command) -> bool {
+    /// Whether a sum of slots that the command needs leaves the numbers. Such a command changes nothing at all.
+    #[must_use]
+    pub fn overflows(&self, command: &Command) -> bool {
         let added = match &command.ask {
             Ask::Reserve { ttl, .. } | Ask::ReserveBundle { ttl, .. } => *ttl,
             Ask::Release { .. } | Ask::Reclaim { .. } | Ask::Expire { .. } => {
