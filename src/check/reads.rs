@@ -1,6 +1,6 @@
 //! What readers saw, and the states that they can have seen.
 
-use super::{Anomaly, AnomalyKind, Disagreement, Model};
+use super::{Anomaly, AnomalyKind, Disagreement, Gaps, Model};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Places after the last possible one that are still looked at, to tell a value that came too early from one that never came.
@@ -134,22 +134,32 @@ impl<M: Model> Looks<M> {
 
     /// Settles every read that was answered before the event `before`, with all places up to `applied` as candidates. Each
     /// takes the lowest that fits: that leaves most room to those who come later.
-    pub(super) fn settle(&mut self, before: u64, applied: u64, views: &Views<M>) -> Vec<Anomaly> {
+    pub(super) fn settle(&mut self, before: u64, applied: u64, views: &Views<M>, gaps: Gaps) -> Vec<Anomaly> {
         if self.waiting.first_key_value().is_none_or(|(completed, _)| *completed >= before) {
             return Vec::new();
         }
         let later = self.waiting.split_off(&before);
         let mut due: Vec<(u64, Look<M>)> = std::mem::replace(&mut self.waiting, later).into_iter().collect();
         due.sort_by_key(|(_, look)| look.invoked);
-        due.into_iter().filter_map(|(completed, look)| self.settle_one(completed, look, applied, views)).collect()
+        due.into_iter()
+            .filter_map(|(completed, look)| self.settle_one(completed, look, applied, views, gaps))
+            .collect()
     }
 
-    fn settle_one(&mut self, completed: u64, look: Look<M>, applied: u64, views: &Views<M>) -> Option<Anomaly> {
+    fn settle_one(
+        &mut self,
+        completed: u64,
+        look: Look<M>,
+        applied: u64,
+        views: &Views<M>,
+        gaps: Gaps,
+    ) -> Option<Anomaly> {
         let keys = M::keys(&look.sight);
         let earlier = self.seen.range(..look.invoked).next_back().map(|(_, seen)| *seen);
         let (floor, by) = look.floor.max(earlier.unwrap_or_default());
         let fence = look.not_before.unwrap_or(0);
-        if fence > applied {
+        // Where others may have been at work too, nobody knows how far they have come.
+        if fence > applied && gaps == Gaps::Closed {
             return Some(Anomaly {
                 kind: AnomalyKind::FenceIgnored,
                 operations: vec![look.invoked],

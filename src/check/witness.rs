@@ -26,6 +26,12 @@ const MOST_ANOMALIES: usize = 16;
 /// Ways to explain unknown places that are tried before it is left at not known.
 const SEARCH_LIMIT: usize = 4_000;
 
+/// The same where others may have been at work too: each of these goes through the whole history again.
+const OPEN_SEARCH_LIMIT: usize = 300;
+
+/// Operations whose outcome is not known that are taken to have been executed at once.
+const OPEN_SEARCH_DEPTH: usize = 3;
+
 /// Whether every place of the log was filled by somebody in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gaps {
@@ -449,7 +455,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
 
     /// Settles what was seen by reads that were answered before the event `index`: what comes next was asked for later.
     fn look_until(&mut self, index: u64) {
-        for anomaly in self.looks.settle(index, self.applied, &self.views) {
+        for anomaly in self.looks.settle(index, self.applied, &self.views, self.gaps) {
             self.anomaly(anomaly);
         }
     }
@@ -571,6 +577,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// before one is found, the judgement is in doubt.
     #[must_use]
     pub fn finish(mut self) -> Judgement {
+        if self.gaps == Gaps::Open {
+            return self.finish_open();
+        }
         self.advance();
         if !self.judgement.anomalies.is_empty() {
             self.look_until(u64::MAX);
@@ -590,6 +599,76 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             ));
         }
         judgement
+    }
+
+    /// Everything at once, and where it does not add up once more with operations whose outcome is not known at free places.
+    fn finish_open(self) -> Judgement {
+        let mut budget = OPEN_SEARCH_LIMIT;
+        let judgement = self.run_to_end();
+        if judgement.anomalies.is_empty() {
+            return judgement;
+        }
+        match self.explain_open(&mut budget, OPEN_SEARCH_DEPTH) {
+            Some(explained) => explained,
+            None if budget == 0 => {
+                let doubt = format!(
+                    "what was found may be explained by operations whose outcome is not known: {}; \
+                     {OPEN_SEARCH_LIMIT} ways were tried",
+                    judgement.anomalies[0]
+                );
+                Judgement { anomalies: Vec::new(), doubts: vec![doubt] }
+            }
+            None => judgement,
+        }
+    }
+
+    fn run_to_end(&self) -> Judgement {
+        let mut ended = self.clone();
+        ended.advance();
+        ended.look_until(u64::MAX);
+        for conflict in std::mem::take(&mut ended.conflicts) {
+            ended.compare_conflict(&conflict, false);
+        }
+        ended.judged()
+    }
+
+    fn explain_open(&self, budget: &mut usize, depth: usize) -> Option<Judgement> {
+        let known: Vec<u64> = self.entries.keys().copied().collect();
+        for entry in self.unexecuted(u64::MAX) {
+            let floor = entry.floor.0;
+            let places = std::iter::once(floor).chain(known.iter().copied().filter(|place| *place > floor));
+            let free = places.filter_map(|place| place.checked_add(1)).filter(|place| !self.entries.contains_key(place));
+            for place in free {
+                if *budget == 0 {
+                    return None;
+                }
+                *budget -= 1;
+                let mut tried = self.clone();
+                tried.place_unknown(place, entry.clone());
+                let judgement = tried.run_to_end();
+                if judgement.anomalies.is_empty() {
+                    return Some(judgement);
+                }
+                if depth > 1
+                    && let Some(explained) = tried.explain_open(budget, depth - 1)
+                {
+                    return Some(explained);
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes it that an operation whose outcome is not known stands at this place.
+    fn place_unknown(&mut self, place: u64, entry: Entry<M>) {
+        self.known_by.insert(place, entry.index);
+        if let [command] = &entry.commands[..]
+            && let Some(attempts) = M::identity(command).and_then(|identity| self.attempts.get_mut(&identity))
+        {
+            let command = command.clone();
+            attempts.executions.push(Execution { place, answer: None, index: entry.index, command });
+        }
+        self.entries.insert(place, entry);
     }
 
     fn judged(mut self) -> Judgement {
@@ -639,15 +718,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             }
             *budget -= 1;
             let mut tried = self.clone();
-            let place = tried.applied + 1;
-            tried.known_by.insert(place, entry.index);
-            if let [command] = &entry.commands[..]
-                && let Some(attempts) = M::identity(command).and_then(|identity| tried.attempts.get_mut(&identity))
-            {
-                let command = command.clone();
-                attempts.executions.push(Execution { place, answer: None, index: entry.index, command });
-            }
-            tried.entries.insert(place, entry);
+            tried.place_unknown(self.applied + 1, entry);
             if let Some(judgement) = tried.explain(budget, first_failure) {
                 return Some(judgement);
             }
@@ -655,31 +726,36 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         None
     }
 
-    /// What can stand at the next place: commands and sweeps whose outcome is not known, asked for early enough.
-    fn candidates(&self) -> Vec<Entry<M>> {
-        let latest = self.entries.values().filter_map(|entry| entry.completed).min().unwrap_or(u64::MAX);
+    /// Commands that nobody was told the place of, asked for before the event `latest`.
+    fn unexecuted(&self, latest: u64) -> Vec<Entry<M>> {
         let mut found = Vec::new();
         for attempts in self.attempts.values().filter(|attempts| attempts.executions.is_empty()) {
             let mut tried: Vec<&M::Command> = Vec::new();
             for attempt in &attempts.tries {
-                let possible = !attempt.failed
-                    && attempt.index < latest
-                    && attempt.floor.0 <= self.applied
-                    && !tried.contains(&&attempt.command);
-                if possible {
-                    tried.push(&attempt.command);
-                    found.push(Entry {
-                        commands: vec![attempt.command.clone()],
-                        answer: None,
-                        swept: None,
-                        index: attempt.index,
-                        first_invoked: attempt.index,
-                        completed: None,
-                        floor: attempt.floor,
-                    });
+                if attempt.failed || attempt.index >= latest || tried.contains(&&attempt.command) {
+                    continue;
                 }
+                tried.push(&attempt.command);
+                found.push(Entry {
+                    commands: vec![attempt.command.clone()],
+                    answer: None,
+                    swept: None,
+                    index: attempt.index,
+                    first_invoked: attempt.index,
+                    completed: None,
+                    floor: attempt.floor,
+                });
             }
         }
+        found.sort_by_key(|entry| entry.first_invoked);
+        found
+    }
+
+    /// What can stand at the next place: commands and sweeps whose outcome is not known, asked for early enough.
+    fn candidates(&self) -> Vec<Entry<M>> {
+        let latest = self.entries.values().filter_map(|entry| entry.completed).min().unwrap_or(u64::MAX);
+        let mut found = self.unexecuted(latest);
+        found.retain(|entry| entry.floor.0 <= self.applied);
         let open_sweeps = self.open.iter().filter_map(|(index, open)| match &open.call {
             Call::Sweep(sweep) => Some((*index, sweep)),
             _ => None,

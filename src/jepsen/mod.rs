@@ -11,6 +11,7 @@
 //! - [`analysis`]: five checks over the events of a history, and the report of what they found. Its parts are `commits`
 //!   (what took effect, packed), `table` (hash tables for numbers from outside), `attempts`, `holders` and `replay` (the
 //!   checks) and `report` (the verdict, both ways).
+//! - [`opinion`]: a deeper look at the same history, which the fixed judgement does not take.
 //! - [`evidence`]: how a bundle came about; [`artifacts`]: the bundle itself and its manifest.
 //! - [`answers`]: plan, verdict and surfaces as JSON, for programs.
 
@@ -19,5 +20,6 @@ pub mod answers;
 pub mod artifacts;
 pub mod evidence;
 pub mod history;
+pub mod opinion;
 pub mod plan;
 mod words;
