@@ -4,6 +4,7 @@
 //!
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
+//! - [`history`]: what processes asked and what became of it, as lines of JSON; knows no database.
 //! - [`check`]: holding a history against a model; knows no database. [`client`]: what a client of a lease database asks and may
 //!   conclude, and the model of what the database promises.
 //! - [`allocator`]: the deterministic state machine, who holds what.
@@ -28,6 +29,7 @@ pub mod client;
 pub mod cluster;
 pub mod daemon;
 pub mod engine;
+pub mod history;
 pub mod ids;
 pub mod jepsen;
 pub mod keyvalue;

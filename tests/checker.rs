@@ -145,13 +145,8 @@ impl System {
 
 /// A history of a correct system with overlapping operations, some of which nobody hears of again.
 fn history(rng: &mut Rng) -> Vec<Op> {
-    let mut system = System {
-        rng: rng.fork(),
-        model: LeaseModel::new(LIMITS),
-        lsn: 0,
-        slot: 1,
-        sent: Vec::new(),
-    };
+    let mut system =
+        System { rng: rng.fork(), model: LeaseModel::new(LIMITS), lsn: 0, slot: 1, sent: Vec::new() };
     let count = rng.usize(2..=8);
     let mut ops: Vec<Op> = Vec::new();
     // Invoked and not served, served and not completed.
@@ -200,7 +195,11 @@ fn tamper(ops: &mut [Op], rng: &mut Rng) {
             _ => answer.lease = answer.lease.map(|lease| ReservationId(lease.0 + 1)),
         },
         Completion::Swept { first, count } => {
-            if rng.bool() { *first += 1 } else { *count += 1 }
+            if rng.bool() {
+                *first += 1
+            } else {
+                *count += 1
+            }
         }
         Completion::Saw { sight, not_before } => match sight {
             _ if rng.u8(..4) == 0 => *not_before = Some(rng.u64(1..9)),
@@ -222,7 +221,8 @@ fn tamper(ops: &mut [Op], rng: &mut Rng) {
 
 /// Whether some order of all operations, in accordance with time, explains every answer.
 fn brute_force(ops: &[Op]) -> bool {
-    let left: Vec<usize> = (0..ops.len()).filter(|at| !matches!(ops[*at].completion, Completion::Fail)).collect();
+    let left: Vec<usize> =
+        (0..ops.len()).filter(|at| !matches!(ops[*at].completion, Completion::Fail)).collect();
     search(ops, &left, &LeaseModel::new(LIMITS), 0, &[])
 }
 
@@ -234,7 +234,8 @@ fn search(ops: &[Op], left: &[usize], model: &LeaseModel, lsn: u64, done: &[(Com
     if left.iter().all(|at| is_lost(&ops[*at])) {
         return true;
     }
-    let latest = left.iter().filter(|at| !is_lost(&ops[**at])).map(|at| ops[*at].completed).min().unwrap_or(u64::MAX);
+    let latest =
+        left.iter().filter(|at| !is_lost(&ops[**at])).map(|at| ops[*at].completed).min().unwrap_or(u64::MAX);
     for (place_in_left, at) in left.iter().enumerate() {
         let op = &ops[*at];
         if op.invoked > latest {
@@ -247,16 +248,14 @@ fn search(ops: &[Op], left: &[usize], model: &LeaseModel, lsn: u64, done: &[(Com
         };
         let next = match (&op.call, &op.completion) {
             (Call::Command(command), Completion::At { place, answer }) => {
-                let recorded = done.iter().find(|(known, at, _)| known.operation == command.operation && at == place);
+                let recorded =
+                    done.iter().find(|(known, at, _)| known.operation == command.operation && at == place);
                 match recorded {
                     Some((known, _, first)) if known.ask == command.ask && first == answer => {
                         search(ops, &rest, model, lsn, done)
                     }
                     Some(_) => false,
-                    None => {
-                        *place == lsn + 1
-                            && execute(ops, &rest, model, lsn, done, command, Some(answer))
-                    }
+                    None => *place == lsn + 1 && execute(ops, &rest, model, lsn, done, command, Some(answer)),
                 }
             }
             (Call::Command(command), Completion::Conflict { place }) => {
@@ -354,7 +353,10 @@ fn compare(seed: u64) -> (bool, bool) {
     if expected != found {
         ops.sort_by_key(|op| op.invoked);
         let lines: Vec<String> = ops.iter().map(|op| format!("{op:?}")).collect();
-        panic!("seed {seed}: a search says valid={expected}, the checker {judgement:#?}\n{}", lines.join("\n"));
+        panic!(
+            "seed {seed}: a search says valid={expected}, the checker {judgement:#?}\n{}",
+            lines.join("\n")
+        );
     }
     if !tampered {
         assert!(found, "seed {seed}: a correct system is judged {judgement:#?}\n{ops:#?}");
@@ -373,8 +375,8 @@ fn the_checker_agrees_with_a_search_over_all_orders() {
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Ok(seed) =
-                    next.try_update(Ordering::Relaxed, Ordering::Relaxed, |at| (at < HISTORIES).then_some(at + 1))
+                while let Ok(seed) = next
+                    .try_update(Ordering::Relaxed, Ordering::Relaxed, |at| (at < HISTORIES).then_some(at + 1))
                 {
                     let (_, found) = compare(seed);
                     (if found { &valid } else { &invalid }).fetch_add(1, Ordering::Relaxed);

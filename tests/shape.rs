@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the library, each of which may use those before it.
 const LIBRARY: &[&str] = &[
+    "history",
     "check",
     "ids",
     "bytes",

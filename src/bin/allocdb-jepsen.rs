@@ -8,6 +8,8 @@ mod actions;
 mod archive;
 #[path = "allocdb-jepsen/args.rs"]
 mod args;
+#[path = "allocdb-jepsen/check.rs"]
+mod check;
 #[path = "allocdb-jepsen/cluster.rs"]
 mod cluster;
 #[path = "allocdb-jepsen/common.rs"]
@@ -65,7 +67,7 @@ mod watch;
 #[path = "allocdb-jepsen/watch_render.rs"]
 mod watch_render;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use args::{Command, Ended, Testbed};
 use interrupt::Interrupt;
 use testbed::{Contact, ExternalTestbed};
@@ -74,17 +76,12 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let program = words.next().unwrap_or_default();
     let done = match args::parse(&program, words) {
-        Ok(command) => carry_out(command).map_err(|error| format!("{error:#}")),
-        Err(Ended::Help(text)) => common::print(&text).map_err(|error| format!("{error:#}")),
-        Err(Ended::Refused(message)) => Err(message),
+        Ok(command) => carry_out(command),
+        Err(Ended::Help(text)) => common::print(&text),
+        Err(Ended::Refused(message)) => Err(anyhow!(message)),
+        Err(Ended::Misused(message)) => Err(common::Exit::Misused.because(message)),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            common::complain(&message);
-            ExitCode::FAILURE
-        }
-    }
+    done.map_or_else(|error| common::failed(&error), |()| ExitCode::SUCCESS)
 }
 
 fn carry_out(command: Command) -> Result<()> {
@@ -95,6 +92,7 @@ fn carry_out(command: Command) -> Result<()> {
     match command {
         Command::Plan { format } => surface::print_plan(format),
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
+        Command::Check { history_file, format } => check::run(&history_file, format),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open),
         Command::Run { testbed, run_id, output_root } => runs::run(testbed, &open, &run_id, &output_root),
         Command::Archive { testbed, run_id, history_file, output_root } => {

@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn every_anomaly_has_a_word_of_its_own() {
-        let words: std::collections::BTreeSet<&str> = AnomalyKind::ALL.iter().map(|kind| kind.word()).collect();
+        let words: std::collections::BTreeSet<&str> =
+            AnomalyKind::ALL.iter().map(|kind| kind.word()).collect();
         assert_eq!(words.len(), AnomalyKind::ALL.len());
         assert_eq!(words.len(), 18);
     }

@@ -171,7 +171,8 @@ impl<M: Model> Looks<M> {
         let from = floor.max(fence).min(applied);
         let fits =
             |place: u64| views.values(&keys, place).is_some_and(|values| M::fits(&look.sight, &values));
-        let found = std::iter::once(from).chain(views.changes(&keys, from, applied)).find(|place| fits(*place));
+        let found =
+            std::iter::once(from).chain(views.changes(&keys, from, applied)).find(|place| fits(*place));
         if let Some(place) = found {
             self.note_seen(completed, place, look.invoked);
             return None;

@@ -81,6 +81,13 @@ pub enum Completion<M: Model> {
         /// Place of the other command.
         place: u64,
     },
+    /// A read was refused because the state, at this place, does not include what it demanded.
+    Behind {
+        /// What it demanded.
+        required: u64,
+        /// Where the state was.
+        applied: u64,
+    },
     /// It was certainly not executed and never will be.
     Fail,
     /// It is not known.
@@ -261,6 +268,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 }
                 self.looks.add(invoked, index, floor, sight, not_before);
             }
+            (_, Completion::Behind { required, applied }) => {
+                self.compare_behind(invoked, floor, required, applied)
+            }
             (Call::Command(command), Completion::Fail) => self.fail(&command, invoked),
             (Call::Sweep(sweep), Completion::Info) => self.lost_sweeps.push((invoked, sweep)),
             _ => {}
@@ -282,7 +292,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
         let attempts = M::identity(&command).and_then(|identity| self.attempts.get(&identity));
         let tries = attempts.map_or(&[][..], |attempts| &attempts.tries);
-        let first = tries.iter().find(|attempt| !attempt.failed).map(|attempt| (attempt.index, attempt.floor));
+        let first =
+            tries.iter().find(|attempt| !attempt.failed).map(|attempt| (attempt.index, attempt.floor));
         if !tries.is_empty() && first.is_none() {
             let operations = tries.iter().map(|attempt| attempt.index).collect();
             self.anomaly(Anomaly {
@@ -305,6 +316,24 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         };
         self.entries.insert(place, entry);
         self.advance();
+    }
+
+    /// A refused fence tells how far the state was: not behind what was certainly committed, and before what was demanded.
+    fn compare_behind(&mut self, invoked: u64, floor: (u64, u64), required: u64, applied: u64) {
+        let (kind, operations, expected) = if applied < floor.0 {
+            (AnomalyKind::StaleRead, vec![floor.1, invoked], format!("a state that includes {}", floor.0))
+        } else if required <= applied {
+            (AnomalyKind::WrongResult, vec![invoked], format!("served: {required} is included"))
+        } else {
+            return;
+        };
+        self.anomaly(Anomaly {
+            kind,
+            operations,
+            fields: vec![("required_lsn", required.to_string()), ("last_applied_lsn", applied.to_string())],
+            expected,
+            observed: format!("refused at {applied}"),
+        });
     }
 
     fn commit(&mut self, place: u64, invoked: u64) {
@@ -332,7 +361,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
 
     /// A client was told where its command stands.
     fn placed(&mut self, invoked: u64, index: u64, command: M::Command, place: u64, answer: M::Answer) {
-        let Some(attempts) = M::identity(&command).and_then(|identity| self.attempts.get_mut(&identity)) else {
+        let Some(attempts) = M::identity(&command).and_then(|identity| self.attempts.get_mut(&identity))
+        else {
             return;
         };
         if let Some(known) = attempts.executions.iter_mut().find(|known| known.place == place) {
@@ -429,7 +459,10 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 kind: AnomalyKind::OrderViolation,
                 operations: vec![entry.floor.1, entry.index],
                 fields: vec![("lsn", place.to_string()), ("floor", entry.floor.0.to_string())],
-                expected: format!("a place above {}, which had been told before it was asked for", entry.floor.0),
+                expected: format!(
+                    "a place above {}, which had been told before it was asked for",
+                    entry.floor.0
+                ),
                 observed: place.to_string(),
             });
         }
@@ -474,9 +507,12 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             self.applied = place;
             return;
         };
+        let mut answer = entry.answer.as_ref();
         if let Some(identity) = M::identity(&command)
             && self.model.remembers(&command)
         {
+            // Whatever it was told the second time does not matter any more.
+            answer = None;
             let executions = self.attempts.get(&identity).map(|attempts| &attempts.executions);
             let others = executions.into_iter().flatten().filter(|known| known.place < place);
             let mut operations: Vec<u64> = others.map(|known| known.index).collect();
@@ -485,14 +521,15 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 kind: AnomalyKind::DuplicateExecution,
                 operations,
                 fields: vec![("operation_id", identity.to_string()), ("lsn", place.to_string())],
-                expected: "the outcome and the place of the first execution, which is still remembered".to_owned(),
+                expected: "the outcome and the place of the first execution, which is still remembered"
+                    .to_owned(),
                 observed: format!("executed again at {place}"),
             });
         }
         let mut changes = Vec::new();
         let keys = M::keys_of(&command);
         let before: Vec<u64> = keys.iter().filter_map(|key| self.views.changed_by(key)).collect();
-        let disagreement = self.model.apply(place, &command, entry.answer.as_ref(), &mut changes);
+        let disagreement = self.model.apply(place, &command, answer, &mut changes);
         if let Some(Disagreement { kind, expected, observed, mut fields }) = disagreement {
             fields.push(("lsn", place.to_string()));
             let operations = before.into_iter().chain([entry.index]).collect();
@@ -509,7 +546,12 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     }
 
     /// The command among several that would be answered as this one was; the first if there is none.
-    fn choose(&self, place: u64, mut commands: Vec<M::Command>, answer: Option<&M::Answer>) -> Option<M::Command> {
+    fn choose(
+        &self,
+        place: u64,
+        mut commands: Vec<M::Command>,
+        answer: Option<&M::Answer>,
+    ) -> Option<M::Command> {
         if commands.len() > 1 {
             let fits = |command: &M::Command| {
                 let mut model = self.model.clone();
@@ -543,7 +585,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// Refusals that name the place just applied, by a command that was first asked for at `first_invoked`.
     fn compare_conflicts(&mut self, first_invoked: u64) {
         let applied = self.applied;
-        let (due, later) = std::mem::take(&mut self.conflicts).into_iter().partition(|known| known.place <= applied);
+        let (due, later) =
+            std::mem::take(&mut self.conflicts).into_iter().partition(|known| known.place <= applied);
         self.conflicts = later;
         let due: Vec<Conflict<M>> = due;
         for conflict in due {
@@ -637,7 +680,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         for entry in self.unexecuted(u64::MAX) {
             let floor = entry.floor.0;
             let places = std::iter::once(floor).chain(known.iter().copied().filter(|place| *place > floor));
-            let free = places.filter_map(|place| place.checked_add(1)).filter(|place| !self.entries.contains_key(place));
+            let free = places
+                .filter_map(|place| place.checked_add(1))
+                .filter(|place| !self.entries.contains_key(place));
             for place in free {
                 if *budget == 0 {
                     return None;

@@ -2,6 +2,9 @@
 //!
 //! - [`lease`]: commands and answers, as a client sees them.
 //! - [`model`]: the specification of the database, for [`check`](crate::check).
+//! - [`record`]: operations as a [`history`](crate::history) records them. [`judge`]: a whole history, held against the model.
 
+pub mod judge;
 pub mod lease;
 pub mod model;
+pub mod record;

@@ -129,7 +129,9 @@ impl LeaseModel {
         }
         self.last_slot = self.last_slot.max(Some(now));
         self.forget_before(now, changes);
-        let Some(operation) = command.operation else { return self.carry_out(lsn, now, &command.ask, changes) };
+        let Some(operation) = command.operation else {
+            return self.carry_out(lsn, now, &command.ask, changes);
+        };
         if let Some(known) = self.operations.get(&operation) {
             let same = known.ask == command.ask;
             return if same { known.answer } else { Answer::plain(Code::OperationConflict) };
@@ -177,13 +179,23 @@ impl LeaseModel {
     fn carry_out(&mut self, lsn: Lsn, now: Slot, ask: &Ask, changes: &mut Changes) -> Answer {
         match ask {
             Ask::Create { resource } => Answer::plain(self.create(*resource, changes)),
-            Ask::Reserve { resource, holder, ttl } => self.reserve(lsn, now, &[*resource], *holder, *ttl, changes),
+            Ask::Reserve { resource, holder, ttl } => {
+                self.reserve(lsn, now, &[*resource], *holder, *ttl, changes)
+            }
             Ask::ReserveBundle { resources, holder, ttl } => {
                 self.reserve(lsn, now, resources, *holder, *ttl, changes)
             }
             Ask::Confirm { lease, holder, epoch } => {
                 let refused = self.refuse_holder(*lease, *holder, *epoch);
-                self.change(*lease, refused, &[LeaseState::Reserved], LeaseState::Confirmed, 0, (lsn, now), changes)
+                self.change(
+                    *lease,
+                    refused,
+                    &[LeaseState::Reserved],
+                    LeaseState::Confirmed,
+                    0,
+                    (lsn, now),
+                    changes,
+                )
             }
             Ask::Release { lease, holder, epoch } => {
                 let refused = self.refuse_holder(*lease, *holder, *epoch);
@@ -192,11 +204,27 @@ impl LeaseModel {
             }
             Ask::Revoke { lease } => {
                 let refused = self.refuse_ended(*lease);
-                self.change(*lease, refused, &[LeaseState::Confirmed], LeaseState::Revoking, 1, (lsn, now), changes)
+                self.change(
+                    *lease,
+                    refused,
+                    &[LeaseState::Confirmed],
+                    LeaseState::Revoking,
+                    1,
+                    (lsn, now),
+                    changes,
+                )
             }
             Ask::Reclaim { lease } => {
                 let refused = self.refuse_ended(*lease);
-                self.change(*lease, refused, &[LeaseState::Revoking], LeaseState::Revoked, 0, (lsn, now), changes)
+                self.change(
+                    *lease,
+                    refused,
+                    &[LeaseState::Revoking],
+                    LeaseState::Revoked,
+                    0,
+                    (lsn, now),
+                    changes,
+                )
             }
             Ask::Expire { lease, deadline } => match self.leases.get(lease) {
                 None => Answer::plain(Code::ReservationNotFound),
@@ -256,7 +284,8 @@ impl LeaseModel {
         }
         let deadline = Slot(now.0 + ttl);
         let buckets = self.limits.max_ttl_slots.saturating_add(1);
-        let neighbours = self.due.iter().filter(|(other, _)| other.0 % buckets == deadline.0 % buckets).count();
+        let neighbours =
+            self.due.iter().filter(|(other, _)| other.0 % buckets == deadline.0 % buckets).count();
         if neighbours as u64 >= self.limits.max_expiration_bucket_len {
             return Answer::plain(Code::ExpirationIndexFull);
         }
@@ -341,7 +370,8 @@ impl LeaseModel {
 
     fn show(&self, lease: ReservationId, view: &LeaseView, changes: &mut Changes) {
         changes.push((Key::Lease(lease), Value::Lease(Some(Box::new(view.clone())))));
-        changes.push((Key::NextDeadline, Value::NextDeadline(self.due.first().map(|(deadline, _)| *deadline))));
+        changes
+            .push((Key::NextDeadline, Value::NextDeadline(self.due.first().map(|(deadline, _)| *deadline))));
     }
 
     fn set_members(&mut self, lease: ReservationId, state: ResourceState, changes: &mut Changes) {
@@ -359,9 +389,13 @@ impl LeaseModel {
 /// What a reader at a slot is shown of a lease.
 fn seen_of(lease: ReservationId, slot: Slot, found: &Value, watermark: &Value, limits: &Limits) -> LeaseSeen {
     match (found, watermark) {
-        (Value::Lease(Some(view)), _) if view.retire_after.is_some_and(|until| slot > until) => LeaseSeen::Retired,
+        (Value::Lease(Some(view)), _) if view.retire_after.is_some_and(|until| slot > until) => {
+            LeaseSeen::Retired
+        }
         (Value::Lease(Some(view)), _) => LeaseSeen::Found(view.clone()),
-        (_, Value::Watermark(Some(ended))) if lease.shard() == limits.shard && lease <= *ended => LeaseSeen::Retired,
+        (_, Value::Watermark(Some(ended))) if lease.shard() == limits.shard && lease <= *ended => {
+            LeaseSeen::Retired
+        }
         _ => LeaseSeen::NotFound,
     }
 }

@@ -7,11 +7,11 @@
 //!
 //! Slots of writes are relative in these histories, so nothing is concluded from them; deadlines and slots of ticks are absolute.
 
-use super::history::{
-    Event, FailureReason, HistoryReader, Operation, OperationKind, Outcome, ReadAnswer, ReadState, ReservationState,
-    ResourceState, Sequence, ServedRole, WriteResult,
-};
 use super::history::HistoryError;
+use super::history::{
+    Event, FailureReason, HistoryReader, Operation, OperationKind, Outcome, ReadAnswer, ReadState,
+    ReservationState, ResourceState, Sequence, ServedRole, WriteResult,
+};
 use crate::check::{Anomaly, AnomalyKind, Call, Checker, Completion, Disagreement, Gaps, Judgement, Model};
 use crate::ids::{HolderId, LeaseEpoch, OperationId, ReservationId, ResourceId, ShardId, Slot};
 use std::collections::HashMap;
@@ -311,7 +311,13 @@ impl Script {
         self.leases.insert(id, lease);
     }
 
-    fn reserve(&mut self, place: u64, command: &Command, told: Option<&WriteResult>, changes: &mut Changes) -> Option<Wrong> {
+    fn reserve(
+        &mut self,
+        place: u64,
+        command: &Command,
+        told: Option<&WriteResult>,
+        changes: &mut Changes,
+    ) -> Option<Wrong> {
         let (id, holder, epoch, deadline) = match told {
             Some(WriteResult::Reserved { reservation_id, holder_id, lease_epoch, expires_at_slot }) => {
                 (*reservation_id, Some(*holder_id), *lease_epoch, Some(*expires_at_slot))
@@ -348,7 +354,13 @@ impl Script {
     }
 
     /// A command about one lease that somebody was told has taken effect, or may have.
-    fn change(&mut self, place: u64, command: &Command, told: Option<&WriteResult>, changes: &mut Changes) -> Option<Wrong> {
+    fn change(
+        &mut self,
+        place: u64,
+        command: &Command,
+        told: Option<&WriteResult>,
+        changes: &mut Changes,
+    ) -> Option<Wrong> {
         let asked = &command.asked;
         let told_of = match told {
             Some(
@@ -364,7 +376,9 @@ impl Script {
             return wrong(AnomalyKind::WrongResult, format!("lease {id}, which was asked for"));
         }
         let Some(lease) = self.leases.get(&id) else {
-            return told.and_then(|_| wrong(AnomalyKind::WrongResult, format!("not found: nobody was given lease {id}")));
+            return told.and_then(|_| {
+                wrong(AnomalyKind::WrongResult, format!("not found: nobody was given lease {id}"))
+            });
         };
         let refusal = self.refusal(command, lease);
         if let Some(expected) = refusal {
@@ -435,7 +449,13 @@ impl Script {
         (!self.claims(command, lease)).then(|| "refused: holder or epoch is another".to_owned())
     }
 
-    fn tick(&mut self, place: u64, command: &Command, told: Option<&WriteResult>, changes: &mut Changes) -> Option<Wrong> {
+    fn tick(
+        &mut self,
+        place: u64,
+        command: &Command,
+        told: Option<&WriteResult>,
+        changes: &mut Changes,
+    ) -> Option<Wrong> {
         let slot = command.asked.request_slot;
         let listed: &[_] = match told {
             Some(WriteResult::TickExpired { expired }) => expired,
@@ -444,7 +464,8 @@ impl Script {
         let mut problem = None;
         for entry in listed {
             let Some(lease) = self.leases.get(&entry.reservation_id) else {
-                problem = wrong(AnomalyKind::WrongResult, format!("no such lease as {}", entry.reservation_id));
+                problem =
+                    wrong(AnomalyKind::WrongResult, format!("no such lease as {}", entry.reservation_id));
                 continue;
             };
             let early = slot.zip(lease.deadline).filter(|(slot, deadline)| slot < deadline);
@@ -456,11 +477,13 @@ impl Script {
                 || lease.stage == Stage::Ended
                 || entry.released_lsn.is_some_and(|released| released.0 > place)
             {
-                problem = wrong(AnomalyKind::WrongResult, format!("a lease that is due, not {:?}", lease.stage));
+                problem =
+                    wrong(AnomalyKind::WrongResult, format!("a lease that is due, not {:?}", lease.stage));
             }
         }
         let is_listed = |id: &ReservationId| listed.iter().any(|entry| entry.reservation_id == *id);
-        let is_due = |lease: &Lease| slot.zip(lease.deadline).is_some_and(|(slot, deadline)| deadline <= slot);
+        let is_due =
+            |lease: &Lease| slot.zip(lease.deadline).is_some_and(|(slot, deadline)| deadline <= slot);
         let due: Vec<ReservationId> = self
             .leases
             .iter()
@@ -691,7 +714,9 @@ fn fits_refusal(command: &Command, reason: FailureReason, values: &[Value]) -> b
         // A tick, or a command that names no lease: the state says nothing about it.
         _ => return true,
     };
-    let Some(lease) = lease else { return matches!(reason, FailureReason::NotFound | FailureReason::Conflict) };
+    let Some(lease) = lease else {
+        return matches!(reason, FailureReason::NotFound | FailureReason::Conflict);
+    };
     let over = matches!(lease.stage, Stage::Ended | Stage::Due);
     let same_holder = asked.holder_id.is_none() || lease.holder.is_none() || asked.holder_id == lease.holder;
     // The epoch of one that is due grows when it ends, which nobody is told.

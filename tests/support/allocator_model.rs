@@ -4,8 +4,8 @@
 
 use allocdb_node::allocator::snapshot::{MemberRecord, ReservationRecord};
 use allocdb_node::allocator::{
-    AllocatorConfig, ClientCommand, Command, Due, OperationRecord, Outcome, ReservationLookup, ReservationState,
-    ReservationView, ResourceState, ResourceView, ResultCode, Snapshot, fingerprint,
+    AllocatorConfig, ClientCommand, Command, Due, OperationRecord, Outcome, ReservationLookup,
+    ReservationState, ReservationView, ResourceState, ResourceView, ResultCode, Snapshot, fingerprint,
 };
 use allocdb_node::check::Model as _;
 use allocdb_node::client::lease::{

@@ -32,7 +32,12 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
     if let Some(group) = menu.groups.iter().position(|group| is_named(program, group.program)) {
         menu = menu.groups.swap_remove(group);
     }
-    reader::choose(menu.program, menu, args)
+    let mut args = args.peekable();
+    let has_verdict = args.peek().is_some_and(|word| table::WITH_VERDICT.iter().any(|name| *word == **name));
+    reader::choose(menu.program, menu, args).map_err(|ended| match ended {
+        Ended::Refused(message) if has_verdict => Ended::Misused(message),
+        other => other,
+    })
 }
 
 /// The words that stand before the verbs of `group` when the binary is started as `program`: none under that group's name.

@@ -8,8 +8,50 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How a subcommand that judges histories ends when it does not end well; the codes are those that Jepsen has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Something in the history cannot be explained.
+    Invalid = 1,
+    /// Nobody knows whether everything in it is right.
+    Unknown = 2,
+    /// The arguments, or the files that they name, make no sense.
+    Misused = 254,
+}
+
+/// An [`Exit`] on its way to the root of the program. What has been printed already is not said again.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Ending {
+    exit: Exit,
+    message: String,
+}
+
+impl Exit {
+    /// With a message for standard error.
+    pub(crate) fn because(self, message: String) -> anyhow::Error {
+        Ending { exit: self, message }.into()
+    }
+
+    /// Without another word.
+    pub(crate) fn silently(self) -> anyhow::Error {
+        self.because(String::new())
+    }
+}
+
+/// Says why the program fails, and with which code it does: 1 unless the error knows better.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    let ending = error.downcast_ref::<Ending>();
+    let message = format!("{error:#}");
+    if !message.is_empty() {
+        complain(&message);
+    }
+    ending.map_or(ExitCode::FAILURE, |ending| ExitCode::from(ending.exit as u8))
+}
 
 /// Writes text to standard output, all of it.
 pub(crate) fn print(text: &str) -> Result<()> {

@@ -27,6 +27,13 @@ pub(crate) enum Command {
         /// For whom the report is.
         format: Format,
     },
+    /// Hold a recorded history against a model of what the database promises.
+    Check {
+        /// The history to judge.
+        history_file: PathBuf,
+        /// For whom the verdict is.
+        format: Format,
+    },
     /// Write down where the guests of a KubeVirt testbed are.
     CaptureKubevirtLayout(KubevirtCapture),
     /// Check that a testbed can be driven.

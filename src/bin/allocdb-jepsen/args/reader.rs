@@ -22,6 +22,8 @@ pub(crate) enum Ended {
     Help(String),
     /// The arguments make no command. A message without its last line feed, for standard error; status 1.
     Refused(String),
+    /// The same for a subcommand that ends with a verdict; status 254.
+    Misused(String),
 }
 
 /// Reads the word that chooses from `menu`, and everything after it. `prefix` is what stands before that word on a

@@ -41,6 +41,9 @@ pub(super) const SHOWN_AS_REQUIRED: &str = "namespace";
 /// A flag that came after the synopses in the menu were published. It is on the help page of its subcommands alone.
 pub(super) const NOT_IN_MENUS: &str = "format";
 
+/// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
+pub(super) const WITH_VERDICT: [&str; 1] = ["check"];
+
 /// Everything that can follow the program's name. A further group of subcommands is one more among `groups`.
 pub(super) fn menu() -> Menu {
     Menu {
@@ -66,6 +69,7 @@ pub(super) fn menu() -> Menu {
             archive("archive-local", "the cluster on this machine", |m| archive_of(local(m)?, m)),
             watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
+            check(),
         ],
         groups: vec![local_cluster(), qemu_testbed::menu()],
     }
@@ -85,6 +89,23 @@ fn analyze() -> Subcommand {
             .arg(format()),
         build: |m| {
             Some(Command::Analyze {
+                history_file: m.remove_one("history-file")?,
+                format: m.remove_one(NOT_IN_MENUS)?,
+            })
+        },
+    }
+}
+
+fn check() -> Subcommand {
+    Subcommand {
+        syntax: does(
+            "check",
+            "Hold a recorded history against a model of leases; the status is 0 if it is valid, 1 if it is not, 2 if that is not known",
+        )
+        .arg(path("history-file").required(true).help("History to judge"))
+        .arg(format()),
+        build: |m| {
+            Some(Command::Check {
                 history_file: m.remove_one("history-file")?,
                 format: m.remove_one(NOT_IN_MENUS)?,
             })

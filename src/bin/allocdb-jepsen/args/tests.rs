@@ -50,7 +50,7 @@ fn help<W: AsRef<OsStr>>(words: &[W]) -> String {
 
 fn refusal<W: AsRef<OsStr>>(words: &[W]) -> String {
     match parse_words(words) {
-        Err(Ended::Refused(message)) => message,
+        Err(Ended::Refused(message) | Ended::Misused(message)) => message,
         other => panic!("expected a refusal, got {other:?}"),
     }
 }
@@ -120,6 +120,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen archive-local --workspace <path> --run-id <run-id> --history-file <path> --output-root <path>
   allocdb-jepsen watch-local --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
+  allocdb-jepsen check --history-file <path>
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
   allocdb-jepsen qemu-testbed <prepare|start|stop|status|ssh-control|control> ...
 
@@ -555,7 +556,7 @@ proptest! {
         match parse_words(&words) {
             Ok(_) => {}
             Err(Ended::Help(text)) => prop_assert!(text.ends_with('\n')),
-            Err(Ended::Refused(message)) => prop_assert!(!message.is_empty() && !message.ends_with('\n')),
+            Err(Ended::Refused(message) | Ended::Misused(message)) => prop_assert!(!message.is_empty() && !message.ends_with('\n')),
         }
     }
 }

@@ -1,0 +1,375 @@
+//! `check`: histories of few lines, each with exactly one thing wrong, and their neighbours in which nothing is.
+
+mod support;
+
+use std::process::Output;
+use support::jepsen;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The limits of every history here: bundles of two, leases of at most eight slots, ended ones kept for four.
+const HEADER: &str = concat!(
+    r#"{"version":1,"hunt_id":"h","seed":1,"backend":"local","limits":{"shard_id":0,"max_resources":4,"max_reservations":8,"#,
+    r#""max_bundle_size":2,"max_operations":64,"max_ttl_slots":8,"max_client_retry_window_slots":4,"#,
+    r#""reservation_history_window_slots":4,"max_expiration_bucket_len":8,"max_expirations_per_tick":4}}"#
+);
+
+/// A history out of lines `process type f value`.
+fn history(lines: &[&str]) -> String {
+    let mut text = format!("{HEADER}\n");
+    for (index, line) in lines.iter().enumerate() {
+        let mut parts = line.splitn(4, ' ');
+        let [process, kind, f] = [(); 3].map(|()| parts.next().unwrap());
+        let value = parts.next().unwrap_or("{}");
+        let process = if process == "n" { "\"nemesis\"".to_owned() } else { process.to_owned() };
+        text.push_str(&format!(
+            "{{\"index\":{index},\"time\":{index},\"process\":{process},\"type\":\"{kind}\",\"f\":\"{f}\",\"value\":{value}}}\n"
+        ));
+    }
+    text
+}
+
+fn check(text: &str) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.jsonl");
+    std::fs::write(&file, text).unwrap();
+    let output = jepsen(&["check", "--history-file"]).arg(&file).output().unwrap();
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+/// The `anomaly=` lines.
+fn anomalies(text: &str) -> Vec<String> {
+    let (code, out, _) = check(text);
+    let found: Vec<String> =
+        out.lines().filter_map(|line| line.strip_prefix("anomaly=")).map(ToOwned::to_owned).collect();
+    assert_eq!(code, Some(if found.is_empty() { 0 } else { 1 }), "{out}\n{text}");
+    found
+}
+
+const CREATE: [&str; 2] = [
+    r#"0 invoke create_resource {"op":"1","resource":"5","slot":1}"#,
+    r#"0 ok create_resource {"lsn":1,"code":"ok"}"#,
+];
+const RESERVE: [&str; 2] = [
+    r#"0 invoke reserve {"op":"2","resource":"5","holder":"7","ttl":4,"slot":1}"#,
+    r#"0 ok reserve {"lsn":2,"code":"ok","lease":"2","epoch":1,"deadline":5}"#,
+];
+
+/// A lease of resource 5 by holder 7, and then these lines.
+fn leased(lines: &[&str]) -> String {
+    history(&[&CREATE[..], &RESERVE[..], lines].concat())
+}
+
+/// Exactly this anomaly with these lines, and none with those in the place of the last ones.
+fn one_anomaly(lines: &[&str], expected: &str, right: &[&str]) {
+    assert_eq!(anomalies(&leased(lines)), [expected]);
+    let kept = &lines[..lines.len() - right.len()];
+    assert_eq!(anomalies(&leased(&[kept, right].concat())), [""; 0]);
+}
+
+#[test]
+fn a_lease_that_is_gone_is_a_lost_write() {
+    one_anomaly(
+        &[r#"1 invoke get_lease {"lease":"2","slot":1}"#, r#"1 ok get_lease {"state":"not_found"}"#],
+        "lost-write lease=2 lsn=2 operations=2,4",
+        &[
+            r#"1 ok get_lease {"state":"reserved","holder":"7","epoch":1,"created":2,"deadline":5,"members":["5"]}"#,
+        ],
+    );
+}
+
+#[test]
+fn an_operation_has_one_execution_while_it_is_remembered() {
+    one_anomaly(
+        &[
+            r#"1 invoke release {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+            r#"1 info release"#,
+            r#"2 invoke release {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+            r#"2 ok release {"lsn":3,"code":"ok"}"#,
+            r#"2 invoke release {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+            r#"2 ok release {"lsn":4,"code":"stale_epoch"}"#,
+        ],
+        "duplicate-execution operation_id=3 lsn=4 operations=6,8",
+        &[r#"2 ok release {"lsn":3,"code":"ok"}"#],
+    );
+}
+
+#[test]
+fn two_commands_cannot_stand_at_one_place() {
+    one_anomaly(
+        &[
+            r#"1 invoke create_resource {"op":"3","resource":"6","slot":1}"#,
+            r#"1 ok create_resource {"lsn":2,"code":"ok"}"#,
+        ],
+        "lsn-conflict lsn=2 operations=2,4",
+        &[r#"1 ok create_resource {"lsn":3,"code":"ok"}"#],
+    );
+}
+
+#[test]
+fn what_was_asked_for_later_stands_later() {
+    let first = r#"1 invoke create_resource {"op":"3","resource":"6","slot":1}"#;
+    let second = r#"2 invoke create_resource {"op":"4","resource":"8","slot":1}"#;
+    let (done, late) =
+        (r#"1 ok create_resource {"lsn":4,"code":"ok"}"#, r#"2 ok create_resource {"lsn":3,"code":"ok"}"#);
+    assert_eq!(
+        anomalies(&leased(&[first, done, second, late])),
+        ["order-violation lsn=3 floor=4 operations=4,6"]
+    );
+    assert_eq!(anomalies(&leased(&[first, second, done, late])), [""; 0]);
+}
+
+#[test]
+fn an_answer_must_be_the_models() {
+    one_anomaly(
+        &[
+            r#"1 invoke confirm {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+            r#"1 ok confirm {"lsn":3,"code":"invalid_state"}"#,
+        ],
+        "wrong-result operation_id=3 lease=2 lsn=3 operations=2,4",
+        &[r#"1 ok confirm {"lsn":3,"code":"ok"}"#],
+    );
+}
+
+#[test]
+fn a_repetition_is_answered_as_the_first_time() {
+    one_anomaly(
+        &[
+            r#"1 invoke reserve {"op":"2","resource":"5","holder":"7","ttl":4,"slot":1}"#,
+            r#"1 ok reserve {"lsn":2,"code":"resource_busy"}"#,
+        ],
+        "wrong-retry lsn=2 operations=2,4",
+        &[r#"1 ok reserve {"lsn":2,"code":"ok","lease":"2","epoch":1,"deadline":5}"#],
+    );
+    // Another command under the same operation is a conflict, and only that.
+    let other = r#"1 invoke reserve {"op":"2","resource":"6","holder":"7","ttl":4,"slot":1}"#;
+    assert_eq!(
+        anomalies(&leased(&[other, r#"1 ok reserve {"lsn":2,"code":"operation_conflict"}"#])),
+        [""; 0]
+    );
+    let same = r#"1 invoke reserve {"op":"2","resource":"5","holder":"7","ttl":4,"slot":1}"#;
+    assert_eq!(
+        anomalies(&leased(&[same, r#"1 ok reserve {"lsn":2,"code":"operation_conflict"}"#])),
+        ["wrong-retry lsn=2 operations=2,4"]
+    );
+}
+
+#[test]
+fn a_read_does_not_go_back() {
+    let before = r#"1 ok get_resource {"state":"available","version":0}"#;
+    let after = r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#;
+    one_anomaly(
+        &[r#"1 invoke get_resource {"resource":"5"}"#, before],
+        "stale-read resource=5 lsn=2 operations=2,4",
+        &[after],
+    );
+    // While the reservation is under way both may be seen, but not one after the other in the wrong order.
+    let reads = |first: &str, second: &str| {
+        let [asked, answered] = RESERVE;
+        let asks = r#"1 invoke get_resource {"resource":"5"}"#;
+        history(&[&CREATE[..], &[asked, asks, first, asks, second, answered]].concat())
+    };
+    assert_eq!(anomalies(&reads(before, after)), [""; 0]);
+    assert_eq!(anomalies(&reads(after, before)).len(), 1);
+}
+
+#[test]
+fn what_is_not_committed_yet_is_not_seen() {
+    let asks = r#"1 invoke get_resource {"resource":"5"}"#;
+    let sees = r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#;
+    let early = history(&[&CREATE[..], &[asks, sees], &RESERVE].concat());
+    assert_eq!(anomalies(&early), ["dirty-read resource=5 lsn=1 operations=0,2,4"]);
+    assert_eq!(anomalies(&leased(&[asks, sees])), [""; 0]);
+}
+
+#[test]
+fn what_never_was_is_not_seen() {
+    one_anomaly(
+        &[
+            r#"1 invoke get_resource {"resource":"5"}"#,
+            r#"1 ok get_resource {"state":"reserved","lease":"9","version":1}"#,
+        ],
+        "wrong-read resource=5 lsn=2 operations=2,4",
+        &[r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#],
+    );
+}
+
+#[test]
+fn a_fence_is_met_or_refused() {
+    let asks = r#"1 invoke get_resource {"resource":"5","fence":9}"#;
+    one_anomaly(
+        &[asks, r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#],
+        "fence-ignored required_lsn=9 last_lsn=2 operations=4",
+        &[r#"1 fail get_resource {"error":"fence_not_applied","required":9,"last_applied":2}"#],
+    );
+    let behind = r#"1 fail get_resource {"error":"fence_not_applied","required":9,"last_applied":1}"#;
+    assert_eq!(
+        anomalies(&leased(&[asks, behind])),
+        ["stale-read required_lsn=9 last_applied_lsn=1 operations=2,4"]
+    );
+}
+
+#[test]
+fn one_resource_has_one_holder() {
+    one_anomaly(
+        &[
+            r#"1 invoke reserve {"op":"3","resource":"5","holder":"8","ttl":4,"slot":1}"#,
+            r#"1 ok reserve {"lsn":3,"code":"ok","lease":"3","epoch":1,"deadline":5}"#,
+        ],
+        "double-allocation operation_id=3 resource=5 lsn=3 operations=2,4",
+        &[r#"1 ok reserve {"lsn":3,"code":"resource_busy"}"#],
+    );
+}
+
+#[test]
+fn a_lease_ends_at_its_deadline_and_not_before() {
+    one_anomaly(
+        &[r#"1 invoke tick {"slot":4}"#, r#"1 ok tick {"processed":1,"last_lsn":3}"#],
+        "early-expiry processed=1 due=0 operations=4",
+        &[r#"1 ok tick {"processed":0}"#],
+    );
+    one_anomaly(
+        &[r#"1 invoke tick {"slot":5}"#, r#"1 ok tick {"processed":0}"#],
+        "missing-expiry slot=5 lsn=2 operations=2,4",
+        &[r#"1 ok tick {"processed":1,"last_lsn":3}"#],
+    );
+}
+
+#[test]
+fn a_holder_whose_right_has_passed_is_turned_away() {
+    let tick = [r#"1 invoke tick {"slot":5}"#, r#"1 ok tick {"processed":1,"last_lsn":3}"#];
+    let confirm = r#"2 invoke confirm {"op":"3","lease":"2","holder":"7","epoch":1,"slot":5}"#;
+    one_anomaly(
+        &[tick[0], tick[1], confirm, r#"2 ok confirm {"lsn":4,"code":"ok"}"#],
+        "stale-holder operation_id=3 lease=2 lsn=4 operations=4,6",
+        &[r#"2 ok confirm {"lsn":4,"code":"stale_epoch"}"#],
+    );
+}
+
+#[test]
+fn what_is_not_known_is_explained_if_it_can_be() {
+    let lost =
+        [r#"1 invoke release {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#, r#"1 info release"#];
+    let reads = |version: u64, state: &str| {
+        [
+            r#"2 invoke get_resource {"resource":"5"}"#.to_owned(),
+            format!(r#"2 ok get_resource {{"state":"{state}","version":{version}}}"#),
+        ]
+    };
+    let with = |read: [String; 2]| leased(&[&lost[..], &[&read[0], &read[1]]].concat());
+    // It took effect, or it did not.
+    assert_eq!(anomalies(&with(reads(2, "available"))), [""; 0]);
+    let unchanged = [
+        lost[0],
+        lost[1],
+        r#"2 invoke get_resource {"resource":"5"}"#,
+        r#"2 ok get_resource {"state":"reserved","lease":"2","version":1}"#,
+    ];
+    assert_eq!(anomalies(&leased(&unchanged)), [""; 0]);
+    // But not twice.
+    assert_eq!(anomalies(&with(reads(3, "available"))).len(), 1);
+    // An exported log settles it.
+    let logged = [
+        lost[0],
+        lost[1],
+        r#"n info log {"lsn":3,"f":"release","op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+    ];
+    assert_eq!(anomalies(&leased(&logged)), [""; 0]);
+}
+
+#[test]
+fn a_request_that_was_refused_for_good_is_never_executed() {
+    let lines = [
+        r#"1 invoke release {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+        r#"1 fail release {"error":"not_primary"}"#,
+        r#"n info log {"lsn":3,"f":"release","op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+    ];
+    assert_eq!(anomalies(&leased(&lines)), ["wrong-result lsn=3 operations=4"]);
+}
+
+#[test]
+fn a_history_that_shows_nothing_is_not_valid() {
+    let (code, out, _) = check(&history(&[]));
+    assert_eq!(code, Some(2), "{out}");
+    assert!(out.contains("verdict=unknown\ndoubt=no operation was answered"), "{out}");
+    let whole = leased(&[]);
+    let (code, out, _) = check(&whole[..whole.len() - 9]);
+    assert_eq!(code, Some(2), "{out}");
+    assert!(out.contains("doubt=the history was cut off inside a line"), "{out}");
+    // One that is wrong stays wrong, however it ends.
+    let wrong = leased(&[
+        r#"1 invoke tick {"slot":5}"#,
+        r#"1 ok tick {"processed":0}"#,
+        r#"1 invoke tick {"slot":6}"#,
+    ]);
+    assert_eq!(check(&wrong[..wrong.len() - 9]).0, Some(1));
+}
+
+#[test]
+fn what_is_no_history_is_named_with_its_place() {
+    for (text, expected) in [
+        (history(&[r#"0 ok tick {"processed":0}"#]), "line 2: event 0: process 0 is told of `tick`"),
+        (history(&[r#"0 invoke reserve {"op":"1"}"#]), "line 2: `value.resource`: expected, found nothing"),
+        ("{\"version\":1}\n".to_owned(), "line 1: expected the cluster's limits: missing field `limits`"),
+        ("{\"version\":1".to_owned(), "line 1: expected a header, found no whole line"),
+    ] {
+        let (code, out, err) = check(&text);
+        assert_eq!((code, out.as_str()), (Some(254), ""), "{err}");
+        assert!(err.starts_with("failed to load history: ") && err.contains(expected), "{err}");
+    }
+    let missing = jepsen(&["check", "--history-file", "/nowhere/at/all"]).output().unwrap();
+    assert_eq!((missing.status.code(), stdout(&missing).as_str()), (Some(254), ""));
+    let wrong = jepsen(&["check", "--history"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(254));
+}
+
+/// A text history of a scripted run, out of lines without what nobody looks at.
+fn text_history(lines: &[&str]) -> String {
+    let mut text = "version=1\n".to_owned();
+    for (number, line) in (1..).zip(lines) {
+        text.push_str(&format!("sequence={number} process=primary-1 time_millis=1 {line}\n"));
+    }
+    text
+}
+
+#[test]
+fn text_histories_get_a_second_opinion() {
+    let reserve = "operation=reserve operation_id=1 resource_id=5 holder_id=7 request_slot=10 ttl_slots=5 \
+                   outcome=committed_write applied_lsn=4 write_result=reserved committed_reservation_id=4 \
+                   committed_holder_id=7 committed_lease_epoch=1 expires_at_slot=1015";
+    let lost = "operation=reserve operation_id=2 resource_id=5 holder_id=8 request_slot=10 ttl_slots=5 \
+                outcome=ambiguous reason=timeout";
+    let release = "operation=release operation_id=3 resource_id=5 reservation_id=4 holder_id=7 lease_epoch=1 \
+                   outcome=committed_write applied_lsn=6 write_result=released committed_reservation_id=4 \
+                   committed_holder_id=7 released_lsn=6";
+    let read = |state: &str| {
+        format!(
+            "operation=get_resource resource_id=5 required_lsn=4 outcome=read_ok read_target=resource served_by=1 \
+             served_role=primary observed_lsn=4 resource_state={state}"
+        )
+    };
+    let busy =
+        "operation=reserve operation_id=9 resource_id=5 holder_id=9 outcome=definite_failure reason=busy";
+    for (lines, expected) in [
+        (vec![reserve, &read("reserved:7:4:1015")], ""),
+        (vec![reserve, &read("reserved:8:4:1015")], "wrong-read resource=5 lsn=4 operations=1,2"),
+        (vec![reserve, &read("available")], "lost-write resource=5 lsn=4 operations=1,2"),
+        (vec![reserve, release, &read("available")], ""),
+        (vec![reserve, release, &read("reserved:7:4:1015")], "stale-read resource=5 lsn=6 operations=2,3"),
+        (vec![reserve, busy], ""),
+        (vec![reserve, release, busy], "wrong-result operation=reserve resource=5 lsn=6 operations=2,3"),
+        // Somebody whose outcome is not known may have it.
+        (vec![reserve, lost, release, busy], ""),
+        (vec![reserve, release, reserve], ""),
+    ] {
+        let found = anomalies(&text_history(&lines));
+        assert_eq!(found.join("\n"), expected, "{lines:#?}");
+    }
+    assert_eq!(check(&text_history(&[])).0, Some(2));
+}
