@@ -12,6 +12,6 @@ if [ "$#" -ne 1 ] || [ ! -d "$1" ]; then
 fi
 
 package=$(cd "$(dirname "$0")/.." && pwd)
-cargo build --quiet --release --manifest-path "$package/Cargo.toml" --bins --examples || exit 1
+cargo build --quiet --release --manifest-path "$package/Cargo.toml" --bins --example check_recordings || exit 1
 # The folder stays relative to where the caller is.
 cargo run --quiet --release --manifest-path "$package/Cargo.toml" --example check_recordings -- "$1" || exit 1

@@ -169,7 +169,8 @@ end_stand_in() {
 
 begin_stand_in() { # workspace for the layout, workspace of the testbed, its lane
     local net=172.31.$((2 * $3 + 1))
-    cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
+    # With the features that tests are built with, so that nothing is built twice.
+    cargo build --quiet --locked --all-features --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
     mkfifo "$temporary/to-stand-in"
     "$here/target/debug/examples/kubernetes_stand_in" "$((2220 + $3))" "$net.11" "$net.12" "$net.13" \
         <"$temporary/to-stand-in" >"$temporary/stand-in.txt" &

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::machines::missing_machines;
+use support::machines::{Lane, missing_machines};
 use support::*;
 
 /// Notes its name and arguments, one line for each call. The rest of a stand-in follows it.
@@ -35,13 +35,12 @@ const SSH: &str = "echo '== replica 1 =='; exit ${SSH_STATUS:-0}\n";
 /// A host on which all programs are stand-ins but those that make keys.
 struct Host {
     folder: tempfile::TempDir,
-    port: u16,
+    lane: Lane,
 }
 
 impl Host {
-    /// `lane` is this test's own, so that tests do not wait for one another's port.
-    fn new(lane: u16) -> Self {
-        let host = Self { folder: tempfile::tempdir().unwrap(), port: 2220 + lane };
+    fn new() -> Self {
+        let host = Self { folder: tempfile::tempdir().unwrap(), lane: Lane::claim() };
         fs::create_dir_all(host.path("bin")).unwrap();
         fs::create_dir(host.path("firmware")).unwrap();
         for name in ["OVMF_CODE.fd", "OVMF_VARS.fd"] {
@@ -80,7 +79,7 @@ impl Host {
 
     fn prepare(&self) -> Command {
         let mut command = self.testbed("prepare");
-        command.args(["--arch", "x86_64", "--lane", &(self.port - 2220).to_string()]);
+        command.args(["--arch", "x86_64", "--lane", &self.lane.number.to_string()]);
         command.arg("--base-image-path").arg(self.ws("qemu/images/noble.img"));
         command.arg("--local-cluster-bin").arg(self.path("cluster"));
         command
@@ -123,14 +122,14 @@ fn seed_calls() -> Vec<String> {
 
 #[test]
 fn a_testbed_from_an_image_lives_from_prepare_to_stop() {
-    let host = Host::new(40);
+    let host = Host::new();
     let done = run(&mut host.prepare());
     assert!(done.status.success(), "{done:#?}");
     let ws = host.path("ws");
     let control_ssh = format!(
         "control_ssh=ssh -i {}/qemu/ssh/id_ed25519 -p {} allocdb@127.0.0.1\n",
         ws.display(),
-        host.port
+        host.lane.ssh_port()
     );
     let places = format!("workspace={0}\nlayout={0}/qemu-testbed-layout.txt\n", ws.display());
     let image = format!("base_image={}/qemu/images/noble.img\n", ws.display());
@@ -191,7 +190,7 @@ fn a_testbed_from_an_image_lives_from_prepare_to_stop() {
     let ssh = format!(
         "ssh -i ws/qemu/ssh/id_ed25519 -o BatchMode=yes -o ConnectTimeout=5 -o LogLevel=ERROR \
          -o StrictHostKeyChecking=yes -o UserKnownHostsFile=ws/qemu/ssh/known_hosts -p {} allocdb@127.0.0.1",
-        host.port
+        host.lane.ssh_port()
     );
     assert_eq!(calls[9..], [format!("{ssh} true")]);
 
@@ -247,7 +246,7 @@ fn names_in_run(host: &Host) -> Vec<String> {
 
 #[test]
 fn a_start_that_fails_ends_what_it_began() {
-    let host = Host::new(41);
+    let host = Host::new();
     host.prepared();
     let error = run(host.testbed("start").env("FAILING_GUEST", "allocdb-replica-2")).refused();
     assert_eq!(
@@ -273,7 +272,7 @@ fn processes_of(line: &str, host: &Host) -> Vec<u32> {
 
 #[test]
 fn what_a_crashed_host_left_is_told_from_guests() {
-    let host = Host::new(42);
+    let host = Host::new();
     host.prepared();
     // A number that is somebody else's now, one that is nobody's, and a file that was never written.
     let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
@@ -328,7 +327,7 @@ fn what_a_crashed_host_left_is_told_from_guests() {
 
 #[test]
 fn half_a_disk_and_half_a_key_pair_are_made_anew() {
-    let host = Host::new(50);
+    let host = Host::new();
     fs::write(host.path("bin/qemu-img"), format!("{NOTE}{QEMU_IMG}[ \"$1\" != create ] || kill -9 $PPID\n"))
         .unwrap();
     let killed = run(&mut host.prepare());
@@ -349,12 +348,14 @@ fn half_a_disk_and_half_a_key_pair_are_made_anew() {
 
 #[test]
 fn a_taken_port_and_a_second_command_are_told_before_anything_is_started() {
-    let host = Host::new(43);
+    let host = Host::new();
     host.prepared();
-    let taken = TcpListener::bind(("127.0.0.1", host.port)).unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", host.lane.ssh_port())).unwrap();
     let error = run(&mut host.testbed("start")).refused();
-    let begins =
-        format!("port {} of 127.0.0.1, which is to lead to the control guest, is not free: ", host.port);
+    let begins = format!(
+        "port {} of 127.0.0.1, which is to lead to the control guest, is not free: ",
+        host.lane.ssh_port()
+    );
     assert!(error.starts_with(&begins) && error.contains("--lane"), "{error}");
     assert_eq!(host.calls(), Vec::<String>::new());
     drop(taken);
@@ -371,7 +372,7 @@ fn a_taken_port_and_a_second_command_are_told_before_anything_is_started() {
 
 #[test]
 fn a_download_is_checked_or_not_there() {
-    let host = Host::new(44);
+    let host = Host::new();
     let wrong = "0".repeat(64);
     let error = run(host.prepare().args(["--base-image-sha256", &wrong])).refused();
     assert!(error.contains(&format!(" has SHA-256 {SUM_OF_IMAGE}, expected {wrong}\n")), "{error}");
@@ -379,7 +380,7 @@ fn a_download_is_checked_or_not_there() {
     let done = run(host.prepare().args(["--base-image-sha256", SUM_OF_IMAGE]));
     assert!(done.status.success() && !done.stderr.contains("warning"), "{done:#?}");
 
-    let host = Host::new(44);
+    let host = Host::new();
     fs::write(host.path("bin/curl"), "#!/bin/sh\nfor out; do :; done\nexit 22\n").unwrap();
     let error = run(&mut host.prepare()).refused();
     assert!(
@@ -403,7 +404,7 @@ fn alone<'a>(host: &Host, command: &'a mut Command, programs: &[&str]) -> &'a mu
 #[test]
 fn what_an_image_needs_is_named_when_it_is_missing() {
     let without = |name: &str| {
-        let host = Host::new(45);
+        let host = Host::new();
         let mut prepare = host.prepare();
         alone(&host, &mut prepare, &["ssh-keygen"]);
         fs::remove_file(host.path(name)).unwrap();
@@ -434,7 +435,7 @@ fn what_an_image_needs_is_named_when_it_is_missing() {
 
 #[test]
 fn flags_that_do_not_go_together_are_refused() {
-    let host = Host::new(46);
+    let host = Host::new();
     for (flags, begins) in [
         (
             ["--base-image-url", "https://example"],
@@ -466,7 +467,7 @@ fn flags_that_do_not_go_together_are_refused() {
 
 #[test]
 fn a_program_for_an_image_takes_its_libraries_along() {
-    let host = Host::new(51);
+    let host = Host::new();
     if other_arch() == "x86_64" {
         return skipped("x86-64 programs");
     }
@@ -524,7 +525,7 @@ fn what_a_micro_guest_needs_is_named_when_it_is_missing() {
         ("dropbearconvert", "dropbear-bin"),
         ("ssh-keygen", "openssh-client"),
     ] {
-        let host = Host::new(47);
+        let host = Host::new();
         let mut prepare = prepare(&host, &[]);
         let programs = ["busybox", "dbclient", "dropbearconvert", "ssh-keygen"];
         alone(&host, &mut prepare, &programs.into_iter().filter(|name| *name != program).collect::<Vec<_>>());
@@ -534,7 +535,7 @@ fn what_a_micro_guest_needs_is_named_when_it_is_missing() {
         );
     }
 
-    let host = Host::new(48);
+    let host = Host::new();
     let foreign = host.path("foreign");
     fs::write(&foreign, foreign_program()).unwrap();
     let kernel = host.path("vmlinuz-1.2.3");
@@ -596,7 +597,7 @@ fn a_full_disk_leaves_nothing_half_made() {
     if missing_machines() || ssh_host::missing_namespaces() {
         return;
     }
-    let host = Host::new(49);
+    let host = Host::new();
     let room = host.path("room");
     fs::create_dir(&room).unwrap();
     // What is announced to be too little, and what only turns out to be.

@@ -3,6 +3,8 @@
 
 #[path = "support/simulation/mod.rs"]
 mod simulation;
+#[cfg(not(feature = "planted-faults"))]
+mod support;
 
 /// Seeds that the normal run of all tests plays. `cargo run --release --example simulate -- --seeds N` plays more.
 const SEEDS: u64 = 2_000;
@@ -39,7 +41,7 @@ fn a_seed_plays_the_same_every_time() {
 #[cfg(not(feature = "planted-faults"))]
 #[test]
 fn each_planted_defect_is_found() {
-    println!("skipped: it needs a build with planted faults, `cargo test --features planted-faults`");
+    support::skipped("a build with planted faults, `cargo test --features planted-faults`");
 }
 
 #[cfg(feature = "planted-faults")]

@@ -1,6 +1,8 @@
 //! Four virtual machines of a QEMU testbed, for one test at a time: they are made, started, and ended with their test.
 
 use super::{Done, field, jepsen, run, signal_pid, skipped, text};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,10 +11,29 @@ use std::time::{Duration, Instant};
 /// Tests in one process take turns: more machines than processors only make all of them slow.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A lane that nobody uses now, from the end that people do not begin at.
-fn free_lane() -> u16 {
-    let is_free = |lane: &u16| std::net::TcpListener::bind(("127.0.0.1", 2220 + lane)).is_ok();
-    (0..=63).rev().find(is_free).expect("a free port from 2220 to 2283")
+/// A lane that no other test of this host has, from the end that people do not begin at, until this is dropped. Machines take
+/// its port only when they start, so tests that look for one at the same time, in whichever process, tell each other by a name
+/// that ends with its process.
+pub struct Lane {
+    pub number: u16,
+    _held: UnixListener,
+}
+
+impl Lane {
+    pub fn claim() -> Self {
+        let claimed = (0..=63).rev().find_map(|number| {
+            let name = SocketAddr::from_abstract_name(format!("allocdb-test-lane-{number}")).unwrap();
+            let held = UnixListener::bind_addr(&name).ok()?;
+            std::net::TcpListener::bind(("127.0.0.1", 2220 + number)).ok()?;
+            Some(Self { number, _held: held })
+        });
+        claimed.expect("a free lane: ports from 2220 to 2283")
+    }
+
+    /// The port of the loopback address that leads to its control guest.
+    pub fn ssh_port(&self) -> u16 {
+        2220 + self.number
+    }
 }
 
 /// Whether this host cannot do it; said once for each test.
@@ -28,7 +49,7 @@ pub fn missing_machines() -> bool {
 /// See the module.
 pub struct Machines {
     folder: tempfile::TempDir,
-    lane: u16,
+    lane: Lane,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -36,8 +57,8 @@ impl Machines {
     /// Makes and starts them.
     pub fn started() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let machines = Self { folder: tempfile::tempdir().unwrap(), lane: free_lane(), _turn: turn };
-        let lane = machines.lane.to_string();
+        let machines = Self { folder: tempfile::tempdir().unwrap(), lane: Lane::claim(), _turn: turn };
+        let lane = machines.lane.number.to_string();
         let prepared = run(machines.testbed("prepare").args(["--lane", &lane]));
         assert!(prepared.status.success(), "{prepared:#?}");
         machines.start();
@@ -50,7 +71,7 @@ impl Machines {
 
     /// The address of replica `id` on the network between replicas.
     pub fn cluster_addr(&self, id: usize) -> String {
-        format!("172.31.{}.1{id}", 2 * self.lane + 1)
+        format!("172.31.{}.1{id}", 2 * self.lane.number + 1)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -91,7 +112,7 @@ impl Machines {
             "ConnectTimeout=5",
         ]);
         command.arg("-o").arg(format!("UserKnownHostsFile={}", keys.join("known_hosts").display()));
-        command.args(["-p", &(2220 + self.lane).to_string(), "allocdb@127.0.0.1"]);
+        command.args(["-p", &self.lane.ssh_port().to_string(), "allocdb@127.0.0.1"]);
         command
     }
 
@@ -139,7 +160,7 @@ impl Machines {
             assert!(!allocdb_node::cluster::process::is_running(pid), "{pid} still runs");
         }
         assert_eq!(super::names(&self.workspace().join("qemu/run")), Vec::<String>::new());
-        std::net::TcpListener::bind(("127.0.0.1", 2220 + self.lane)).unwrap();
+        std::net::TcpListener::bind(("127.0.0.1", self.lane.ssh_port())).unwrap();
     }
 }
 

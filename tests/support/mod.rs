@@ -24,12 +24,17 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_allocdb-jepsen");
 /// No single command of these tests takes longer, however slow the machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Says, past the test harness that keeps what passing tests print, that the test of this thread did not run, and why.
+/// Says, past the test harness that keeps what passing tests print, that the test of this thread did not run, and why. A
+/// runner that keeps what passing programs print names a file for it as well.
 pub fn skipped(needs: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let note = format!("{test}: skipped, it needs {needs}\n");
     std::io::stderr().write_all(note.as_bytes()).unwrap();
+    if let Some(path) = std::env::var_os("TEST_SKIPS_FILE") {
+        let mut notes = std::fs::File::options().append(true).open(path).unwrap();
+        notes.write_all(note.as_bytes()).unwrap();
+    }
 }
 
 /// A command of the binary, without what the environment of the test run might say to it.
