@@ -18,6 +18,7 @@ use allocdb_node::allocator::{AllocatorConfig, Command as Operation};
 use allocdb_node::api::{
     Request, ResourceResponse, Response, SubmitResponse, TickResponse, decode_response, encode_request,
 };
+use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
 use allocdb_node::ids::{HolderId, ReplicaId, ResourceId, Slot};
@@ -138,7 +139,7 @@ fn cluster(workspace: &Path, limits: Limits) -> Runner {
         tie: Tie::Tethered,
         cancelled: Default::default(),
     };
-    let mut runner = Runner::create_or_open(workspace, limits, launcher).expect("a new workspace");
+    let mut runner = Runner::create_or_open(workspace, limits, Host::Own, launcher).expect("a new workspace");
     runner.start().expect("a cluster that starts");
     runner
 }

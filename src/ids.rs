@@ -72,6 +72,10 @@ number! {
     ReplicaId(u64)
 }
 number! {
+    /// One cluster among all there are: random, drawn when its layout is made. Two with the same number are the same cluster.
+    ClusterId(u128)
+}
+number! {
     /// The shard a cluster serves; the high half of every reservation id it mints.
     ShardId(u64)
 }

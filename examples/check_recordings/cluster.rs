@@ -10,6 +10,7 @@ use std::time::Duration;
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{ClientCommand, Command};
 use allocdb_node::api::{self, MAX_MESSAGE_BYTES, Request, Response, SubmitResponse};
+use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
 use allocdb_node::cluster::{Network, ReplicaLayout};
@@ -35,7 +36,8 @@ impl Cluster {
             tie: Tie::Tethered,
             cancelled: bench.program.interrupted.clone(),
         };
-        let mut cluster = Self { runner: Runner::create_or_open(workspace, limits, launcher)? };
+        let runner = Runner::create_or_open(workspace, limits, Host::Localhost, launcher)?;
+        let mut cluster = Self { runner };
         cluster.runner.start()?;
         Ok(cluster)
     }

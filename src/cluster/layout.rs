@@ -4,12 +4,12 @@
 use super::{TextFileError, read_text};
 use crate::allocator::AllocatorConfig;
 use crate::engine::{EngineConfig, EnginePaths};
-use crate::ids::{ReplicaId, ShardId, View};
+use crate::ids::{ClusterId, ReplicaId, ShardId, View};
 use crate::keyvalue::{self, FieldProblem, Fields};
 use crate::replica::{Identity, ReplicaPaths, ReplicaSetup, Role};
 use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Name of the file in a workspace.
@@ -37,6 +37,10 @@ pub struct ClusterLayout {
     pub engine: EngineConfig,
     /// Bytes a replica's log may grow between checkpoints, if the layout says so; 0 takes none.
     pub checkpoint_bytes: Option<u64>,
+    /// Which cluster this is, if the layout says so. Without it, who answers on its addresses cannot be told by it.
+    pub cluster_id: Option<ClusterId>,
+    /// The control guest, if the layout says so: the one other host from which a replica takes a stop.
+    pub control_guest: Option<IpAddr>,
     /// The replicas, by id.
     pub replicas: [ReplicaLayout; REPLICA_COUNT],
 }
@@ -168,6 +172,8 @@ impl ClusterLayout {
             allocator: limits.allocator,
             engine: limits.engine,
             checkpoint_bytes: None,
+            cluster_id: None,
+            control_guest: None,
             replicas: [replica(0), replica(1), replica(2)],
         }
     }
@@ -183,10 +189,18 @@ impl ClusterLayout {
         self.replicas.iter().filter(move |replica| replica.id != id)
     }
 
-    /// The addresses that the replicas' own messages come from.
+    /// The addresses that the other replicas' messages come from, as one of them sees it.
     #[must_use]
     pub fn peer_hosts(&self, id: ReplicaId) -> Vec<IpAddr> {
-        self.peers_of(id).map(|peer| peer.protocol_addr.ip()).collect()
+        let mut hosts: Vec<IpAddr> = self.peers_of(id).map(|peer| peer.protocol_addr.ip()).collect();
+        // Whoever does not choose leaves from 127.0.0.1 for every loopback address.
+        let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let is_elsewhere =
+            |own: &ReplicaLayout| own.protocol_addr.ip().is_loopback() && own.protocol_addr.ip() != localhost;
+        if self.replica(id).is_some_and(is_elsewhere) && hosts.iter().any(IpAddr::is_loopback) {
+            hosts.push(localhost);
+        }
+        hosts
     }
 
     /// Fault file of the cluster.
@@ -257,6 +271,12 @@ impl ClusterLayout {
         if let Some(bytes) = &self.checkpoint_bytes {
             put("engine.checkpoint_log_bytes", bytes);
         }
+        if let Some(id) = &self.cluster_id {
+            put("cluster_id", id);
+        }
+        if let Some(host) = &self.control_guest {
+            put("control_guest", host);
+        }
         for replica in &self.replicas {
             let id = replica.id;
             put(&format!("replica.{id}.role"), &replica.role.word());
@@ -293,9 +313,22 @@ impl ClusterLayout {
         let current_view = View(fields.parsed("current_view")?);
         keyvalue::check_number(fields, "replica_count", REPLICA_COUNT as u64, "replica count")?;
         let (allocator, engine, checkpoint_bytes) = decode_limits(fields)?;
+        let cluster_id =
+            fields.get("cluster_id").map(|_| fields.parsed("cluster_id")).transpose()?.map(ClusterId);
+        let control_guest =
+            fields.get("control_guest").map(|_| fields.parsed("control_guest")).transpose()?;
         let replica = |id: u64| decode_replica(fields, ReplicaId(id));
         let replicas = [replica(1)?, replica(2)?, replica(3)?];
-        Ok(Self { workspace_root, current_view, allocator, engine, checkpoint_bytes, replicas })
+        Ok(Self {
+            workspace_root,
+            current_view,
+            allocator,
+            engine,
+            checkpoint_bytes,
+            cluster_id,
+            control_guest,
+            replicas,
+        })
     }
 }
 
@@ -373,7 +406,18 @@ pub(crate) mod tests {
         assert!(text.contains("\nreplica.2.wal_path=/srv/allocdb/replica-2/state.wal\n"));
         assert!(text.ends_with("\nreplica.3.protocol_addr=127.0.0.1:19003\n"));
         assert_eq!(ClusterLayout::decode(&text), Ok(sample()));
-        let own = ClusterLayout { checkpoint_bytes: Some(9), allocator: Limits::GATE.allocator, ..sample() };
+        let own = ClusterLayout {
+            checkpoint_bytes: Some(9),
+            cluster_id: Some(ClusterId(u128::MAX)),
+            control_guest: Some(IpAddr::from([172, 31, 0, 10])),
+            allocator: Limits::GATE.allocator,
+            ..sample()
+        };
+        assert!(
+            own.encode().contains(
+                "\ncluster_id=340282366920938463463374607431768211455\ncontrol_guest=172.31.0.10\n"
+            )
+        );
         assert_eq!(ClusterLayout::decode(&own.encode()), Ok(own));
     }
 
@@ -407,6 +451,20 @@ pub(crate) mod tests {
         );
         assert_eq!(changed("current_view=1", "garbage"), "invalid layout line `garbage`");
         assert_eq!(changed("current_view=1", "version=1"), "duplicate layout field `version`");
+    }
+
+    #[test]
+    fn replicas_on_an_address_of_their_own_are_sent_messages_from_where_the_system_puts_senders() {
+        assert_eq!(sample().peer_hosts(ReplicaId(1)), vec![IpAddr::from([127, 0, 0, 1]); 2]);
+        let on = |hosts: [[u8; 4]; 3]| {
+            let addresses = hosts.map(|host| [SocketAddr::from((host, 1)); 3]);
+            let layout = ClusterLayout::in_workspace(Path::new("/srv/allocdb"), Limits::STANDARD, addresses);
+            layout.peer_hosts(ReplicaId(1))
+        };
+        let [own, localhost, guest] = [[127, 9, 9, 9], [127, 0, 0, 1], [172, 31, 1, 11]];
+        assert_eq!(on([own, own, own]), [own, own, localhost].map(IpAddr::from));
+        assert_eq!(on([localhost, own, own]), [own, own].map(IpAddr::from));
+        assert_eq!(on([guest, guest, guest]), [guest, guest].map(IpAddr::from));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A cluster of three replicas on one machine, or as one machine sees its part of it: which files and addresses it has,
 //! which of its replicas are cut off, what was done to it, and doing that.
 //!
-//! - [`layout`]: the file that says where everything is. [`faults`]: who is isolated. [`timeline`]: what was done.
+//! - [`layout`]: the file that says where everything is. [`addresses`]: those of a new cluster. [`faults`]: who is isolated. [`timeline`]: what was done.
 //! - [`control`]: asking a replica how it is.
 //! - [`lock`]: one runner at a time, one process for a replica. [`process`]: telling whether a process is a replica.
 //! - [`runner`]: start, stop, crash, restart, isolate, heal.
 
+pub mod addresses;
 pub mod control;
 pub mod faults;
 pub mod layout;

@@ -4,6 +4,7 @@
 //! it knows is in the workspace, and replicas started detached go on without it. Replicas started tethered end with the
 //! process that started them, however that ends.
 
+use super::addresses::{Host, Reservation, new_cluster_id};
 use super::control::{self, ControlStatus};
 use super::lock::{Lock, LockError};
 use super::process;
@@ -15,7 +16,7 @@ use crate::replica::{Metadata, Role, metadata::MAX_FILE_LEN};
 use crate::storage::{Flush, OsDisk, create_private_folder, private_file, read_file, replace_file};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -29,8 +30,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest pause between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How often new ports are tried for a new cluster whose first choice was taken meanwhile.
-const PORT_ATTEMPTS: u32 = 5;
+/// How often other addresses are tried for a new cluster whose first choice was taken meanwhile.
+const ADDRESS_ATTEMPTS: u32 = 5;
 
 /// Why something was not done to a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +221,8 @@ pub struct Runner {
     layout_path: PathBuf,
     launcher: Launcher,
     started: Mutex<Vec<Started>>,
+    /// The addresses of a cluster that was made here are nobody else's as long as this lives.
+    reservation: Option<Reservation>,
 }
 
 impl Runner {
@@ -233,16 +236,17 @@ impl Runner {
             .map_err(|error| RunnerError::Workspace { path: workspace.to_owned(), error })?;
         let layout_path = root.join(layout::FILE_NAME);
         let layout = ClusterLayout::load(&layout_path).map_err(RunnerError::Layout)?;
-        Ok(Self { layout, layout_path, launcher, started: Mutex::new(Vec::new()) })
+        Ok(Self { layout, layout_path, launcher, started: Mutex::new(Vec::new()), reservation: None })
     }
 
-    /// A runner for a workspace that is created with these limits if there is none.
+    /// A runner for a workspace that is created with these limits, and at this place, if there is none.
     ///
     /// # Errors
     /// When the workspace or its layout cannot be created or used.
     pub fn create_or_open(
         workspace: &Path,
         limits: layout::Limits,
+        host: Host,
         launcher: Launcher,
     ) -> Result<Self, RunnerError> {
         let io_error = |path: &Path| {
@@ -253,16 +257,21 @@ impl Runner {
         let root = workspace.canonicalize().map_err(io_error(workspace))?;
         let _lock = Lock::for_runner(&root, &launcher.cancelled)?;
         let layout_path = root.join(layout::FILE_NAME);
+        let mut reservation = None;
         // A layout that cannot be looked at is no missing one.
         if !layout_path.try_exists().map_err(io_error(&layout_path))? {
-            let layout = new_layout(&root, limits).map_err(io_error(&root))?;
+            let reserved = reservation.insert(Reservation::take(host).map_err(io_error(&root))?);
+            let layout = ClusterLayout {
+                cluster_id: Some(new_cluster_id().map_err(io_error(&root))?),
+                ..ClusterLayout::in_workspace(&root, limits, reserved.addresses)
+            };
             for folder in ["logs", "run"] {
                 let folder = root.join(folder);
                 create_private_folder(&folder).map_err(io_error(&folder))?;
             }
             layout.store(&layout_path).map_err(|error| io_error(&layout_path)(error.source))?;
         }
-        Self::open(&root, launcher)
+        Ok(Self { reservation, ..Self::open(&root, launcher)? })
     }
 
     /// Where everything is.
@@ -377,7 +386,7 @@ impl Runner {
                     self.abandon_start();
                     let lost_port =
                         matches!(&error, RunnerError::Exited { log, .. } if log.contains("failed to bind"));
-                    if !(is_new && lost_port && attempt < PORT_ATTEMPTS && self.choose_other_ports()) {
+                    if !(is_new && lost_port && attempt < ADDRESS_ATTEMPTS && self.choose_other_addresses()) {
                         return Err(error);
                     }
                     attempt += 1;
@@ -413,14 +422,19 @@ impl Runner {
         }
     }
 
-    /// Gives a cluster that has never run other ports. False if that cannot be done.
-    fn choose_other_ports(&mut self) -> bool {
-        let Ok(addresses) = free_addresses() else { return false };
-        for (replica, [control, client, protocol]) in self.layout.replicas.iter_mut().zip(addresses) {
+    /// Gives a cluster that has never run other addresses. False if that cannot be done.
+    fn choose_other_addresses(&mut self) -> bool {
+        let is_on_localhost =
+            self.layout.replicas.iter().any(|replica| replica.control_addr.ip() == Ipv4Addr::LOCALHOST);
+        let host = if is_on_localhost { Host::Localhost } else { Host::Own };
+        let Ok(reservation) = Reservation::take(host) else { return false };
+        let replicas = self.layout.replicas.iter_mut();
+        for (replica, [control, client, protocol]) in replicas.zip(reservation.addresses) {
             replica.control_addr = control;
             replica.client_addr = client;
             replica.protocol_addr = protocol;
         }
+        self.reservation = Some(reservation);
         self.layout.store(&self.layout_path).is_ok()
     }
 
@@ -735,21 +749,4 @@ fn demote_if_outdated(replica: &ReplicaLayout, highest: Option<View>) -> Result<
     let path = &replica.metadata_path;
     replace_file(&OsDisk, path, &demoted.encode(), Flush::Data)
         .map_err(|error| RunnerError::Io { path: path.clone(), error: error.source })
-}
-
-fn new_layout(root: &Path, limits: layout::Limits) -> io::Result<ClusterLayout> {
-    Ok(ClusterLayout::in_workspace(root, limits, free_addresses()?))
-}
-
-/// Nine different loopback addresses that nobody listens on: control, client and protocol of each replica.
-fn free_addresses() -> io::Result<[[SocketAddr; 3]; 3]> {
-    let mut held = Vec::new();
-    let mut addresses = [[SocketAddr::from(([127, 0, 0, 1], 0)); 3]; 3];
-    for address in addresses.iter_mut().flatten() {
-        // Held until all are chosen, so that none is chosen twice.
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
-        *address = listener.local_addr()?;
-        held.push(listener);
-    }
-    Ok(addresses)
 }

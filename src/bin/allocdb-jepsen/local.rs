@@ -7,6 +7,7 @@ use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
 use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
+use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::cluster::runner::{Runner, Tie};
@@ -82,7 +83,8 @@ impl LocalTestbed {
     }
 
     fn create(&self, workspace: &Path) -> Result<Runner> {
-        Ok(Runner::create_or_open(workspace, Limits::GATE, launcher(Tie::Tethered, self.interrupt.flag())?)?)
+        let launcher = launcher(Tie::Tethered, self.interrupt.flag())?;
+        Ok(Runner::create_or_open(workspace, Limits::GATE, Host::Own, launcher)?)
     }
 
     /// The cluster in a workspace, which stays somebody else's. A folder that is empty or missing gets a new one.

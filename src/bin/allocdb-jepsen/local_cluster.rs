@@ -6,6 +6,7 @@
 use super::args::{LocalCluster, Member, ReplicaDaemon, words_before_verbs};
 use super::common::print;
 use super::inspect;
+use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::report::{Condition, replica_block};
 use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
@@ -66,7 +67,7 @@ fn open(workspace: &Path) -> Result<Runner> {
 }
 
 fn start(workspace: &Path) -> Result<()> {
-    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, detached()?)?;
+    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, Host::Localhost, detached()?)?;
     let statuses = runner.start()?;
     let mut text = format!(
         "cluster started\nworkspace={}\nlayout={}\n",
