@@ -1,5 +1,6 @@
 //! The control port: a text command in, a text reply out. It answers in every condition and knows nothing of isolation.
 
+use super::ReplicaLayout;
 use crate::engine::StartupKind;
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::keyvalue::{FieldProblem, Fields, or_none};
@@ -151,6 +152,12 @@ impl ControlStatus {
     #[must_use]
     pub fn state_word(&self) -> &'static str {
         if self.is_active { "active" } else { "faulted" }
+    }
+
+    /// Whether it is that of this very replica, not of one with the same number and address in another cluster.
+    #[must_use]
+    pub fn is_of(&self, replica: &ReplicaLayout) -> bool {
+        self.replica == replica.id && self.paths.metadata == replica.metadata_path
     }
 
     /// Reads a reply.

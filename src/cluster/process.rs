@@ -5,7 +5,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether a process of that number is running. One that has ended and was not yet collected by its parent is not.
 #[must_use]
@@ -35,6 +35,8 @@ fn raw(pid: u32) -> Option<Pid> {
 #[must_use]
 pub fn is_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> bool {
     let Some(arguments) = command_line(pid) else { return false };
+    // A path that is not absolute begins where the process is.
+    let folder = PathBuf::from(format!("/proc/{pid}/cwd"));
     let arguments: Vec<&OsStr> = arguments.split(|byte| *byte == 0).map(OsStr::from_bytes).collect();
     let value_of = |flag: &str| {
         let at = arguments.iter().position(|argument| *argument == OsStr::new(flag))?;
@@ -43,7 +45,10 @@ pub fn is_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> bool {
     let same_file = value_of("--layout-file").is_some_and(|found| {
         let found = Path::new(found);
         found == layout_file
-            || found.canonicalize().ok().is_some_and(|found| Some(found) == layout_file.canonicalize().ok())
+            || folder
+                .join(found)
+                .canonicalize()
+                .is_ok_and(|found| Some(found) == layout_file.canonicalize().ok())
     });
     arguments.contains(&OsStr::new("replica-daemon"))
         && same_file
@@ -64,13 +69,54 @@ pub fn command_line(pid: u32) -> Option<Vec<u8>> {
     (!words.is_empty()).then(|| words.into_bytes())
 }
 
-/// Kills a process that has been found to be a replica.
+/// Why a replica's process was not killed.
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    /// There is a process of that number, or none, but it is not that replica.
+    #[error("it is not found to be that replica")]
+    NotThatReplica,
+    /// It may not be killed, or is gone.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Kills a process if it is the replica that was started with this layout. What is looked at and what is killed are one
+/// process, also if its number is given to another one meanwhile, where the system has handles of processes.
 ///
 /// # Errors
-/// When it is gone, or not ours to kill.
-pub fn kill(pid: u32) -> io::Result<()> {
-    let raw = raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(kill_process(raw, Signal::KILL)?)
+/// When it is something else, gone, or not ours to kill.
+pub fn kill_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> Result<(), KillError> {
+    let raw = raw(pid).ok_or(KillError::NotThatReplica)?;
+    let handle = Handle::open(raw);
+    if !is_replica(pid, layout_file, replica) {
+        return Err(KillError::NotThatReplica);
+    }
+    Ok(handle.kill()?)
+}
+
+/// A process that stays the same one.
+struct Handle {
+    raw: Pid,
+    #[cfg(target_os = "linux")]
+    opened: Option<rustix::fd::OwnedFd>,
+}
+
+impl Handle {
+    fn open(raw: Pid) -> Self {
+        Self {
+            raw,
+            #[cfg(target_os = "linux")]
+            opened: rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).ok(),
+        }
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(process) = &self.opened {
+            return Ok(rustix::process::pidfd_send_signal(process, Signal::KILL)?);
+        }
+        Ok(kill_process(self.raw, Signal::KILL)?)
+    }
 }
 
 /// The number in a process id file; `None` if there is no such file or no number in it.
@@ -121,7 +167,33 @@ mod tests {
         }
         assert!(!is_replica(child.id(), &layout, ReplicaId(1)));
         assert!(!is_replica(child.id(), Path::new("/srv/layout.txt"), ReplicaId(2)));
-        kill(child.id()).unwrap();
+        // Nor is it killed for one.
+        let elsewhere = Path::new("/srv/layout.txt");
+        for (layout, id) in [(&*layout, ReplicaId(1)), (elsewhere, ReplicaId(2))] {
+            assert!(matches!(kill_replica(child.id(), layout, id), Err(KillError::NotThatReplica)));
+            assert!(is_running(child.id()));
+        }
+        kill_replica(child.id(), &layout, ReplicaId(2)).unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_layout_that_was_named_from_the_replicas_own_folder_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = folder.path().join("layout.txt");
+        std::fs::write(&layout, "").unwrap();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read line", "replica-daemon", "--layout-file", "layout.txt", "--replica-id", "3"])
+            .current_dir(folder.path())
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while !is_replica(child.id(), &layout, ReplicaId(3)) {
+            assert!(std::time::Instant::now() < deadline, "the replica was not found");
+            std::thread::yield_now();
+        }
+        kill_replica(child.id(), &layout, ReplicaId(3)).unwrap();
         child.wait().unwrap();
     }
 }

@@ -7,7 +7,7 @@
 use super::addresses::{Host, Reservation, new_cluster_id};
 use super::control::{self, ControlStatus};
 use super::lock::{Lock, LockError};
-use super::process;
+use super::process::{self, KillError};
 use super::report::Condition;
 use super::timeline::{self, EventKind};
 use super::{ClusterLayout, FaultState, Network, ReplicaLayout, TextFileError, layout};
@@ -151,6 +151,18 @@ pub enum RunnerError {
         pid: u32,
         /// Why not.
         error: io::Error,
+    },
+    /// It answers under the number of a process that is something else here.
+    #[error(
+        "replica {id} answers on {addr} as process {pid}, which is not found to be that replica here; nothing was killed"
+    )]
+    NotThatReplica {
+        /// Which.
+        id: ReplicaId,
+        /// The process it says it is.
+        pid: u32,
+        /// Where it answers.
+        addr: SocketAddr,
     },
     /// A file or folder of the workspace cannot be used.
     #[error("{}: {error}", path.display())]
@@ -340,7 +352,7 @@ impl Runner {
             asked.into_iter().map(|asked| asked.join().ok().and_then(Result::ok)).collect::<Vec<_>>()
         });
         let condition = |replica: &ReplicaLayout, status: Option<ControlStatus>| match status {
-            Some(status) if is_own(replica, &status) => Condition::Live(Box::new(status)),
+            Some(status) if status.is_of(replica) => Condition::Live(Box::new(status)),
             Some(status) => Condition::Foreign(Box::new(status)),
             None if replica.pid_path.exists() => Condition::Unreachable,
             None => Condition::Stopped,
@@ -478,7 +490,7 @@ impl Runner {
         let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
         loop {
             match control::query_status_once(replica.control_addr) {
-                Ok(status) if is_own(replica, &status) => return Ok(status),
+                Ok(status) if status.is_of(replica) => return Ok(status),
                 _ => {}
             }
             if let Some(status) = self.collect_ended(replica.id) {
@@ -521,8 +533,8 @@ impl Runner {
         let mut requested = Vec::new();
         let mut unresponsive = Vec::new();
         for replica in &self.layout.replicas {
-            let foreign = control::query_status_once(replica.control_addr)
-                .is_ok_and(|status| !is_own(replica, &status));
+            let foreign =
+                control::query_status_once(replica.control_addr).is_ok_and(|status| !status.is_of(replica));
             let asked =
                 if foreign { Err(()) } else { control::send_stop(replica.control_addr).map_err(drop) };
             let stopped = match asked {
@@ -544,7 +556,9 @@ impl Runner {
         let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
         let gone = |replica: &&ReplicaLayout| {
             self.collect_ended(replica.id);
-            !replica.pid_path.exists() && control::query_status_once(replica.control_addr).is_err()
+            // Somebody else may have taken its address at once.
+            let answers = control::query_status_once(replica.control_addr);
+            !replica.pid_path.exists() && !answers.is_ok_and(|status| status.is_of(replica))
         };
         while !requested.iter().all(gone) {
             if !wait.pause() {
@@ -577,16 +591,20 @@ impl Runner {
         let _lock = self.lock()?;
         let answering = control::query_status(replica.control_addr)
             .ok()
-            .filter(|status| is_own(replica, status) && process::is_running(status.process_id))
+            .filter(|status| status.is_of(replica))
             .map(|status| status.process_id);
         let Some(pid) = answering.or_else(|| self.own_process(replica)) else {
             remove_if_there(&replica.pid_path)?;
             return Err(RunnerError::AlreadyStopped(id));
         };
-        match process::kill(pid) {
+        match process::kill_replica(pid, &self.layout_path, id) {
             Ok(()) => {}
-            Err(_) if !process::is_running(pid) => {}
-            Err(error) => return Err(RunnerError::Kill { id, pid, error }),
+            // It was quicker, unless the number is one of another machine's.
+            Err(_) if !process::is_running(pid) && !self.answers(replica) => {}
+            Err(KillError::NotThatReplica) => {
+                return Err(RunnerError::NotThatReplica { id, pid, addr: replica.control_addr });
+            }
+            Err(KillError::Io(error)) => return Err(RunnerError::Kill { id, pid, error }),
         }
         let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
         while !self.is_gone(id, pid) {
@@ -599,6 +617,11 @@ impl Runner {
         Ok(pid)
     }
 
+    /// Whether this very replica answers.
+    fn answers(&self, replica: &ReplicaLayout) -> bool {
+        control::query_status_once(replica.control_addr).is_ok_and(|status| status.is_of(replica))
+    }
+
     /// Starts one replica again. If it was primary of a view that is over it is not started as primary.
     ///
     /// # Errors
@@ -608,7 +631,7 @@ impl Runner {
         let _lock = self.lock()?;
         if let Ok(status) = control::query_status(replica.control_addr) {
             let (pid, addr) = (Some(status.process_id), replica.control_addr);
-            if is_own(replica, &status) {
+            if status.is_of(replica) {
                 return Err(RunnerError::AlreadyRunning { id, addr, pid });
             }
             return Err(RunnerError::Foreign { id, addr, workspace: status.paths.workspace_dir });
@@ -701,11 +724,6 @@ impl<'a> Wait<'a> {
         self.pause = (self.pause * 2).min(POLL);
         true
     }
-}
-
-/// Whether a status is that of this very replica, not of one with the same number and address in another workspace.
-fn is_own(replica: &ReplicaLayout, status: &ControlStatus) -> bool {
-    status.replica == replica.id && status.paths.metadata == replica.metadata_path
 }
 
 fn remove_if_there(path: &Path) -> Result<(), RunnerError> {

@@ -4,6 +4,7 @@ use super::SharedStatus;
 use crate::api::text;
 use crate::cluster::ReplicaLayout;
 use crate::cluster::control::{ControlStatus, Progress, StatusPaths, command};
+use std::net::IpAddr;
 use std::sync::PoisonError;
 
 /// An answer, and whether the process ends after it.
@@ -12,15 +13,52 @@ pub(super) struct Answer {
     pub(super) stop: bool,
 }
 
+/// Who asks on the control port. Everybody may look; ending the process is for this host, and for the control guest if the
+/// layout names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    Operator,
+    Stranger(IpAddr),
+}
+
+impl Asker {
+    /// Judges by where a connection comes from, and on which of this host's addresses it came in.
+    pub(super) fn new(
+        from: IpAddr,
+        to: Option<IpAddr>,
+        own: &ReplicaLayout,
+        control_guest: Option<IpAddr>,
+    ) -> Self {
+        let from = from.to_canonical();
+        let own_addresses = [own.control_addr, own.client_addr, own.protocol_addr].map(|addr| addr.ip());
+        let this_host = from.is_loopback()
+            || to.is_some_and(|to| to.to_canonical() == from)
+            || own_addresses.iter().any(|addr| addr.to_canonical() == from);
+        if this_host || control_guest.is_some_and(|guest| guest.to_canonical() == from) {
+            Asker::Operator
+        } else {
+            Asker::Stranger(from)
+        }
+    }
+}
+
 /// Answers a request on the control port.
-pub(super) fn answer(request: &[u8], own: &ReplicaLayout, status: &SharedStatus) -> Answer {
+pub(super) fn answer(request: &[u8], asker: Asker, own: &ReplicaLayout, status: &SharedStatus) -> Answer {
     let Ok(request) = std::str::from_utf8(request) else {
         return Answer { reply: text::error_reply("the control request is not valid UTF-8"), stop: false };
     };
     let reply = match request.trim() {
         command::STATUS => current(own, status).encode().into_bytes(),
         command::PROGRESS => progress(status).encode().into_bytes(),
-        command::STOP => return Answer { reply: b"status=ok\n".to_vec(), stop: true },
+        command::STOP => match asker {
+            Asker::Operator => return Answer { reply: b"status=ok\n".to_vec(), stop: true },
+            Asker::Stranger(from) => {
+                log::warn!("replica={} event=stop_refused from={from}", own.id);
+                text::error_reply(&format!(
+                    "stop is taken only from this host or the control guest, not from {from}"
+                ))
+            }
+        },
         other => text::error_reply(&format!("unknown control command `{other}`")),
     };
     Answer { reply, stop: false }
@@ -67,5 +105,61 @@ fn progress(status: &SharedStatus) -> Progress {
         commit_lsn: node.commit_lsn,
         highest_prepared_lsn: node.highest_prepared,
         is_active: node.engine.is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::ClusterLayout;
+    use crate::cluster::layout::Limits;
+    use crate::ids::{ReplicaId, View};
+    use crate::replica::Role;
+    use crate::replica::node::NodeStatus;
+    use std::net::SocketAddr;
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    fn own() -> ReplicaLayout {
+        let of = |host: u8| [1, 0, 0].map(|net| SocketAddr::from(([10, 0, net, host], 1)));
+        let addresses = [of(1), of(2), of(3)];
+        ClusterLayout::in_workspace(Path::new("/srv"), Limits::STANDARD, addresses).replicas[0].clone()
+    }
+
+    fn asked(request: &[u8], from: [u8; 4], control_guest: Option<IpAddr>) -> Answer {
+        let status = NodeStatus {
+            replica: ReplicaId(1),
+            role: Role::Backup,
+            view: View(1),
+            commit_lsn: None,
+            highest_prepared: None,
+            active_snapshot_lsn: None,
+            engine: Err("because".to_owned()),
+        };
+        let to = Some(IpAddr::from([10, 0, 9, 1]));
+        let asker = Asker::new(from.into(), to, &own(), control_guest);
+        answer(request, asker, &own(), &Arc::new(Mutex::new(status)))
+    }
+
+    #[test]
+    fn a_stop_is_taken_from_this_host_and_the_control_guest_only() {
+        let guest = Some(IpAddr::from([172, 31, 0, 10]));
+        // Loopback, the address the connection came in on, the replica's own two addresses, the control guest.
+        for from in
+            [[127, 0, 0, 1], [127, 4, 5, 6], [10, 0, 9, 1], [10, 0, 1, 1], [10, 0, 0, 1], [172, 31, 0, 10]]
+        {
+            let answer = asked(b"stop\n", from, guest);
+            assert!(answer.stop, "{from:?}");
+            assert_eq!(answer.reply, b"status=ok\n");
+        }
+        for (from, guest) in [([10, 0, 0, 2], guest), ([172, 31, 0, 10], None)] {
+            let answer = asked(b"stop\n", from, guest);
+            assert!(!answer.stop, "{from:?}");
+            let from = IpAddr::from(from);
+            let words = format!("stop is taken only from this host or the control guest, not from {from}");
+            assert_eq!(String::from_utf8(answer.reply).unwrap(), format!("status=error\nmessage={words}\n"));
+            // Looking is for everybody.
+            assert!(asked(b"status", [10, 0, 0, 2], None).reply.starts_with(b"status=ok\n"));
+        }
     }
 }

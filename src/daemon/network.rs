@@ -140,6 +140,7 @@ pub(super) struct Network {
     isolation: IsolationWatch,
     own: ReplicaLayout,
     peer_hosts: Vec<IpAddr>,
+    control_guest: Option<IpAddr>,
     status: SharedStatus,
     events: Sender<Event>,
 }
@@ -171,6 +172,7 @@ impl Network {
             isolation: IsolationWatch::new(layout, own.id),
             own: own.clone(),
             peer_hosts: layout.peer_hosts(own.id),
+            control_guest: layout.control_guest,
             status,
             events,
         };
@@ -347,7 +349,9 @@ impl Network {
         connection.phase = Phase::Waiting;
         let answer = match port {
             Port::Control => {
-                let answer = control::answer(&request, &self.own, &self.status);
+                let to = connection.stream.local_addr().ok().map(|addr| addr.ip());
+                let asker = control::Asker::new(from, to, &self.own, self.control_guest);
+                let answer = control::answer(&request, asker, &self.own, &self.status);
                 let then = if answer.stop { Then::Stop } else { Then::Close };
                 Err((answer.reply, then))
             }

@@ -5,13 +5,14 @@ use super::args::LocalTestbed as Wanted;
 use super::common::{now_millis, sanitized_run_id};
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
+use super::runtime::STATUS;
 use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::cluster::runner::{Runner, Tie};
-use allocdb_node::cluster::{Network, ReplicaLayout, control};
+use allocdb_node::cluster::{ControlStatus, Network, ReplicaLayout, control};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -130,6 +131,16 @@ impl LocalTestbed {
         }
     }
 
+    /// A status that another cluster's replica gives is no answer: it says nothing about the one that was asked.
+    fn check_whose(&self, reply: &[u8], asked: &ReplicaLayout) -> Result<()> {
+        let Ok(status) = ControlStatus::decode(reply) else { return Ok(()) };
+        if self.runner()?.layout().replicas.iter().any(|own| status.is_of(own)) {
+            return Ok(());
+        }
+        let (addr, whose) = (asked.control_addr, status.paths.workspace_dir.display());
+        bail!("another cluster answers on {addr}: {whose}")
+    }
+
     /// Sends, closes the sending side, and reads to the end, with an eye on the clock and on interruptions.
     fn converse(&self, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
         let give_up_at = Instant::now() + EXCHANGE_LIMIT;
@@ -215,9 +226,15 @@ impl ExternalTestbed for LocalTestbed {
 
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
         self.interrupt.check()?;
-        let addr = Self::address(self.replica(replica)?, port);
-        self.converse(addr, request)
-            .with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))
+        let layout = self.replica(replica)?;
+        let addr = Self::address(layout, port);
+        let reply = self
+            .converse(addr, request)
+            .with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))?;
+        if port == Port::Control && request.trim_ascii() == STATUS {
+            self.check_whose(&reply, layout)?;
+        }
+        Ok(reply)
     }
 
     fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
@@ -270,6 +287,10 @@ impl ExternalTestbed for LocalTestbed {
             append_file(&mut archive, &format!("{folder}/cluster-faults.txt"), &layout.faults_path())?;
             append_file(&mut archive, &format!("{folder}/cluster-timeline.log"), &layout.timeline_path())?;
             let status = match control::query_status(replica.control_addr) {
+                Ok(status) if !status.is_of(replica) => {
+                    let whose = status.paths.workspace_dir.display();
+                    format!("another cluster answers on {}: {whose}\n", replica.control_addr)
+                }
                 Ok(status) => status.encode(),
                 Err(error) => format!("{error}\n"),
             };
