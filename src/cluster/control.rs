@@ -2,7 +2,7 @@
 
 use super::ReplicaLayout;
 use crate::engine::StartupKind;
-use crate::ids::{Lsn, ReplicaId, View};
+use crate::ids::{ClusterId, Lsn, ReplicaId, View};
 use crate::keyvalue::{FieldProblem, Fields, or_none};
 use crate::replica::Role;
 use std::fmt::Write as _;
@@ -217,7 +217,7 @@ fn ok_fields(text: &str) -> Result<Fields<'_>, ControlError> {
 }
 
 /// How far a replica has come, told to its peers while they find out whether a cluster is new and which view it is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// Its role.
     pub role: Role,
@@ -229,14 +229,32 @@ pub struct Progress {
     pub highest_prepared_lsn: Option<Lsn>,
     /// Whether its stored state can be trusted.
     pub is_active: bool,
+    /// Who says so. Earlier builds do not tell.
+    pub who: Option<Who>,
+}
+
+/// Which replica of which cluster a process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// Which cluster, if its layout says so.
+    pub cluster: Option<ClusterId>,
+    /// The folder that holds its whole state.
+    pub workspace_dir: PathBuf,
 }
 
 impl Progress {
     /// The text of the reply.
     #[must_use]
     pub fn encode(&self) -> String {
+        let who = self.who.as_ref().map_or_else(String::new, |who| {
+            let cluster = or_none(who.cluster);
+            let folder = who.workspace_dir.display().to_string().replace(['\n', '\r'], " ");
+            format!("replica_id={}\ncluster_id={cluster}\nworkspace_dir={folder}\n", who.replica)
+        });
         format!(
-            "status=ok\nstate={}\nrole={}\ncurrent_view={}\ncommit_lsn={}\nhighest_prepared_lsn={}\n",
+            "status=ok\nstate={}\nrole={}\ncurrent_view={}\ncommit_lsn={}\nhighest_prepared_lsn={}\n{who}",
             if self.is_active { "active" } else { "faulted" },
             self.role.word(),
             self.view,
@@ -258,6 +276,7 @@ impl Progress {
             commit_lsn: fields.optional("commit_lsn")?.map(Lsn),
             highest_prepared_lsn: fields.optional("highest_prepared_lsn")?.map(Lsn),
             is_active: fields.require("state")? == "active",
+            who: fields.get("replica_id").map(|_| Who::from_fields(&fields)).transpose()?,
         })
     }
 
@@ -265,6 +284,16 @@ impl Progress {
     #[must_use]
     pub fn holds_nothing(&self) -> bool {
         self.is_active && self.commit_lsn.is_none() && self.highest_prepared_lsn.is_none()
+    }
+}
+
+impl Who {
+    fn from_fields(fields: &Fields<'_>) -> Result<Self, FieldProblem> {
+        Ok(Self {
+            replica: ReplicaId(fields.parsed("replica_id")?),
+            cluster: fields.optional("cluster_id")?.map(ClusterId),
+            workspace_dir: fields.require("workspace_dir")?.into(),
+        })
     }
 }
 
@@ -414,8 +443,14 @@ pub(crate) mod tests {
             commit_lsn: None,
             highest_prepared_lsn: Some(Lsn(3)),
             is_active: true,
+            who: None,
         };
         assert_eq!(Progress::decode(progress.encode().as_bytes()).unwrap(), progress);
+        for cluster in [None, Some(ClusterId(u128::MAX))] {
+            let who = Who { replica: ReplicaId(2), cluster, workspace_dir: "/srv/b/replica-2".into() };
+            let told = Progress { who: Some(who), ..progress.clone() };
+            assert_eq!(Progress::decode(told.encode().as_bytes()).unwrap(), told);
+        }
         assert!(!progress.holds_nothing());
         assert!(Progress { highest_prepared_lsn: None, ..progress }.holds_nothing());
     }

@@ -3,7 +3,8 @@
 use super::SharedStatus;
 use crate::api::text;
 use crate::cluster::ReplicaLayout;
-use crate::cluster::control::{ControlStatus, Progress, StatusPaths, command};
+use crate::cluster::control::{ControlStatus, Progress, StatusPaths, Who, command};
+use crate::ids::ClusterId;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 
@@ -43,13 +44,19 @@ impl Asker {
 }
 
 /// Answers a request on the control port.
-pub(super) fn answer(request: &[u8], asker: Asker, own: &ReplicaLayout, status: &SharedStatus) -> Answer {
+pub(super) fn answer(
+    request: &[u8],
+    asker: Asker,
+    own: &ReplicaLayout,
+    cluster: Option<ClusterId>,
+    status: &SharedStatus,
+) -> Answer {
     let Ok(request) = std::str::from_utf8(request) else {
         return Answer { reply: text::error_reply("the control request is not valid UTF-8"), stop: false };
     };
     let reply = match request.trim() {
         command::STATUS => current(own, status).encode().into_bytes(),
-        command::PROGRESS => progress(status).encode().into_bytes(),
+        command::PROGRESS => progress(own, cluster, status).encode().into_bytes(),
         command::STOP => match asker {
             Asker::Operator => return Answer { reply: b"status=ok\n".to_vec(), stop: true },
             Asker::Stranger(from) => {
@@ -97,7 +104,7 @@ fn current(own: &ReplicaLayout, status: &SharedStatus) -> ControlStatus {
     }
 }
 
-fn progress(status: &SharedStatus) -> Progress {
+fn progress(own: &ReplicaLayout, cluster: Option<ClusterId>, status: &SharedStatus) -> Progress {
     let node = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Progress {
         role: node.role,
@@ -105,6 +112,7 @@ fn progress(status: &SharedStatus) -> Progress {
         commit_lsn: node.commit_lsn,
         highest_prepared_lsn: node.highest_prepared,
         is_active: node.engine.is_ok(),
+        who: Some(Who { replica: own.id, cluster, workspace_dir: own.workspace_dir.clone() }),
     }
 }
 
@@ -138,7 +146,7 @@ mod tests {
         };
         let to = Some(IpAddr::from([10, 0, 9, 1]));
         let asker = Asker::new(from.into(), to, &own(), control_guest);
-        answer(request, asker, &own(), &Arc::new(Mutex::new(status)))
+        answer(request, asker, &own(), None, &Arc::new(Mutex::new(status)))
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A link to one peer: a thread that sends it one message at a time and tells what came back.
 
 use super::Event;
+use super::identity::{self, Answer};
 use crate::api::MAX_MESSAGE_BYTES;
-use crate::cluster::ReplicaLayout;
-use crate::ids::ReplicaId;
-use crate::replica::message::{Ack, PeerRequest, decode_ack, encode_request};
+use crate::cluster::{ClusterLayout, ReplicaLayout};
+use crate::replica::introduction::{INTRODUCTION_LEN, INTRODUCTION_TAG, Introduction, encode_introduced};
+use crate::replica::message::{Ack, MessageError, PeerRequest, decode_ack, encode_request};
 use crate::replica::node::PeerFailure;
+use crate::replica::refusal::{is_of_another_cluster, tells_a_view};
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Sender, channel};
@@ -23,12 +25,22 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn start(peer: &ReplicaLayout, events: Sender<Event>) -> Self {
+    pub(super) fn start(
+        layout: &ClusterLayout,
+        own: &ReplicaLayout,
+        peer: &ReplicaLayout,
+        events: Sender<Event>,
+    ) -> Self {
         let (requests, outbox) = channel::<PeerRequest>();
-        let (id, addr): (ReplicaId, SocketAddr) = (peer.id, peer.protocol_addr);
+        let id = peer.id;
+        let mut speaker = Speaker {
+            introduction: layout.cluster_id.map(|cluster| Introduction { cluster, sender: own.id }),
+            peer: peer.clone(),
+            manner: Manner::Unknown,
+        };
         std::thread::spawn(move || {
             for request in outbox {
-                let answer = exchange(addr, &encode_request(&request));
+                let answer = speaker.exchange(&request);
                 if events.send(Event::PeerAnswer { from: id, answer }).is_err() {
                     break;
                 }
@@ -43,7 +55,100 @@ impl Link {
     }
 }
 
-fn exchange(addr: SocketAddr, request: &[u8]) -> Result<Ack, PeerFailure> {
+/// How a peer is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// It has not been there to be asked. Messages have an introduction, if there is one to be made: then nobody but the peer
+    /// can take them for its own.
+    Unknown,
+    /// It knows introductions.
+    Introduced,
+    /// It does not, as other implementations.
+    Plain,
+}
+
+/// One side of the conversation with a peer. Makes sure that it is with that peer.
+struct Speaker {
+    introduction: Option<Introduction>,
+    peer: ReplicaLayout,
+    manner: Manner,
+}
+
+impl Speaker {
+    fn exchange(&mut self, request: &PeerRequest) -> Result<Ack, PeerFailure> {
+        if self.manner == Manner::Unknown {
+            self.find_out()?;
+        }
+        let plain = encode_request(request);
+        let fits = INTRODUCTION_LEN + plain.len() <= MAX_MESSAGE_BYTES;
+        if let Some(introduction) = self.introduction.filter(|_| self.manner != Manner::Plain && fits) {
+            let answer = answered(self.peer.protocol_addr, &encode_introduced(&introduction, request));
+            match &answer {
+                Ok(_) => self.manner = Manner::Introduced,
+                Err(PeerFailure::Refused(words)) if is_of_another_cluster(words) => {
+                    self.manner = Manner::Unknown;
+                    return Err(PeerFailure::Unreachable(format!(
+                        "another cluster answers on {}: {words}",
+                        self.peer.protocol_addr
+                    )));
+                }
+                Err(PeerFailure::Refused(words)) if words.contains(&unknown_tag()) => {
+                    self.manner = Manner::Unknown;
+                    self.find_out()?;
+                    if self.manner != Manner::Plain {
+                        return Err(PeerFailure::Unreachable(format!(
+                            "who answers on {} does not say who it is: {words}",
+                            self.peer.protocol_addr
+                        )));
+                    }
+                    return self.exchange_plain(&plain);
+                }
+                Err(_) => {}
+            }
+            return answer;
+        }
+        self.exchange_plain(&plain)
+    }
+
+    /// Without an introduction it is asked again who is there whenever that may have changed, or something is to be learned.
+    fn exchange_plain(&mut self, request: &[u8]) -> Result<Ack, PeerFailure> {
+        let answer = answered(self.peer.protocol_addr, request);
+        match &answer {
+            Ok(_) => {}
+            Err(PeerFailure::Unreachable(_)) => self.manner = Manner::Unknown,
+            Err(PeerFailure::Refused(words)) => {
+                self.manner = Manner::Unknown;
+                self.find_out()?;
+                // That there is a higher view ends a primary.
+                if self.manner == Manner::Unknown && tells_a_view(words) {
+                    return Err(PeerFailure::Unreachable(format!(
+                        "who refuses on {} does not say who it is: {words}",
+                        self.peer.protocol_addr
+                    )));
+                }
+            }
+        }
+        answer
+    }
+
+    /// Asks who is there.
+    fn find_out(&mut self) -> Result<(), PeerFailure> {
+        self.manner = match identity::ask(self.introduction.map(|own| own.cluster), &self.peer) {
+            Answer::Peer { introduces: true, .. } => Manner::Introduced,
+            Answer::Peer { introduces: false, .. } => Manner::Plain,
+            Answer::Absent | Answer::Silent(_) => Manner::Unknown,
+            Answer::Foreign(words) => return Err(PeerFailure::Unreachable(words)),
+        };
+        Ok(())
+    }
+}
+
+/// What a peer that does not know introductions answers to one.
+fn unknown_tag() -> String {
+    MessageError::RequestTag(INTRODUCTION_TAG).to_string()
+}
+
+fn answered(addr: SocketAddr, request: &[u8]) -> Result<Ack, PeerFailure> {
     let reply = converse(addr, request).map_err(|error| PeerFailure::Unreachable(error.to_string()))?;
     match decode_ack(&reply) {
         Ok(ack) => Ok(ack),

@@ -2,8 +2,11 @@
 //!
 //! - `network`: the three listeners and everybody connected to them. `link`: messages to one peer.
 //! - `control`: what the control port answers. `peers`: asking the other replicas which view they are in.
+//! - `identity`: whether who answers for a peer is that peer. `higher_view`: who is believed that a primary's time is over.
 
 mod control;
+mod higher_view;
+mod identity;
 mod link;
 pub mod log_file;
 mod network;
@@ -151,7 +154,8 @@ pub fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
         watch_tether(&events);
     }
     let peers: Vec<ReplicaId> = layout.peers_of(own.id).map(|peer| peer.id).collect();
-    let links = layout.peers_of(own.id).map(|peer| Link::start(peer, events.clone())).collect();
+    let links =
+        layout.peers_of(own.id).map(|peer| Link::start(&layout, &own, peer, events.clone())).collect();
     std::thread::spawn(move || network.run());
     log_ready(&node);
     drop(events);

@@ -3,11 +3,15 @@
 //! No connection waits for another, and none can hold the replica: each has a limit on what it sends and on how long it
 //! takes, and fails alone. When too many are open the one that has been sending longest makes room.
 
+use super::higher_view::Doubts;
 use super::{DaemonError, Event, SharedStatus, control};
 use crate::api::{self, MAX_MESSAGE_BYTES, text};
 use crate::cluster::faults::IsolationWatch;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
-use crate::replica::message;
+use crate::ids::{ClusterId, ReplicaId};
+use crate::replica::Role;
+use crate::replica::introduction::decode_introduced;
+use crate::replica::message::PeerRequest;
 use crate::replica::node::Token as Request;
 use crate::replica::refusal::{Refusal, protocol_error};
 use mio::net::{TcpListener, TcpStream};
@@ -15,8 +19,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A client or peer that sends nothing for this long is told so.
@@ -112,6 +116,7 @@ struct Connection {
 }
 
 /// Hands replies to the network's thread.
+#[derive(Clone)]
 pub(super) struct Replies {
     outbox: Sender<(Request, Vec<u8>)>,
     waker: Arc<Waker>,
@@ -141,6 +146,9 @@ pub(super) struct Network {
     own: ReplicaLayout,
     peer_hosts: Vec<IpAddr>,
     control_guest: Option<IpAddr>,
+    cluster: Option<ClusterId>,
+    peers: Vec<ReplicaId>,
+    doubts: Doubts,
     status: SharedStatus,
     events: Sender<Event>,
 }
@@ -161,6 +169,8 @@ impl Network {
         }
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(DaemonError::Setup)?);
         let (outbox, replies) = channel();
+        let told = Replies { outbox, waker };
+        let peers: Vec<ReplicaLayout> = layout.peers_of(own.id).cloned().collect();
         let network = Self {
             poll,
             listeners,
@@ -173,10 +183,13 @@ impl Network {
             own: own.clone(),
             peer_hosts: layout.peer_hosts(own.id),
             control_guest: layout.control_guest,
+            cluster: layout.cluster_id,
+            peers: peers.iter().map(|peer| peer.id).collect(),
+            doubts: Doubts::new(own.id, layout.cluster_id, peers, events.clone(), told.clone()),
             status,
             events,
         };
-        Ok((network, Replies { outbox, waker }))
+        Ok((network, told))
     }
 
     /// Serves until the process ends.
@@ -351,18 +364,60 @@ impl Network {
             Port::Control => {
                 let to = connection.stream.local_addr().ok().map(|addr| addr.ip());
                 let asker = control::Asker::new(from, to, &self.own, self.control_guest);
-                let answer = control::answer(&request, asker, &self.own, &self.status);
+                let answer = control::answer(&request, asker, &self.own, self.cluster, &self.status);
                 let then = if answer.stop { Then::Stop } else { Then::Close };
                 Err((answer.reply, then))
             }
             Port::Client => client_event(token, &request),
-            Port::Protocol => protocol_event(token, &request, from, &self.peer_hosts),
+            Port::Protocol => match self.protocol_event(token, &request, from) {
+                Some(answer) => answer,
+                None => return,
+            },
         };
         match answer {
             // If nobody takes it the process is ending.
             Ok(event) => drop(self.events.send(event)),
             Err((reply, then)) => self.reply(token, reply, then),
         }
+    }
+
+    /// Judges what a peer, or somebody in its place, has sent. `None` if that takes a while, see [`Doubts`].
+    fn protocol_event(&self, token: Token, request: &[u8], from: IpAddr) -> Option<Answer> {
+        if request.is_empty() {
+            return Some(Err(refused("invalid protocol request")));
+        }
+        let (introduction, request) = match decode_introduced(request) {
+            Ok(message) => message,
+            Err(error) => return Some(Err(refused(&format!("failed to decode protocol request: {error}")))),
+        };
+        if !self.peer_hosts.contains(&from.to_canonical()) {
+            return Some(Err(refused(&protocol_error(&Refusal::UnknownPeer(from)))));
+        }
+        let introduced = introduction.zip(self.cluster);
+        if let Some((introduction, own)) = introduced
+            && (introduction.cluster != own || !self.peers.contains(&introduction.sender))
+        {
+            let refusal =
+                Refusal::AnotherCluster { replica: self.own.id, workspace: self.own.workspace_dir.clone() };
+            log::warn!(
+                "replica={} event=another_cluster from={from}: replica {} of cluster {} takes this for one of its peers",
+                self.own.id,
+                introduction.sender,
+                introduction.cluster
+            );
+            return Some(Err(refused(&protocol_error(&refusal))));
+        }
+        if introduced.is_none() && self.would_end_a_primary(&request) {
+            self.doubts.check(token.0 as Request, request, from);
+            return None;
+        }
+        Some(Ok(Event::Peer { token: token.0 as Request, request }))
+    }
+
+    /// Whether a message is of a higher view than one that this replica is primary of.
+    fn would_end_a_primary(&self, request: &PeerRequest) -> bool {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.role == Role::Primary && request.view() > status.view
     }
 
     fn reply(&mut self, token: Token, reply: Vec<u8>, then: Then) {
@@ -475,18 +530,5 @@ fn client_event(token: Token, request: &[u8]) -> Answer {
     match api::decode_request(request) {
         Ok(request) => Ok(Event::Client { token: token.0 as Request, request }),
         Err(error) => Err(refused(&format!("invalid client request: {error}"))),
-    }
-}
-
-fn protocol_event(token: Token, request: &[u8], from: IpAddr, peers: &[IpAddr]) -> Answer {
-    if request.is_empty() {
-        return Err(refused("invalid protocol request"));
-    }
-    match message::decode_request(request) {
-        Ok(request) if peers.contains(&from.to_canonical()) => {
-            Ok(Event::Peer { token: token.0 as Request, request })
-        }
-        Ok(_) => Err(refused(&protocol_error(&Refusal::UnknownPeer(from)))),
-        Err(error) => Err(refused(&format!("failed to decode protocol request: {error}"))),
     }
 }

@@ -4,7 +4,8 @@
 //! because an acknowledged write would be on one of the others. A primary must not serve if somebody knows a higher view.
 
 use super::Event;
-use crate::cluster::control::{ControlError, query_progress, query_status_once};
+use super::identity::{self, Answer};
+use crate::cluster::control::query_status_once;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
 use crate::ids::View;
 use std::sync::mpsc::Sender;
@@ -27,35 +28,26 @@ pub(super) enum Found {
     },
 }
 
-/// What one replica says.
-struct Answer {
-    view: View,
-    holds_nothing: bool,
-}
-
-fn ask_one(peer: &ReplicaLayout) -> Option<Answer> {
-    match query_progress(peer.control_addr) {
-        Ok(progress) => Some(Answer { view: progress.view, holds_nothing: progress.holds_nothing() }),
-        // Another implementation does not know the question. It tells its view, but not what it has promised.
-        Err(ControlError::Remote(_)) => {
-            let status = query_status_once(peer.control_addr).ok()?;
-            Some(Answer { view: status.view, holds_nothing: false })
-        }
-        Err(_) => None,
-    }
-}
-
 /// Asks all other replicas at once.
 pub(super) fn ask(layout: &ClusterLayout, own: &ReplicaLayout) -> Found {
     let peers: Vec<&ReplicaLayout> = layout.peers_of(own.id).collect();
-    let answers: Vec<Option<Answer>> = std::thread::scope(|scope| {
-        let asked: Vec<_> = peers.iter().map(|peer| scope.spawn(|| ask_one(peer))).collect();
-        asked.into_iter().map(|asked| asked.join().ok().flatten()).collect()
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            peers.iter().map(|peer| scope.spawn(|| identity::ask(layout.cluster_id, peer))).collect();
+        asked.into_iter().filter_map(|asked| asked.join().ok()).collect()
     });
-    let all_answered = answers.iter().all(Option::is_some);
-    let answered: Vec<&Answer> = answers.iter().flatten().collect();
-    let highest = answered.iter().map(|answer| answer.view).max();
-    let nothing_held = answered.iter().all(|answer| answer.holds_nothing);
+    let mut answered = Vec::new();
+    for answer in answers {
+        match answer {
+            Answer::Peer { view, holds_nothing, .. } => answered.push((view, holds_nothing)),
+            // The peer itself has not answered.
+            Answer::Foreign(words) => log::warn!("replica={} event=another_cluster: {words}", own.id),
+            Answer::Absent | Answer::Silent(_) => {}
+        }
+    }
+    let all_answered = answered.len() == peers.len();
+    let highest = answered.iter().map(|(view, _)| *view).max();
+    let nothing_held = answered.iter().all(|(_, holds_nothing)| *holds_nothing);
     if all_answered && nothing_held && highest <= Some(layout.current_view) {
         return Found::NewCluster;
     }

@@ -7,6 +7,7 @@
 //! - [`staging`]: rewriting the files of replicas that are not running, for failover and rejoin.
 
 pub mod fault;
+pub mod introduction;
 pub mod message;
 pub mod metadata;
 pub mod node;

@@ -6,7 +6,7 @@
 use super::message::BATCH_TAG;
 use super::metadata::Role;
 use crate::engine::Rejection;
-use crate::ids::{Lsn, View};
+use crate::ids::{Lsn, ReplicaId, View};
 use crate::storage::DiskRefusal;
 use std::fmt;
 
@@ -79,6 +79,18 @@ pub enum Refusal {
     },
     /// The sender is not one of the cluster's replicas.
     UnknownPeer(std::net::IpAddr),
+    /// The sender is a replica of another cluster.
+    AnotherCluster {
+        /// Which replica it was sent to.
+        replica: ReplicaId,
+        /// The folder of that replica's state.
+        workspace: std::path::PathBuf,
+    },
+    /// The message is of a view that none of the peers says it is in.
+    UnconfirmedView {
+        /// Which.
+        view: View,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -91,6 +103,10 @@ impl fmt::Display for Refusal {
             Refusal::ViewMismatch { expected, found } => {
                 write!(f, "ViewMismatch {{ expected: {expected}, found: {found} }}")
             }
+            Refusal::AnotherCluster { replica, workspace } => {
+                write!(f, "{ANOTHER_CLUSTER} {{ replica: {replica}, workspace: {} }}", workspace.display())
+            }
+            Refusal::UnconfirmedView { view } => write!(f, "UnconfirmedView {{ view: {view} }}"),
             Refusal::ViewRegression { highest_known, found } => {
                 write!(f, "ViewRegression {{ highest_known: {highest_known}, found: {found} }}")
             }
@@ -105,6 +121,21 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// What a refusal begins with that is meant for replicas of another cluster.
+pub const ANOTHER_CLUSTER: &str = "AnotherCluster";
+
+/// Whether a reply says that the sender is of another cluster than the one that answers.
+#[must_use]
+pub fn is_of_another_cluster(reply: &str) -> bool {
+    reply.contains(&format!("replica protocol error: {ANOTHER_CLUSTER} {{"))
+}
+
+/// Whether a reply in words says that the message's view is not the one of the replica that answers.
+#[must_use]
+pub fn tells_a_view(reply: &str) -> bool {
+    matches!(lesson_of(reply), Lesson::View(_))
+}
 
 /// What a reply says to a commit of another view. It is not wrapped like the other refusals.
 #[must_use]

@@ -15,8 +15,8 @@ use allocdb_node::cluster::timeline::{self, EventKind};
 use allocdb_node::cluster::{ClusterLayout, FaultState};
 use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, Rejection};
 use allocdb_node::ids::{
-    ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReplicaId, ReservationId, ResourceId, ShardId, Slot,
-    View,
+    ClientId, ClusterId, HolderId, LeaseEpoch, Lsn, OperationId, ReplicaId, ReservationId, ResourceId,
+    ShardId, Slot, View,
 };
 use allocdb_node::jepsen::analysis::{Report, judge};
 use allocdb_node::jepsen::artifacts::Manifest;
@@ -24,6 +24,7 @@ use allocdb_node::jepsen::evidence::Evidence;
 use allocdb_node::jepsen::history::read_history;
 use allocdb_node::jepsen::plan;
 use allocdb_node::keyvalue::Fields;
+use allocdb_node::replica::introduction::{Introduction, decode_introduced, encode_introduced};
 use allocdb_node::replica::message::{self, Ack, AckKind, PeerRequest};
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{
@@ -86,8 +87,13 @@ pub const WIRE: [Decoder; 8] = [
     },
     Decoder {
         name: "peer request",
-        samples: || peer_requests().iter().map(message::encode_request).collect(),
-        decode: |bytes| message::decode_request(bytes).is_ok(),
+        samples: || {
+            let introduction = Introduction { cluster: ClusterId(u128::MAX), sender: ReplicaId(1) };
+            let introduced = |request| encode_introduced(&introduction, request);
+            let requests = peer_requests();
+            requests.iter().map(message::encode_request).chain(requests.iter().map(introduced)).collect()
+        },
+        decode: |bytes| decode_introduced(bytes).is_ok(),
         per_byte: 12,
         fixed: KIB,
     },
