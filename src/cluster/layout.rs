@@ -11,6 +11,7 @@ use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Name of the file in a workspace.
 pub const FILE_NAME: &str = "cluster-layout.txt";
@@ -23,6 +24,13 @@ pub const REPLICA_COUNT: usize = 3;
 
 /// Bytes by which a replica's log may grow between checkpoints where a layout does not say.
 pub const DEFAULT_CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Slots by which one request may move a cluster's last slot where a layout does not say: 2^46, a little more than two years
+/// of the harness's clock, which takes 1,024 slots for each millisecond since 1970.
+pub const DEFAULT_MAX_SLOT_ADVANCE: u64 = 1 << 46;
+
+/// How long a primary answers reads by itself where a layout does not say.
+pub const DEFAULT_READ_LEASE: Duration = Duration::from_secs(1);
 
 /// A cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +49,10 @@ pub struct ClusterLayout {
     pub cluster_id: Option<ClusterId>,
     /// The control guest, if the layout says so: the one other host from which a replica takes a stop.
     pub control_guest: Option<IpAddr>,
+    /// Slots by which one request may move the last slot, if the layout says so; at least 1.
+    pub max_slot_advance: Option<u64>,
+    /// Milliseconds for which a primary answers reads by itself, if the layout says so; 0 asks a majority for each read.
+    pub read_lease_millis: Option<u64>,
     /// The replicas, by id.
     pub replicas: [ReplicaLayout; REPLICA_COUNT],
 }
@@ -174,6 +186,8 @@ impl ClusterLayout {
             checkpoint_bytes: None,
             cluster_id: None,
             control_guest: None,
+            max_slot_advance: None,
+            read_lease_millis: None,
             replicas: [replica(0), replica(1), replica(2)],
         }
     }
@@ -201,6 +215,23 @@ impl ClusterLayout {
             hosts.push(localhost);
         }
         hosts
+    }
+
+    /// Slots by which one request may move the cluster's last slot.
+    #[must_use]
+    pub fn max_slot_advance(&self) -> u64 {
+        self.max_slot_advance.unwrap_or(DEFAULT_MAX_SLOT_ADVANCE)
+    }
+
+    /// How long a primary may go on answering reads without hearing of a majority.
+    ///
+    /// It counts from when it sent the last message that a majority answered. So once enough replicas to form a new majority
+    /// have stopped following a primary, whether they were stopped or told of a higher view, that primary answers no
+    /// read that arrives later than this. Whoever makes another replica primary waits for so long after that moment
+    /// before the new one is started, or makes sure that the old one's process does not run.
+    #[must_use]
+    pub fn read_lease(&self) -> Duration {
+        self.read_lease_millis.map_or(DEFAULT_READ_LEASE, Duration::from_millis)
     }
 
     /// Fault file of the cluster.
@@ -277,6 +308,12 @@ impl ClusterLayout {
         if let Some(host) = &self.control_guest {
             put("control_guest", host);
         }
+        if let Some(slots) = &self.max_slot_advance {
+            put("engine.max_slot_advance", slots);
+        }
+        if let Some(millis) = &self.read_lease_millis {
+            put("engine.read_lease_millis", millis);
+        }
         for replica in &self.replicas {
             let id = replica.id;
             put(&format!("replica.{id}.role"), &replica.role.word());
@@ -312,7 +349,10 @@ impl ClusterLayout {
         let workspace_root = fields.require("workspace_root")?.into();
         let current_view = View(fields.parsed("current_view")?);
         keyvalue::check_number(fields, "replica_count", REPLICA_COUNT as u64, "replica count")?;
-        let (allocator, engine, checkpoint_bytes) = decode_limits(fields)?;
+        let (allocator, engine) = decode_limits(fields)?;
+        let checkpoint_bytes = optional_number(fields, "engine.checkpoint_log_bytes", 0)?;
+        let max_slot_advance = optional_number(fields, "engine.max_slot_advance", 1)?;
+        let read_lease_millis = optional_number(fields, "engine.read_lease_millis", 0)?;
         let cluster_id =
             fields.get("cluster_id").map(|_| fields.parsed("cluster_id")).transpose()?.map(ClusterId);
         let control_guest =
@@ -327,12 +367,20 @@ impl ClusterLayout {
             checkpoint_bytes,
             cluster_id,
             control_guest,
+            max_slot_advance,
+            read_lease_millis,
             replicas,
         })
     }
 }
 
-fn decode_limits(fields: &Fields<'_>) -> Result<(AllocatorConfig, EngineConfig, Option<u64>), FieldProblem> {
+/// The number under a key that layouts of earlier builds do not have.
+fn optional_number(fields: &Fields<'_>, key: &str, least: u64) -> Result<Option<u64>, FieldProblem> {
+    let number = |value: &str| value.parse().ok().filter(|number| *number >= least);
+    fields.get(key).map(|_| fields.word(key, number)).transpose()
+}
+
+fn decode_limits(fields: &Fields<'_>) -> Result<(AllocatorConfig, EngineConfig), FieldProblem> {
     let bundle = "core.max_bundle_size";
     let allocator = AllocatorConfig {
         shard_id: ShardId(fields.parsed("core.shard_id")?),
@@ -351,9 +399,7 @@ fn decode_limits(fields: &Fields<'_>) -> Result<(AllocatorConfig, EngineConfig, 
         max_command_bytes: fields.parsed("engine.max_command_bytes")?,
         max_expirations_per_tick: fields.parsed("engine.max_expirations_per_tick")?,
     };
-    let checkpoint = "engine.checkpoint_log_bytes";
-    let checkpoint_bytes = fields.get(checkpoint).map(|_| fields.parsed(checkpoint)).transpose()?;
-    Ok((allocator, engine, checkpoint_bytes))
+    Ok((allocator, engine))
 }
 
 fn decode_replica(fields: &Fields<'_>, id: ReplicaId) -> Result<ReplicaLayout, FieldProblem> {
@@ -410,6 +456,8 @@ pub(crate) mod tests {
             checkpoint_bytes: Some(9),
             cluster_id: Some(ClusterId(u128::MAX)),
             control_guest: Some(IpAddr::from([172, 31, 0, 10])),
+            max_slot_advance: Some(10),
+            read_lease_millis: Some(0),
             allocator: Limits::GATE.allocator,
             ..sample()
         };
@@ -425,6 +473,22 @@ pub(crate) mod tests {
     fn a_layout_without_a_bundle_size_means_one() {
         let text = sample().encode().replace("core.max_bundle_size=1\n", "future.key=x\n");
         assert_eq!(ClusterLayout::decode(&text), Ok(sample()));
+    }
+
+    #[test]
+    fn settings_that_earlier_layouts_do_not_have_are_optional() {
+        let with = |line: &str| ClusterLayout::decode(&format!("{}{line}\n", sample().encode()));
+        assert_eq!(sample().read_lease(), Duration::from_secs(1));
+        assert_eq!(sample().max_slot_advance(), 1 << 46);
+        assert_eq!(with("engine.read_lease_millis=0").unwrap().read_lease(), Duration::ZERO);
+        assert_eq!(with("engine.read_lease_millis=250").unwrap().read_lease(), Duration::from_millis(250));
+        assert_eq!(with("engine.max_slot_advance=7").unwrap().max_slot_advance(), 7);
+        for line in
+            ["engine.max_slot_advance=0", "engine.max_slot_advance=none", "engine.read_lease_millis=1s"]
+        {
+            let (key, value) = line.split_once('=').unwrap();
+            assert_eq!(with(line), Err(format!("invalid value for `{key}`: `{value}`")));
+        }
     }
 
     #[test]
