@@ -29,11 +29,17 @@ pub enum PlantedFault {
     RetriesLostInRecovery,
     /// Write a snapshot without what its last entry did.
     SnapshotOneShort,
+    /// Let one request move the slot as far as it wants to.
+    SlotUnbounded,
+    /// Say of a retry whose record is gone that it was not executed.
+    RetryDefinite,
+    /// Go on answering reads without ever hearing of a majority again.
+    ReadWithoutLease,
 }
 
 impl PlantedFault {
     /// All of them with the word that wakes each.
-    pub const ALL: [(&'static str, PlantedFault); 10] = [
+    pub const ALL: [(&'static str, PlantedFault); 13] = [
         ("reserve-taken", PlantedFault::ReserveTaken),
         ("expire-early", PlantedFault::ExpireEarly),
         ("accept-stale-epoch", PlantedFault::AcceptStaleEpoch),
@@ -44,6 +50,9 @@ impl PlantedFault {
         ("old-primary-serves", PlantedFault::OldPrimaryServes),
         ("retries-lost-in-recovery", PlantedFault::RetriesLostInRecovery),
         ("snapshot-one-short", PlantedFault::SnapshotOneShort),
+        ("slot-unbounded", PlantedFault::SlotUnbounded),
+        ("retry-definite", PlantedFault::RetryDefinite),
+        ("read-without-lease", PlantedFault::ReadWithoutLease),
     ];
 
     /// The fault with that word.

@@ -14,7 +14,7 @@ use allocdb_node::operator::{
     Control, Decision, Failover, Fence, Operation, Rejoin, Replicas, Round, Sighting, Standing, Step,
 };
 use allocdb_node::replica::message::PeerRequest;
-use allocdb_node::replica::node::{ClientReply, Node, Output, PeerFailure, Token};
+use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
 use disk::{Fuse, SimDisk};
@@ -161,7 +161,12 @@ impl Play {
             let fault = replica.fault();
             assert!(fault.is_none(), "{:?}: replica {} starts with {fault:?}", self.fault, at + 1);
             let peers: Vec<ReplicaId> = (0..COUNT).filter(|other| *other != at).map(id_of).collect();
-            self.nodes[at] = Some(Node::new(replica, &peers, 400));
+            let settings = NodeSettings {
+                checkpoint_bytes: 400,
+                max_slot_advance: 1 << 46,
+                read_lease: Duration::from_secs(1),
+            };
+            self.nodes[at] = Some(Node::new(replica, &peers, settings));
             return;
         }
         panic!("{:?}: replica {} does not start", self.fault, at + 1);
@@ -258,7 +263,7 @@ impl Play {
         self.now += Duration::from_millis(700);
         self.next_token += 1;
         let token = self.next_token;
-        self.nodes[self.primary].as_mut()?.client(token, request.clone());
+        self.nodes[self.primary].as_mut()?.client(token, request.clone(), self.now);
         self.run();
         self.replies.remove(&token)
     }

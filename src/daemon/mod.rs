@@ -19,7 +19,7 @@ use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
 use crate::ids::{ReplicaId, View};
 use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
-use crate::replica::node::{ClientReply, Node, NodeStatus, Output, PeerFailure, Token};
+use crate::replica::node::{ClientReply, Node, NodeSettings, NodeStatus, Output, PeerFailure, Token};
 use crate::replica::{Replica, Role};
 use crate::storage::{OsDisk, create_private_folder, private_file};
 use link::Link;
@@ -176,7 +176,12 @@ fn start_node(
     plant_fault();
     let replica = Replica::open(Arc::new(OsDisk), &layout.setup(own));
     let peers: Vec<ReplicaId> = layout.peers_of(own.id).map(|peer| peer.id).collect();
-    let mut node = Node::new(replica, &peers, layout.checkpoint_bytes.unwrap_or(DEFAULT_CHECKPOINT_BYTES));
+    let settings = NodeSettings {
+        checkpoint_bytes: layout.checkpoint_bytes.unwrap_or(DEFAULT_CHECKPOINT_BYTES),
+        max_slot_advance: layout.max_slot_advance(),
+        read_lease: layout.read_lease(),
+    };
+    let mut node = Node::new(replica, &peers, settings);
     if node.replica().fault().is_some() {
         return Ok(node);
     }
@@ -345,7 +350,8 @@ impl Process<'_> {
     /// Takes one event in; false if it is the last.
     fn take(&mut self, event: Event) -> bool {
         match event {
-            Event::Client { token, request } => self.node.client(token, request),
+            // The time is looked at once the request is there: the process may have been stopped before.
+            Event::Client { token, request } => self.node.client(token, request, self.started.elapsed()),
             Event::Peer { token, request } => self.node.peer(token, request),
             Event::PeerAnswer { from, answer } => self.node.answered(from, answer, self.started.elapsed()),
             Event::PeerView(view) => self.node.learn_view(view),

@@ -4,6 +4,7 @@
 //! proposes what is due for expiry, guards reads by the LSN they need, and takes checkpoints. It is strictly
 //! sequential. Once its log has failed it refuses everything but metrics until it is recovered from its files.
 
+mod admission;
 mod checkpoint;
 mod config;
 pub(crate) mod log_walk;
@@ -65,7 +66,7 @@ pub enum Rejection {
         /// The most there can be.
         queue_capacity: u32,
     },
-    /// The log could not be written.
+    /// The log could not be written, or it is no longer known whether the command was executed earlier.
     StorageFailure,
 }
 
@@ -390,37 +391,26 @@ impl Engine {
         Ok(decoded)
     }
 
-    /// What is remembered of a client's operation at `slot`; nothing if the payload is no command.
-    #[must_use]
-    pub fn find_retry(&self, slot: Slot, payload: &[u8]) -> Option<Committed> {
-        let client = decode_client(payload).ok()?;
-        self.known(slot, &client)
-    }
-
-    fn known(&self, slot: Slot, client: &ClientCommand) -> Option<Committed> {
-        let record = self.allocator.operation(client.operation, slot)?;
-        let outcome = record.answer_to(fingerprint(&client.command));
-        Some(Committed { lsn: record.applied_lsn, outcome, from_retry_cache: true })
-    }
-
     /// Puts a client's command into the queue without executing anything.
     ///
     /// # Errors
-    /// Too long, no command, halted, exhausted, slot sums, slot order, queue full: the first that applies.
+    /// Too long, no command, halted, exhausted, slot sums, slot order, queue full: the first that applies; and
+    /// [`Rejection::StorageFailure`] where the command may have been executed earlier.
     pub fn enqueue(&mut self, slot: Slot, payload: &[u8]) -> Result<Enqueued, Rejection> {
         self.check_size(payload)?;
         let client = decode_client(payload)?;
         self.check_running()?;
-        if let Some(committed) = self.known(slot, &client) {
+        if let Some(committed) = self.known(slot, &client)? {
             return Ok(Enqueued::Known(committed));
         }
         if self.queue.iter().any(|queued| queued.operation == client.operation) {
             return Ok(Enqueued::Pending(fingerprint(&client.command)));
         }
-        self.next_lsn()?;
+        self.next_lsn().map_err(|exhausted| self.unless_forgotten(slot, exhausted))?;
         self.allocator.check_client_slots(slot, &client.command)?;
         let last_slot = self.queue.back().map(|queued| queued.slot);
-        Self::check_slot_order(slot, last_slot.max(self.allocator.last_request_slot()))?;
+        Self::check_slot_order(slot, last_slot.max(self.allocator.last_request_slot()))
+            .map_err(|late| self.unless_forgotten(slot, late))?;
         let depth = self.queue.len() as u32;
         if depth >= self.config.max_submission_queue {
             let queue_capacity = self.config.max_submission_queue;
@@ -451,7 +441,7 @@ impl Engine {
                     self.process_next()?;
                 }
                 // What was just executed is remembered, unless there was no room to.
-                match self.known(slot, &client) {
+                match self.known(slot, &client)? {
                     Some(committed) => Ok(committed),
                     None => self.submit(slot, payload),
                 }

@@ -9,18 +9,19 @@
 //! with a client that asks for the same again.
 
 mod peers;
+mod reads;
 mod rounds;
 
+use super::Replica;
 use super::message::{Ack, AckKind, PeerRequest};
 use super::metadata::Role;
 use super::refusal::{Refusal, commit_view_mismatch, protocol_error};
-use super::{ReadRefusal, Replica};
-use crate::allocator::ReservationLookup;
-use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
-use crate::engine::{CheckpointError, Engine, FenceError, Rejection, StartupKind};
+use crate::api::{Request, Response, text};
+use crate::engine::{CheckpointError, Engine, StartupKind};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
 use peers::Peer;
+use reads::Read;
 use rounds::Round;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -113,11 +114,15 @@ enum Work {
     Tick { token: Token, slot: Slot },
 }
 
-/// A read that waits until it is known that a majority still follows this primary.
-#[derive(Debug)]
-struct Read {
-    token: Token,
-    request: Request,
+/// How a node works, as far as the layout of its cluster says.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeSettings {
+    /// Bytes the log may grow between checkpoints; 0 takes none.
+    pub checkpoint_bytes: u64,
+    /// Slots by which one request of a client may move the last slot.
+    pub max_slot_advance: u64,
+    /// How long reads are answered without asking, counted from when the last message was sent that a majority answered.
+    pub read_lease: Duration,
 }
 
 /// See the module.
@@ -127,20 +132,18 @@ pub struct Node {
     waiting: VecDeque<Work>,
     reads: Vec<Read>,
     round: Option<Round>,
-    /// Whether the last round found a majority. Unknown, so false, at the start.
-    has_quorum: bool,
+    /// When the last message was sent that a majority answered. Unknown at the start and after a round without majority.
+    confirmed: Option<Duration>,
     outputs: Vec<Output>,
-    /// Bytes the log may grow between checkpoints; 0 takes none.
-    checkpoint_bytes: u64,
+    settings: NodeSettings,
     /// Bytes of the log that the last checkpoint covers.
     log_base: u64,
 }
 
 impl Node {
-    /// A node for a replica of a cluster whose other replicas are `peers`. It takes a checkpoint whenever the log has
-    /// grown by `checkpoint_bytes`; never if that is 0.
+    /// A node for a replica of a cluster whose other replicas are `peers`.
     #[must_use]
-    pub fn new(replica: Replica, peers: &[ReplicaId], checkpoint_bytes: u64) -> Self {
+    pub fn new(replica: Replica, peers: &[ReplicaId], settings: NodeSettings) -> Self {
         let next = Lsn::following(replica.commit_lsn()).unwrap_or_default();
         let log_base = replica.engine().map_or(0, Engine::covered_log_length);
         Self {
@@ -149,9 +152,9 @@ impl Node {
             waiting: VecDeque::new(),
             reads: Vec::new(),
             round: None,
-            has_quorum: false,
+            confirmed: None,
             outputs: Vec::new(),
-            checkpoint_bytes,
+            settings,
             log_base,
         }
     }
@@ -234,8 +237,9 @@ impl Node {
         self.reply(token, ClientReply::Response(response));
     }
 
-    /// Takes a client's request. Reads and refusals are answered at once; writes wait for [`Node::advance`].
-    pub fn client(&mut self, token: Token, request: Request) {
+    /// Takes a client's request. Refusals are answered at once, and reads as long as a majority was heard of; writes wait
+    /// for [`Node::advance`]. `now` is not earlier than the request, or a read may be answered for too long.
+    pub fn client(&mut self, token: Token, request: Request, now: Duration) {
         match request {
             Request::GetMetrics { slot } => match self.replica.engine() {
                 Some(engine) => {
@@ -245,8 +249,8 @@ impl Node {
                 None => self.reply_text(token, text::FAULTED),
             },
             Request::GetResource { .. } | Request::GetLease { .. } => {
-                self.reads.push(Read { token, request });
-                self.serve_reads();
+                self.reads.push(Read { token, request, arrived: now });
+                self.serve_reads(now);
             }
             Request::Submit { slot, payload } => {
                 self.wait(token, Work::Submit { token, slot, payload });
@@ -263,59 +267,6 @@ impl Node {
         } else {
             self.waiting.push_back(work);
         }
-    }
-
-    /// Answers the reads that can be answered now: all of them, unless a majority has to be asked first.
-    fn serve_reads(&mut self) {
-        let must_ask = self.replica.fault().is_none()
-            && self.replica.role() == Role::Primary
-            && !self.has_quorum
-            && !PlantedFault::OldPrimaryServes.is_awake();
-        if must_ask {
-            return;
-        }
-        for read in std::mem::take(&mut self.reads) {
-            let reply = self.read(&read.request);
-            self.reply(read.token, reply);
-        }
-    }
-
-    /// Refuses the reads that wait: no majority follows this primary.
-    fn refuse_reads(&mut self) {
-        for read in std::mem::take(&mut self.reads) {
-            self.reply_text(read.token, text::not_primary(Role::ViewUncertain.word()));
-        }
-    }
-
-    fn read(&self, request: &Request) -> ClientReply {
-        let required = match request {
-            Request::GetResource { required, .. } | Request::GetLease { required, .. } => *required,
-            _ => None,
-        };
-        let engine = match self.replica.read_fence(required) {
-            Ok(engine) => engine,
-            Err(ReadRefusal::NotPrimary(role)) => return ClientReply::Text(text::not_primary(role.word())),
-            Err(ReadRefusal::Faulted) => return ClientReply::Response(fence_response(request, None)),
-            Err(ReadRefusal::Fence(fence)) => {
-                return ClientReply::Response(fence_response(request, Some(fence)));
-            }
-        };
-        let state = engine.allocator();
-        ClientReply::Response(match request {
-            Request::GetLease { slot, lease, .. } => {
-                Response::GetLease(match state.reservation(*lease, *slot) {
-                    ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
-                    ReservationLookup::Retired => LeaseResponse::Retired,
-                    ReservationLookup::NotFound => LeaseResponse::NotFound,
-                })
-            }
-            Request::GetResource { resource, .. } => {
-                let found = state.resource(*resource);
-                Response::GetResource(found.map_or(ResourceResponse::NotFound, ResourceResponse::Found))
-            }
-            // Nothing else is ever read.
-            _ => Response::submit_rejected(Rejection::EngineHalted),
-        })
     }
 
     /// Takes a peer's prepare or commit and answers it.
@@ -394,7 +345,7 @@ impl Node {
             let (Work::Submit { token, .. } | Work::Tick { token, .. }) = work;
             self.reply_text(token, message.clone());
         }
-        self.serve_reads();
+        self.answer_all_reads();
     }
 
     /// Whether [`Node::rest`] has something to do.
@@ -417,7 +368,7 @@ impl Node {
         let Some(engine) = self.replica.engine().filter(|_| self.round.is_none()) else { return };
         let grown = engine.wal().length().saturating_sub(self.log_base);
         let is_covered = engine.active_snapshot() == engine.allocator().last_applied_lsn();
-        if self.checkpoint_bytes == 0 || grown < self.checkpoint_bytes || is_covered {
+        if self.settings.checkpoint_bytes == 0 || grown < self.settings.checkpoint_bytes || is_covered {
             return;
         }
         match self.replica.checkpoint() {
@@ -435,22 +386,6 @@ impl Node {
         }
         // Also after a failure: it is tried again when the log has grown as much once more.
         self.log_base = self.replica.engine().map_or(0, |engine| engine.wal().length());
-    }
-}
-
-/// The answer to a read whose fence holds it back; `None` stands for a replica without an engine.
-fn fence_response(request: &Request, fence: Option<FenceError>) -> Response {
-    let is_lease = matches!(request, Request::GetLease { .. });
-    match fence {
-        Some(FenceError::NotApplied { required: required_lsn, last_applied: last_applied_lsn }) => {
-            if is_lease {
-                Response::GetLease(LeaseResponse::FenceNotApplied { required_lsn, last_applied_lsn })
-            } else {
-                Response::GetResource(ResourceResponse::FenceNotApplied { required_lsn, last_applied_lsn })
-            }
-        }
-        Some(FenceError::EngineHalted) | None if is_lease => Response::GetLease(LeaseResponse::EngineHalted),
-        Some(FenceError::EngineHalted) | None => Response::GetResource(ResourceResponse::EngineHalted),
     }
 }
 

@@ -5,7 +5,7 @@
 //! prepares and commits out of the primary's own log, as long as the log still has them. Where a peer stands after it was
 //! out of reach, its answer to the next message tells: it may have been restarted or rejoined.
 
-use super::rounds::Target;
+use super::rounds::{Round, Target};
 use super::{Node, Output, PeerFailure};
 use crate::ids::{Lsn, ReplicaId};
 use crate::replica::message::{Ack, AckKind, MAX_BATCH_BYTES, PeerRequest, prepare_len};
@@ -31,12 +31,23 @@ pub(super) enum Standing {
     Failed,
 }
 
+/// A message that a peer has not answered.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    kind: AckKind,
+    lsn: Lsn,
+    /// Not later than when it left.
+    sent: Duration,
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: ReplicaId,
     pub(super) standing: Standing,
     /// What it was sent and has not answered.
-    in_flight: Option<(AckKind, Lsn)>,
+    in_flight: Option<InFlight>,
+    /// When the newest message was sent that it has acknowledged.
+    heard: Option<Duration>,
     /// The first entry it is not known to hold.
     next: Lsn,
     /// How far it is known to have committed.
@@ -69,6 +80,7 @@ impl Peer {
             id,
             standing: Standing::Open,
             in_flight: None,
+            heard: None,
             next,
             committed: None,
             catch_up: VecDeque::new(),
@@ -106,15 +118,16 @@ impl Node {
             Err(PeerFailure::Unreachable(problem)) => self.peer_failed(at, sent, &problem),
             Err(PeerFailure::Refused(words)) => self.refused(at, sent, &words),
         }
+        self.serve_reads(now);
         // What it needs next may turn out to be nothing that it can be given.
-        self.drive(at);
+        self.drive(at, now);
         self.judge_round(now);
     }
 
-    fn acknowledged(&mut self, at: usize, sent: (AckKind, Lsn), ack: Ack) {
+    fn acknowledged(&mut self, at: usize, sent: InFlight, ack: Ack) {
         let view = self.replica.view();
         let peer = &mut self.peers[at];
-        let expected = Ack { kind: sent.0, view, lsn: sent.1, replica: peer.id };
+        let expected = Ack { kind: sent.kind, view, lsn: sent.lsn, replica: peer.id };
         if ack != expected {
             return self.peer_failed(at, sent, &format!("unexpected acknowledgement {ack:?}"));
         }
@@ -122,21 +135,41 @@ impl Node {
         if ack.kind == AckKind::Commit {
             peer.committed = peer.committed.max(Some(ack.lsn));
         }
-        let done = match self.round.as_ref().map(|round| &round.target) {
-            Some(Target::Entries { last }) => peer.holds(*last),
-            Some(Target::Majority) => ack.kind == AckKind::Commit,
+        peer.heard = peer.heard.max(Some(sent.sent));
+        let done = match &self.round {
+            Some(Round { target: Target::Entries { last }, .. }) => peer.holds(*last),
+            // An answer to what it was asked before does not say that it follows still.
+            Some(Round { target: Target::Majority, started, .. }) => {
+                ack.kind == AckKind::Commit && sent.sent >= *started
+            }
             None => true,
         };
         if done {
             peer.standing = Standing::Acked;
         }
+        if let Some(sent) = self.heard_by_majority() {
+            self.note_majority(sent);
+        }
     }
 
-    fn peer_failed(&mut self, at: usize, sent: (AckKind, Lsn), problem: &str) {
+    /// The latest time since when messages were sent that a majority has acknowledged.
+    fn heard_by_majority(&self) -> Option<Duration> {
+        let mut heard: Vec<Duration> = self.peers.iter().filter_map(|peer| peer.heard).collect();
+        heard.sort_unstable_by(|one, other| other.cmp(one));
+        heard.get(self.peers.len().div_ceil(2).checked_sub(1)?).copied()
+    }
+
+    /// Nothing is known any more of who follows this primary.
+    pub(super) fn forget_majority(&mut self) {
+        self.confirmed = None;
+        self.peers.iter_mut().for_each(|peer| peer.heard = None);
+    }
+
+    fn peer_failed(&mut self, at: usize, sent: InFlight, problem: &str) {
         let peer = &mut self.peers[at];
         peer.standing = Standing::Failed;
         peer.lost = true;
-        let what = match sent.0 {
+        let what = match sent.kind {
             AckKind::Prepare => "prepare_ack_failed",
             AckKind::Commit => "commit_broadcast_failed",
         };
@@ -144,11 +177,11 @@ impl Node {
             "replica={} event={what} peer={} lsn={} error={problem}",
             self.replica.id(),
             peer.id,
-            sent.1
+            sent.lsn
         );
     }
 
-    fn refused(&mut self, at: usize, sent: (AckKind, Lsn), words: &str) {
+    fn refused(&mut self, at: usize, sent: InFlight, words: &str) {
         match lesson_of(words) {
             Lesson::View(view) if view > self.replica.view() => self.learn_view(view),
             Lesson::Needs(lsn) if self.can_follow(lsn) && self.peers[at].setbacks < MAX_SETBACKS => {
@@ -192,16 +225,16 @@ impl Node {
     }
 
     /// Sends every peer what it should get next.
-    pub(super) fn drive_all(&mut self) {
+    pub(super) fn drive_all(&mut self, now: Duration) {
         for at in 0..self.peers.len() {
-            self.drive(at);
+            self.drive(at, now);
         }
     }
 
-    fn drive(&mut self, at: usize) {
+    fn drive(&mut self, at: usize, now: Duration) {
         let Some(request) = self.next_request(at) else { return };
         let peer = &mut self.peers[at];
-        peer.in_flight = Some((request.ack_kind(), request.lsn()));
+        peer.in_flight = Some(InFlight { kind: request.ack_kind(), lsn: request.lsn(), sent: now });
         self.outputs.push(Output::Send { to: peer.id, request });
     }
 

@@ -2,10 +2,10 @@
 
 use super::peers::Standing;
 use super::{Node, Token, Work};
+use crate::allocator::PayloadKind;
 use crate::allocator::payload::decode_client;
-use crate::allocator::{Command, PayloadError, PayloadKind};
 use crate::api::{Response, SubmitResponse, TickResponse};
-use crate::engine::{Rejection, Ticked};
+use crate::engine::{Committed, Rejection, Ticked};
 use crate::ids::{Lsn, OperationId, Slot};
 use crate::planted::PlantedFault;
 use crate::replica::refusal::protocol_error;
@@ -50,7 +50,7 @@ struct TickWork {
 pub(super) struct Round {
     pub(super) target: Target,
     purpose: Purpose,
-    started: Duration,
+    pub(super) started: Duration,
 }
 
 impl Node {
@@ -84,7 +84,7 @@ impl Node {
         let commit = self.replica.commit_lsn();
         self.peers.iter_mut().for_each(|peer| peer.begin_round(commit));
         self.round = Some(Round { target, purpose, started: now });
-        self.drive_all();
+        self.drive_all(now);
         // Peers that can get nothing have failed already; if that is all of them, nobody will answer.
         self.judge_round(now);
     }
@@ -94,18 +94,24 @@ impl Node {
         let Some(engine) = self.replica.engine() else { return };
         let mut known = Vec::new();
         self.waiting.retain(|work| match work {
-            Work::Submit { token, slot, payload } => match engine.find_retry(*slot, payload) {
-                Some(committed) => {
-                    known.push((*token, committed));
+            Work::Submit { token, slot, payload } => match engine.find_retry(*slot, payload).transpose() {
+                Some(answer) => {
+                    known.push((*token, answer));
                     false
                 }
                 None => true,
             },
             Work::Tick { .. } => true,
         });
-        for (token, committed) in known {
-            self.respond(token, Response::Submit(SubmitResponse::Committed(committed)));
+        for (token, answer) in known {
+            self.answer_retry(token, answer);
         }
+    }
+
+    fn answer_retry(&mut self, token: Token, answer: Result<Committed, Rejection>) {
+        let answer = answer
+            .map_or_else(|rejection| SubmitResponse::Rejected(rejection.into()), SubmitResponse::Committed);
+        self.respond(token, Response::Submit(answer));
     }
 
     /// Takes the waiting submits that ask for a leftover entry again, slot and payload the same.
@@ -140,8 +146,8 @@ impl Node {
         let mut last_slot = None;
         while let Some(Work::Submit { token, slot, payload }) = self.waiting.pop_front() {
             let Some(engine) = self.replica.engine() else { return };
-            if let Some(known) = engine.find_retry(slot, &payload) {
-                self.respond(token, Response::Submit(SubmitResponse::Committed(known)));
+            if let Some(answer) = engine.find_retry(slot, &payload).transpose() {
+                self.answer_retry(token, answer);
                 continue;
             }
             let room = commands.len() < engine.config().max_submission_queue as usize;
@@ -151,17 +157,9 @@ impl Node {
                 self.waiting.push_front(Work::Submit { token, slot, payload });
                 break;
             }
-            let checked =
-                engine.check_client(slot, &payload, last_slot).and_then(|client| match client.command {
-                    // Only the system ends a lease at its deadline.
-                    Command::Expire { .. } => {
-                        Err(Rejection::InvalidRequest(PayloadError::InvalidCommandTag(6)))
-                    }
-                    _ => Ok(client.operation),
-                });
-            match checked {
-                Ok(operation) => {
-                    operations.insert(operation);
+            match engine.admit_client(slot, &payload, last_slot, self.settings.max_slot_advance) {
+                Ok(client) => {
+                    operations.insert(client.operation);
                     last_slot = Some(slot);
                     tokens.push(token);
                     commands.push((PayloadKind::Client, slot, payload));
@@ -201,7 +199,13 @@ impl Node {
     }
 
     fn start_tick(&mut self, token: Token, slot: Slot, now: Duration) {
-        match self.replica.plan_expirations(slot) {
+        let max_advance = self.settings.max_slot_advance;
+        let admitted = self.replica.engine().map_or(Ok(()), |engine| engine.admit_tick(slot, max_advance));
+        let plan = self
+            .replica
+            .plan_expirations(slot)
+            .and_then(|plan| admitted.map(|()| plan).map_err(Refusal::Submission));
+        match plan {
             Ok(plan) => {
                 let remaining = plan.payloads().into();
                 let done = Ticked { processed: 0, last_lsn: None };
@@ -256,7 +260,9 @@ impl Node {
 
     fn succeed(&mut self, now: Duration) {
         let Some(round) = self.round.take() else { return };
-        self.has_quorum = true;
+        if let Target::Majority = round.target {
+            self.note_majority(round.started);
+        }
         if let Target::Entries { last } = round.target {
             match self.replica.commit_through(last) {
                 Ok(committed) => self.answer(round.purpose, &committed, now),
@@ -266,8 +272,8 @@ impl Node {
                 }
             }
         }
-        self.serve_reads();
-        self.drive_all();
+        self.serve_reads(now);
+        self.drive_all(now);
     }
 
     fn answer(&mut self, purpose: Purpose, committed: &[CommittedEntry], now: Duration) {
@@ -309,7 +315,7 @@ impl Node {
 
     fn fail_round(&mut self) {
         let Some(round) = self.round.take() else { return };
-        self.has_quorum = false;
+        self.forget_majority();
         log::warn!("replica={} event=quorum_unavailable", self.replica.id());
         let was_leftovers = matches!(round.purpose, Purpose::Leftovers(_));
         self.answer_indefinite(round.purpose);
@@ -332,7 +338,7 @@ impl Node {
     /// Gives the round up because this replica is no longer primary.
     pub(super) fn abandon_round(&mut self) {
         if let Some(round) = self.round.take() {
-            self.has_quorum = false;
+            self.forget_majority();
             self.answer_indefinite(round.purpose);
         }
     }

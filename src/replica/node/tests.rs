@@ -3,8 +3,8 @@
 use super::*;
 use crate::allocator::payload::encode_client;
 use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, ResultCode};
-use crate::api::{SubmitResponse, TickResponse};
-use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Ticked};
+use crate::api::{ResourceResponse, SubmitResponse, TickResponse};
+use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Rejection, Ticked};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
 use crate::replica::message::{BATCH_TAG, MessageError};
 use crate::replica::staging::{
@@ -17,6 +17,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// As in a layout that does not say.
+const MAX_SLOT_ADVANCE: u64 = 1 << 46;
+const READ_LEASE: Duration = Duration::from_secs(1);
 
 /// What a disk was asked to do.
 #[derive(Default)]
@@ -155,7 +159,9 @@ impl Cluster {
         };
         let replica = Replica::open(self.disks[id as usize - 1].clone(), &setup);
         let peers: Vec<ReplicaId> = (1..=3).filter(|peer| *peer != id).map(ReplicaId).collect();
-        self.nodes[id as usize - 1] = Some(Node::new(replica, &peers, 0));
+        let settings =
+            NodeSettings { checkpoint_bytes: 0, max_slot_advance: MAX_SLOT_ADVANCE, read_lease: READ_LEASE };
+        self.nodes[id as usize - 1] = Some(Node::new(replica, &peers, settings));
     }
 
     fn stop(&mut self, id: u64) {
@@ -191,8 +197,8 @@ impl Cluster {
     /// Hands a request in without letting anything happen yet.
     fn hand_in(&mut self, id: u64, request: Request) -> Token {
         self.next_token += 1;
-        let token = self.next_token;
-        self.node(id).client(token, request);
+        let (token, now) = (self.next_token, self.now);
+        self.node(id).client(token, request, now);
         token
     }
 
@@ -351,7 +357,9 @@ fn not_primary(role: &str) -> Answer {
     Answer::Text(format!("not primary: role={role}"))
 }
 
+mod admission;
 mod cost;
+mod reads;
 
 use Answer::{Done, FenceNotApplied, Found, Indefinite, Known, NotFound, Refused, Ticked as Expired};
 use ResultCode::{Ok as Fine, OperationConflict};
@@ -679,13 +687,13 @@ fn an_acknowledgement_that_comes_too_late_is_asked_for_again() {
     let node = cluster.node(1);
     let (lost, late) = (PeerFailure::Unreachable("lost".to_owned()), Duration::from_secs(9));
     let acked = |kind, lsn| Ack { kind, view: View(1), lsn: Lsn(lsn), replica: ReplicaId(2) };
-    node.client(1, submit(1, 1, create(1)));
+    node.client(1, submit(1, 1, create(1)), Duration::ZERO);
     node.advance(Duration::ZERO);
     node.answered(ReplicaId(3), Err(lost.clone()), late);
     node.answered(ReplicaId(2), Ok(acked(AckKind::Prepare, 1)), late);
     node.take_outputs();
 
-    node.client(2, submit(2, 2, create(2)));
+    node.client(2, submit(2, 2, create(2)), late);
     node.advance(late);
     let asked = node.take_outputs();
     let confirm = PeerRequest::Commit { view: View(1), lsn: Lsn(0) };
@@ -721,7 +729,7 @@ fn a_faulted_replica_says_so_on_every_port() {
 #[test]
 fn checkpoints_are_taken_as_the_log_grows_and_a_replica_far_behind_is_left_to_a_rejoin() {
     let mut cluster = Cluster::new();
-    cluster.node(1).checkpoint_bytes = 1000;
+    cluster.node(1).settings.checkpoint_bytes = 1000;
     cluster.stop(2);
     for id in 1..60 {
         assert_eq!(cluster.submit(1, 1, id, create(id)), Done(id as u64, Fine));
@@ -748,7 +756,7 @@ fn checkpoints_are_taken_as_the_log_grows_and_a_replica_far_behind_is_left_to_a_
 #[test]
 fn a_restart_keeps_the_overlap_of_the_log() {
     let mut cluster = Cluster::new();
-    cluster.node(1).checkpoint_bytes = 1000;
+    cluster.node(1).settings.checkpoint_bytes = 1000;
     for id in 1..60 {
         cluster.submit(1, 1, id, create(id));
     }
@@ -756,7 +764,7 @@ fn a_restart_keeps_the_overlap_of_the_log() {
     assert!(length >= 1000);
     cluster.stop(1);
     cluster.start(1);
-    cluster.node(1).checkpoint_bytes = 1000;
+    cluster.node(1).settings.checkpoint_bytes = 1000;
     cluster.run();
     assert_eq!(cluster.lengths(1)[0], length);
     for id in 60..90 {

@@ -9,7 +9,7 @@ use allocdb_node::api::{Request, text};
 use allocdb_node::engine::{EngineConfig, EnginePaths};
 use allocdb_node::ids::{Lsn, ReplicaId, ShardId, Slot, View};
 use allocdb_node::replica::message::{Ack, PeerRequest};
-use allocdb_node::replica::node::{ClientReply, Node, Output, PeerFailure, Token};
+use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
 use allocdb_node::replica::{Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk, Frame};
@@ -23,6 +23,12 @@ const EXCHANGE_LIMIT: u64 = 500_000;
 
 /// Quiet after which a node may tidy up.
 const REST_AFTER: u64 = 1_000;
+
+/// Slots by which one request may move the last slot.
+pub(super) const MAX_SLOT_ADVANCE: u64 = 1 << 46;
+
+/// How long a primary answers reads without hearing of a majority, in microseconds.
+pub(super) const READ_LEASE: u64 = 1_000_000;
 
 /// One machine: what outlives its process.
 pub(super) struct Machine {
@@ -136,7 +142,12 @@ impl World {
             self.note_primary(replica.view());
         }
         let peers: Vec<ReplicaId> = (0..COUNT).filter(|other| *other != at).map(id_of).collect();
-        let node = Node::new(replica, &peers, self.checkpoint_bytes);
+        let settings = NodeSettings {
+            checkpoint_bytes: self.checkpoint_bytes,
+            max_slot_advance: MAX_SLOT_ADVANCE,
+            read_lease: Duration::from_micros(READ_LEASE),
+        };
+        let node = Node::new(replica, &peers, settings);
         self.lives += 1;
         let process = Process {
             node,
@@ -406,7 +417,7 @@ impl Process {
         match inbound {
             Inbound::Client { client, attempt, request } => {
                 self.origins.insert(token, Origin::Client { client, attempt });
-                self.node.client(token, request);
+                self.node.client(token, request, now);
             }
             Inbound::Peer { from, life, exchange, request } => {
                 self.origins.insert(token, Origin::Peer { from, life, exchange });

@@ -1,0 +1,110 @@
+//! Which new commands an engine takes in, and what may be said about one that it does not.
+//!
+//! A request may be a retry of one that was executed, whose answer got lost. So that nobody takes a write for undone that was
+//! done, a definite refusal is given only where it is known that the command was not executed under this slot: a
+//! command that cannot be executed by anybody, or one whose record would still be there.
+
+use super::{Committed, Engine, Rejection};
+use crate::allocator::payload::decode_client;
+use crate::allocator::{ClientCommand, Command, PayloadError, fingerprint};
+use crate::ids::Slot;
+use crate::planted::PlantedFault;
+
+/// Slots that the first request with a clock's slot may have: 2^52, which the harness's clock reaches in the year 2109.
+const FIRST_SLOT_LIMIT: u64 = 1 << 52;
+
+impl Engine {
+    /// Whether a client's command that is not among the remembered operations is known not to have been executed under this
+    /// slot. Its record stays until the last slot has left the operation window behind.
+    #[must_use]
+    pub fn is_known_unexecuted(&self, slot: Slot) -> bool {
+        let remembered_until = slot.0.saturating_add(self.allocator.config().operation_window());
+        self.allocator.last_request_slot().is_none_or(|last| remembered_until >= last.0)
+    }
+
+    /// What a client is told of a command that is refused, though it could have been executed earlier.
+    pub(super) fn unless_forgotten(&self, slot: Slot, rejection: Rejection) -> Rejection {
+        if self.is_known_unexecuted(slot) || PlantedFault::RetryDefinite.is_awake() {
+            rejection
+        } else {
+            Rejection::StorageFailure
+        }
+    }
+
+    /// What is remembered of a client's operation at `slot`; nothing if the payload is no command.
+    ///
+    /// # Errors
+    /// [`Rejection::StorageFailure`] if the operation's id was used again since: whether it was executed itself before
+    /// that is no longer known.
+    pub fn find_retry(&self, slot: Slot, payload: &[u8]) -> Result<Option<Committed>, Rejection> {
+        match decode_client(payload) {
+            Ok(client) => self.known(slot, &client),
+            Err(_) => Ok(None),
+        }
+    }
+
+    pub(super) fn known(&self, slot: Slot, client: &ClientCommand) -> Result<Option<Committed>, Rejection> {
+        let Some(record) = self.allocator.operation(client.operation, slot) else { return Ok(None) };
+        let window = self.allocator.config().operation_window();
+        let fingerprint = fingerprint(&client.command);
+        // Had it been executed within a window before the one that is remembered, that one would have been the conflict.
+        let executed_at = record.retire_after.0.saturating_sub(window);
+        if record.fingerprint != fingerprint
+            && slot.0.saturating_add(window) < executed_at
+            && !PlantedFault::RetryDefinite.is_awake()
+        {
+            return Err(Rejection::StorageFailure);
+        }
+        let outcome = record.answer_to(fingerprint);
+        Ok(Some(Committed { lsn: record.applied_lsn, outcome, from_retry_cache: true }))
+    }
+
+    /// Checks a client's command that is not among the remembered operations before a primary prepares it. `last_slot` is as
+    /// for [`Engine::check_client`], `max_slot_advance` is the number of slots by which one request may move the last slot.
+    ///
+    /// # Errors
+    /// Halted, too long, no command, slot sums, slot order, a command that only the system gives, a slot too far ahead: the
+    /// first that applies. Where the command may have been executed earlier it is [`Rejection::StorageFailure`].
+    pub fn admit_client(
+        &self,
+        slot: Slot,
+        payload: &[u8],
+        last_slot: Option<Slot>,
+        max_slot_advance: u64,
+    ) -> Result<ClientCommand, Rejection> {
+        self.check_running()?;
+        self.check_size(payload)?;
+        let client = decode_client(payload)?;
+        self.allocator.check_client_slots(slot, &client.command)?;
+        let last_slot = last_slot.max(self.allocator.last_request_slot());
+        Self::check_slot_order(slot, last_slot).map_err(|late| self.unless_forgotten(slot, late))?;
+        if let Command::Expire { .. } = client.command {
+            // Only the system ends a lease at its deadline.
+            return Err(Rejection::InvalidRequest(PayloadError::InvalidCommandTag(6)));
+        }
+        check_slot_advance(slot, last_slot, max_slot_advance)?;
+        Ok(client)
+    }
+
+    /// Checks the slot of a tick before a primary plans it.
+    ///
+    /// # Errors
+    /// A slot too far ahead.
+    pub fn admit_tick(&self, slot: Slot, max_slot_advance: u64) -> Result<(), Rejection> {
+        check_slot_advance(slot, self.allocator.last_request_slot(), max_slot_advance)
+    }
+}
+
+/// Refuses a slot so far ahead that, once it is logged, the slots of everybody else would be too old.
+///
+/// As long as the last slot is below `max_advance` nobody has used a clock's slot, or none at all: then the first of
+/// them may come.
+fn check_slot_advance(slot: Slot, last: Option<Slot>, max_advance: u64) -> Result<(), Rejection> {
+    let last = last.map_or(0, Slot::get);
+    let furthest = last.saturating_add(max_advance);
+    let furthest = if last < max_advance { furthest.max(FIRST_SLOT_LIMIT) } else { furthest };
+    if slot.0 > furthest && !PlantedFault::SlotUnbounded.is_awake() {
+        return Err(Rejection::InvalidRequest(PayloadError::InvalidLayout));
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Reads, and for how long a primary may answer them.
+//!
+//! A read must not be answered from what another primary has gone beyond. Another one can serve only once a majority follows
+//! it, so as long as a majority is known to have followed this one a short time ago, and failovers wait for that time,
+//! there is none. After that this primary repeats its last commit to its peers first, for all reads that wait together.
+
+use super::{ClientReply, Node, Token};
+use crate::allocator::ReservationLookup;
+use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
+use crate::engine::{FenceError, Rejection};
+use crate::planted::PlantedFault;
+use crate::replica::{ReadRefusal, Role};
+use std::time::Duration;
+
+/// A read that waits until it is known that a majority still follows this primary.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) token: Token,
+    pub(super) request: Request,
+    pub(super) arrived: Duration,
+}
+
+impl Node {
+    /// Takes note that a majority has answered messages that were sent at this time or later.
+    pub(super) fn note_majority(&mut self, sent: Duration) {
+        self.confirmed = self.confirmed.max(Some(sent));
+    }
+
+    /// Whether a read that came in at `arrived` may be answered: a majority was asked since, or not long ago.
+    fn may_answer(&self, arrived: Duration, now: Duration) -> bool {
+        let Some(confirmed) = self.confirmed else { return PlantedFault::OldPrimaryServes.is_awake() };
+        arrived <= confirmed
+            || now.saturating_sub(confirmed) < self.settings.read_lease
+            || PlantedFault::ReadWithoutLease.is_awake()
+            || PlantedFault::OldPrimaryServes.is_awake()
+    }
+
+    /// Answers the reads that can be answered now: all of them, unless a majority has to be asked first.
+    pub(super) fn serve_reads(&mut self, now: Duration) {
+        if self.replica.fault().is_some() || self.replica.role() != Role::Primary {
+            return self.answer_all_reads();
+        }
+        let (answered, waiting): (Vec<Read>, Vec<Read>) =
+            std::mem::take(&mut self.reads).into_iter().partition(|read| self.may_answer(read.arrived, now));
+        self.reads = waiting;
+        self.answer_reads(answered);
+    }
+
+    /// Answers the reads that wait as this replica's state and role are.
+    pub(super) fn answer_all_reads(&mut self) {
+        let reads = std::mem::take(&mut self.reads);
+        self.answer_reads(reads);
+    }
+
+    fn answer_reads(&mut self, reads: Vec<Read>) {
+        for read in reads {
+            let reply = self.read(&read.request);
+            self.reply(read.token, reply);
+        }
+    }
+
+    /// Refuses the reads that wait: no majority follows this primary.
+    pub(super) fn refuse_reads(&mut self) {
+        for read in std::mem::take(&mut self.reads) {
+            self.reply_text(read.token, text::not_primary(Role::ViewUncertain.word()));
+        }
+    }
+
+    fn read(&self, request: &Request) -> ClientReply {
+        let required = match request {
+            Request::GetResource { required, .. } | Request::GetLease { required, .. } => *required,
+            _ => None,
+        };
+        let engine = match self.replica.read_fence(required) {
+            Ok(engine) => engine,
+            Err(ReadRefusal::NotPrimary(role)) => return ClientReply::Text(text::not_primary(role.word())),
+            Err(ReadRefusal::Faulted) => return ClientReply::Response(fence_response(request, None)),
+            Err(ReadRefusal::Fence(fence)) => {
+                return ClientReply::Response(fence_response(request, Some(fence)));
+            }
+        };
+        let state = engine.allocator();
+        ClientReply::Response(match request {
+            Request::GetLease { slot, lease, .. } => {
+                Response::GetLease(match state.reservation(*lease, *slot) {
+                    ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
+                    ReservationLookup::Retired => LeaseResponse::Retired,
+                    ReservationLookup::NotFound => LeaseResponse::NotFound,
+                })
+            }
+            Request::GetResource { resource, .. } => {
+                let found = state.resource(*resource);
+                Response::GetResource(found.map_or(ResourceResponse::NotFound, ResourceResponse::Found))
+            }
+            // Nothing else is ever read.
+            _ => Response::submit_rejected(Rejection::EngineHalted),
+        })
+    }
+}
+
+/// The answer to a read whose fence holds it back; `None` stands for a replica without an engine.
+fn fence_response(request: &Request, fence: Option<FenceError>) -> Response {
+    let is_lease = matches!(request, Request::GetLease { .. });
+    match fence {
+        Some(FenceError::NotApplied { required: required_lsn, last_applied: last_applied_lsn }) => {
+            if is_lease {
+                Response::GetLease(LeaseResponse::FenceNotApplied { required_lsn, last_applied_lsn })
+            } else {
+                Response::GetResource(ResourceResponse::FenceNotApplied { required_lsn, last_applied_lsn })
+            }
+        }
+        Some(FenceError::EngineHalted) | None if is_lease => Response::GetLease(LeaseResponse::EngineHalted),
+        Some(FenceError::EngineHalted) | None => Response::GetResource(ResourceResponse::EngineHalted),
+    }
+}
