@@ -1,4 +1,4 @@
-//! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of six defects that
+//! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of nine defects that
 //! are planted one at a time is noticed.
 
 #[path = "support/simulation/mod.rs"]
@@ -84,6 +84,21 @@ mod planted {
     #[test]
     fn a_retry_table_lost_in_recovery_is_found() {
         is_found("retries-lost-in-recovery");
+    }
+
+    #[test]
+    fn a_request_that_moves_the_slot_too_far_is_found() {
+        is_found("slot-unbounded");
+    }
+
+    #[test]
+    fn a_definite_answer_about_a_forgotten_operation_is_found() {
+        is_found("retry-definite");
+    }
+
+    #[test]
+    fn a_read_after_the_lease_is_found() {
+        is_found("read-without-lease");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What clients ask, and what they make of the answers. A client has one request under way; an answer that says nothing
 //! about a write makes it ask again, sometimes, with the very same bytes.
 
-use super::process::Inbound;
+use super::process::{Inbound, MAX_SLOT_ADVANCE};
 use super::world::{At, CLIENTS, COUNT, Happening, World};
 use allocdb_node::allocator::payload::encode_client;
-use allocdb_node::allocator::{ClientCommand, Command, Outcome};
+use allocdb_node::allocator::{ClientCommand, Command, Outcome, ResultCode};
 use allocdb_node::api::{
     LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse, text,
 };
@@ -20,6 +20,12 @@ const ANSWER_LIMIT: u64 = 10_000_000;
 /// Microseconds in a slot.
 const SLOT: u64 = 500_000;
 
+/// The clients' clock at the beginning: as with one that counts from long ago, one request cannot move it as far again.
+const FIRST_SLOT: u64 = 2 * MAX_SLOT_ADVANCE;
+
+/// Slots of a clock that is wrong. The last is the greatest at which a command of these clients fits.
+const WRONG_SLOTS: [u64; 3] = [1 << 53, 1 << 63, u64::MAX - 32];
+
 /// Resources that commands name; a few more than there can be.
 const RESOURCES: u128 = 12;
 
@@ -30,6 +36,8 @@ pub(super) struct WriteOp {
     pub(super) attempts: u32,
     /// Attempts that were refused for good: this one was not executed and will not be.
     pub(super) refused: u32,
+    /// An answer said that it was never executed, by whichever attempt.
+    pub(super) is_denied: bool,
     pub(super) committed: Vec<Committed>,
 }
 
@@ -88,7 +96,11 @@ impl World {
 
     /// A client asks something.
     pub(super) fn client_turn(&mut self, client: usize) {
-        let (asked, request) = match self.clients[client].again.take() {
+        let only_reads = self.now < self.nemesis.only_reads_until;
+        let again =
+            if only_reads { None } else { self.clients[client].again.take().or_else(|| self.old_write()) };
+        let (asked, request) = match again {
+            None if only_reads => self.next_read(),
             Some(write) => (Asked::Write(write), self.request_of(write)),
             None => self.next_request(),
         };
@@ -121,8 +133,17 @@ impl World {
         Request::Submit { slot: *slot, payload: payload.clone() }
     }
 
+    /// Now and then a write from long ago, whatever was answered to it: its window may have passed.
+    fn old_write(&mut self) -> Option<usize> {
+        let old = self.writes.len() / 2;
+        (old > 0 && self.rng.u8(..20) == 0).then(|| self.rng.usize(..old))
+    }
+
     fn slot(&mut self) -> Slot {
-        let now = 1 + self.now / SLOT;
+        let now = FIRST_SLOT + self.now / SLOT;
+        if self.rng.u8(..100) == 0 {
+            return Slot(WRONG_SLOTS[self.rng.usize(..WRONG_SLOTS.len())]);
+        }
         Slot(match self.rng.u8(..20) {
             0 => now.saturating_sub(self.rng.u64(1..4)),
             1 => now + self.rng.u64(..4),
@@ -130,15 +151,24 @@ impl World {
         })
     }
 
+    /// The first client asks one replica next, the others another one.
+    pub(super) fn send_clients_to(&mut self, first: At, others: At) {
+        for (place, client) in self.clients.iter_mut().enumerate() {
+            client.target = if place == 0 { first } else { others };
+        }
+    }
+
+    fn next_read(&mut self) -> (Asked, Request) {
+        let required = self.fence();
+        let resource = ResourceId(self.rng.u128(..RESOURCES));
+        (Asked::Read, Request::GetResource { required, resource })
+    }
+
     fn next_request(&mut self) -> (Asked, Request) {
         let slot = self.slot();
         match self.rng.u8(..20) {
             0..=2 => (Asked::Tick, Request::TickExpirations { slot }),
-            3..=5 => {
-                let required = self.fence();
-                let resource = ResourceId(self.rng.u128(..RESOURCES));
-                (Asked::Read, Request::GetResource { required, resource })
-            }
+            3..=5 => self.next_read(),
             6..=8 if !self.record.known.is_empty() => {
                 let required = self.fence();
                 let lease = self.known().reservation;
@@ -146,7 +176,14 @@ impl World {
             }
             _ => {
                 let payload = self.next_payload();
-                let write = WriteOp { slot, payload, attempts: 0, refused: 0, committed: Vec::new() };
+                let write = WriteOp {
+                    slot,
+                    payload,
+                    attempts: 0,
+                    refused: 0,
+                    is_denied: false,
+                    committed: Vec::new(),
+                };
                 self.writes.push(write);
                 let write = self.writes.len() - 1;
                 (Asked::Write(write), self.request_of(write))
@@ -251,6 +288,9 @@ impl World {
     fn write_answered(&mut self, client: usize, write: usize, response: SubmitResponse) {
         match response {
             SubmitResponse::Committed(committed) => {
+                let code = committed.outcome.code;
+                self.writes[write].is_denied |=
+                    committed.from_retry_cache && code == ResultCode::OperationConflict;
                 self.acknowledge(Some(committed.lsn));
                 self.learn(write, &committed.outcome);
                 self.writes[write].committed.push(committed);
@@ -261,6 +301,7 @@ impl World {
             }
             SubmitResponse::Rejected(failure) if failure.category == Certainty::Definite => {
                 self.writes[write].refused += 1;
+                self.writes[write].is_denied = true;
             }
             SubmitResponse::Rejected(_) => self.perhaps_again(client, write),
         }

@@ -2,13 +2,14 @@
 //! every answer has to be what that sequence says.
 
 use super::clients::{Known, ReadOp, TickOp};
-use super::process::{LoggedEntry, allocator_config, id_of};
+use super::process::{LoggedEntry, READ_LEASE, allocator_config, id_of};
 use super::world::{At, COUNT, World};
 use allocdb_node::allocator::payload::decode_client;
-use allocdb_node::allocator::{self, Allocator, Outcome, PayloadKind, ReservationLookup};
-use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response};
+use allocdb_node::allocator::{self, Allocator, Outcome, PayloadKind, ReservationLookup, ResultCode};
+use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse};
 use allocdb_node::ids::{Lsn, Slot, View};
 use allocdb_node::replica::Replica;
+use allocdb_node::replica::node::ClientReply;
 use std::collections::{BTreeMap, HashSet};
 
 /// What was seen.
@@ -21,6 +22,8 @@ pub(super) struct Record {
     /// What replicas have in their logs that are alone in a view: a failover gave them their files, and was interrupted before
     /// it gave a primary its own. Nobody was answered from these, and the others may go on without them.
     unused: BTreeMap<View, Vec<(At, Lsn, Entry)>>,
+    /// When a primary of each view first gave an answer, in microseconds.
+    served: BTreeMap<View, u64>,
     /// The highest LSN that a client was told of.
     pub(super) acknowledged: Option<Lsn>,
     pub(super) acks: u64,
@@ -91,6 +94,28 @@ impl World {
         for (at, lsn, entry) in self.record.unused.remove(&view).unwrap_or_default() {
             self.note_used(at, lsn, entry);
         }
+    }
+
+    /// A primary answers a client. Once another one has begun to, in a higher view, it may answer reads for the time of its lease.
+    pub(super) fn note_answer(&mut self, view: View, reply: &ClientReply) {
+        let is_read = match reply {
+            ClientReply::Response(Response::GetResource(ResourceResponse::EngineHalted))
+            | ClientReply::Response(Response::GetLease(LeaseResponse::EngineHalted))
+            | ClientReply::Response(Response::GetMetrics(_))
+            | ClientReply::Response(Response::Submit(SubmitResponse::Rejected(_)))
+            | ClientReply::Response(Response::TickExpirations(TickResponse::Rejected(_)))
+            | ClientReply::Text(_) => return,
+            ClientReply::Response(Response::GetResource(_) | Response::GetLease(_)) => true,
+            ClientReply::Response(Response::Submit(_) | Response::TickExpirations(_)) => false,
+        };
+        let later = self.record.served.range(View(view.0 + 1)..).map(|(_, began)| *began).min();
+        if let Some(began) = later.filter(|began| is_read && self.now > began + READ_LEASE) {
+            let after = self.now - began;
+            self.violated(format!(
+                "the primary of view {view} answers a read {after} us after one of a higher view began"
+            ));
+        }
+        self.record.served.entry(view).or_insert(self.now);
     }
 
     /// A replica that was last in normal operation in this view has this in its log.
@@ -174,6 +199,15 @@ impl World {
     fn check_writes(&self, outcomes: &BTreeMap<Lsn, Outcome>) -> Result<(), String> {
         let logged: HashSet<(Slot, &[u8])> =
             self.record.entries.values().map(|entry| (entry.slot, entry.payload.as_slice())).collect();
+        let had_effect = |lsn: &Lsn| {
+            outcomes.get(lsn).is_some_and(|outcome| {
+                !matches!(outcome.code, ResultCode::OperationTableFull | ResultCode::OperationConflict)
+            })
+        };
+        let executed: HashSet<(Slot, &[u8])> = (self.record.entries.iter())
+            .filter(|(lsn, _)| had_effect(lsn))
+            .map(|(_, entry)| (entry.slot, entry.payload.as_slice()))
+            .collect();
         // An operation id that is used again may come with the same command.
         let not_refused: HashSet<(Slot, &[u8])> = (self.writes.iter())
             .filter(|write| write.refused < write.attempts)
@@ -197,6 +231,13 @@ impl World {
                 }
             }
             let key = (write.slot, write.payload.as_slice());
+            if write.is_denied && executed.contains(&key) {
+                return Err(format!(
+                    "said not to have been executed, and yet logged: {:?} at slot {}",
+                    decode_client(&write.payload),
+                    write.slot
+                ));
+            }
             if logged.contains(&key) && write.attempts > 0 && !not_refused.contains(&key) {
                 return Err(format!("refused for good, and yet logged: {:?}", decode_client(&write.payload)));
             }

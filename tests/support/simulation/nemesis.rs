@@ -8,6 +8,9 @@ use fastrand::Rng;
 /// Writes that have to be acknowledged in the calm before the seed is over.
 const ACKS_IN_CALM: u64 = 6;
 
+/// How long clients only read, in microseconds: enough for a failover and some leases.
+const ONLY_READS: u64 = 8_000_000;
+
 /// What a seed is up to.
 pub(super) struct Nemesis {
     kinds: Vec<Kind>,
@@ -16,6 +19,8 @@ pub(super) struct Nemesis {
     /// One process in so many is started with a fuse; 0 for none.
     fused_starts: u32,
     pub(super) calm_since: Option<u64>,
+    /// Until then clients only read: a write would make an old primary find out that nobody follows it.
+    pub(super) only_reads_until: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +51,15 @@ enum Kind {
     FailOver,
     /// The operator fails over, and after the first write back again, with whom was left behind.
     FailOverAndBack,
+    /// The operator fails over from a primary that clients reach, and nobody else.
+    FailOverUnfenced,
     /// The operator rejoins a replica.
     Rejoin,
     /// The operator is interrupted in what it does.
     InterruptOperator,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Kill,
     Kind::KillInWrite,
     Kind::LosePower,
@@ -66,6 +73,7 @@ const KINDS: [Kind; 15] = [
     Kind::FairWeather,
     Kind::FailOver,
     Kind::FailOverAndBack,
+    Kind::FailOverUnfenced,
     Kind::Rejoin,
     Kind::InterruptOperator,
 ];
@@ -77,7 +85,14 @@ impl Nemesis {
         kinds.extend([Kind::Start, Kind::FairWeather]);
         let fused_starts = if rng.u8(..4) == 0 { rng.u32(2..8) } else { 0 };
         let longest_pause = [300_000, 1_000_000, 4_000_000][rng.usize(..3)];
-        Self { kinds, strikes_left: rng.u32(6..30), longest_pause, fused_starts, calm_since: None }
+        Self {
+            kinds,
+            strikes_left: rng.u32(6..30),
+            longest_pause,
+            fused_starts,
+            calm_since: None,
+            only_reads_until: 0,
+        }
     }
 }
 
@@ -137,6 +152,18 @@ impl World {
             Kind::FairWeather => self.network.join(),
             Kind::FailOver => self.begin_failover(at, other),
             Kind::FailOverAndBack => self.begin_failover_and_back(at, other),
+            Kind::FailOverUnfenced => {
+                let old = COUNT - at - other;
+                for peer in [at, other] {
+                    self.network.cut(old, peer);
+                    self.network.cut(peer, old);
+                }
+                if self.rng.bool() {
+                    self.nemesis.only_reads_until = self.now + ONLY_READS;
+                    self.send_clients_to(old, at);
+                }
+                self.begin_unfenced_failover(at, other);
+            }
             Kind::Rejoin => self.begin_rejoin(at),
             Kind::InterruptOperator => self.interrupt_operator(),
         }

@@ -2,9 +2,9 @@
 //! happen meanwhile and it may be interrupted anywhere. What it does and why is the library's; here is only what its calls are.
 
 use super::disk::SimDisk;
-use super::process::{id_of, paths_of};
+use super::process::{READ_LEASE, id_of, paths_of};
 use super::world::{At, COUNT, Happening, World};
-use allocdb_node::ids::ReplicaId;
+use allocdb_node::ids::{ReplicaId, View};
 use allocdb_node::operator::{
     Control, Converge, Decision, Failover, Fence, Operation, Rejoin, Replicas, Round, Sighting, Standing,
     Step,
@@ -33,6 +33,8 @@ pub(super) struct Operator {
     copying: Option<(At, usize)>,
     /// Replicas that are kept down until the work is done.
     held: Vec<At>,
+    /// A primary whose process cannot be ended.
+    out_of_reach: Option<At>,
     pub(super) failovers: u32,
     pub(super) rejoins: u32,
 }
@@ -98,6 +100,9 @@ impl Control for Hands<'_> {
     }
 
     fn crash(&mut self, replica: ReplicaId) -> Result<(), String> {
+        if self.0.operator.out_of_reach == Some(place_of(replica)) {
+            return Err(format!("replica {replica} is out of reach"));
+        }
         self.0.kill(place_of(replica));
         self.0.operator.held.push(place_of(replica));
         Ok(())
@@ -182,7 +187,10 @@ impl World {
                     pause = pause.max(longer.as_micros() as u64);
                     self.operator.work = Some(work);
                 }
-                Ok(None) => self.operator.held.clear(),
+                Ok(None) => {
+                    self.operator.held.clear();
+                    self.operator.out_of_reach = None;
+                }
                 Err(problem) => {
                     self.trace(|| format!("operator gives up: {problem}"));
                     self.interrupt_operator();
@@ -226,7 +234,7 @@ impl World {
                 Ok(Some(Duration::ZERO))
             }
             Work::ThenFailOver { new, supporting } => {
-                *work = Work::FailOver(self.failover(*new, *supporting));
+                *work = Work::FailOver(self.failover(*new, *supporting, Fence::Ended));
                 Ok(Some(Duration::ZERO))
             }
         }
@@ -238,6 +246,7 @@ impl World {
         self.operator.afterwards.clear();
         self.operator.copying = None;
         self.operator.held.clear();
+        self.operator.out_of_reach = None;
     }
 
     pub(super) fn is_held(&self, at: At) -> bool {
@@ -248,24 +257,37 @@ impl World {
         self.operator.work.is_none() && self.operator.afterwards.is_empty()
     }
 
+    /// The view of a replica that is seen in normal operation.
+    fn seen_view(&self, at: At) -> Option<View> {
+        let replica = self.machines[at].process.as_ref()?.node.replica();
+        (replica.fault().is_none() && replica.role().is_normal()).then(|| replica.view())
+    }
+
     /// A failover to a replica that was chosen, whatever it holds.
-    fn failover(&self, new: At, supporting: At) -> Failover {
+    fn failover(&self, new: At, supporting: At, fence: Fence) -> Failover {
         let old = COUNT - new - supporting;
-        let process = self.machines[old].process.as_ref();
-        let seen = process.map(|process| process.node.replica());
-        let seen = seen.filter(|replica| replica.fault().is_none() && replica.role().is_normal());
         let replicas = Replicas::Named {
             old_primary: id_of(old),
-            old_view: seen.map(Replica::view),
+            old_view: self.seen_view(old),
             new_primary: id_of(new),
             supporting: id_of(supporting),
         };
-        Failover::new(replicas, Fence::Ended)
+        Failover::new(replicas, fence)
     }
 
     pub(super) fn begin_failover(&mut self, new: At, supporting: At) {
         if self.is_idle() {
-            self.operator.work = Some(Work::FailOver(self.failover(new, supporting)));
+            self.operator.work = Some(Work::FailOver(self.failover(new, supporting, Fence::Ended)));
+        }
+    }
+
+    /// Fails over from a primary that cannot be ended: its lease is waited out.
+    pub(super) fn begin_unfenced_failover(&mut self, new: At, supporting: At) {
+        let old = COUNT - new - supporting;
+        if self.is_idle() && self.seen_view(old).is_some() {
+            let fence = Fence::EndedOrAfter(Duration::from_micros(READ_LEASE));
+            self.operator.out_of_reach = Some(old);
+            self.operator.work = Some(Work::FailOver(self.failover(new, supporting, fence)));
         }
     }
 

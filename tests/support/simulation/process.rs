@@ -289,7 +289,9 @@ impl World {
             match output {
                 Output::Client { token, reply } => {
                     let Some(process) = &mut self.machines[at].process else { return };
+                    let view = process.node.replica().view();
                     if let Some(Origin::Client { client, attempt }) = process.origins.remove(&token) {
+                        self.note_answer(view, &reply);
                         self.answer_client(at, client, attempt, reply);
                     }
                 }
