@@ -184,3 +184,41 @@ fn the_schemas_turn_away_what_is_no_answer() {
         assert!(!validator(schema).is_valid(&wrong), "{schema}: {wrong:#}");
     }
 }
+
+#[test]
+fn what_a_history_proves_is_said_to_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (done, answer) = document(&["check", "--history-file", &history(folder.path(), &EVENTS)], "check");
+    assert_eq!((done.code(), &answer["verdict"]), (Some(1), &json!("invalid")));
+    assert_eq!(answer["anomalies"][0]["name"], "stale-read");
+    assert_eq!(answer["anomalies"][0]["operations"], json!([2]));
+    let (done, answer) = document(&["check", "--history-file", &history(folder.path(), &[])], "check");
+    assert_eq!((done.code(), &answer["verdict"]), (Some(2), &json!("unknown")));
+    assert_eq!(answer["doubts"].as_array().map(Vec::len), Some(1));
+    // The schema lists the names that there are.
+    let listed = &serde_json::from_str::<Value>(&text(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas/check.schema.json"),
+    ))
+    .unwrap()["properties"]["anomalies"]["items"]["properties"]["name"]["enum"];
+    let known: Vec<&str> = allocdb_node::check::AnomalyKind::ALL.iter().map(|kind| kind.word()).collect();
+    assert_eq!(*listed, json!(known));
+}
+
+#[test]
+fn lines_of_a_history_keep_to_their_schema() {
+    let limits = "\"limits\":{\"shard_id\":0,\"max_resources\":4,\"max_reservations\":8,\"max_bundle_size\":2,\"max_operations\":64,\
+                  \"max_ttl_slots\":8,\"max_client_retry_window_slots\":4,\"reservation_history_window_slots\":4,\
+                  \"max_expiration_bucket_len\":8,\"max_expirations_per_tick\":4}";
+    let schema = validator("history");
+    let valid = |line: &str| schema.is_valid(&serde_json::from_str::<Value>(line).unwrap());
+    assert!(valid(&format!("{{\"version\":1,{limits},\"seed\":7}}")));
+    assert!(!valid("{\"version\":1}"));
+    let event = |process: &str, op: &str| {
+        format!(
+            "{{\"index\":0,\"time\":5,\"process\":{process},\"type\":\"invoke\",\"f\":\"revoke\",\
+             \"value\":{{\"op\":{op},\"lease\":\"2\",\"slot\":1}},\"replica\":2}}"
+        )
+    };
+    assert!(valid(&event("3", "\"77\"")) && valid(&event("\"nemesis\"", "\"77\"")));
+    assert!(!valid(&event("\"other\"", "\"77\"")) && !valid(&event("3", "77")));
+}
