@@ -9,6 +9,8 @@ use crate::ids::{ClientId, OperationId, ReservationId, ResourceId, ShardId};
 use crate::storage::OsDisk;
 use std::fs;
 
+mod torn;
+
 struct Place {
     folder: tempfile::TempDir,
     setup: ReplicaSetup,

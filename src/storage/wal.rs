@@ -149,10 +149,27 @@ const SEARCH_BYTES: u64 = 4 << 30;
 /// # Errors
 /// When the file cannot be read.
 pub fn find_frame_from(file: &dyn DiskFile, offset: u64) -> io::Result<Option<u64>> {
-    find_frame_within(file, offset, SEARCH_BYTES)
+    find_frame_where(file, offset, |_| true)
 }
 
-fn find_frame_within(file: &dyn DiskFile, offset: u64, search_bytes: u64) -> io::Result<Option<u64>> {
+/// As [`find_frame_from`], for a frame that `counts`.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn find_frame_where(
+    file: &dyn DiskFile,
+    offset: u64,
+    counts: impl Fn(&Scanned<'_>) -> bool,
+) -> io::Result<Option<u64>> {
+    find_frame_within(file, offset, SEARCH_BYTES, counts)
+}
+
+fn find_frame_within(
+    file: &dyn DiskFile,
+    offset: u64,
+    search_bytes: u64,
+    counts: impl Fn(&Scanned<'_>) -> bool,
+) -> io::Result<Option<u64>> {
     let magic = MAGIC.to_le_bytes();
     let mut at = offset;
     let mut scanner = Scanner::new(file, offset)?;
@@ -169,7 +186,7 @@ fn find_frame_within(file: &dyn DiskFile, offset: u64, search_bytes: u64) -> io:
         let candidate = at + found as u64;
         scanner.at = candidate;
         let summed = scanner.summed;
-        if scanner.next_frame()?.is_ok() {
+        if scanner.next_frame()?.is_ok_and(|scanned| counts(&scanned)) {
             return Ok(Some(candidate));
         }
         match search_bytes.checked_sub(scanner.summed - summed) {
@@ -471,12 +488,12 @@ mod tests {
         }
         std::fs::write(&path, &bytes).unwrap();
         let file = OsDisk.open(&path).unwrap().unwrap();
-        assert_eq!(find_frame_within(&*file, 0, 10 << 20).unwrap(), Some(8 * HEADER_LEN as u64));
+        assert_eq!(find_frame_within(&*file, 0, 10 << 20, |_| true).unwrap(), Some(8 * HEADER_LEN as u64));
         // An honest tail is searched to its end.
         bytes.truncate(2_000 * HEADER_LEN);
         std::fs::write(&path, &bytes).unwrap();
         let file = OsDisk.open(&path).unwrap().unwrap();
-        assert_eq!(find_frame_within(&*file, 0, 10 << 20).unwrap(), None);
+        assert_eq!(find_frame_within(&*file, 0, 10 << 20, |_| true).unwrap(), None);
     }
 
     #[test]
