@@ -90,9 +90,8 @@ fn setup_of(at: At) -> ReplicaSetup {
     }
 }
 
-fn files_of(at: At) -> [PathBuf; 4] {
-    let paths = setup_of(at).paths;
-    [paths.metadata.clone(), paths.prepare_log(), paths.engine.snapshot, paths.engine.wal]
+fn files_of(at: At) -> Vec<PathBuf> {
+    setup_of(at).paths.all()
 }
 
 fn submit(slot: u64, operation: u128, command: Command) -> Request {
@@ -477,7 +476,8 @@ impl Control for Play {
 
     fn export(&mut self, replica: ReplicaId) -> Poll<Result<StagedReplica, String>> {
         let at = place_of(replica);
-        let contents = files_of(at).map(|path| (self.disks[at].contents_of(&path), path));
+        let files = files_of(at).into_iter();
+        let contents: Vec<_> = files.map(|path| (self.disks[at].contents_of(&path), path)).collect();
         let copy = self.room(at);
         contents.into_iter().for_each(|(contents, path)| copy.put(&path, contents));
         Poll::Ready(Ok(self.staged(at)))

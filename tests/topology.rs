@@ -28,6 +28,8 @@ fn cluster_with(roles: [(Role, u64); 3]) -> Cluster {
         let view = View(view);
         let new = Metadata { current_view: view, role, last_normal_view: Some(view), ..old };
         std::fs::write(&path, new.encode()).unwrap();
+        // Whoever left them so knew of no sums.
+        std::fs::remove_file(allocdb_node::storage::sum::sum_path(&path)).unwrap();
     }
     cluster
 }

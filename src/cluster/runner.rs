@@ -12,8 +12,9 @@ use super::report::Condition;
 use super::timeline::{self, EventKind};
 use super::{ClusterLayout, FaultState, Network, ReplicaLayout, TextFileError, layout};
 use crate::ids::{ReplicaId, View};
+use crate::replica::integrity::replace_metadata;
 use crate::replica::{Metadata, Role, metadata::MAX_FILE_LEN};
-use crate::storage::{Flush, OsDisk, create_private_folder, private_file, read_file, replace_file};
+use crate::storage::{OsDisk, create_private_folder, private_file, read_file};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -765,6 +766,6 @@ fn demote_if_outdated(replica: &ReplicaLayout, highest: Option<View>) -> Result<
     }
     let demoted = Metadata { role: Role::ViewUncertain, ..stored };
     let path = &replica.metadata_path;
-    replace_file(&OsDisk, path, &demoted.encode(), Flush::Data)
-        .map_err(|error| RunnerError::Io { path: path.clone(), error: error.source })
+    replace_metadata(&OsDisk, path, &stored, &demoted)
+        .map_err(|error| RunnerError::Io { path: path.clone(), error })
 }

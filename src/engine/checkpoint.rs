@@ -6,6 +6,7 @@
 use super::Engine;
 use crate::allocator::Snapshot;
 use crate::ids::Lsn;
+use crate::storage::sum::{self, SnapshotCover, SumKind};
 use crate::storage::{Flush, replace_file, snapshot_file};
 
 /// A checkpoint that was taken.
@@ -31,7 +32,7 @@ pub enum CheckpointError {
         /// How many.
         depth: u32,
     },
-    /// The snapshot could not be written. The engine goes on with the old one.
+    /// The snapshot or its sum could not be written. The engine goes on with the old one.
     #[error("snapshot: {0}")]
     Snapshot(std::io::Error),
 }
@@ -52,7 +53,12 @@ impl Engine {
         self.check_log_ends_at(last)?;
 
         let snapshot = snapshot_file::encode(&self.snapshot());
-        let written = replace_file(&*self.disk, &self.paths.snapshot, &snapshot, Flush::Data);
+        let cover = SnapshotCover::of(last, &snapshot);
+        // Until the new snapshot is known to stand, either of the two may.
+        let (path, old) = (&self.paths.snapshot, self.snapshot_cover.map(|old| old.encode()));
+        sum::announce(&*self.disk, path, SumKind::Snapshot, old, cover.encode())
+            .map_err(|error| CheckpointError::Snapshot(error.source))?;
+        let written = replace_file(&*self.disk, path, &snapshot, Flush::Data);
         match written {
             Ok(()) => {}
             Err(error) if !error.renamed => return Err(CheckpointError::Snapshot(error.source)),
@@ -60,8 +66,16 @@ impl Engine {
             Err(error) => return Err(self.halt_at_checkpoint(format!("snapshot: {error}"))),
         }
         let previous = std::mem::replace(&mut self.active_snapshot, last);
+        self.snapshot_cover = Some(cover);
         match self.wal.rewrite(&*self.disk, previous, self.allocator.last_applied()) {
-            Ok(frames_kept) => Ok(Checkpoint { snapshot: last, previous, frames_kept }),
+            Ok(frames_kept) => {
+                let (path, cover) = (&self.paths.snapshot, cover.encode());
+                if let Err(error) = sum::confirm(&*self.disk, path, SumKind::Snapshot, cover) {
+                    // What was announced covers the new snapshot too.
+                    log::warn!("event=checksum_not_written file={} error={error}", path.display());
+                }
+                Ok(Checkpoint { snapshot: last, previous, frames_kept })
+            }
             Err(error) => Err(self.halt_at_checkpoint(format!("log rewrite: {error}"))),
         }
     }

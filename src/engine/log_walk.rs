@@ -3,7 +3,7 @@
 //! What a crash leaves at the end of a log is told from damage. An append that was cut short may be undone; anything else
 //! is refused and left untouched, because behind it there may be commands that somebody was told about.
 
-use super::{LogEntry, RecoveryError};
+use super::{Known, LogEntry, RecoveryError};
 use crate::ids::{Lsn, Slot};
 use crate::storage::wal::{Extent, Scanned, Scanner, find_frame_where};
 use crate::storage::{DiskFile, Frame, RecordType, Stop};
@@ -35,7 +35,7 @@ pub(crate) struct LogWalk {
 }
 
 /// Walks a log whose commands up to `covered` are in a snapshot, and shows every later command frame to `visit`, in order.
-/// `pending` are the durable prepared entries, ascending; they decide what an unfinished end was going to be.
+/// What is known from other files decides what an unfinished end was going to be.
 ///
 /// # Errors
 /// When the file cannot be read, frames do not follow each other, there is damage, or `visit` refuses.
@@ -43,7 +43,7 @@ pub(crate) fn walk_log(
     file: &dyn DiskFile,
     path: &Path,
     covered: Option<(Lsn, Slot)>,
-    pending: &[LogEntry<'_>],
+    known: &Known<'_>,
     mut visit: impl FnMut(&Frame<'_>) -> Result<(), RecoveryError>,
 ) -> Result<LogWalk, RecoveryError> {
     let io_error = |error| RecoveryError::Io { path: path.to_owned(), error };
@@ -54,7 +54,7 @@ pub(crate) fn walk_log(
             Ok(scanned) => scanned,
             Err(Stop::CleanEnd) => return Ok(LogWalk { extent: place.extent, end: LogEnd::Clean }),
             Err(stop) => {
-                judge_tail(file, stop, &place, pending, io_error)?;
+                judge_tail(file, stop, &place, known, io_error)?;
                 return Ok(LogWalk { extent: place.extent, end: LogEnd::CutShort });
             }
         };
@@ -115,6 +115,13 @@ impl Place {
         if Lsn::following(self.last.map(|(lsn, _)| lsn)) != Some(frame.lsn) {
             return Err(self.out_of_place(*at, frame.lsn));
         }
+        // Continues the snapshot. Directly behind the frame before the snapshot's last, it is that one with another LSN.
+        if self.last.map(|(lsn, _)| lsn) == self.covered
+            && let Some((before, _)) = before
+            && before.next().is_some_and(|missing| Some(missing) == self.covered)
+        {
+            return Err(RecoveryError::Gap { at: *at, expected: before.0 + 1, found: frame.lsn });
+        }
         if let Some((_, last)) = self.last.filter(|(_, last)| frame.slot < *last) {
             return Ok(Step::Rewound { last });
         }
@@ -136,16 +143,18 @@ impl Place {
 /// An append is one write of promised entries, one behind the other, and of a write that was not flushed any sectors may be
 /// lost and any others written. So a tail is no damage if it fits into the room that the promised entries take which come
 /// next, and every valid frame in it is the one that belongs there: nothing else can have stood in that room, and the
-/// entries are still promised. Any other tail may be cut only if it ends inside its first frame and holds no further one.
+/// entries are still promised. Any other tail may be cut only if it ends inside its first frame, holds no further one, and
+/// that frame is not known to be committed.
 fn judge_tail(
     file: &dyn DiskFile,
     stop: Stop,
     place: &Place,
-    pending: &[LogEntry<'_>],
+    known: &Known<'_>,
     io_error: impl Fn(io::Error) -> RecoveryError,
 ) -> Result<(), RecoveryError> {
     let length = place.extent.length();
-    let append = next_append(place.last.map(|(lsn, _)| lsn), pending);
+    let last = place.last.map(|(lsn, _)| lsn);
+    let append = next_append(last, known.pending);
     let left = file.length().map_err(&io_error)?.saturating_sub(length);
     let fits = left <= append.len() as u64;
     if fits && is_beginning(file, length, left as usize, &append).map_err(&io_error)? {
@@ -158,7 +167,10 @@ fn judge_tail(
         (_, None) if fits => Ok(()),
         (Stop::Corruption(error), _) => Err(RecoveryError::Corruption { at: length, error }),
         (_, Some(next)) => Err(RecoveryError::DamagedFrame { at: length, next }),
-        (Stop::CleanEnd | Stop::TornTail, None) => Ok(()),
+        (Stop::CleanEnd | Stop::TornTail, None) => match known.committed.filter(|lsn| Some(*lsn) > last) {
+            Some(committed) => Err(RecoveryError::CommittedFrame { at: length, committed }),
+            None => Ok(()),
+        },
     }
 }
 
@@ -268,7 +280,8 @@ mod tests {
             })
             .collect();
         let mut lsns = Vec::new();
-        let walked = walk_log(&Bytes(log), Path::new("state.wal"), None, &pending, |frame| {
+        let known = Known { pending: &pending, committed: None };
+        let walked = walk_log(&Bytes(log), Path::new("state.wal"), None, &known, |frame| {
             lsns.push(frame.lsn.0);
             Ok(())
         })?;
@@ -341,5 +354,40 @@ mod tests {
             }
             assert!(refused > 500, "{refused}");
         }
+    }
+
+    fn refusal(log: Vec<u8>, covered: Option<u64>, committed: Option<u64>) -> String {
+        let covered = covered.map(|lsn| (Lsn(lsn), Slot(lsn)));
+        let known = Known { pending: &[], committed: committed.map(Lsn) };
+        let walked = walk_log(&Bytes(log), Path::new("state.wal"), covered, &known, |_| Ok(()));
+        walked.map_or_else(|error| error.to_string(), |walked| format!("{:?}", walked.end))
+    }
+
+    #[test]
+    fn the_last_frame_of_a_snapshot_is_not_taken_for_the_next() {
+        // The snapshot is there, the log was not rewritten yet. The lowest bit of the LSN flips, which no checksum covers.
+        let mut log = frames(1..=6);
+        let last = frames(1..=5).len();
+        assert_eq!(refusal(log.clone(), Some(6), None), "Clean");
+        log[last + 6] ^= 1;
+        assert_eq!(
+            refusal(log, Some(6), None),
+            format!("LogGap {{ offset: {last}, expected: Lsn(6), found: Lsn(7) }}")
+        );
+        assert_eq!(refusal(frames(1..=7), Some(6), None), "Clean");
+    }
+
+    #[test]
+    fn a_committed_frame_with_another_length_is_damage_and_no_torn_end() {
+        let mut log = frames(1..=3);
+        let last = frames(1..=2).len();
+        log[last + 25] ^= 0x40;
+        assert_eq!(refusal(log.clone(), None, Some(2)), "CutShort");
+        assert_eq!(
+            refusal(log, None, Some(3)),
+            format!(
+                "LogCorruption {{ offset: {last}, error: the frame ends behind the file, and LSN 3 is committed }}"
+            )
+        );
     }
 }

@@ -14,7 +14,7 @@ mod recovery;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{EngineConfig, EngineConfigError};
 pub use metrics::{Metrics, StartupKind};
-pub use recovery::RecoveryError;
+pub use recovery::{Known, RecoveryError};
 
 use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
 use crate::allocator::{
@@ -24,6 +24,7 @@ use crate::allocator::{
 use crate::ids::{Lsn, OperationId, Slot};
 #[cfg(feature = "planted-faults")]
 use crate::planted::PlantedFault;
+use crate::storage::sum::SnapshotCover;
 use crate::storage::{Disk, Frame, Wal};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -215,6 +216,8 @@ pub struct Engine {
     queue: VecDeque<Queued>,
     startup: metrics::Startup,
     active_snapshot: Option<Lsn>,
+    /// What the snapshot file holds.
+    snapshot_cover: Option<SnapshotCover>,
     /// The state before the last command, for the defect of that name.
     #[cfg(feature = "planted-faults")]
     one_short: Option<crate::allocator::Snapshot>,
@@ -245,6 +248,11 @@ impl Engine {
     #[must_use]
     pub fn active_snapshot(&self) -> Option<Lsn> {
         self.active_snapshot
+    }
+
+    /// What the snapshot file holds, if there is one.
+    pub(crate) fn snapshot_cover(&self) -> Option<SnapshotCover> {
+        self.snapshot_cover
     }
 
     /// Bytes of the log, as it was found at the start, that the snapshot covers.

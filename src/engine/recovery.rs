@@ -14,6 +14,7 @@ use crate::planted::PlantedFault;
 use crate::storage::frame::FrameError;
 use crate::storage::replace::ReadFileError;
 use crate::storage::snapshot_file::{self, SnapshotFileError};
+use crate::storage::sum::SnapshotCover;
 use crate::storage::{Disk, DiskFile, Frame, Wal, read_file};
 use std::collections::VecDeque;
 use std::io;
@@ -69,6 +70,16 @@ pub enum RecoveryError {
         at: u64,
         /// Offset of the valid one behind it.
         next: u64,
+    },
+    /// The log ends inside a frame that is known to have been there whole.
+    #[error(
+        "LogCorruption {{ offset: {at}, error: the frame ends behind the file, and LSN {committed} is committed }}"
+    )]
+    CommittedFrame {
+        /// Offset of the frame.
+        at: u64,
+        /// Through which LSN commands are known to be committed.
+        committed: Lsn,
     },
     /// Commands are missing: the log goes on later than the snapshot, or the frame before, ends.
     #[error("LogGap {{ offset: {at}, expected: Lsn({expected}), found: Lsn({found}) }}")]
@@ -139,6 +150,16 @@ pub enum RecoveryError {
     LsnExhausted,
 }
 
+/// What is known from other files when a log is read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// The durable prepared entries, ascending; they decide what an unfinished end of the log was going to be.
+    pub pending: &'a [LogEntry<'a>],
+    /// Through which LSN commands are committed. Frames of such commands were flushed, so they are not cut off unless their
+    /// entries are pending.
+    pub committed: Option<Lsn>,
+}
+
 impl Engine {
     /// Builds an engine from its two files, either of which may be missing. `pending` are the durable prepared entries,
     /// ascending; they decide what an unfinished end of the log was going to be.
@@ -152,6 +173,20 @@ impl Engine {
         config: EngineConfig,
         pending: &[LogEntry<'_>],
     ) -> Result<Self, RecoveryError> {
+        Self::recover_knowing(disk, paths, allocator_config, config, &Known { pending, committed: None })
+    }
+
+    /// As [`Engine::recover`], with all that is known from other files.
+    ///
+    /// # Errors
+    /// As [`Engine::recover`].
+    pub fn recover_knowing(
+        disk: Arc<dyn Disk>,
+        paths: EnginePaths,
+        allocator_config: AllocatorConfig,
+        config: EngineConfig,
+        known: &Known<'_>,
+    ) -> Result<Self, RecoveryError> {
         config.validate()?;
         allocator_config.validate()?;
         let io_at = |path: &PathBuf| {
@@ -159,12 +194,13 @@ impl Engine {
             move |error| RecoveryError::Io { path: path.clone(), error }
         };
         let mut file = Wal::open_file(&*disk, &paths.wal).map_err(io_at(&paths.wal))?;
-        let (allocator, snapshot_loaded) = load_snapshot(&*disk, &paths, allocator_config)?;
+        let (allocator, snapshot_cover) = load_snapshot(&*disk, &paths, allocator_config)?;
+        let snapshot_loaded = snapshot_cover.is_some();
         let loaded = allocator.last_applied_lsn();
         let covered = allocator.last_applied();
-        let uncertain = pending.first().map(|entry| (entry.lsn, 0));
+        let uncertain = known.pending.first().map(|entry| (entry.lsn, 0));
         let mut replay = Replay::onto(allocator, uncertain);
-        let walked = walk_log(&*file, &paths.wal, covered, pending, |frame| replay.take(frame))?;
+        let walked = walk_log(&*file, &paths.wal, covered, known, |frame| replay.take(frame))?;
         replay.apply()?;
         match walked.end {
             LogEnd::Clean => {}
@@ -201,6 +237,7 @@ impl Engine {
             queue: VecDeque::new(),
             startup,
             active_snapshot: loaded,
+            snapshot_cover,
             #[cfg(feature = "planted-faults")]
             one_short: None,
             halted: None,
@@ -212,20 +249,21 @@ fn load_snapshot(
     disk: &dyn Disk,
     paths: &EnginePaths,
     config: AllocatorConfig,
-) -> Result<(Allocator, bool), RecoveryError> {
+) -> Result<(Allocator, Option<SnapshotCover>), RecoveryError> {
     let bytes =
         read_file(disk, &paths.snapshot, snapshot_file::longest(&config)).map_err(|error| match error {
             ReadFileError::Io(error) => RecoveryError::Io { path: paths.snapshot.clone(), error },
             ReadFileError::TooLarge { length, limit } => RecoveryError::SnapshotTooLarge { length, limit },
         })?;
     match bytes {
-        None => Ok((Allocator::new(config)?, false)),
+        None => Ok((Allocator::new(config)?, None)),
         Some(bytes) => {
             let mut snapshot = snapshot_file::decode(&bytes)?;
+            let cover = SnapshotCover::of(snapshot.last_applied_lsn, &bytes);
             if PlantedFault::RetriesLostInRecovery.is_awake() {
                 snapshot.operations.clear();
             }
-            Ok((Allocator::restore(config, &snapshot)?, true))
+            Ok((Allocator::restore(config, &snapshot)?, Some(cover)))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Why a replica is faulted. The texts appear in status replies, for people.
 
+use super::integrity::{DamagedFile, JudgeError};
 use super::metadata::MetadataError;
 use super::prepare_log::PrepareLogError;
 use crate::engine::{RecoveryError, Rejection};
@@ -68,6 +69,8 @@ pub enum FaultReason {
     Validation(Validation),
     /// Its snapshot or log cannot be used.
     EngineRecovery(RecoveryError),
+    /// A file is not what it was when its sum was written.
+    Checksum(DamagedFile),
     /// It could not write what it had to.
     Storage(String),
     /// Its primary numbered two commands with one LSN, or somebody else spoke in its place.
@@ -81,6 +84,7 @@ impl fmt::Display for FaultReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FaultReason::EngineRecovery(error) => write!(f, "EngineRecovery({error})"),
+            FaultReason::Checksum(file) => write!(f, "Checksum({file})"),
             FaultReason::Storage(problem) => write!(f, "Storage({problem})"),
             other => fmt::Debug::fmt(other, f),
         }
@@ -90,6 +94,15 @@ impl fmt::Display for FaultReason {
 impl From<Validation> for FaultReason {
     fn from(rule: Validation) -> Self {
         FaultReason::Validation(rule)
+    }
+}
+
+impl From<JudgeError> for FaultReason {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Damaged(file) => FaultReason::Checksum(file),
+            JudgeError::Io(path, error) => FaultReason::Storage(format!("{}: {error}", path.display())),
+        }
     }
 }
 

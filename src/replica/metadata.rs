@@ -2,6 +2,7 @@
 
 use crate::bytes::{FieldError, Reader, put_opt_u64};
 use crate::ids::{Lsn, ReplicaId, ShardId, View};
+use std::ops::Range;
 
 /// First four bytes of the file.
 const MAGIC: &[u8; 4] = b"RPLM";
@@ -169,6 +170,38 @@ impl Metadata {
         self.commit_lsn.map(|_| COMMIT_AT as u64 + 1)
     }
 
+    /// Where in the file each field is, by its name. The byte that says whether an optional one is there counts as a field of
+    /// its own.
+    #[must_use]
+    pub fn fields(&self) -> Vec<(&'static str, Range<usize>)> {
+        let mut at = 0;
+        let mut fields = Vec::new();
+        let mut field = |name: &'static str, length: usize| {
+            fields.push((name, at..at + length));
+            at += length;
+        };
+        field("magic", 4);
+        field("version", 1);
+        field("replica id", 8);
+        field("shard id", 8);
+        field("current view", 8);
+        field("role", 1);
+        let optional = [
+            ("commit_lsn", "tag of commit_lsn", self.commit_lsn.is_some()),
+            ("active_snapshot_lsn", "tag of active_snapshot_lsn", self.active_snapshot_lsn.is_some()),
+            ("last normal view", "tag of last_normal_view", self.last_normal_view.is_some()),
+        ];
+        for (name, tag, is_there) in optional {
+            field(tag, 1);
+            field(name, if is_there { 8 } else { 0 });
+        }
+        field("tag of durable_vote", 1);
+        let vote = if self.durable_vote.is_some() { 8 } else { 0 };
+        field("voted view", vote);
+        field("replica voted for", vote);
+        fields
+    }
+
     /// Decodes the file.
     ///
     /// # Errors
@@ -249,6 +282,19 @@ mod tests {
         assert_eq!((bytes.len(), bytes[29], bytes[57]), (74, 3, 1));
         let at = full().commit_lsn_offset().unwrap() as usize;
         assert_eq!(bytes[at..at + 8], 9u64.to_le_bytes());
+    }
+
+    #[test]
+    fn every_byte_of_a_file_belongs_to_one_field() {
+        for metadata in [bootstrap(), full()] {
+            let fields = metadata.fields();
+            let ends = fields.iter().map(|(_, place)| place.end);
+            assert!(fields.iter().skip(1).zip(ends).all(|((_, place), end)| place.start == end));
+            assert_eq!(fields.last().unwrap().1.end, metadata.encode().len());
+        }
+        let at = full().commit_lsn_offset().unwrap() as usize;
+        assert!(full().fields().contains(&("commit_lsn", at..at + 8)));
+        assert!(full().fields().contains(&("role", 29..30)));
     }
 
     #[test]

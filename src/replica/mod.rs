@@ -1,12 +1,14 @@
 //! One replica of three: what it has promised, what it has committed, and in which view it takes which part.
 //!
 //! - [`metadata`] and [`prepare_log`]: its two files beside those of its engine. [`message`]: what replicas say to one
-//!   another; [`refusal`]: what they say instead. [`fault`]: why one cannot be trusted.
+//!   another; [`refusal`]: what they say instead. [`fault`]: why one cannot be trusted; [`integrity`]: whether its files
+//!   are what they were.
 //! - [`Replica`]: the operations on one replica, each durable before it counts. `open` builds one from its files.
 //! - [`node`]: clients and peers on one side, a replica on the other, without sockets, threads or clocks.
 //! - [`staging`]: rewriting the files of replicas that are not running, for failover and rejoin.
 
 pub mod fault;
+pub mod integrity;
 pub mod introduction;
 pub mod message;
 pub mod metadata;
@@ -30,6 +32,7 @@ use crate::engine::{
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
 use crate::storage::replace::replace_file_lazily;
+use crate::storage::sum::{self, SumKind, sum_path};
 use crate::storage::{Disk, Flush, replace_file};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,6 +52,22 @@ impl ReplicaPaths {
     #[must_use]
     pub fn prepare_log(&self) -> PathBuf {
         prepare_log_path(&self.metadata)
+    }
+
+    /// The files that have a sum beside them. The log needs none: its frames have checksums of their own.
+    #[must_use]
+    pub fn summed(&self) -> [PathBuf; 3] {
+        [self.metadata.clone(), self.prepare_log(), self.engine.snapshot.clone()]
+    }
+
+    /// All files of the replica, in the order in which a copy of a running one has to be taken: each sum before its file, and
+    /// the log last, so that whatever the others say is committed is in it.
+    #[must_use]
+    pub fn all(&self) -> Vec<PathBuf> {
+        let with_sum = |path: PathBuf| [sum_path(&path), path];
+        let mut all: Vec<PathBuf> = self.summed().into_iter().flat_map(with_sum).collect();
+        all.push(self.engine.wal.clone());
+        all
     }
 }
 
@@ -87,6 +106,16 @@ struct Lag {
     prepare_log: bool,
     /// The metadata names an older commit LSN.
     metadata: bool,
+    /// The metadata's sum does not cover it alone.
+    metadata_sum: bool,
+    /// The prepare log's sum covers another content. While nothing is promised it need not be written.
+    prepare_log_sum: bool,
+}
+
+impl Lag {
+    fn any(self) -> bool {
+        self.prepare_log || self.metadata || self.metadata_sum || self.prepare_log_sum
+    }
 }
 
 /// One replica. Every operation is durable before it counts, and a failed one leaves the replica as it was, or faulted.
@@ -196,7 +225,14 @@ impl Replica {
     }
 
     fn write_metadata(&mut self, metadata: Metadata) -> Result<(), Refusal> {
-        match replace_file(&*self.disk, &self.paths.metadata, &metadata.encode(), Flush::Data) {
+        let path = &self.paths.metadata;
+        let mut announced = Ok(());
+        if integrity::needs_announcing(&self.stored, &metadata) {
+            self.lag.metadata_sum = true;
+            let old = Some(self.stored.encode());
+            announced = sum::announce(&*self.disk, path, SumKind::Metadata, old, metadata.encode());
+        }
+        match announced.and_then(|()| replace_file(&*self.disk, path, &metadata.encode(), Flush::Data)) {
             Ok(()) => {
                 self.metadata = metadata;
                 self.stored = metadata;
@@ -277,6 +313,9 @@ impl Replica {
     /// Faulted, or the prepare log cannot be written.
     pub fn discard_uncommitted_suffix(&mut self) -> Result<(), Refusal> {
         self.check_active()?;
+        let path = self.paths.prepare_log();
+        // What it covers is promised no more, and what comes next may have the same LSNs.
+        sum::remove_sum(&*self.disk, &path).map_err(|error| Refusal::PrepareStorage((&error).into()))?;
         self.write_prepare_log(&prepare_log::encode(std::iter::empty()))?;
         self.prepared.clear();
         Ok(())
@@ -348,6 +387,7 @@ impl Replica {
             self.write_prepare_log(&prepare_log::encode(all.into_iter()))?;
         }
         self.prepared.extend(new.into_iter().map(|entry| (entry.lsn, entry)));
+        self.lag.prepare_log_sum = true;
         Ok(())
     }
 
@@ -450,17 +490,18 @@ impl Replica {
             .collect();
         self.metadata.commit_lsn = Some(through);
         self.prepared = self.prepared.split_off(&Lsn(through.0.saturating_add(1)));
-        self.lag = Lag { prepare_log: true, metadata: true };
+        self.lag = Lag { prepare_log: true, metadata: true, prepare_log_sum: true, ..self.lag };
         Ok(committed)
     }
 
     /// Whether files lag behind what is committed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.lag.prepare_log && !self.lag.metadata
+        !self.lag.any()
     }
 
-    /// Brings prepare log and metadata up to what is committed, so that the four files agree as they stand.
+    /// Brings prepare log and metadata up to what is committed, so that the four files agree as they stand, and the sums up to
+    /// what the files hold.
     ///
     /// A crash before this is no loss: the log proves what is committed, and the next start finds it there.
     ///
@@ -480,6 +521,33 @@ impl Replica {
         if self.lag.metadata {
             self.settle_metadata()?;
         }
+        self.settle_sums()
+    }
+
+    /// Says in the sums what the files hold. Nothing relies on that before they have been flushed for other reasons: a sum that
+    /// is older or incomplete says less, and nothing wrong.
+    fn settle_sums(&mut self) -> Result<(), Refusal> {
+        let failed = |path: &Path, error: &dyn std::fmt::Display| {
+            FaultReason::Storage(format!("{}: {error}", sum_path(path).display()))
+        };
+        if self.lag.metadata_sum {
+            let path = &self.paths.metadata;
+            let stored = self.stored.encode();
+            if let Err(error) = sum::confirm(&*self.disk, path, SumKind::Metadata, stored) {
+                let reason = failed(path, &error);
+                return Err(self.fail(reason));
+            }
+            self.lag.metadata_sum = false;
+        }
+        if self.lag.prepare_log_sum && !self.prepared.is_empty() {
+            let path = self.paths.prepare_log();
+            let bytes = prepare_log::encode(self.prepared.values());
+            let written = sum::confirm_in_place(&*self.disk, &path, SumKind::PrepareLog, bytes);
+            if let Err(error) = written {
+                return Err(self.fail(failed(&path, &error)));
+            }
+        }
+        self.lag.prepare_log_sum = false;
         Ok(())
     }
 
@@ -499,10 +567,20 @@ impl Replica {
             Ok(()) => {
                 self.stored = self.metadata;
                 self.lag.metadata = false;
-                Ok(())
+                self.settle_commit_in_sum()
             }
             Err(error) => Err(self.fail(FaultReason::Storage(format!("metadata: {error}")))),
         }
+    }
+
+    /// The sum names the commit LSN as well, so that a greater one that the log does not prove is told from damage.
+    fn settle_commit_in_sum(&mut self) -> Result<(), Refusal> {
+        if self.lag.metadata_sum {
+            return Ok(());
+        }
+        let (path, stored) = (&self.paths.metadata, self.stored.encode());
+        let written = sum::confirm_in_place(&*self.disk, path, SumKind::Metadata, stored);
+        written.map_err(|error| self.fail(FaultReason::Storage(format!("metadata sum: {error}"))))
     }
 
     /// Whether a read that needs the state as of `required` may be served from here.

@@ -5,13 +5,15 @@
 //! makes the replica faulted, with the reason, and its files stay as they are.
 
 use super::fault::{FaultReason, LoadError, Validation};
+use super::integrity::{Finding, Judged, MetadataJudged, PrepareLogBytes};
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
 use super::prepare_log::{self, PrepareLogError, PreparedEntry};
 use super::{Lag, Replica, ReplicaPaths, State};
 use crate::allocator::{AllocatorConfig, PayloadKind};
-use crate::engine::{Engine, EngineConfig, LogEntry};
+use crate::engine::{Engine, EngineConfig, Known, LogEntry};
 use crate::ids::{Lsn, View};
 use crate::storage::replace::{ReadFileError, folder_of};
+use crate::storage::sum::{self, SumKind, sum_path};
 use crate::storage::{Disk, read_file};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +48,7 @@ impl Replica {
     pub fn open(disk: Arc<dyn Disk>, setup: &ReplicaSetup) -> Self {
         let loaded = load_metadata(&*disk, &setup.paths);
         let shown = match &loaded {
-            Ok(Some(metadata)) => *metadata,
+            Ok(Some((metadata, _))) => *metadata,
             Ok(None) => Metadata::bootstrap(setup.identity, None, None),
             Err(_) => Metadata { role: Role::Faulted, ..Metadata::bootstrap(setup.identity, None, None) },
         };
@@ -69,17 +71,30 @@ impl Replica {
 
     fn load(
         &mut self,
-        metadata: Result<Option<Metadata>, LoadError<MetadataError>>,
+        metadata: Result<Option<(Metadata, Vec<u8>)>, LoadError<MetadataError>>,
         setup: &ReplicaSetup,
     ) -> Result<(), FaultReason> {
-        let metadata = metadata.map_err(FaultReason::MetadataLoad)?;
+        let loaded = metadata.map_err(FaultReason::MetadataLoad)?;
+        let mut judged = None;
+        if let Some((metadata, bytes)) = &loaded {
+            let (disk, paths) = (&*self.disk, &setup.paths);
+            let of_metadata = MetadataJudged::new(disk, &paths.metadata, bytes).inspect_err(|_| {
+                // Nobody knows which role and view it was.
+                self.metadata =
+                    Metadata { role: Role::Faulted, ..Metadata::bootstrap(setup.identity, None, None) };
+            })?;
+            judged = Some(Judged::before_the_log(disk, paths, metadata, of_metadata)?);
+        }
+        let metadata = loaded.map(|(metadata, _)| metadata);
         if metadata.is_some_and(|metadata| metadata.role == Role::Faulted) {
             return Err(FaultReason::PersistedFaultState);
         }
-        let prepared = load_prepare_log(&*self.disk, &setup.paths, &setup.engine);
+        let (prepared_bytes, prepared) = load_prepare_log(&*self.disk, &setup.paths, &setup.engine);
         let pending: Vec<LogEntry<'_>> = prepared.iter().flatten().map(PreparedEntry::as_log_entry).collect();
         let paths = setup.paths.engine.clone();
-        let engine = Engine::recover(self.disk.clone(), paths, setup.allocator, setup.engine, &pending)
+        let committed = metadata.and_then(|metadata| metadata.commit_lsn);
+        let known = Known { pending: &pending, committed };
+        let engine = Engine::recover_knowing(self.disk.clone(), paths, setup.allocator, setup.engine, &known)
             .map_err(FaultReason::EngineRecovery)?;
         drop(pending);
         // The same goes for names that were given just before a process was killed.
@@ -92,12 +107,39 @@ impl Replica {
             synced.map_err(|error| FaultReason::Storage(format!("{}: {error}", folder.display())))?;
         }
         let prepared = prepared.map_err(FaultReason::PrepareLogLoad)?;
-        let Some(metadata) = metadata else {
-            return self.bootstrap(engine, &prepared, setup.identity);
-        };
-        check_metadata(&metadata, setup.identity)?;
-        let files = Files { metadata, prepared, engine };
-        self.reconcile(files)
+        let snapshot = engine.snapshot_cover();
+        if let Some((metadata, mut judged)) = metadata.zip(judged) {
+            check_metadata(&metadata, setup.identity)?;
+            let applied = engine.allocator().last_applied_lsn();
+            judged.after_the_log(&*self.disk, &setup.paths, &metadata, &prepared_bytes, applied)?;
+            self.report(&judged);
+            self.lag.metadata_sum = judged.metadata != Finding::Sound;
+            self.lag.prepare_log_sum = judged.prepare_log != Finding::Sound;
+            self.reconcile(Files { metadata, prepared, engine })?;
+            if judged.snapshot == Finding::Sound {
+                return Ok(());
+            }
+        } else {
+            self.bootstrap(engine, &prepared, setup.identity)?;
+        }
+        let Some(cover) = snapshot else { return Ok(()) };
+        let path = &setup.paths.engine.snapshot;
+        let written = sum::confirm(&*self.disk, path, SumKind::Snapshot, cover.encode());
+        written.map_err(|error| FaultReason::Storage(format!("{}: {error}", sum_path(path).display())))
+    }
+
+    /// Tells of files that no sum speaks for. From now on one does.
+    fn report(&self, judged: &Judged) {
+        let paths = &self.paths;
+        let files = [
+            (&paths.metadata, &judged.metadata),
+            (&paths.prepare_log(), &judged.prepare_log),
+            (&paths.engine.snapshot, &judged.snapshot),
+        ];
+        for (path, finding) in files.into_iter().filter(|(_, finding)| !finding.is_covered()) {
+            let (file, word) = (path.display(), finding.word());
+            log::info!("replica={} event=unverified_file file={file} finding={word}", self.id());
+        }
     }
 
     fn bootstrap(
@@ -112,7 +154,10 @@ impl Replica {
         let metadata =
             Metadata::bootstrap(identity, engine.allocator().last_applied_lsn(), engine.active_snapshot());
         self.state = State::Active(Box::new(engine));
-        self.write_metadata(metadata).map_err(|refusal| FaultReason::Storage(refusal.to_string()))
+        self.lag.metadata_sum = true;
+        self.write_metadata(metadata)
+            .and_then(|()| self.settle())
+            .map_err(|refusal| FaultReason::Storage(refusal.to_string()))
     }
 
     /// Brings the files into agreement, as far as they prove what each of them is missing.
@@ -128,7 +173,13 @@ impl Replica {
 
         self.stored = self.metadata;
         self.metadata = repaired;
-        self.lag = Lag { prepare_log: pending.len() < before, metadata: repaired != self.stored };
+        let prepare_log = pending.len() < before;
+        self.lag = Lag {
+            prepare_log,
+            metadata: repaired != self.stored,
+            metadata_sum: self.lag.metadata_sum,
+            prepare_log_sum: self.lag.prepare_log_sum || prepare_log,
+        };
         self.prepared = pending.into_iter().map(|entry| (entry.lsn, entry)).collect();
         self.state = State::Active(Box::new(files.engine));
         self.settle().map_err(|refusal| FaultReason::Storage(refusal.to_string()))
@@ -138,22 +189,33 @@ impl Replica {
 fn load_metadata(
     disk: &dyn Disk,
     paths: &ReplicaPaths,
-) -> Result<Option<Metadata>, LoadError<MetadataError>> {
+) -> Result<Option<(Metadata, Vec<u8>)>, LoadError<MetadataError>> {
     match read_file(disk, &paths.metadata, metadata::MAX_FILE_LEN)? {
         None => Ok(None),
-        Some(bytes) => Metadata::decode(&bytes).map(Some).map_err(LoadError::Decode),
+        Some(bytes) => {
+            Metadata::decode(&bytes).map(|metadata| Some((metadata, bytes))).map_err(LoadError::Decode)
+        }
     }
 }
 
-/// The entries of the prepare log; none if there is no file.
-pub(super) fn load_prepare_log(
+type Prepared = Result<Vec<PreparedEntry>, LoadError<PrepareLogError>>;
+
+/// The prepare log and its entries; none if there is no file.
+fn load_prepare_log(
     disk: &dyn Disk,
     paths: &ReplicaPaths,
     config: &EngineConfig,
-) -> Result<Vec<PreparedEntry>, LoadError<PrepareLogError>> {
-    match read_file(disk, &paths.prepare_log(), prepare_log::longest(config))? {
-        None => Ok(Vec::new()),
-        Some(bytes) => prepare_log::decode(&bytes, config).map_err(LoadError::Decode),
+) -> (PrepareLogBytes, Prepared) {
+    let longest = prepare_log::longest(config);
+    match read_file(disk, &paths.prepare_log(), longest) {
+        Err(error) => (PrepareLogBytes { bytes: Vec::new(), longest }, Err(error.into())),
+        Ok(bytes) => {
+            let entries = match &bytes {
+                None => Ok(Vec::new()),
+                Some(bytes) => prepare_log::decode(bytes, config).map_err(LoadError::Decode),
+            };
+            (PrepareLogBytes { bytes: bytes.unwrap_or_default(), longest }, entries)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::allocator::PayloadKind;
 use crate::bytes::{FieldError, Reader};
 use crate::engine::{EngineConfig, LogEntry};
 use crate::ids::{Lsn, Slot, View};
+use std::ops::Range;
 
 const MAGIC: &[u8; 4] = b"RPLP";
 const VERSION: u8 = 2;
@@ -98,6 +99,37 @@ pub fn encode<'a>(entries: impl ExactSizeIterator<Item = &'a PreparedEntry>) -> 
         out.extend_from_slice(&entry.payload);
     }
     out
+}
+
+/// Where the fields of an entry are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of an entry")]
+pub(crate) struct Places {
+    pub(crate) start: usize,
+    pub(crate) kind: Range<usize>,
+    pub(crate) view: Range<usize>,
+    pub(crate) lsn: Range<usize>,
+    pub(crate) slot: Range<usize>,
+    pub(crate) payload_len: Range<usize>,
+    pub(crate) payload: Range<usize>,
+    /// Where the next entry starts.
+    pub(crate) end: usize,
+}
+
+/// Where the fields of an entry that starts at `start` are.
+pub(crate) fn places(start: usize, entry: &PreparedEntry) -> Places {
+    let payload = start + ENTRY_HEADER_LEN as usize;
+    let end = payload + entry.payload.len();
+    Places {
+        start,
+        kind: start..start + 1,
+        view: start + 1..start + 9,
+        lsn: start + 9..start + 17,
+        slot: start + 17..start + 25,
+        payload_len: start + 25..payload,
+        payload: payload..end,
+        end,
+    }
 }
 
 /// Decodes a file. The entries come back ascending, in whatever order they were.

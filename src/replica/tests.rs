@@ -81,7 +81,9 @@ impl Place {
         let path = self.path("replica.metadata");
         let mut metadata = Metadata::decode(&fs::read(&path).unwrap()).unwrap();
         change(&mut metadata);
-        fs::write(path, metadata.encode()).unwrap();
+        fs::write(&path, metadata.encode()).unwrap();
+        // Somebody who knows of no sums has written it.
+        fs::remove_file(sum_path(&path)).unwrap();
     }
 }
 
@@ -216,7 +218,8 @@ fn a_settled_replica_has_files_that_agree_as_they_stand() {
     let stored = Metadata::decode(&fs::read(place.path("replica.metadata")).unwrap()).unwrap();
     assert_eq!(stored.commit_lsn, Some(Lsn(2)));
     let names: Vec<String> = place.files().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["replica.metadata", "replica.metadata.prepare", "state.wal"]);
+    let expected = ["replica.metadata", "replica.metadata.prepare", "replica.metadata.sum", "state.wal"];
+    assert_eq!(names, expected);
 }
 
 #[test]

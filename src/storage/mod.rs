@@ -1,4 +1,5 @@
-//! Bytes that outlive the process: the write-ahead log, the snapshot file, and replacing a file as a whole.
+//! Bytes that outlive the process: the write-ahead log, the snapshot file, replacing a file as a whole, and
+//! checksums beside files.
 //!
 //! Everything goes through [`disk::Disk`], so that the same code runs on the operating system's files and on a
 //! simulated disk that tears, loses and refuses writes.
@@ -7,6 +8,7 @@ pub mod disk;
 pub mod frame;
 pub mod replace;
 pub mod snapshot_file;
+pub mod sum;
 pub mod wal;
 
 pub use disk::{Disk, DiskFile, DiskRefusal, OsDisk, create_private_folder, private_file};

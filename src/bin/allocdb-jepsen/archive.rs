@@ -1,6 +1,6 @@
 //! Replica folders as gzip-compressed tar archives, in both directions, as streams.
 //!
-//! What comes in is not trusted: only the four files of the one replica are taken, and nothing larger than a replica's
+//! What comes in is not trusted: only the files of the one replica are taken, and nothing larger than a replica's
 //! files can sensibly be. It may come from any `tar` and `gzip`: compressed in several members, and with sparse files in
 //! the GNU or the POSIX manner.
 
@@ -15,8 +15,16 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The files of a replica's folder.
-const FILES: [&str; 4] = ["replica.metadata", "replica.metadata.prepare", "state.snapshot", "state.wal"];
+/// The files of a replica's folder, in the order in which a running one's are copied: each sum before its file, the log last.
+const FILES: [&str; 7] = [
+    "replica.metadata.sum",
+    "replica.metadata",
+    "replica.metadata.prepare.sum",
+    "replica.metadata.prepare",
+    "state.snapshot.sum",
+    "state.snapshot",
+    "state.wal",
+];
 
 /// Largest file that is unpacked.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
@@ -321,13 +329,14 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("replica.metadata"), "m").unwrap();
         fs::write(folder.join("state.wal"), vec![7; 100_000]).unwrap();
+        fs::write(folder.join("replica.metadata.sum"), "s").unwrap();
         fs::write(folder.join("replica.metadata.tmp"), "left over").unwrap();
         let mut archive = Vec::new();
         pack_replica(from.path(), ReplicaId(2), &mut archive).unwrap();
         let to = tempfile::tempdir().unwrap();
         unpack_replica(&archive[..], to.path(), ReplicaId(2)).unwrap();
         assert_eq!(fs::read(to.path().join("replica-2/state.wal")).unwrap(), vec![7; 100_000]);
-        assert_eq!(fs::read_dir(to.path().join("replica-2")).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(to.path().join("replica-2")).unwrap().count(), 3);
     }
 
     #[test]

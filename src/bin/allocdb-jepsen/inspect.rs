@@ -23,6 +23,8 @@ mod order;
 mod show;
 #[path = "inspect/state.rs"]
 mod state;
+#[path = "inspect/sum.rs"]
+mod sum;
 #[path = "inspect/text.rs"]
 mod text;
 #[path = "inspect/wal.rs"]
@@ -85,6 +87,9 @@ fn describe(path: &Path, with_heading: bool, out: &mut dyn Write) -> io::Result<
         Some(Kind::Snapshot) => whole.describe(state::MAX_SNAPSHOT_BYTES, state::snapshot, out),
         Some(Kind::Metadata) => whole.describe(state::MAX_METADATA_BYTES, state::metadata, out),
         Some(Kind::PrepareLog) => whole.describe(state::MAX_PREPARE_LOG_BYTES, state::prepare_log, out),
+        Some(Kind::Sum) => {
+            whole.describe(state::MAX_PREPARE_LOG_BYTES, |bytes, out| sum::describe(path, bytes, out), out)
+        }
         Some(Kind::Layout) => whole.describe(text::MAX_FIELDS_BYTES, text::layout, out),
         Some(Kind::Faults) => whole.describe(text::MAX_FIELDS_BYTES, text::faults, out),
         Some(Kind::Timeline) => whole.describe(text::MAX_TIMELINE_BYTES, text::timeline, out),

@@ -26,7 +26,7 @@ impl OtherView {
     pub fn of_unusable(staged: &StagedReplica) -> Self {
         match staged.stored_metadata() {
             Ok(Some(metadata)) => metadata.last_normal_view.map_or(OtherView::Lost, OtherView::Known),
-            Ok(None) | Err(StagingError::Metadata { .. }) => OtherView::Lost,
+            Ok(None) | Err(StagingError::Metadata { .. } | StagingError::Checksum(_)) => OtherView::Lost,
             Err(_) => OtherView::Unknown,
         }
     }

@@ -16,13 +16,15 @@ pub use files::{OtherView, RewriteError, plan_failover, rewrite_for_failover, re
 pub use plan::{FailoverPlan, FailoverSource};
 
 use super::ReplicaPaths;
+use super::integrity::{DamagedFile, JudgeError, Judged, MetadataJudged, PrepareLogBytes};
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
 use super::prepare_log::{self, PrepareLogError, PreparedEntry};
 use crate::engine::log_walk::walk_log;
-use crate::engine::{EngineConfig, EnginePaths, LogEntry, RecoveryError};
+use crate::engine::{EngineConfig, EnginePaths, Known, LogEntry, RecoveryError};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
-use crate::storage::replace::{ReadFileError, replace_file_with};
+use crate::storage::replace::{ReadFileError, folder_of, replace_file_with};
 use crate::storage::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
+use crate::storage::sum::{self, SnapshotCover, SumKind};
 use crate::storage::{Disk, Flush, Frame, OsDisk, ReplaceError, Wal, read_file, replace_file};
 use std::fmt;
 use std::io;
@@ -94,6 +96,9 @@ pub enum StagingError {
         /// How.
         error: RecoveryError,
     },
+    /// A file is not what it was when its sum was written.
+    #[error("{0}")]
+    Checksum(DamagedFile),
     /// It was found to be faulted.
     #[error("the replica is recorded as faulted")]
     Faulted,
@@ -150,6 +155,15 @@ pub struct Survey {
     prepared: Vec<PreparedEntry>,
 }
 
+impl From<JudgeError> for StagingError {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Damaged(file) => StagingError::Checksum(file),
+            JudgeError::Io(path, error) => StagingError::Io { path, error },
+        }
+    }
+}
+
 fn io_at(path: &Path) -> impl Fn(io::Error) -> StagingError + '_ {
     move |error| StagingError::Io { path: path.to_owned(), error }
 }
@@ -182,8 +196,14 @@ impl StagedReplica {
     /// # Errors
     /// When the files cannot be relied on. A replica whose files are damaged may have held what nobody else has.
     pub fn survey(&self) -> Result<Survey, StagingError> {
-        let metadata = self.read_metadata()?;
-        let entries = self.read_prepare_log()?;
+        let path = &self.paths.metadata;
+        let read = self.read_metadata()?;
+        let (metadata, judged) = read.ok_or_else(|| StagingError::NoMetadata { path: path.clone() })?;
+        let mut judged = Judged::before_the_log(&*self.disk, &self.paths, &metadata, judged)?;
+        if metadata.role == Role::Faulted {
+            return Err(StagingError::Faulted);
+        }
+        let (prepare_log, entries) = self.read_prepare_log()?;
         let covered = self.read_snapshot_end()?;
         let pending: Vec<LogEntry<'_>> = entries.iter().map(PreparedEntry::as_log_entry).collect();
         let wal = &self.paths.engine.wal;
@@ -191,7 +211,8 @@ impl StagedReplica {
         let log_length = match self.disk.open(wal).map_err(io_at(wal))? {
             None => 0,
             Some(file) => {
-                let walked = walk_log(&*file, wal, covered, &pending, |frame| {
+                let known = Known { pending: &pending, committed: metadata.commit_lsn };
+                let walked = walk_log(&*file, wal, covered, &known, |frame| {
                     last = Some((frame.lsn, frame.slot));
                     Ok(())
                 });
@@ -200,6 +221,7 @@ impl StagedReplica {
             }
         };
         let commit_lsn = last.map(|(lsn, _)| lsn);
+        judged.after_the_log(&*self.disk, &self.paths, &metadata, &prepare_log, commit_lsn)?;
         let prepared = contiguous_after(last, entries, metadata.current_view);
         let prefix = prepared.last().map(|entry| entry.lsn).or(commit_lsn);
         if let Some(commit) = metadata.commit_lsn.filter(|commit| Some(*commit) > prefix) {
@@ -222,35 +244,35 @@ impl StagedReplica {
     /// What the metadata file holds, whatever that and the other files are worth; none if there is no such file.
     ///
     /// # Errors
-    /// When it cannot be read, or is no metadata.
+    /// When it cannot be read, is no metadata, or is not what its sum says.
     pub fn stored_metadata(&self) -> Result<Option<Metadata>, StagingError> {
+        Ok(self.read_metadata()?.map(|(metadata, _)| metadata))
+    }
+
+    fn read_metadata(&self) -> Result<Option<(Metadata, MetadataJudged)>, StagingError> {
         let path = &self.paths.metadata;
         let Some(bytes) = self.read_at_most(path, metadata::MAX_FILE_LEN)? else { return Ok(None) };
-        let decoded = Metadata::decode(&bytes);
-        decoded.map(Some).map_err(|error| StagingError::Metadata { path: path.clone(), error })
-    }
-
-    fn read_metadata(&self) -> Result<Metadata, StagingError> {
-        let path = &self.paths.metadata;
         let metadata =
-            self.stored_metadata()?.ok_or_else(|| StagingError::NoMetadata { path: path.clone() })?;
-        if metadata.role == Role::Faulted {
-            return Err(StagingError::Faulted);
-        }
-        Ok(metadata)
+            Metadata::decode(&bytes).map_err(|error| StagingError::Metadata { path: path.clone(), error })?;
+        let judged = MetadataJudged::new(&*self.disk, path, &bytes)?;
+        Ok(Some((metadata, judged)))
     }
 
-    fn read_prepare_log(&self) -> Result<Vec<PreparedEntry>, StagingError> {
+    fn read_prepare_log(&self) -> Result<(PrepareLogBytes, Vec<PreparedEntry>), StagingError> {
         let path = self.paths.prepare_log();
         let bytes = self.read_at_most(&path, MAX_PREPARE_LOG_BYTES)?;
-        let Some(bytes) = bytes else { return Ok(Vec::new()) };
+        let mut prepare_log = PrepareLogBytes { bytes: Vec::new(), longest: MAX_PREPARE_LOG_BYTES };
+        let Some(bytes) = bytes else { return Ok((prepare_log, Vec::new())) };
         // The file's own length bounds it; whoever wrote it had limits of its own.
         let any = EngineConfig {
             max_submission_queue: u32::MAX,
             max_command_bytes: MAX_PREPARE_LOG_BYTES,
             max_expirations_per_tick: 1,
         };
-        prepare_log::decode(&bytes, &any).map_err(|error| StagingError::PrepareLog { path, error })
+        let entries =
+            prepare_log::decode(&bytes, &any).map_err(|error| StagingError::PrepareLog { path, error })?;
+        prepare_log.bytes = bytes;
+        Ok((prepare_log, entries))
     }
 
     /// LSN and slot that the snapshot ends with; none without a snapshot, or with one of an empty state.
@@ -283,6 +305,7 @@ impl StagedReplica {
         if let Some(through) = through.filter(|through| Some(*through) > survey.prefix) {
             return Err(StagingError::PrefixMissing { through, end: survey.prefix });
         }
+        self.remove_sums()?;
         let (from, to) = (&source.paths.engine, &self.paths.engine);
         if source.replica != self.replica {
             self.copy_or_remove(source, &from.snapshot, &to.snapshot)?;
@@ -308,7 +331,31 @@ impl StagedReplica {
         };
         let path = &self.paths.metadata;
         replace_file(&*self.disk, path, &rewritten.encode(), Flush::Data).map_err(replaced(path))?;
+        self.write_sums(&rewritten, promised)?;
         Ok(rewritten)
+    }
+
+    /// Removes what is said about files that are about to be rewritten.
+    fn remove_sums(&self) -> Result<(), StagingError> {
+        for path in self.paths.summed() {
+            sum::remove_sum(&*self.disk, &path).map_err(io_at(&path))?;
+        }
+        let folder = folder_of(&self.paths.metadata);
+        self.disk.create_folder(folder).and_then(|()| self.disk.sync_folder(folder)).map_err(io_at(folder))
+    }
+
+    /// Says what the files hold now.
+    fn write_sums(&self, metadata: &Metadata, prepare_log: Vec<u8>) -> Result<(), StagingError> {
+        let confirm = |path: &Path, kind, content| {
+            sum::confirm(&*self.disk, path, kind, content).map_err(|error| io_at(path)(error.source))
+        };
+        let snapshot = &self.paths.engine.snapshot;
+        let cover = SnapshotCover::of_file(&*self.disk, snapshot, &[]).map_err(io_at(snapshot))?;
+        if let Some((cover, _)) = cover {
+            confirm(snapshot, SumKind::Snapshot, cover.encode())?;
+        }
+        confirm(&self.paths.prepare_log(), SumKind::PrepareLog, prepare_log)?;
+        confirm(&self.paths.metadata, SumKind::Metadata, metadata.encode())
     }
 
     /// Takes a file over from another replica, or removes this one's if there is nothing to take over.

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Metadata,
     /// Entries that a replica has promised to keep.
     PrepareLog,
+    /// What one of these held when it was written.
+    Sum,
     /// Where the replicas of a cluster are.
     Layout,
     /// Which of them are cut off.
@@ -57,6 +59,7 @@ impl Kind {
             Kind::Snapshot => "snapshot",
             Kind::Metadata => "metadata",
             Kind::PrepareLog => "prepare_log",
+            Kind::Sum => "sum",
             Kind::Layout => "cluster_layout",
             Kind::Faults => "cluster_faults",
             Kind::Timeline => "cluster_timeline",
@@ -70,6 +73,7 @@ impl Kind {
             Some(b"SBDA") => Some(Kind::Snapshot),
             Some(b"RPLM") => Some(Kind::Metadata),
             Some(b"RPLP") => Some(Kind::PrepareLog),
+            Some(b"RSUM") => Some(Kind::Sum),
             _ => Self::of_text(&String::from_utf8_lossy(start)),
         }
     }
@@ -119,6 +123,7 @@ impl Kind {
             (".snapshot", Kind::Snapshot),
             (".metadata", Kind::Metadata),
             (".prepare", Kind::PrepareLog),
+            (".sum", Kind::Sum),
             ("-history.txt", Kind::History),
             (".history.txt", Kind::History),
         ];
@@ -140,11 +145,12 @@ mod tests {
 
     #[test]
     fn content_tells_the_kind_whatever_the_name() {
-        let cases: [(&[u8], Kind); 14] = [
+        let cases: [(&[u8], Kind); 15] = [
             (b"LBDA\x01\0", Kind::Wal),
             (b"SBDA", Kind::Snapshot),
             (b"RPLM\x02", Kind::Metadata),
             (b"RPLP\x02", Kind::PrepareLog),
+            (b"RSUM\x01", Kind::Sum),
             (b"version=1\nworkspace_root=/a\ncurrent_view=1\n", Kind::Layout),
             (b"version=1\r\nworkspace_root=/a operation=b\r\ncore.shard_id=0\r\n", Kind::Layout),
             (b"replica.2.role=backup\nversion=1\n", Kind::Layout),
@@ -168,6 +174,7 @@ mod tests {
             ("state.snapshot.tmp", Kind::Snapshot),
             ("replica.metadata", Kind::Metadata),
             ("replica.metadata.prepare", Kind::PrepareLog),
+            ("replica.metadata.prepare.sum", Kind::Sum),
             ("cluster-layout.txt", Kind::Layout),
             ("cluster-faults.txt", Kind::Faults),
             ("cluster-timeline.log", Kind::Timeline),

@@ -1,5 +1,5 @@
-//! The files of a replica that are replaced as a whole: snapshot, metadata, prepare log. None of them has a checksum, so
-//! what is shown of one that is not damaged in its structure may still be wrong.
+//! The files of a replica that are replaced as a whole: snapshot, metadata, prepare log. None of them has a checksum in
+//! it, so what is shown of one that is not damaged in its structure may still be wrong; the sum beside it tells.
 
 use super::order::Order;
 use super::show::{self, list};

@@ -17,6 +17,7 @@ use allocdb_node::ids::{
 use allocdb_node::replica::metadata::{Identity, Metadata, Role, Vote};
 use allocdb_node::replica::prepare_log::{self, PreparedEntry};
 use allocdb_node::storage::frame::HEADER_LEN;
+use allocdb_node::storage::sum::{Sum, SumKind, sum_path};
 use allocdb_node::storage::{Frame, RecordType, snapshot_file};
 use std::net::SocketAddr;
 
@@ -214,6 +215,30 @@ fn metadata() -> Metadata {
         durable_vote: Some(Vote { view: View(5), voted_for: ReplicaId(1) }),
         ..Metadata::bootstrap(Identity { replica: ReplicaId(2), shard: ShardId(3) }, Some(Lsn(9)), None)
     }
+}
+
+#[test]
+fn a_sum_says_what_it_covers_and_whether_its_file_is_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("replica.metadata");
+    let old = Metadata { current_view: View(3), ..metadata() };
+    let sum = Sum { kind: SumKind::Metadata, covers: vec![old.encode(), metadata().encode()] };
+    std::fs::write(sum_path(&file), sum.encode()).unwrap();
+    let said = || {
+        let mut out = Vec::new();
+        assert!(describe_all(&[sum_path(&file)], &mut out).unwrap().is_empty());
+        String::from_utf8(out).unwrap()
+    };
+    let fits = |word: &str| format!("offset=147 of_file={} fits={word}\n", file.display());
+    let covered =
+        "bytes=66 view=3 role=view_uncertain commit_lsn=9\noffset=77 covered=metadata bytes=66 view=4";
+    assert!(said().contains(&format!("offset=0 of=metadata covers=2\noffset=7 covered=metadata {covered}")));
+    assert!(said().contains(&fits("missing")));
+    std::fs::write(&file, old.encode()).unwrap();
+    assert!(said().contains(&fits("yes")));
+    std::fs::write(&file, Metadata { role: Role::Backup, ..old }.encode()).unwrap();
+    assert!(said().contains(&fits("no")));
+    assert_eq!(last("x.sum", b"RSUM\x01\x02"), "offset=0 stop=damaged error=BufferTooShort");
 }
 
 #[test]
