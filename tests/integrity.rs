@@ -200,6 +200,32 @@ fn at_rest(seed: u64) -> Files {
     life.rest()
 }
 
+#[test]
+fn a_crash_anywhere_in_a_change_of_role_leaves_metadata_that_is_covered() {
+    for power_goes in [false, true] {
+        for after in 0.. {
+            let mut life = Life::begin(1, 3, Role::Primary);
+            life.replica.settle().unwrap();
+            life.disk.set_fuse(after, Fuse::Kill);
+            // The role is all that changes, and from the one to the other it is one bit.
+            let _ = life.replica.enter_view_uncertain();
+            let _ = life.replica.settle();
+            let is_whole = !life.disk.is_dead();
+            life.disk.revive();
+            if power_goes {
+                life.disk.lose_power(&mut Rng::with_seed(after));
+            }
+            let held = open(&life.disk, 1);
+            let role = held.as_ref().map(|held| held.metadata.role);
+            assert!(matches!(role, Ok(Role::Primary | Role::ViewUncertain)), "operation {after}: {held:?}");
+            if is_whole {
+                assert!(after > 5, "{after}");
+                break;
+            }
+        }
+    }
+}
+
 /// Everything that a replica is and holds.
 #[derive(Debug, PartialEq)]
 struct Held {
