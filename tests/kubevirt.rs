@@ -495,6 +495,22 @@ fn a_surface_is_verified() {
     assert_eq!(answer["replicas"].as_array().unwrap().len(), 3);
 }
 
+/// A relay that lets small packets wait makes nearly every request wait if its end, or the end of the one before, is sent by
+/// itself; a verification sends some two dozen.
+#[test]
+fn a_relay_that_delays_small_packets_is_given_few_that_wait() {
+    if lacks_something() {
+        return;
+    }
+    let (_host, lane) = with_guests();
+    lane.api.cluster().delays_small_packets = true;
+    for _ in 0..2 {
+        assert_eq!(run(&mut lane.verify()).ok().stdout, "kubevirt_surface=ready\n");
+    }
+    let delayed = lane.api.cluster().delayed;
+    assert!(delayed <= 8, "{delayed} packets waited");
+}
+
 fn run_on(lane: &Lane, id: &str, window: &str) -> std::process::Command {
     let temporary = lane.path("tmp");
     std::fs::create_dir_all(&temporary).unwrap();

@@ -113,6 +113,8 @@ impl GuestTestbed {
         if ended.is_err() {
             // What is under way on it is not known any more.
             self.session.give_up(&command.work);
+        } else {
+            self.session.set_aside(command.work);
         }
         ended
     }
@@ -180,7 +182,7 @@ impl Remote<'_> {
             }
         }
         self.listen(output)?;
-        let closed = self.work.close(self.patience.within(self.silence));
+        let closed = self.work.wait_until_closed(self.patience.within(self.silence));
         closed.map_err(|failure| failure.error)?;
         let status = self.work.channel.exit_status().context("the remote command told no status")?;
         Ok((status, std::mem::take(&mut self.complaint)))

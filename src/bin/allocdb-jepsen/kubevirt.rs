@@ -14,12 +14,14 @@ use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::net::Ipv4Addr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Deadline of looking up one guest.
@@ -143,6 +145,85 @@ fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Result<HelperPo
 struct Tunnel {
     stream: UnixStream,
     call: Running,
+    _carrier: Carrier,
+}
+
+/// How long something small is waited for that may follow something small, so that both travel as one.
+const GATHERING: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000 };
+
+/// What is small: such a piece is followed by another at once, as the end of a request follows the request.
+const SMALL: usize = 1024;
+
+/// Carries bytes between the session and `kubectl`.
+///
+/// Relays let a small packet wait while an earlier one is not acknowledged, and the SSH server acknowledges after some 40 ms what
+/// it has no answer to. So what is written in pieces goes out as one.
+#[derive(Debug)]
+struct Carrier {
+    ends: [UnixStream; 2],
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Carrier {
+    /// Begins to carry, and returns the session's end.
+    fn start(far: UnixStream) -> std::io::Result<(UnixStream, Self)> {
+        let (stream, near) = UnixStream::pair()?;
+        near.set_nonblocking(false)?;
+        far.set_nonblocking(false)?;
+        let mut carrier = Self { ends: [near.try_clone()?, far.try_clone()?], threads: Vec::new() };
+        let (there, back) = ((near.try_clone()?, far.try_clone()?), (far, near));
+        let named = |name: &str| Builder::new().name(name.to_owned());
+        carrier.threads.push(named("to kubectl").spawn(move || carry(there.0, there.1, gathered))?);
+        carrier.threads.push(named("from kubectl").spawn(move || carry(back.0, back.1, piece))?);
+        Ok((stream, carrier))
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        for end in &self.ends {
+            // It may be over already, and then nobody waits for it.
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            // It only carries; that something is missing shows at the ends.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Carries bytes until one side ends, and passes on the end.
+fn carry(
+    mut from: UnixStream,
+    mut to: UnixStream,
+    read: impl Fn(&mut UnixStream, &mut [u8]) -> std::io::Result<usize>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match read(&mut from, &mut buffer) {
+            Ok(count) if count > 0 && to.write_all(&buffer[..count]).is_ok() => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Reads what has come.
+fn piece(from: &mut UnixStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    from.read(buffer)
+}
+
+/// Reads what has come; if that is small, with what follows at once.
+fn gathered(from: &mut UnixStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let count = from.read(buffer)?;
+    if count == 0 || count > SMALL {
+        return Ok(count);
+    }
+    let mut pipes = [PollFd::new(&*from, PollFlags::IN)];
+    let follows = matches!(poll(&mut pipes, Some(&GATHERING)), Ok(ready) if ready > 0);
+    // An end that follows is found again by whoever reads next.
+    Ok(if follows { count + from.read(&mut buffer[count..]).unwrap_or(0) } else { count })
 }
 
 impl Tunnel {
@@ -183,37 +264,42 @@ impl Tunnel {
         let mut words = vec!["exec", "-i", target, "--", relay.program];
         words.extend(told.iter().map(String::as_str));
         let kubectl = pod.kubectl();
-        let (stream, call) = kubectl.open_stream(&words).map_err(|error| match error {
+        let (far, mut call) = kubectl.open_stream(&words).map_err(|error| match error {
             CallError::Interrupted(interrupted) => interrupted.into(),
             error => anyhow!("failed to run kubevirt remote ssh command: {error}"),
         })?;
-        let mut tunnel = Self { stream, call };
-        let greeted = tunnel.wait_for_greeting(&kubectl.interrupt, deadline)?;
-        Ok(greeted.map(|()| tunnel))
+        if let Err(said) = Self::wait_for_greeting(&far, &mut call, &kubectl.interrupt, deadline)? {
+            return Ok(Err(said));
+        }
+        let (stream, carrier) = Carrier::start(far).context("failed to carry kubectl's bytes")?;
+        Ok(Ok(Self { stream, call, _carrier: carrier }))
     }
 
     /// Waits until there is something to read, or the call has ended.
-    fn wait_for_greeting(&mut self, interrupt: &Interrupt, deadline: Instant) -> Result<Result<(), String>> {
+    fn wait_for_greeting(
+        stream: &UnixStream,
+        call: &mut Running,
+        interrupt: &Interrupt,
+        deadline: Instant,
+    ) -> Result<Result<(), String>> {
         let begun = Instant::now();
         let deadline = deadline.min(begun + GREETING);
         let look = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         loop {
             interrupt.check()?;
-            let mut stream = [PollFd::new(&self.stream, PollFlags::IN)];
-            match poll(&mut stream, Some(&look)) {
+            match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&look)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("failed to wait for kubectl"),
             }
-            let waiting =
-                rustix::io::ioctl_fionread(&self.stream).context("failed to look at kubectl's output")?;
+            let waiting = rustix::io::ioctl_fionread(stream).context("failed to look at kubectl's output")?;
             if waiting > 0 {
                 return Ok(Ok(()));
             }
-            if let Some(status) = self.call.ended() {
-                return Ok(Err(format!("status={status} stderr={}", self.call.complaint())));
+            if let Some(status) = call.ended() {
+                return Ok(Err(format!("status={status} stderr={}", call.complaint())));
             }
             if Instant::now() >= deadline {
-                let said = self.call.complaint();
+                let said = call.complaint();
                 return Ok(Err(format!("nothing came within {}s {said}", begun.elapsed().as_secs())));
             }
         }

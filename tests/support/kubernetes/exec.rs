@@ -142,16 +142,56 @@ fn write_all(target: &mut UnixStream, mut bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// How long a receiver that has nothing to say lets an acknowledgement wait.
+const ACKNOWLEDGED_AFTER: Duration = Duration::from_millis(40);
+
+/// The way from a relay to the SSH server: it may let a packet wait as long as an earlier one is not acknowledged, which an
+/// answer does at once, and silence after a while.
+#[derive(Default)]
+struct Packets {
+    unacknowledged: Option<Instant>,
+    waiting: Vec<u8>,
+    was_held: bool,
+}
+
+impl Packets {
+    fn add(&mut self, bytes: &[u8], cluster: &Mutex<Cluster>) {
+        if !lock(cluster).delays_small_packets {
+            self.unacknowledged = None;
+        }
+        self.was_held |= self.is_held();
+        self.waiting.extend_from_slice(bytes);
+    }
+
+    fn is_held(&self) -> bool {
+        self.unacknowledged.is_some_and(|sent| sent.elapsed() < ACKNOWLEDGED_AFTER)
+    }
+
+    fn send(&mut self, target: &mut UnixStream, cluster: &Mutex<Cluster>) -> std::io::Result<()> {
+        if self.waiting.is_empty() || self.is_held() {
+            return Ok(());
+        }
+        // No answer has set it free.
+        if std::mem::take(&mut self.was_held) && self.unacknowledged.is_some() {
+            lock(cluster).delayed += 1;
+        }
+        write_all(target, &self.waiting)?;
+        self.waiting.clear();
+        self.unacknowledged = Some(Instant::now());
+        Ok(())
+    }
+}
+
 /// Carries bytes both ways until the process is done, `kubectl` is gone, or the pod.
 fn join(socket: &mut WebSocket<TcpStream>, target: &mut UnixStream, cluster: &Mutex<Cluster>) {
     let mut buffer = [0; 16 * 1024];
     buffer[0] = STDOUT;
+    let mut packets = Packets::default();
     while !lock(cluster).is_over && lock(cluster).pod.is_some() {
         let mut is_idle = false;
         match socket.read() {
             Ok(Message::Binary(frame)) => match frame.first() {
-                Some(&STDIN) if write_all(target, &frame[1..]).is_err() => return,
-                Some(&STDIN) => {}
+                Some(&STDIN) => packets.add(&frame[1..], cluster),
                 Some(&CLOSE) => drop(target.shutdown(Shutdown::Write)),
                 other => panic!("bytes on channel {other:?}"),
             },
@@ -160,15 +200,20 @@ fn join(socket: &mut WebSocket<TcpStream>, target: &mut UnixStream, cluster: &Mu
             Err(Error::Io(error)) if is_nothing_yet(&error) => is_idle = true,
             Err(_) => return,
         }
+        if packets.send(target, cluster).is_err() {
+            return;
+        }
+        is_idle &= packets.waiting.is_empty();
         match target.read(&mut buffer[1..]) {
             Ok(0) => return,
             Ok(count) => {
+                packets.unacknowledged = None;
                 if send(socket, Message::binary(buffer[..=count].to_vec())).is_err() {
                     return;
                 }
             }
             Err(error) if is_nothing_yet(&error) && is_idle => wait(socket.get_ref(), target),
-            Err(error) if is_nothing_yet(&error) => {}
+            Err(error) if is_nothing_yet(&error) => std::thread::sleep(Duration::from_micros(100)),
             Err(_) => return,
         }
     }

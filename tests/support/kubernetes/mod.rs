@@ -36,6 +36,10 @@ pub struct Cluster {
     pub programs: Vec<&'static str>,
     /// What runs in the place of a relay: program and arguments.
     pub relay: Vec<String>,
+    /// The relay lets a small packet wait while an earlier one is not acknowledged, as most do over TCP.
+    pub delays_small_packets: bool,
+    /// How many packets had to wait until the acknowledgement came by itself.
+    pub delayed: u32,
     /// What changed something, in order: `create`, `annotate <keys>`, `delete <grace>`, `exec <words>`.
     pub changes: Vec<String>,
     /// Who waits for a change of the pod.
@@ -116,6 +120,8 @@ impl Kubernetes {
             guests: guests.map(|(name, at)| (name.to_owned(), format!("10.42.0.{at}"))).collect(),
             programs: vec!["nc"],
             relay,
+            delays_small_packets: false,
+            delayed: 0,
             changes: Vec::new(),
             watchers: 0,
             unexpected: Vec::new(),

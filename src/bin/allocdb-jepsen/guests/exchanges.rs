@@ -39,6 +39,12 @@ impl Exchanges {
         let patience = session.patience(EXCHANGE);
         let mut talk = self.begin(session, addr, request, patience).map_err(|failure| failure.error)?;
         let heard_out = talk.hear_out(patience);
+        let is_finished = heard_out.is_ok() && talk.work.wait_until_closed(patience.within(CLOSING)).is_ok();
+        if is_finished {
+            let reply = talk.reply();
+            session.set_aside(talk.work);
+            return reply;
+        }
         // What is under way on a channel that does not close is not known any more.
         if talk.work.close(patience.within(CLOSING)).is_err() {
             session.give_up(&talk.work);
@@ -180,7 +186,7 @@ impl<'a> Talk<'a> {
     }
 
     /// What it came to, once the reply has ended and the channel is closed.
-    fn reply(self) -> Result<Vec<u8>> {
+    fn reply(&mut self) -> Result<Vec<u8>> {
         let status = if self.is_relayed { self.work.channel.exit_status()? } else { 0 };
         // A connection that breaks after the reply has begun ends it, as it does without a relay.
         if status != 0 && self.reply.is_empty() {
@@ -190,7 +196,7 @@ impl<'a> Talk<'a> {
                 said.trim()
             );
         }
-        Ok(self.reply)
+        Ok(std::mem::take(&mut self.reply))
     }
 }
 

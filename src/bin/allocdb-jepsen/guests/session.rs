@@ -372,6 +372,14 @@ struct Shared {
     interrupt: Interrupt,
     /// Whoever has this opens a channel, or the session.
     current: Mutex<Current>,
+    /// What is to be closed when the next channel is opened.
+    set_aside: Mutex<Vec<Finished>>,
+}
+
+/// A channel that both sides have finished with, and that this side has not closed yet.
+struct Finished {
+    channel: Channel,
+    held: Arc<Held>,
 }
 
 /// How it is with the session.
@@ -387,7 +395,8 @@ struct Current {
 impl GuestSession {
     /// One that is opened as soon as it is needed.
     pub(crate) fn new(guest: ControlGuest, road: Box<dyn Road>, interrupt: Interrupt) -> Result<Self> {
-        let shared = Shared { guest, road, interrupt, current: Mutex::default() };
+        let (current, set_aside) = Default::default();
+        let shared = Shared { guest, road, interrupt, current, set_aside };
         let shared = Arc::new(shared);
         let (stop, stopped) = channel();
         let kept = shared.clone();
@@ -430,6 +439,15 @@ impl GuestSession {
             }
             opened => opened,
         }
+    }
+
+    /// Takes a channel that both sides have finished with, to close it when the next one is opened.
+    ///
+    /// Nobody answers when a channel is closed. By itself that would be a small packet which is not acknowledged for a while, and
+    /// a relay on the way lets the next one wait for that long, some 40 ms. Together with the next one it costs nothing.
+    pub(crate) fn set_aside(&self, work: Work) {
+        let Work { channel, held, .. } = work;
+        lock(&self.shared.set_aside).push(Finished { channel, held });
     }
 
     /// Sees to it that nothing more is begun on the session of a channel.
@@ -498,6 +516,7 @@ impl Shared {
         open: &impl Fn(&Session) -> Result<Channel, ssh2::Error>,
     ) -> Result<Work, Failure> {
         let session = self.connect(current, patience)?;
+        self.close_set_aside(&session, patience);
         let opened = session.open_channel(patience, open);
         opened.map(|channel| Work::begin(session.clone(), channel)).map_err(|failure| {
             if failure.trouble == Trouble::Refused {
@@ -509,6 +528,17 @@ impl Shared {
             let error = if complaint.is_empty() { error } else { anyhow!("{error:#}; {complaint}") };
             Failure { error, ..failure }
         })
+    }
+
+    /// Closes what was set aside. What is of an earlier session went with it.
+    fn close_set_aside(&self, session: &Arc<Held>, patience: Patience<'_>) {
+        let finished = std::mem::take(&mut *lock(&self.set_aside));
+        for Finished { mut channel, .. } in
+            finished.into_iter().filter(|finished| Arc::ptr_eq(&finished.held, session))
+        {
+            // One that cannot be closed shows with what is opened next.
+            let _ = patience.within(OPENING).until(session, || channel.close());
+        }
     }
 
     /// Keeps the session in use, so that nothing on the way takes it for abandoned, and lets it go when it is over.
@@ -536,12 +566,16 @@ impl Shared {
 pub(crate) struct Work {
     pub(crate) channel: Channel,
     pub(crate) held: Arc<Held>,
+    _busy: Busy,
 }
+
+/// Counts one who works on a session's channels.
+struct Busy(Arc<Held>);
 
 impl Work {
     fn begin(held: Arc<Held>, channel: Channel) -> Self {
         held.workers.fetch_add(1, Ordering::Relaxed);
-        Self { channel, held }
+        Self { channel, _busy: Busy(held.clone()), held }
     }
 
     /// Carries out a step, however often it has to be begun.
@@ -558,15 +592,20 @@ impl Work {
         patience.wait(&self.held).map(|_| ())
     }
 
+    /// Waits until the other side has closed the channel, which has said everything.
+    pub(crate) fn wait_until_closed(&mut self, patience: Patience<'_>) -> Result<(), Failure> {
+        self.until(patience, Channel::wait_close)
+    }
+
     /// Closes the channel, and waits until the other side has too.
     pub(crate) fn close(&mut self, patience: Patience<'_>) -> Result<(), Failure> {
         self.until(patience, Channel::close)
     }
 }
 
-impl Drop for Work {
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.held.note_use();
-        self.held.workers.fetch_sub(1, Ordering::Relaxed);
+        self.0.note_use();
+        self.0.workers.fetch_sub(1, Ordering::Relaxed);
     }
 }
