@@ -6,6 +6,7 @@
 mod kubernetes;
 mod support;
 
+use allocdb_node::testbed::KubevirtLayout;
 use kubernetes::{Kubernetes, NAMESPACE, POD, TOKEN, missing_kubectl};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
@@ -364,6 +365,25 @@ fn layout(folder: &Path) {
         folder.display()
     );
     std::fs::write(folder.join("kubevirt-testbed-layout.txt"), layout).unwrap();
+}
+
+#[test]
+fn an_empty_namespace_is_a_value_and_means_that_of_the_context() {
+    let script = r#"echo "$*" >>"$0.calls"; case "$*" in
+        *allocdb-control*) echo 10.42.0.10 ;; *-1*) echo 10.42.0.11 ;; *-2*) echo 10.42.0.12 ;; *-3*) echo 10.42.0.13 ;;
+        esac"#;
+    let folder = with_kubectl(script);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (workspace, key) = (path("ws"), path("key"));
+    let mut command = jepsen(&["capture-kubevirt-layout", "--workspace", &workspace, "--namespace", ""]);
+    let search = format!("{}:/usr/bin:/bin", folder.path().display());
+    let done = run(command.args(["--ssh-private-key", &key]).env("PATH", search)).ok();
+    assert!(done.stdout.ends_with(CAPTURED), "{done:#?}");
+    assert!(
+        text(path("kubectl.calls")).lines().any(|call| call.starts_with("-n  get virtualmachineinstances "))
+    );
+    let layout = KubevirtLayout::load(Path::new(&path("ws/kubevirt-testbed-layout.txt"))).unwrap();
+    assert_eq!(layout.namespace, "");
 }
 
 fn verify_with(script: &str) -> String {

@@ -95,6 +95,23 @@ fn three_replicas_are_asked_at_once() {
 }
 
 #[test]
+fn a_replica_that_is_down_says_why_through_the_control_guest() {
+    if missing_namespaces() {
+        return;
+    }
+    let host = testbed();
+    run(&mut verify(&host)).ok();
+    let replicas = replica_processes(&host.path("ws"));
+    replicas.iter().for_each(|pid| signal_pid(*pid, "KILL"));
+    assert_no_replicas(&host.path("ws"));
+    let out = host.path("out");
+    let shown = run(&mut command(&host, &["watch-qemu", "--output-root", out.to_str().unwrap()])).ok();
+    let down: Vec<&str> = shown.stdout.lines().filter(|line| line.contains(" down ")).collect();
+    assert_eq!(down.len(), 3, "{shown:#?}");
+    assert!(down.iter().all(|line| line.contains("Connection refused")), "{down:#?}");
+}
+
+#[test]
 fn an_ssh_server_that_is_restarted_in_a_run_is_found_again() {
     if missing_namespaces() {
         return;

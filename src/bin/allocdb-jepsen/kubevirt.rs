@@ -56,7 +56,6 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
         interrupt: interrupt.clone(),
         deadline: None,
     };
-    ensure!(!wanted.namespace.is_empty(), "invalid kubevirt namespace: it is empty");
     let guest = |name: String| look_up(&kubectl, &name).map(|addr| KubevirtGuest { addr, name });
     let control = guest(wanted.control_vm)?;
     let [one, two, three] = wanted.replica_vms;

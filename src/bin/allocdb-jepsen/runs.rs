@@ -15,7 +15,7 @@ use super::stage::{Backstage, Stage};
 use super::support::Recorder;
 use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb};
-use super::tracker::{Completion, Namespaces, Phase, RunFiles, Tracker};
+use super::tracker::{Completion, Namespaces, OUTPUT_LOCK, Phase, RunFiles, Tracker};
 use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
@@ -31,9 +31,6 @@ use std::time::{Duration, Instant};
 
 /// Replaces the fault window of runs that have one.
 const WINDOW_OVERRIDE: &str = "ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE";
-
-/// Held for as long as a run or an archive command writes below an output root.
-const OUTPUT_LOCK: &str = ".allocdb-jepsen.lock";
 
 /// Looks up a run, or names those there are, the likeliest first.
 pub(crate) fn find_run(run_id: &str) -> Result<&'static RunSpec> {

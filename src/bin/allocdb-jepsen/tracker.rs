@@ -16,6 +16,9 @@ const MAX_STATUS_BYTES: u64 = 1024 * 1024;
 /// Status file that follows whichever run of an output root changed last.
 const LATEST_STATUS: &str = "allocdb-jepsen-latest-status.txt";
 
+/// Held for as long as a run or an archive command writes below an output root. Says who does, or did last.
+pub(crate) const OUTPUT_LOCK: &str = ".allocdb-jepsen.lock";
+
 /// Slots between two namespaces taken in one millisecond.
 const NAMESPACE_SLOTS: u64 = 128;
 

@@ -5,11 +5,13 @@ use super::super::common::escaped;
 use super::super::harness_log;
 use super::session::{Failure, GuestSession, Patience, Trouble, Work, would_wait};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use ssh2::Session;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long everything may take together, a new session included.
@@ -17,6 +19,10 @@ const EXCHANGE: Duration = Duration::from_secs(30);
 
 /// How long a replica may say nothing.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long it may take to find out why a connection fails, and how long that counts.
+const EXPLAINING: Duration = Duration::from_secs(5);
+const EXPLAINED_FOR: Duration = Duration::from_secs(2);
 
 /// How long a channel that is given up may take to close.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -31,6 +37,8 @@ const FORBIDDEN: [&str; 2] = ["administratively prohibited", "unknown channel ty
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {
     forwarding_is_forbidden: AtomicBool,
+    /// Why connections to an address fail, and when that was found out.
+    explained: Mutex<BTreeMap<SocketAddr, (Instant, String)>>,
 }
 
 impl Exchanges {
@@ -65,13 +73,54 @@ impl Exchanges {
             match session.open_channel(patience, open) {
                 Ok(work) => return Ok(Talk::new(work, request, false)),
                 Err(failure) if is_forbidden(&failure) => self.note_that_it_is_forbidden(session),
+                Err(failure) if failure.trouble == Trouble::Refused => {
+                    return Err(match self.explanation(session, addr, patience) {
+                        Some(why) => Failure { error: anyhow!("{why}; {:#}", failure.error), ..failure },
+                        None => failure,
+                    });
+                }
                 Err(failure) => return Err(failure),
             }
         }
+        Self::begin_relayed(session, addr, request, patience)
+    }
+
+    fn begin_relayed<'a>(
+        session: &GuestSession,
+        addr: SocketAddr,
+        request: &'a [u8],
+        patience: Patience<'_>,
+    ) -> Result<Talk<'a>, Failure> {
         let mut work = session.open_channel(patience, Session::channel_session)?;
         let line = relay_line(addr);
         work.until(patience.within(ANSWER), |channel| channel.exec(&line))?;
         Ok(Talk::new(work, request, true))
+    }
+
+    /// Why the control guest cannot connect to an address. The server knows, but libssh2 does not pass it on; a relay says it.
+    fn explanation(
+        &self,
+        session: &GuestSession,
+        addr: SocketAddr,
+        patience: Patience<'_>,
+    ) -> Option<String> {
+        let known = self.explained.lock().unwrap_or_else(PoisonError::into_inner).get(&addr).cloned();
+        if let Some((_, why)) = known.filter(|(at, _)| at.elapsed() < EXPLAINED_FOR) {
+            return Some(why);
+        }
+        let patience = patience.within(EXPLAINING);
+        let mut talk = Self::begin_relayed(session, addr, &[], patience).ok()?;
+        let heard_out = talk.hear_out(patience).map(|()| talk.work.wait_until_closed(patience).is_ok());
+        let why = reason_in(&String::from_utf8_lossy(&talk.complaint));
+        match heard_out {
+            Ok(true) => session.set_aside(talk.work),
+            _ if talk.work.close(session.patience(CLOSING)).is_err() => session.give_up(&talk.work),
+            _ => {}
+        }
+        let why = why?;
+        let explained = &mut self.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        explained.insert(addr, (Instant::now(), why.clone()));
+        Some(why)
     }
 
     fn note_that_it_is_forbidden(&self, session: &GuestSession) {
@@ -83,6 +132,21 @@ impl Exchanges {
             ));
         }
     }
+}
+
+/// The system's sentence in what a relay complains about.
+fn reason_in(complaint: &str) -> Option<String> {
+    let sentences = [
+        "Connection refused",
+        "No route to host",
+        "Host is unreachable",
+        "Network is unreachable",
+        "Connection timed out",
+        "Connection reset by peer",
+        "timed out",
+    ];
+    let complaint = complaint.to_lowercase();
+    sentences.into_iter().find(|sentence| complaint.contains(&sentence.to_lowercase())).map(str::to_owned)
 }
 
 fn is_forbidden(failure: &Failure) -> bool {
@@ -281,6 +345,31 @@ mod tests {
         if tried == 0 {
             println!("skipped: needs socat, ncat, nc, busybox or python3");
         }
+    }
+
+    #[test]
+    fn why_nobody_listens_is_found_in_what_relays_say() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        for program in
+            [("socat", "socat"), ("ncat", "ncat"), ("nc", "nc"), ("nc", "busybox"), ("python3", "python3")]
+        {
+            let Some(path) = path_of(program.1) else { continue };
+            let said = relayed(&[(program.0, &path)], addr, b"").stderr;
+            let why = reason_in(&String::from_utf8_lossy(&said));
+            assert_eq!(
+                why.as_deref(),
+                Some("Connection refused"),
+                "{program:?}: {}",
+                String::from_utf8_lossy(&said)
+            );
+        }
+        assert_eq!(
+            reason_in("nc: can't connect to remote host (10.0.0.1): No route to host").unwrap(),
+            "No route to host"
+        );
+        assert_eq!(reason_in("ls: nothing"), None);
     }
 
     #[test]

@@ -6,12 +6,15 @@ use super::super::common::escaped;
 use super::super::interrupt::Interrupt;
 use super::super::runtime::{STATUS, status_in};
 use super::super::testbed::{Contact, ExternalTestbed, Open, Port, REPLICAS};
-use super::super::tracker::{Namespaces, RunFiles, RunStatus};
+use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State};
 use super::super::watch_render::{Event, Replica};
 use super::files::recent_events;
 use allocdb_node::api::{self, Request, Response};
+use allocdb_node::cluster::process::is_running;
 use allocdb_node::engine::Metrics;
 use allocdb_node::ids::{ReplicaId, Slot};
+use allocdb_node::jepsen::plan;
+use allocdb_node::storage::{OsDisk, read_file};
 use anyhow::{Result, anyhow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -38,11 +41,76 @@ impl Source {
     }
 
     fn told(&self) -> Result<Told> {
-        let status = load(&self.status_file())?;
+        let status = match load(&self.status_file())? {
+            Some(status) => {
+                match LastRun::of(&self.output_root).filter(|run| run.is_later(&status, &self.run_id)) {
+                    // What is there is of an earlier run, and so are the events.
+                    Some(run) => {
+                        return Ok(Told { status: run.status_without_its_own(status), events: Vec::new() });
+                    }
+                    None => Some(status),
+                }
+            }
+            None => None,
+        };
         let run = status.as_ref().map(|status| status.run_id.as_str()).or(self.run_id.as_deref());
         let log = run.map(|run| RunFiles::new(&self.output_root, run).events());
         let events = log.map_or_else(Vec::new, |log| recent_events(&log, self.events));
         Ok(Told { status, events })
+    }
+}
+
+/// The run that began last in an output root, by the lock that it takes before anything else.
+struct LastRun {
+    name: String,
+    pid: u32,
+    began_millis: u64,
+}
+
+impl LastRun {
+    fn of(output_root: &Path) -> Option<Self> {
+        let path = output_root.join(OUTPUT_LOCK);
+        let text = String::from_utf8(read_file(&OsDisk, &path, 4096).ok()??).ok()?;
+        let (name, pid) = text.trim().rsplit_once(" with pid ")?;
+        let modified = std::fs::metadata(&path).ok()?.modified().ok()?;
+        let began = modified.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
+        Some(Self { name: name.to_owned(), pid: pid.parse().ok()?, began_millis: u64::try_from(began).ok()? })
+    }
+
+    /// Whether a status that says how a run has ended is of one before this. Archiving is no run.
+    fn is_later(&self, status: &RunStatus, wanted: &Option<String>) -> bool {
+        let is_wanted = wanted.as_ref().is_none_or(|wanted| *wanted == self.name);
+        let is_run = plan::find(&self.name).is_some();
+        is_wanted && is_run && status.state != State::Running && status.updated_at_millis < self.began_millis
+    }
+
+    /// How this run is, which has not made a status of its own: not known yet, or that it ended without.
+    fn status_without_its_own(self, earlier: RunStatus) -> Option<RunStatus> {
+        if is_running(self.pid) {
+            return None;
+        }
+        let Self { name, pid, began_millis } = self;
+        Some(RunStatus {
+            last_error: Some(format!(
+                "process {pid} ended without a status of its own; the one that is there is of an earlier run, {}",
+                earlier.run_id
+            )),
+            run_id: name,
+            state: State::Failed,
+            phase: Phase::Waiting,
+            detail: "run failed".to_owned(),
+            started_at_millis: began_millis,
+            updated_at_millis: began_millis,
+            elapsed_secs: 0,
+            minimum_fault_window_secs: None,
+            history_events: 0,
+            history_file: None,
+            artifact_bundle: None,
+            logs_archive: None,
+            release_gate_passed: None,
+            blockers: None,
+            ..earlier
+        })
     }
 }
 
@@ -173,4 +241,81 @@ fn metrics(testbed: &dyn ExternalTestbed, id: ReplicaId, slot: Slot) -> Result<M
 fn why(error: &anyhow::Error) -> String {
     let causes = error.chain().skip(usize::from(error.source().is_some())).map(ToString::to_string);
     causes.collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    const RUN: &str = "lease_safety-control";
+
+    /// No process has this number.
+    const NOBODY: u32 = 4_194_305;
+
+    /// An output root in which a run passed, and then somebody took the lock.
+    struct Root(tempfile::TempDir);
+
+    impl Root {
+        fn with_lock(holder: &str, at_millis: u64) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let status = format!(
+                "version=1\nbackend=local\nrun_id={RUN}\nstate=passed\nphase=completed\ndetail=run completed\n\
+                 started_at_millis=1000000\nupdated_at_millis=1000500\nelapsed_secs=0\nminimum_fault_window_secs=none\n\
+                 history_events=6\nhistory_file=h\nartifact_bundle=b\nlogs_archive=l\nrelease_gate_passed=true\n\
+                 blockers=0\nlast_error=none\n"
+            );
+            let files = RunFiles::new(folder.path(), RUN);
+            for path in [files.status(), files.latest_status()] {
+                std::fs::write(path, &status).unwrap();
+            }
+            std::fs::write(files.events(), "time_millis=1000500 detail=run completed\n").unwrap();
+            let lock = folder.path().join(OUTPUT_LOCK);
+            std::fs::write(&lock, holder).unwrap();
+            let file = std::fs::File::options().write(true).open(&lock).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::from_millis(at_millis)).unwrap();
+            Self(folder)
+        }
+
+        fn told(&self, run_id: Option<&str>) -> Told {
+            let source = Source {
+                name: String::new(),
+                testbed: Testbed::Qemu { workspace: PathBuf::new() },
+                output_root: self.0.path().to_owned(),
+                run_id: run_id.map(str::to_owned),
+                events: 8,
+            };
+            source.told().unwrap()
+        }
+    }
+
+    #[test]
+    fn an_earlier_run_is_not_taken_for_one_that_ended_without_a_status() {
+        let ended = Root::with_lock(&format!("{RUN} with pid {NOBODY}\n"), 1_002_000);
+        for run_id in [None, Some(RUN)] {
+            let told = ended.told(run_id);
+            let status = told.status.unwrap();
+            assert_eq!((status.state, status.release_gate_passed), (State::Failed, None));
+            assert!(status.last_error.unwrap().contains("ended without a status of its own"));
+            assert_eq!(told.events, []);
+        }
+        // One that goes on will have a status soon.
+        let begun = Root::with_lock(&format!("{RUN} with pid {}\n", std::process::id()), 1_002_000);
+        assert_eq!(begun.told(Some(RUN)).status, None);
+    }
+
+    #[test]
+    fn a_run_that_passed_is_told_also_after_something_else_was_done_there() {
+        for (holder, at_millis) in [
+            // Its own lock, an archive of it, another run, and what nobody understands.
+            (format!("{RUN} with pid {NOBODY}\n"), 999_990),
+            (format!("archive of {RUN} with pid {NOBODY}\n"), 1_002_000),
+            (format!("lease_safety-crash-restart with pid {NOBODY}\n"), 1_002_000),
+            ("?".to_owned(), 1_002_000),
+        ] {
+            let told = Root::with_lock(&holder, at_millis).told(Some(RUN));
+            assert_eq!(told.status.unwrap().state, State::Passed, "{holder}");
+            assert_eq!(told.events.len(), 1);
+        }
+    }
 }
