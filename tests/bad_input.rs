@@ -83,6 +83,29 @@ fn a_window_that_is_no_number_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_folder_for_staging_that_is_not_there_is_named_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, absent) = (folder.path().join("out"), folder.path().join("absent"));
+    let mut command =
+        jepsen(&["run-local", "--run-id", "failover_read_fences-crash-restart", "--output-root"]);
+    let error = run(command.arg(&root).env("TMPDIR", &absent)).refused();
+    let expected = format!("failed to create temp staging dir in {}; ", absent.display());
+    assert!(error.starts_with(&expected) && error.contains("TMPDIR"), "{error}");
+    assert!(!root.exists());
+}
+
+#[test]
+fn a_layout_and_a_lock_that_cannot_be_used_are_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = run(jepsen(&["local-cluster", "status", "--workspace"]).arg(folder.path())).refused();
+    let layout = folder.path().canonicalize().unwrap().join("cluster-layout.txt");
+    assert!(status.contains(layout.to_str().unwrap()), "{status}");
+    std::fs::create_dir(folder.path().join("cluster.lock")).unwrap();
+    let start = run(jepsen(&["local-cluster", "start", "--workspace"]).arg(folder.path())).refused();
+    assert_eq!(start.matches("cluster.lock").count(), 1, "{start}");
+}
+
+#[test]
 fn an_output_root_that_is_a_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("out");

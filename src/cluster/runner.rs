@@ -46,8 +46,13 @@ pub enum RunnerError {
         error: io::Error,
     },
     /// Its layout cannot be used.
-    #[error("failed to load local cluster layout: {0}")]
-    Layout(TextFileError),
+    #[error("failed to load local cluster layout: {error}; in {}", path.display())]
+    Layout {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        error: TextFileError,
+    },
     /// Its fault file cannot be used.
     #[error("failed to load local cluster fault state {}: {error}", path.display())]
     Faults {
@@ -66,7 +71,7 @@ pub enum RunnerError {
     },
     /// Another runner is at work, or the lock cannot be used.
     #[error("failed to lock the workspace: {0}")]
-    Lock(#[from] LockError),
+    Lock(LockError),
     /// There is no such replica.
     #[error("replica {id} is not present in {}", layout.display())]
     NoSuchReplica {
@@ -175,6 +180,12 @@ pub enum RunnerError {
     },
 }
 
+impl From<LockError> for RunnerError {
+    fn from(error: LockError) -> Self {
+        RunnerError::Lock(error)
+    }
+}
+
 fn unresponsive(replica: &ReplicaLayout) -> String {
     format!(
         "replica {} did not answer on {} but still has pid file at {}",
@@ -248,7 +259,10 @@ impl Runner {
             .canonicalize()
             .map_err(|error| RunnerError::Workspace { path: workspace.to_owned(), error })?;
         let layout_path = root.join(layout::FILE_NAME);
-        let layout = ClusterLayout::load(&layout_path).map_err(RunnerError::Layout)?;
+        let layout = ClusterLayout::load(&layout_path).map_err(|error| {
+            let path = layout_path.clone();
+            RunnerError::Layout { path, error }
+        })?;
         Ok(Self { layout, layout_path, launcher, started: Mutex::new(Vec::new()), reservation: None })
     }
 

@@ -53,8 +53,13 @@ pub struct DaemonOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The layout cannot be used.
-    #[error("failed to load local cluster layout: {0}")]
-    Layout(TextFileError),
+    #[error("failed to load local cluster layout: {error}; in {}", path.display())]
+    Layout {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        error: TextFileError,
+    },
     /// The replica is not in it.
     #[error("replica {replica} is not present in {}", layout.display())]
     NotInLayout {
@@ -133,7 +138,9 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> DaemonError + '_ {
 /// # Errors
 /// When it cannot start. A replica whose files cannot be trusted does start, to say so.
 pub fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
-    let layout = ClusterLayout::load(&options.layout_file).map_err(DaemonError::Layout)?;
+    let path = &options.layout_file;
+    let layout =
+        ClusterLayout::load(path).map_err(|error| DaemonError::Layout { path: path.clone(), error })?;
     let not_in_layout =
         || DaemonError::NotInLayout { replica: options.replica, layout: options.layout_file.clone() };
     let own = layout.replica(options.replica).ok_or_else(not_in_layout)?.clone();

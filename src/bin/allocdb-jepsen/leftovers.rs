@@ -35,6 +35,18 @@ pub(crate) fn own(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Sees whether there can be staging folders, before anything is done to a cluster that would need them.
+pub(crate) fn check_staging(temporary: &Path) -> Result<()> {
+    let tried = tempfile::Builder::new().prefix(".allocdb-staging-").tempdir_in(temporary);
+    let tried = tried.and_then(tempfile::TempDir::close);
+    tried.with_context(|| {
+        format!(
+            "failed to create temp staging dir in {}; failovers stage files of replicas there, TMPDIR names another place",
+            temporary.display()
+        )
+    })
+}
+
 /// Removes the staging folders of processes that are gone.
 pub(crate) fn clear_staging(temporary: &Path) {
     let entries = fs::read_dir(temporary).into_iter().flatten().flatten();

@@ -7,7 +7,7 @@ use super::cluster;
 use super::common::{now_millis, print, replace_file, temporary_beside};
 use super::harness_log;
 use super::interrupt::Interrupt;
-use super::leftovers::{clear_output_root, clear_staging};
+use super::leftovers::{check_staging, clear_output_root, clear_staging};
 use super::nemesis::script;
 use super::progress::Progress;
 use super::runtime;
@@ -98,6 +98,9 @@ pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: 
     let mut testbed = open(testbed, Contact::AtOnce, interrupt)?;
     let run = find_run(run_id)?;
     let window = Window::of(run)?;
+    if !run.is_control() {
+        check_staging(&std::env::temp_dir())?;
+    }
     fs::create_dir_all(output_root)
         .with_context(|| format!("failed to create Jepsen output root {}", output_root.display()))?;
     let _lock = lock_output_root(output_root, run.id.as_str())?;
