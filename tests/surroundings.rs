@@ -150,3 +150,22 @@ fn what_a_killed_run_has_left_goes_with_the_next_one() {
     assert_eq!(names(&temporary), Vec::<String>::new());
     assert!(!unfinished.exists());
 }
+
+#[test]
+fn a_start_that_is_interrupted_leaves_no_half_of_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // A replica that never gets ready.
+    let made = Command::new("mkfifo").arg(path("never")).status().unwrap();
+    assert!(made.success());
+    std::fs::write(path("program"), format!("#!/bin/sh\nread x <{}\n", path("never").display())).unwrap();
+    std::fs::set_permissions(path("program"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = jepsen(&["local-cluster", "start", "--workspace"]);
+    command.arg(path("ws")).env("ALLOCDB_OWN_PROGRAM", path("program"));
+    let start = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("all replicas", || replica_processes(&path("ws")).len() == 3);
+    signal(&start, "INT");
+    let done = finish(start);
+    assert_eq!(done.refused(), "interrupted by SIGINT\n");
+    assert_no_replicas(&path("ws"));
+}

@@ -1,11 +1,12 @@
 //! The verbs of `local-cluster`: what operators and guests do to the replicas of one machine, and being one of them.
 //!
 //! What is done is the library's affair; here it is asked for and its outcome put into the lines that people and scripts
-//! read. Needs nothing else of the binary but the command line's types and the way to print.
+//! read. Needs nothing else of the binary but the command line's types, the way to print and interruptions.
 
 use super::args::{LocalCluster, Member, ReplicaDaemon, words_before_verbs};
 use super::common::print;
 use super::inspect;
+use super::interrupt::Interrupt;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::report::{Condition, replica_block};
@@ -67,8 +68,15 @@ fn open(workspace: &Path) -> Result<Runner> {
 }
 
 fn start(workspace: &Path) -> Result<()> {
-    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, Host::Localhost, detached()?)?;
-    let statuses = runner.start()?;
+    // Half a cluster is none: what was started is ended again when somebody does not wait for the rest.
+    let interrupt = Interrupt::listen()?;
+    let launcher = launcher(Tie::Detached, interrupt.flag())?;
+    let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, Host::Localhost, launcher)?;
+    let statuses = match (runner.start(), interrupt.check()) {
+        (Ok(statuses), _) => statuses,
+        (Err(_), Err(interrupted)) => return Err(interrupted.into()),
+        (Err(error), Ok(())) => return Err(error.into()),
+    };
     let mut text = format!(
         "cluster started\nworkspace={}\nlayout={}\n",
         runner.root().display(),
