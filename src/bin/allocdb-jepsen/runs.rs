@@ -87,8 +87,8 @@ fn lock_output_root(output_root: &Path, holder: &str) -> Result<Lock> {
         bail!("{} is in use by another run: {}", output_root.display(), first.trim());
     }
     let lock = taken.with_context(|| format!("failed to lock the output root {}", output_root.display()))?;
-    // Only for the message of whoever comes second.
-    let _ = fs::write(&path, format!("{holder} with pid {}\n", std::process::id()));
+    // For the message of whoever comes second, and for views.
+    let _ = fs::write(&path, format!("{holder} with pid {} at {}\n", std::process::id(), now_millis()));
     Ok(lock)
 }
 

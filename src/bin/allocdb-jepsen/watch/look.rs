@@ -71,10 +71,9 @@ impl LastRun {
     fn of(output_root: &Path) -> Option<Self> {
         let path = output_root.join(OUTPUT_LOCK);
         let text = String::from_utf8(read_file(&OsDisk, &path, 4096).ok()??).ok()?;
-        let (name, pid) = text.trim().rsplit_once(" with pid ")?;
-        let modified = std::fs::metadata(&path).ok()?.modified().ok()?;
-        let began = modified.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis();
-        Some(Self { name: name.to_owned(), pid: pid.parse().ok()?, began_millis: u64::try_from(began).ok()? })
+        let (name, rest) = text.trim().rsplit_once(" with pid ")?;
+        let (pid, began) = rest.split_once(" at ")?;
+        Some(Self { name: name.to_owned(), pid: pid.parse().ok()?, began_millis: began.parse().ok()? })
     }
 
     /// Whether a status that says how a run has ended is of one before this. Archiving is no run.
@@ -246,7 +245,6 @@ fn why(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
 
     const RUN: &str = "lease_safety-control";
 
@@ -257,7 +255,7 @@ mod tests {
     struct Root(tempfile::TempDir);
 
     impl Root {
-        fn with_lock(holder: &str, at_millis: u64) -> Self {
+        fn with_lock(holder: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let status = format!(
                 "version=1\nbackend=local\nrun_id={RUN}\nstate=passed\nphase=completed\ndetail=run completed\n\
@@ -270,10 +268,7 @@ mod tests {
                 std::fs::write(path, &status).unwrap();
             }
             std::fs::write(files.events(), "time_millis=1000500 detail=run completed\n").unwrap();
-            let lock = folder.path().join(OUTPUT_LOCK);
-            std::fs::write(&lock, holder).unwrap();
-            let file = std::fs::File::options().write(true).open(&lock).unwrap();
-            file.set_modified(UNIX_EPOCH + Duration::from_millis(at_millis)).unwrap();
+            std::fs::write(folder.path().join(OUTPUT_LOCK), holder).unwrap();
             Self(folder)
         }
 
@@ -291,7 +286,7 @@ mod tests {
 
     #[test]
     fn an_earlier_run_is_not_taken_for_one_that_ended_without_a_status() {
-        let ended = Root::with_lock(&format!("{RUN} with pid {NOBODY}\n"), 1_002_000);
+        let ended = Root::with_lock(&format!("{RUN} with pid {NOBODY} at 1002000\n"));
         for run_id in [None, Some(RUN)] {
             let told = ended.told(run_id);
             let status = told.status.unwrap();
@@ -300,20 +295,21 @@ mod tests {
             assert_eq!(told.events, []);
         }
         // One that goes on will have a status soon.
-        let begun = Root::with_lock(&format!("{RUN} with pid {}\n", std::process::id()), 1_002_000);
+        let begun = Root::with_lock(&format!("{RUN} with pid {} at 1002000\n", std::process::id()));
         assert_eq!(begun.told(Some(RUN)).status, None);
     }
 
     #[test]
     fn a_run_that_passed_is_told_also_after_something_else_was_done_there() {
-        for (holder, at_millis) in [
-            // Its own lock, an archive of it, another run, and what nobody understands.
-            (format!("{RUN} with pid {NOBODY}\n"), 999_990),
-            (format!("archive of {RUN} with pid {NOBODY}\n"), 1_002_000),
-            (format!("lease_safety-crash-restart with pid {NOBODY}\n"), 1_002_000),
-            ("?".to_owned(), 1_002_000),
+        for holder in [
+            // Its own lock, an archive of it, another run, what others write, and what nobody understands.
+            format!("{RUN} with pid {NOBODY} at 999990\n"),
+            format!("archive of {RUN} with pid {NOBODY} at 1002000\n"),
+            format!("lease_safety-crash-restart with pid {NOBODY} at 1002000\n"),
+            format!("{RUN} with pid {NOBODY}\n"),
+            "?".to_owned(),
         ] {
-            let told = Root::with_lock(&holder, at_millis).told(Some(RUN));
+            let told = Root::with_lock(&holder).told(Some(RUN));
             assert_eq!(told.status.unwrap().state, State::Passed, "{holder}");
             assert_eq!(told.events.len(), 1);
         }
