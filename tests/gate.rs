@@ -249,14 +249,19 @@ fn a_surface_is_verified_and_a_history_archived_on_a_cluster_that_runs() {
 }
 
 #[test]
-fn a_cluster_with_the_standard_limits_cannot_take_bundles() {
+fn an_answer_that_ends_a_scenario_is_recorded_and_quoted() {
     let cluster = Cluster::started();
     let out = tempfile::tempdir().unwrap();
     let mut command =
         jepsen(&["run-local", "--run-id", "lease_safety-control", "--workspace", cluster.workspace()]);
     let done = run(command.arg("--output-root").arg(out.path()));
     let error = done.refused();
-    assert!(error.starts_with("lease_safety control run expected one committed bundle reserve"), "{error}");
+    let quoted =
+        "lease_safety control run expected one committed bundle reserve; replica 1 answered: committed lsn=";
+    assert!(error.starts_with(quoted) && error.contains(" result=bundle_too_large; "), "{error}");
+    let partial = text(out.path().join("lease_safety-control-partial-history.txt"));
+    assert!(partial.contains(" operation=reserve_bundle "), "{partial}");
+    assert!(partial.ends_with(" outcome=definite_failure reason=conflict\n"), "{partial}");
     let status = text(out.path().join("lease_safety-control-status.txt"));
     assert_eq!(
         (field(&status, "state"), field(&status, "phase")),

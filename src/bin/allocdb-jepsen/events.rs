@@ -5,6 +5,7 @@
 
 use super::common::escaped;
 use super::testbed::{ExternalTestbed, Port};
+use super::trace::client_response;
 use super::tracker::Namespace;
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{
@@ -22,6 +23,7 @@ use allocdb_node::jepsen::history::{
 };
 use allocdb_node::replica::Role;
 use anyhow::{Result, anyhow, bail};
+use std::fmt;
 
 /// What came back from a client port.
 #[derive(Debug)]
@@ -30,6 +32,15 @@ pub(crate) enum Reply {
     Answer(Response),
     /// Words, or nothing.
     Text(String),
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reply::Answer(response) => f.write_str(&client_response(response)),
+            Reply::Text(text) => write!(f, "text {}", text.replace('\n', "\\n")),
+        }
+    }
 }
 
 /// Sends a request to a replica's client port.
@@ -104,7 +115,11 @@ pub(crate) fn write_outcome(
             if committed.outcome.code != ResultCode::Ok {
                 return Ok(Outcome::DefiniteFailure(refused_code(committed.outcome.code)));
             }
-            Ok(Outcome::CommittedWrite { applied_lsn: committed.lsn, result: effect(&committed)? })
+            let result = effect(&committed).map_err(|error| {
+                let answer = client_response(&Response::Submit(SubmitResponse::Committed(committed)));
+                anyhow!("{error:#}; the answer was: {answer}")
+            })?;
+            Ok(Outcome::CommittedWrite { applied_lsn: committed.lsn, result })
         }
         Reply::Answer(Response::Submit(SubmitResponse::Rejected(failure))) => Ok(rejected(failure)),
         Reply::Answer(other) => bail!("{label} returned unexpected response {other:?}"),
@@ -152,7 +167,10 @@ pub(crate) fn tick_outcome(reply: Reply, expected: &[Expired]) -> Result<Outcome
     match reply {
         Reply::Answer(Response::TickExpirations(TickResponse::Applied(ticked))) => {
             let Some(applied_lsn) = ticked.last_lsn else {
-                bail!("tick_expirations applied without one committed lsn");
+                bail!(
+                    "tick_expirations applied without one committed lsn; the answer was: applied processed={}",
+                    ticked.processed
+                );
             };
             let expired =
                 expected.iter().map(|entry| Expired { released_lsn: Some(applied_lsn), ..*entry }).collect();
@@ -432,7 +450,9 @@ mod tests {
             Outcome::CommittedWrite { applied_lsn: Lsn(7), result: WriteResult::TickExpired { expired } }
         );
         let error = tick_outcome(applied(None), &[entry]).unwrap_err().to_string();
-        assert_eq!(error, "tick_expirations applied without one committed lsn");
+        let expected =
+            "tick_expirations applied without one committed lsn; the answer was: applied processed=9";
+        assert_eq!(error, expected);
     }
 
     fn lease() -> Lease {

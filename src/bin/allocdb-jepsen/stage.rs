@@ -80,6 +80,14 @@ pub(crate) struct Backstage<'s, 'r> {
     pub(crate) namespaces: &'s mut Namespaces,
 }
 
+/// A step that was answered.
+struct Answered {
+    operation: Operation,
+    outcome: Outcome,
+    /// The answer as it came, for a message; the outcome keeps less of it.
+    answer: String,
+}
+
 /// See the module.
 pub(crate) struct Stage<'s, 'r> {
     actions: &'s Actions<'s>,
@@ -165,10 +173,29 @@ impl<'s, 'r> Stage<'s, 'r> {
         self.recorder.push(Process::primary(at.id), operation, outcome);
     }
 
-    fn ask_reserve(&self, at: Member, reserve: Reserve) -> Result<(Operation, Outcome)> {
+    /// Records what a step came to, and gives what the scenario needs of it. Without that the scenario ends, with what was
+    /// answered in its history and in the error.
+    fn record_needed<T>(
+        &mut self,
+        at: Member,
+        answered: Answered,
+        needed: impl FnOnce(&Outcome) -> Option<T>,
+        or_else: &str,
+    ) -> Result<T> {
+        let Answered { operation, outcome, answer } = answered;
+        let Some(needed) = needed(&outcome) else {
+            self.recorder.push_last(Process::primary(at.id), operation, outcome);
+            bail!("{or_else}; replica {} answered: {answer}", at.id);
+        };
+        self.record_as_primary(at, operation, outcome);
+        Ok(needed)
+    }
+
+    fn ask_reserve(&self, at: Member, reserve: Reserve) -> Result<Answered> {
         let holder = HolderId(reserve.holder);
         let command = Command::Reserve { resource: reserve.resource, holder, ttl_slots: reserve.ttl };
         let reply = self.submit(at, reserve.slot, reserve.op, command)?;
+        let answer = reply.to_string();
         let outcome = write_outcome("reserve", reply, |committed| reserved(committed, holder))?;
         let operation = Operation {
             operation_id: Some(self.operation(reserve.op)),
@@ -178,25 +205,23 @@ impl<'s, 'r> Stage<'s, 'r> {
             ttl_slots: Some(TtlSlots(reserve.ttl)),
             ..Operation::new(OperationKind::Reserve)
         };
-        Ok((operation, outcome))
+        Ok(Answered { operation, outcome, answer })
     }
 
     /// Reserves a resource, whatever comes of it.
     pub(crate) fn reserve(&mut self, at: Member, reserve: Reserve) -> Result<()> {
-        let (operation, outcome) = self.ask_reserve(at, reserve)?;
+        let Answered { operation, outcome, .. } = self.ask_reserve(at, reserve)?;
         self.record_as_primary(at, operation, outcome);
         Ok(())
     }
 
     /// Reserves a resource; the scenario cannot go on without it.
     pub(crate) fn must_reserve(&mut self, at: Member, reserve: Reserve, or_else: &str) -> Result<Granted> {
-        let (operation, outcome) = self.ask_reserve(at, reserve)?;
-        let granted = Granted::of(&outcome).ok_or_else(|| anyhow!("{or_else}"))?;
-        self.record_as_primary(at, operation, outcome);
-        Ok(granted)
+        let answered = self.ask_reserve(at, reserve)?;
+        self.record_needed(at, answered, Granted::of, or_else)
     }
 
-    fn ask_reserve_bundle(&self, at: Member, reserve: ReserveBundle<'_>) -> Result<(Operation, Outcome)> {
+    fn ask_reserve_bundle(&self, at: Member, reserve: ReserveBundle<'_>) -> Result<Answered> {
         let Some(first) = reserve.resources.first().copied() else {
             bail!("reserve_bundle requires at least one resource");
         };
@@ -204,6 +229,7 @@ impl<'s, 'r> Stage<'s, 'r> {
         let resources = reserve.resources.to_vec();
         let command = Command::ReserveBundle { resources: resources.clone(), holder, ttl_slots: reserve.ttl };
         let reply = self.submit(at, reserve.slot, reserve.op, command)?;
+        let answer = reply.to_string();
         let outcome = write_outcome("reserve_bundle", reply, |committed| reserved(committed, holder))?;
         let operation = Operation {
             operation_id: Some(self.operation(reserve.op)),
@@ -214,12 +240,12 @@ impl<'s, 'r> Stage<'s, 'r> {
             ttl_slots: Some(TtlSlots(reserve.ttl)),
             ..Operation::new(OperationKind::ReserveBundle)
         };
-        Ok((operation, outcome))
+        Ok(Answered { operation, outcome, answer })
     }
 
     /// Reserves several resources, whatever comes of it.
     pub(crate) fn reserve_bundle(&mut self, at: Member, reserve: ReserveBundle<'_>) -> Result<()> {
-        let (operation, outcome) = self.ask_reserve_bundle(at, reserve)?;
+        let Answered { operation, outcome, .. } = self.ask_reserve_bundle(at, reserve)?;
         self.record_as_primary(at, operation, outcome);
         Ok(())
     }
@@ -231,10 +257,8 @@ impl<'s, 'r> Stage<'s, 'r> {
         reserve: ReserveBundle<'_>,
         or_else: &str,
     ) -> Result<Granted> {
-        let (operation, outcome) = self.ask_reserve_bundle(at, reserve)?;
-        let granted = Granted::of(&outcome).ok_or_else(|| anyhow!("{or_else}"))?;
-        self.record_as_primary(at, operation, outcome);
-        Ok(granted)
+        let answered = self.ask_reserve_bundle(at, reserve)?;
+        self.record_needed(at, answered, Granted::of, or_else)
     }
 
     /// The holder says that its lease is in use.
@@ -331,32 +355,30 @@ impl<'s, 'r> Stage<'s, 'r> {
         Ok(())
     }
 
-    /// Ends what is due. Returns the LSN if it was committed.
-    pub(crate) fn tick(&mut self, at: Member, tick: Tick) -> Result<Option<Lsn>> {
-        let (operation, outcome) = self.ask_tick(at, tick)?;
-        let lsn = committed_lsn(&outcome);
+    /// Ends what is due, whatever comes of it.
+    pub(crate) fn tick(&mut self, at: Member, tick: Tick) -> Result<()> {
+        let Answered { operation, outcome, .. } = self.ask_tick(at, tick)?;
         self.record_as_primary(at, operation, outcome);
-        Ok(lsn)
+        Ok(())
     }
 
     /// Ends what is due; the scenario cannot go on if that is not committed.
     pub(crate) fn must_tick(&mut self, at: Member, tick: Tick, or_else: &str) -> Result<Lsn> {
-        let (operation, outcome) = self.ask_tick(at, tick)?;
-        let lsn = committed_lsn(&outcome).ok_or_else(|| anyhow!("{or_else}"))?;
-        self.record_as_primary(at, operation, outcome);
-        Ok(lsn)
+        let answered = self.ask_tick(at, tick)?;
+        self.record_needed(at, answered, committed_lsn, or_else)
     }
 
-    fn ask_tick(&self, at: Member, tick: Tick) -> Result<(Operation, Outcome)> {
+    fn ask_tick(&self, at: Member, tick: Tick) -> Result<Answered> {
         let slot = self.namespace.slot(tick.slot);
         let reply = self.ask(at, &Request::TickExpirations { slot })?;
+        let answer = reply.to_string();
         let outcome = tick_outcome(reply, &[tick.expects])?;
         let operation = Operation {
             operation_id: Some(self.operation(tick.op)),
             request_slot: Some(slot),
             ..Operation::new(OperationKind::TickExpirations)
         };
-        Ok((operation, outcome))
+        Ok(Answered { operation, outcome, answer })
     }
 
     /// Reads a lease where it should be served.
@@ -422,21 +444,27 @@ impl<'s, 'r> Stage<'s, 'r> {
                     let tick =
                         Tick { op: first.op + u128::from(attempt), slot: first.slot + attempt, ..first };
                     attempt += 1;
-                    fence = self.tick(at, tick)?.ok_or_else(|| {
-                        anyhow!("expiration recovery expected a committed follow-up tick attempt={attempt}")
+                    let Answered { operation, outcome, answer } = self.ask_tick(at, tick)?;
+                    let committed = committed_lsn(&outcome);
+                    self.record_as_primary(at, operation, outcome);
+                    fence = committed.ok_or_else(|| {
+                        anyhow!(
+                            "expiration recovery expected a committed follow-up tick attempt={attempt}; replica {} answered: \
+                             {answer}",
+                            at.id
+                        )
                     })?;
                 }
-                _ => return Err(drain_error(resource, &seen, fence)),
+                Observation::Held { .. } => return Err(drain_error(resource, &seen, fence)),
+                _ => {
+                    let (operation, outcome) = looked(at, resource, &seen, fence)?;
+                    self.recorder.push_last(Process::primary(at.id), operation, outcome);
+                    return Err(drain_error(resource, &seen, fence));
+                }
             }
         }
         let seen = self.look(at, resource, fence)?;
-        let reader = Reader { replica: at.id, role: at.role, required: Some(fence) };
-        let outcome = seen.outcome(&reader, resource)?;
-        let operation = Operation {
-            resource_id: Some(resource),
-            required_lsn: Some(fence),
-            ..Operation::new(OperationKind::GetResource)
-        };
+        let (operation, outcome) = looked(at, resource, &seen, fence)?;
         self.record_as_primary(at, operation, outcome);
         Ok(fence)
     }
@@ -482,6 +510,18 @@ impl<'s, 'r> Stage<'s, 'r> {
     pub(crate) fn find_old_primary(&self) -> Result<Member> {
         cluster::find_replica(self.actions, self.cast.primary.id)
     }
+}
+
+/// A read of a resource as an event.
+fn looked(at: Member, resource: ResourceId, seen: &Observation, fence: Lsn) -> Result<(Operation, Outcome)> {
+    let reader = Reader { replica: at.id, role: at.role, required: Some(fence) };
+    let outcome = seen.outcome(&reader, resource)?;
+    let operation = Operation {
+        resource_id: Some(resource),
+        required_lsn: Some(fence),
+        ..Operation::new(OperationKind::GetResource)
+    };
+    Ok((operation, outcome))
 }
 
 fn committed_lsn(outcome: &Outcome) -> Option<Lsn> {

@@ -160,7 +160,8 @@ fn text(bytes: &[u8]) -> String {
     format!("text {}", text.replace('\n', "\\n"))
 }
 
-fn client_response(response: &Response) -> String {
+/// An answer of a client port in one line.
+pub(crate) fn client_response(response: &Response) -> String {
     match response {
         Response::Submit(SubmitResponse::Committed(committed)) => {
             let cached = if committed.from_retry_cache { " from_retry_cache" } else { "" };
