@@ -177,7 +177,7 @@ impl ExternalTestbed for StandIn {
         bail!("a view imports nothing")
     }
 
-    fn collect_logs(&self, _: &str, _: &mut dyn Write) -> Result<()> {
+    fn collect_logs(&self, _: &str, _: &mut dyn Write) -> Result<Vec<String>> {
         bail!("a view collects no logs")
     }
 }

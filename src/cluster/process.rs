@@ -119,6 +119,15 @@ impl Handle {
     }
 }
 
+/// When a process began, in the kernel's clock ticks since the system started; `None` where that is not known. With it a number
+/// that was used again is told from the process that had it before.
+#[must_use]
+pub fn beginning(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The fields follow the last parenthesis; the name in front of it may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// The number in a process id file; `None` if there is no such file or no number in it.
 #[must_use]
 pub fn read_pid(path: &Path) -> Option<u32> {

@@ -91,8 +91,8 @@ pub struct Bundle<'a> {
     pub history: WriteHistory<'a>,
     /// What was judged.
     pub report: &'a Report,
-    /// The log archive, copied under its own file name.
-    pub logs_archive: &'a Path,
+    /// The log archive, copied under its own file name; `None` if no whole one could be had.
+    pub logs_archive: Option<&'a Path>,
     /// What is known of how the evidence came about; the sums of the files are filled in here.
     pub evidence: Evidence,
 }
@@ -129,13 +129,14 @@ impl Bundle<'_> {
     }
 
     fn fill(mut self, folder: &Path) -> io::Result<()> {
-        let logs_name = self.logs_archive.file_name().map(|name| name.to_string_lossy().into_owned());
+        let logs_name = self.logs_archive.and_then(Path::file_name);
+        let logs_name = logs_name.map(|name| name.to_string_lossy().into_owned());
         write_flushed(&folder.join(HISTORY_FILE), self.history)?;
         write_text(&folder.join(ANALYSIS_FILE), &self.report.to_string())?;
         let mut names = vec![HISTORY_FILE.to_owned(), ANALYSIS_FILE.to_owned()];
-        if let Some(name) = &logs_name {
+        if let (Some(archive), Some(name)) = (self.logs_archive, &logs_name) {
             let copy = folder.join(name);
-            let mut archive = File::open(self.logs_archive)?;
+            let mut archive = File::open(archive)?;
             write_flushed(&copy, &mut |out| io::copy(&mut archive, out).map(|_| ()))?;
             names.push(name.clone());
         }
@@ -224,6 +225,10 @@ mod tests {
     }
 
     fn write_bundle(logs_archive: &Path, output_root: &Path) -> io::Result<PathBuf> {
+        write_bundle_with(Some(logs_archive), output_root)
+    }
+
+    fn write_bundle_with(logs_archive: Option<&Path>, output_root: &Path) -> io::Result<PathBuf> {
         let run = &plan::RUNS[0];
         let bundle = Bundle {
             run,
@@ -248,6 +253,17 @@ mod tests {
         assert!(evidence.contains(of_logs), "{evidence}");
         assert_eq!(fs::read_to_string(place.join("x-local-logs.tar.gz")).unwrap(), "logs");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_bundle_without_logs_is_complete_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = write_bundle_with(None, folder.path()).unwrap();
+        let manifest = Manifest::decode(&fs::read_to_string(place.join(MANIFEST_FILE)).unwrap()).unwrap();
+        assert_eq!(manifest.logs_archive, None);
+        let evidence = Evidence::from_json(&fs::read_to_string(place.join(EVIDENCE_FILE)).unwrap()).unwrap();
+        let named: Vec<&str> = evidence.files_sha256.keys().map(String::as_str).collect();
+        assert_eq!(named, [ANALYSIS_FILE, HISTORY_FILE, MANIFEST_FILE]);
     }
 
     #[test]

@@ -28,8 +28,20 @@ pub struct Evidence {
     pub faults: Option<Vec<FaultRecord>>,
     /// What each replica said of itself at the end.
     pub replicas_at_end: Option<Vec<ReplicaAtEnd>>,
+    /// What became of the replicas' logs.
+    #[serde(default)]
+    pub logs: Option<CollectedLogs>,
     /// SHA-256 of every other file in the bundle, by name.
     pub files_sha256: BTreeMap<String, String>,
+}
+
+/// What became of the replicas' logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedLogs {
+    /// File name of the archive in the bundle; null if no whole one could be had.
+    pub archive: Option<String>,
+    /// What is missing, each with its reason.
+    pub missing: Vec<String>,
 }
 
 /// The program that made a bundle.
@@ -125,6 +137,7 @@ impl Evidence {
             iterations: None,
             faults: None,
             replicas_at_end: None,
+            logs: None,
             files_sha256: BTreeMap::new(),
         }
     }

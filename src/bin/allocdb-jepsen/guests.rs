@@ -15,6 +15,7 @@ use super::interrupt::Interrupt;
 use super::testbed::{Contact, ExternalTestbed, Port, Verb};
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::testbed::{GUEST_CONTROL_HOME, GUEST_CONTROL_SCRIPT, GUEST_USER};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use exchanges::{Exchanges, read_now};
@@ -22,6 +23,7 @@ use session::{GuestSession, Patience, Work};
 use ssh2::{Channel, Session};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long it may take until a command can be given, a new session included.
@@ -236,6 +238,10 @@ impl ExternalTestbed for GuestTestbed {
         self.label.clone()
     }
 
+    fn begin(&mut self, _output_root: &Path, _run: &RunSpec) -> Result<()> {
+        self.session.connect()
+    }
+
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
         let addr = self.address(replica, port)?;
         let reply = self.exchanges.ask(&self.session, addr, request);
@@ -267,7 +273,7 @@ impl ExternalTestbed for GuestTestbed {
         self.execute(&Self::control_line("import-replica", replica), LONG_SILENCE, archive, &mut io::sink())
     }
 
-    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()> {
+    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>> {
         // The name is used as a word of a shell's line, so it has to be one.
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         ensure!(!name.is_empty() && name.chars().all(is_word), "`{name}` cannot be the name of a log folder");
@@ -275,7 +281,8 @@ impl ExternalTestbed for GuestTestbed {
         let line = format!(
             "sudo {GUEST_CONTROL_SCRIPT} collect-logs {parent}/{name} >/dev/null && sudo tar czf - -C {parent} {name}"
         );
-        self.execute(&line, LOGS_SILENCE, &mut io::empty(), archive)
+        self.execute(&line, LOGS_SILENCE, &mut io::empty(), archive)?;
+        Ok(Vec::new())
     }
 }
 

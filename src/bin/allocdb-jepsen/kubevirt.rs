@@ -20,7 +20,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -126,16 +126,15 @@ fn load(workspace: &Path) -> Result<KubevirtLayout> {
     KubevirtLayout::load(&path).map_err(|error| anyhow!("failed to load kubevirt testbed layout: {error}"))
 }
 
-/// Gets the helper pod of a testbed ready.
-fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Result<HelperPod> {
+/// The helper pod of a testbed, as it has to be.
+fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Wanted {
     let kubectl = Kubectl {
         kubeconfig: layout.kubeconfig_path.clone(),
         namespace: layout.namespace.clone(),
         interrupt: interrupt.clone(),
         deadline: None,
     };
-    let wanted = Wanted { kubectl, name: layout.helper_pod_name.clone(), image: layout.helper_image.clone() };
-    wanted.prepare()
+    Wanted { kubectl, name: layout.helper_pod_name.clone(), image: layout.helper_image.clone() }
 }
 
 /// The bytes of a connection to the control guest's SSH server, which has said its first word. What carries them ends with
@@ -324,19 +323,37 @@ impl Line for Tunnel {
 
 /// Through the helper pod to the control guest.
 struct ThroughPod {
-    pod: Mutex<HelperPod>,
+    wanted: Wanted,
+    /// `None` until it was asked for.
+    pod: Mutex<Option<HelperPod>>,
     control: KubevirtGuest,
     was_used: AtomicBool,
 }
 
+impl ThroughPod {
+    fn pod(&self) -> MutexGuard<'_, Option<HelperPod>> {
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Road for ThroughPod {
+    fn prepare(&self) -> Result<()> {
+        let mut pod = self.pod();
+        if pod.is_none() {
+            *pod = Some(self.wanted.prepare()?);
+        }
+        Ok(())
+    }
+
     fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>> {
-        let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
+        self.prepare()?;
+        let mut pod = self.pod();
+        let pod = pod.as_mut().context("the helper pod is not ready")?;
         // What was carried through it is over; it may be the pod that is.
         if self.was_used.swap(true, Ordering::Relaxed) {
             pod.get_ready_by(deadline)?;
         }
-        Ok(Box::new(Tunnel::open(&pod, &self.control, deadline)?))
+        Ok(Box::new(Tunnel::open(pod, &self.control, deadline)?))
     }
 }
 
@@ -350,7 +367,7 @@ pub(crate) fn open(
     interrupt: &Interrupt,
 ) -> Result<Box<dyn ExternalTestbed>> {
     let layout = load(workspace)?;
-    let pod = helper_pod(&layout, interrupt)?;
+    let wanted = helper_pod(&layout, interrupt);
     let guest = ControlGuest {
         backend: "kubevirt",
         host: layout.control.addr.to_string(),
@@ -359,7 +376,11 @@ pub(crate) fn open(
     };
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let cluster = layout.guest_cluster();
-    let road = ThroughPod { pod: Mutex::new(pod), control: layout.control, was_used: AtomicBool::new(false) };
+    let pod = Mutex::default();
+    let road = ThroughPod { wanted, pod, control: layout.control, was_used: AtomicBool::new(false) };
+    if contact != Contact::AtBeginning {
+        road.prepare()?;
+    }
     let testbed = GuestTestbed::open(guest, label, cluster, Box::new(road), contact, interrupt.clone())?;
     Ok(Box::new(testbed))
 }

@@ -277,15 +277,28 @@ impl ExternalTestbed for LocalTestbed {
             .with_context(|| format!("failed to replace {}", folder.display()))
     }
 
-    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()> {
+    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>> {
         let layout = self.runner()?.layout();
+        let mut missing = Vec::new();
         let mut archive = tar::Builder::new(GzEncoder::new(archive, Compression::fast()));
         for id in REPLICAS {
             let replica = self.replica(id)?;
             let folder = format!("{name}/replica-{id}");
-            append_log(&mut archive, &format!("{folder}/journal.log"), &replica.log_path)?;
-            append_file(&mut archive, &format!("{folder}/cluster-faults.txt"), &layout.faults_path())?;
-            append_file(&mut archive, &format!("{folder}/cluster-timeline.log"), &layout.timeline_path())?;
+            for (file, path) in [
+                ("journal.log", replica.log_path.clone()),
+                ("cluster-faults.txt", layout.faults_path()),
+                ("cluster-timeline.log", layout.timeline_path()),
+            ] {
+                let in_archive = format!("{folder}/{file}");
+                match check_readable(&path) {
+                    Ok(()) if file == "journal.log" => append_log(&mut archive, &in_archive, &path)?,
+                    Ok(()) => append_file(&mut archive, &in_archive, &path)?,
+                    Err(error) => {
+                        let path = path.display();
+                        missing.push(format!("replica-{id}/{file}: failed to read {path}: {error}"));
+                    }
+                }
+            }
             let status = match control::query_status(replica.control_addr) {
                 Ok(status) if !status.is_of(replica) => {
                     let whose = status.paths.workspace_dir.display();
@@ -297,7 +310,15 @@ impl ExternalTestbed for LocalTestbed {
             append_bytes(&mut archive, &format!("{folder}/status.txt"), status.as_bytes())?;
         }
         archive.into_inner().and_then(GzEncoder::finish).context("failed to write the log archive")?;
-        Ok(())
+        Ok(missing)
+    }
+}
+
+/// Whether a file can be read, if it is there, before it is promised to an archive.
+fn check_readable(path: &Path) -> std::io::Result<()> {
+    match File::open(path).and_then(|mut file| file.read(&mut [0]).map(|_| ())) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        read => read,
     }
 }
 

@@ -1,10 +1,13 @@
 //! The life of a run, from looking up its id to the bundle: verify, execute, judge, archive, with a tracker that says at
 //! every moment where it is, and an end that leaves nothing behind whichever way it comes.
 
+#[path = "runs/logs.rs"]
+mod logs;
+
 use super::actions::Actions;
 use super::args::Testbed;
 use super::cluster;
-use super::common::{now_millis, print, replace_file, temporary_beside};
+use super::common::{now_millis, print};
 use super::harness_log;
 use super::interrupt::Interrupt;
 use super::leftovers::{check_staging, clear_output_root, clear_staging};
@@ -12,10 +15,12 @@ use super::nemesis::script;
 use super::progress::Progress;
 use super::runtime;
 use super::stage::{Backstage, Stage};
-use super::support::Recorder;
+use super::support::{Journal, Recorder, write_events, write_history};
 use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb};
-use super::tracker::{Completion, Namespaces, OUTPUT_LOCK, Phase, RunFiles, Tracker};
+use super::tracker::{
+    Completion, Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State, Tracker, writer::Writer,
+};
 use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
@@ -24,9 +29,10 @@ use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence};
 use allocdb_node::jepsen::history::{Event, HistoryReader, HistoryWriter};
 use allocdb_node::jepsen::plan::{self, FaultWindow, RunSpec};
 use anyhow::{Context as _, Result, anyhow, bail};
+use logs::Logs;
 use std::fs;
-use std::io::{self, BufWriter};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Replaces the fault window of runs that have one.
@@ -84,6 +90,7 @@ fn lock_output_root(output_root: &Path, holder: &str) -> Result<Lock> {
     let taken = Lock::take(&path);
     if let Err(LockError::Held { .. }) = &taken {
         let first = fs::read_to_string(&path).unwrap_or_default();
+        let first = first.lines().next().unwrap_or_default();
         bail!("{} is in use by another run: {}", output_root.display(), first.trim());
     }
     let lock = taken.with_context(|| format!("failed to lock the output root {}", output_root.display()))?;
@@ -92,10 +99,48 @@ fn lock_output_root(output_root: &Path, holder: &str) -> Result<Lock> {
     Ok(lock)
 }
 
+/// Looks for runs below an output root that nobody carries out any more though their status says so. The lock of the output
+/// root is held, so that none of them can begin meanwhile.
+fn take_over(output_root: &Path, files: &RunFiles) -> Result<()> {
+    let mut seen = Vec::new();
+    for path in [files.status(), files.latest_status()] {
+        // One that cannot be read is replaced by this run, or is another run's and tells nothing.
+        let Ok(Some(status)) = RunStatus::load(&path) else { continue };
+        if seen.contains(&(status.run_id.clone(), status.started_at_millis)) {
+            continue;
+        }
+        seen.push((status.run_id.clone(), status.started_at_millis));
+        let who = match Writer::of(&status, output_root) {
+            Writer::Done => continue,
+            Writer::Lives { pid } => {
+                bail!(
+                    "{} is in use by another run: {} with pid {pid}, whose lock is gone",
+                    output_root.display(),
+                    status.run_id
+                )
+            }
+            Writer::Gone { pid } => format!("its process {pid} is gone"),
+            Writer::Unknown => {
+                "nothing says which process carries it out, and none holds this output root".to_owned()
+            }
+        };
+        log::warn!(
+            "run {} says that it is {} in phase {} with {} events, last changed at {}, but {who}: it ended without saying \
+             how; this run takes over",
+            status.run_id,
+            State::Running,
+            status.phase,
+            status.history_events,
+            status.updated_at_millis
+        );
+    }
+    Ok(())
+}
+
 /// Carries out one run.
 pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: &Path) -> Result<()> {
     let interrupt = &Interrupt::listen()?;
-    let mut testbed = open(testbed, Contact::AtOnce, interrupt)?;
+    let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
     let run = find_run(run_id)?;
     let window = Window::of(run)?;
     if !run.is_control() {
@@ -108,6 +153,7 @@ pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: 
     clear_staging(&std::env::temp_dir());
     let files = RunFiles::new(output_root, run.id.as_str());
     harness_log::write_to(&files.harness_log())?;
+    take_over(output_root, &files)?;
     let tracker = Tracker::create(files.clone(), testbed.backend(), run.id.as_str(), window.secs())?;
     let progress = Progress::start(run.id.as_str());
     let life =
@@ -148,6 +194,7 @@ impl Failure {
 /// What executing scenarios has brought.
 struct Executed {
     events: Vec<Event>,
+    journal: Journal,
     iterations: u64,
     ended_at_millis: u64,
     evidence: Evidence,
@@ -214,10 +261,11 @@ impl Life<'_> {
         }
         self.phase(Phase::Executing, "executing Jepsen scenario")?;
         let started_at_millis = now_millis();
-        let mut recorder = Recorder::new(&self.tracker, &self.progress);
+        let journal = Journal::at(self.files.partial_history());
+        let mut recorder = Recorder::new(&self.tracker, &self.progress, journal);
         let executed = self.execute(&actions, &mut recorder, &mut namespaces);
         let ended_at_millis = now_millis();
-        let events = recorder.into_events();
+        let (events, journal) = recorder.into_parts();
         match executed {
             Ok(iterations) => {
                 let evidence = Evidence {
@@ -232,11 +280,11 @@ impl Life<'_> {
                     replicas_at_end: Some(runtime::evidence(runtime::probe(testbed))),
                     ..Evidence::of_unknown_run(testbed.backend(), self.run)
                 };
-                Ok(Executed { events, iterations, ended_at_millis, evidence })
+                Ok(Executed { events, journal, iterations, ended_at_millis, evidence })
             }
             Err(error) => {
                 let error = self.named(error);
-                Err(Failure::in_phase(Phase::Executing)(self.salvage(&actions, &events, error)))
+                Err(Failure::in_phase(Phase::Executing)(self.salvage(&actions, journal, &events, error)))
             }
         }
     }
@@ -302,19 +350,21 @@ impl Life<'_> {
     }
 
     /// Saves what a failed run can still show, heals what it cut off, and names it all in the error.
-    fn salvage(&self, actions: &Actions<'_>, events: &[Event], error: anyhow::Error) -> anyhow::Error {
+    fn salvage(
+        &self,
+        actions: &Actions<'_>,
+        journal: Journal,
+        events: &[Event],
+        error: anyhow::Error,
+    ) -> anyhow::Error {
         self.interrupt.lower();
         let unhealed = self.heal_all(actions);
-        let mut message = format!("{error:#}");
-        if !events.is_empty() {
-            let path = self.files.partial_history();
-            match write_history(&path, events) {
-                Ok(()) => message += &format!("; partial history in {}", path.display()),
-                Err(error) => message += &format!("; the partial history could not be written: {error:#}"),
-            }
-        }
+        let mut message = format!("{error:#}{}", kept(journal, events));
         match self.fetch_logs(actions.testbed) {
-            Ok(path) => message += &format!("; logs in {}", path.display()),
+            Ok(Logs { archive, missing }) => {
+                missing.iter().for_each(|missing| log::warn!("{missing}"));
+                message += &archive.map_or_else(String::new, |path| format!("; logs in {}", path.display()));
+            }
             Err(error) => log::warn!("logs of the failed run: {error:#}"),
         }
         let topology = runtime::probe(actions.testbed);
@@ -349,8 +399,8 @@ impl Life<'_> {
         unhealed
     }
 
-    fn fetch_logs(&self, testbed: &dyn ExternalTestbed) -> Result<PathBuf> {
-        fetch_logs(testbed, self.interrupt, self.output_root, &self.files)
+    fn fetch_logs(&self, testbed: &dyn ExternalTestbed) -> Result<Logs> {
+        logs::fetch(testbed, self.interrupt, self.output_root, &self.files)
     }
 
     fn judge_and_archive(
@@ -359,27 +409,33 @@ impl Life<'_> {
         executed: Executed,
     ) -> Result<Outcome, Failure> {
         let executing = || Failure::in_phase(Phase::Executing);
-        create_output_root(self.output_root).map_err(executing())?;
         let history_file = self.files.history();
-        write_history(&history_file, &executed.events)
-            .map_err(|error| anyhow!("failed to persist Jepsen history: {error:#}"))
-            .map_err(executing())?;
+        let persisted = create_output_root(self.output_root).and_then(|()| {
+            write_history(&history_file, &executed.events)
+                .map_err(|error| anyhow!("failed to persist Jepsen history: {error:#}"))
+        });
+        match persisted {
+            Ok(()) => executed.journal.remove(),
+            Err(error) => {
+                let kept = kept(executed.journal, &executed.events);
+                return Err(executing()(anyhow!("{error:#}{kept}")));
+            }
+        }
         self.phase(Phase::Analyzing, "analyzing Jepsen history")?;
         let report = analyze(&executed.events);
         self.phase(Phase::Archiving, "collecting logs and artifacts")?;
         let archiving = || Failure::in_phase(Phase::Archiving);
-        let interrupted = |error| self.named(error);
-        let logs_archive =
-            self.fetch_logs(testbed).and_then(|path| Ok(self.interrupt.check().map(|()| path)?));
-        let logs_archive = logs_archive.map_err(interrupted).map_err(archiving())?;
+        let logs = self.fetch_logs(testbed).and_then(|logs| Ok(self.interrupt.check().map(|()| logs)?));
+        let logs = logs.map_err(|error| self.named(error)).map_err(archiving())?;
+        say_what_is_missing(&logs);
         log::info!("{} iterations, over at {}", executed.iterations, executed.ended_at_millis);
         let bundle = Bundle {
             run: self.run,
             created_at_millis: u128::from(now_millis()),
             history: &mut |out| write_events(out, &executed.events),
             report: &report,
-            logs_archive: &logs_archive,
-            evidence: executed.evidence,
+            logs_archive: logs.archive.as_deref(),
+            evidence: Evidence { logs: Some(logs.evidence()), ..executed.evidence },
         };
         let artifact_bundle = bundle.write(self.output_root).map_err(bundle_error).map_err(archiving())?;
         self.progress.end();
@@ -388,10 +444,11 @@ impl Life<'_> {
             history_file.display(),
             artifact_bundle.display(),
             testbed.backend(),
-            logs_archive.display(),
+            logs.shown(),
         ));
         let passed = report.passed();
         let blockers = report.blockers.len();
+        let logs_archive = logs.archive;
         let completion = Completion { history_file, artifact_bundle, logs_archive, passed, blockers };
         self.tracker.complete(&completion).map_err(Failure::untold(Phase::Completed))?;
         self.check_window().map_err(Failure::in_phase(Phase::Completed))?;
@@ -412,6 +469,22 @@ impl Life<'_> {
     }
 }
 
+/// Where the events of a failed run are, as the end of a message.
+fn kept(journal: Journal, events: &[Event]) -> String {
+    match journal.keep(events) {
+        Ok(Some(path)) => format!("; partial history in {}", path.display()),
+        Ok(None) => String::new(),
+        Err(error) => format!("; the partial history could not be written: {error:#}"),
+    }
+}
+
+/// Logs that are missing change no verdict, but whoever waits for it is told.
+fn say_what_is_missing(logs: &Logs) {
+    for missing in &logs.missing {
+        harness_log::tell(&format!("missing in the bundle: {missing}"));
+    }
+}
+
 fn bundle_error(error: io::Error) -> anyhow::Error {
     anyhow!("failed to create Jepsen artifact bundle: i/o error: {error}")
 }
@@ -419,46 +492,6 @@ fn bundle_error(error: io::Error) -> anyhow::Error {
 fn create_output_root(output_root: &Path) -> Result<()> {
     fs::create_dir_all(output_root)
         .with_context(|| format!("failed to create output root {}", output_root.display()))
-}
-
-fn write_events(out: &mut dyn io::Write, events: &[Event]) -> io::Result<()> {
-    let mut writer = HistoryWriter::new(out)?;
-    events.iter().try_for_each(|event| writer.write(event))?;
-    writer.finish().map(|_| ())
-}
-
-fn write_history(path: &Path, events: &[Event]) -> Result<()> {
-    let written = replace_file(path, &temporary_beside(path), |file| {
-        let mut out = BufWriter::new(file);
-        write_events(&mut out, events)?;
-        out.into_inner().map(|_| ()).map_err(io::IntoInnerError::into_error)
-    });
-    written.map_err(|error| anyhow!("i/o error: {error:#}"))
-}
-
-/// Fetches the logs of all replicas into the output root. An archive that is there already stays until the new one is
-/// complete.
-fn fetch_logs(
-    testbed: &dyn ExternalTestbed,
-    interrupt: &Interrupt,
-    output_root: &Path,
-    files: &RunFiles,
-) -> Result<PathBuf> {
-    create_output_root(output_root)?;
-    let path = files.logs_archive(testbed.backend());
-    let mut failed = None;
-    let replaced = replace_file(&path, &temporary_beside(&path), |file| {
-        let mut out = BufWriter::new(interrupt.watch(file));
-        if let Err(error) = testbed.collect_logs(&files.log_folder(), &mut out) {
-            failed = Some(error);
-            return Err(io::ErrorKind::Other.into());
-        }
-        out.into_inner().map(|_| ()).map_err(io::IntoInnerError::into_error)
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => replaced.map(|()| path),
-    }
 }
 
 /// Judges a history that was recorded earlier and archives it with the testbed's logs.
@@ -470,27 +503,32 @@ pub(crate) fn archive(
     output_root: &Path,
 ) -> Result<()> {
     let interrupt = &Interrupt::listen()?;
-    let testbed = &*open(testbed, Contact::AtOnce, interrupt)?;
+    let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
     let run = find_run(run_id)?;
     let report = judge_file(history_file)?;
     create_output_root(output_root)?;
     let _lock = lock_output_root(output_root, &format!("archive of {}", run.id))?;
     let files = RunFiles::new(output_root, run.id.as_str());
-    let logs_archive = fetch_logs(testbed, interrupt, output_root, &files)?;
+    testbed.begin(output_root, run)?;
+    let logs = logs::fetch(&*testbed, interrupt, output_root, &files)?;
+    say_what_is_missing(&logs);
     let bundle = Bundle {
         run,
         created_at_millis: u128::from(now_millis()),
         history: &mut |out| copy_history(history_file, &report, out),
         report: &report,
-        logs_archive: &logs_archive,
-        evidence: Evidence::of_unknown_run(testbed.backend(), run),
+        logs_archive: logs.archive.as_deref(),
+        evidence: Evidence {
+            logs: Some(logs.evidence()),
+            ..Evidence::of_unknown_run(testbed.backend(), run)
+        },
     };
     let artifact_bundle = bundle.write(output_root).map_err(bundle_error)?;
     print(&format!(
         "artifact_bundle={}\n{}_logs_archive={}\n",
         artifact_bundle.display(),
         testbed.backend(),
-        logs_archive.display()
+        logs.shown()
     ))?;
     if report.passed() { Ok(()) } else { Err(anyhow!(BLOCKED)) }
 }

@@ -1,6 +1,11 @@
 //! Staging folders, in which files of replicas are rewritten, and the recorder, which turns what clients saw into a
 //! history and tells the tracker.
 
+#[path = "support/journal.rs"]
+mod journal;
+
+pub(crate) use journal::{Journal, write_events, write_history};
+
 use super::actions::Actions;
 use super::archive::{pack_replica, unpack_replica};
 use super::common::{now_millis, sanitized};
@@ -85,12 +90,13 @@ impl Drop for Staging {
 pub(crate) struct Recorder<'a> {
     tracker: &'a Tracker,
     progress: &'a Progress,
+    journal: Journal,
     events: Vec<Event>,
 }
 
 impl<'a> Recorder<'a> {
-    pub(crate) fn new(tracker: &'a Tracker, progress: &'a Progress) -> Self {
-        Self { tracker, progress, events: Vec::new() }
+    pub(crate) fn new(tracker: &'a Tracker, progress: &'a Progress, journal: Journal) -> Self {
+        Self { tracker, progress, journal, events: Vec::new() }
     }
 
     /// Records what one request came to, now.
@@ -115,7 +121,9 @@ impl<'a> Recorder<'a> {
     fn record(&mut self, process: Process, operation: Operation, outcome: Outcome) -> u64 {
         let sequence = self.events.len() as u64 + 1;
         let time = UnixMillis(u128::from(now_millis()));
-        self.events.push(Event { sequence: Sequence(sequence), process, time, operation, outcome });
+        let event = Event { sequence: Sequence(sequence), process, time, operation, outcome };
+        self.journal.append(&event);
+        self.events.push(event);
         self.progress.events(sequence);
         sequence
     }
@@ -125,8 +133,8 @@ impl<'a> Recorder<'a> {
         self.events.len() as u64
     }
 
-    /// All events, in order.
-    pub(crate) fn into_events(self) -> Vec<Event> {
-        self.events
+    /// All events, in order, and the file they are in so far.
+    pub(crate) fn into_parts(self) -> (Vec<Event>, Journal) {
+        (self.events, self.journal)
     }
 }

@@ -66,6 +66,8 @@ pub(crate) enum Contact {
     AtOnce,
     /// With the first request; one that nobody answers is worth watching too.
     WhenAsked,
+    /// With [`ExternalTestbed::begin`], once there is a place to say that it cannot be reached.
+    AtBeginning,
 }
 
 /// Opens whichever testbed it is told to. What waits on the testbed ends with the interrupt.
@@ -89,7 +91,7 @@ pub(crate) trait ExternalTestbed: Sync {
     /// What its staging folders are named after.
     fn label(&self) -> String;
 
-    /// Gets it ready to be driven by one run that writes below `output_root`.
+    /// Reaches it, and gets it ready to be driven by one run that writes below `output_root`.
     fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
         let _ = (output_root, run);
         Ok(())
@@ -116,6 +118,7 @@ pub(crate) trait ExternalTestbed: Sync {
     /// Replaces a replica's folder, while it does not run, by what an archive holds.
     fn import_replica(&self, replica: ReplicaId, archive: &mut dyn Read) -> Result<()>;
 
-    /// Writes every replica's logs as a gzip-compressed tar archive with one folder of that name at its top.
-    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()>;
+    /// Writes every replica's logs as a gzip-compressed tar archive with one folder of that name at its top. Returns what is
+    /// missing in it, each with its reason.
+    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>>;
 }

@@ -66,7 +66,7 @@ impl ExternalTestbed for Noted {
         self.0.import_replica(replica, archive)
     }
 
-    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<()> {
+    fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>> {
         self.0.collect_logs(name, archive)
     }
 }

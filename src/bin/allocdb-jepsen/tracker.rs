@@ -1,6 +1,9 @@
 //! What a run tells about itself while it goes on: a status file that is replaced at every change, an events log that only
 //! grows, and the numbers that keep its requests apart from those of every other run.
 
+#[path = "tracker/writer.rs"]
+pub(crate) mod writer;
+
 use super::common::{SystemTimes, Time, append_to, now_millis, replace_file, sanitized_run_id};
 use allocdb_node::ids::{ClientId, Slot};
 use allocdb_node::keyvalue::or_none;
@@ -293,13 +296,23 @@ impl RunFiles {
         self.path("history.txt")
     }
 
-    /// What was recorded by a run that failed.
+    /// What the run has recorded so far; it stays if the run does not come to its whole history.
     pub(crate) fn partial_history(&self) -> PathBuf {
         self.path("partial-history.txt")
     }
 
     pub(crate) fn logs_archive(&self, backend: &str) -> PathBuf {
         self.path(&format!("{backend}-logs.tar.gz"))
+    }
+
+    /// What came of a log archive that did not come whole.
+    pub(crate) fn damaged_logs_archive(&self, backend: &str) -> PathBuf {
+        self.path(&format!("{backend}-logs.damaged.tar.gz"))
+    }
+
+    /// Which process carries out the run, as long as it does.
+    pub(crate) fn writer(&self) -> PathBuf {
+        self.path("writer.txt")
     }
 
     pub(crate) fn harness_log(&self) -> PathBuf {
@@ -317,7 +330,8 @@ impl RunFiles {
 pub(crate) struct Completion {
     pub(crate) history_file: PathBuf,
     pub(crate) artifact_bundle: PathBuf,
-    pub(crate) logs_archive: PathBuf,
+    /// `None` if no whole one could be had.
+    pub(crate) logs_archive: Option<PathBuf>,
     pub(crate) passed: bool,
     pub(crate) blockers: usize,
 }
@@ -368,8 +382,9 @@ impl Tracker {
         window_secs: Option<u64>,
     ) -> Result<Self> {
         let tracker = Self { files, clock: RunClock::start(time) };
-        let began_millis = tracker.clock.began_millis;
-        tracker.write(&RunStatus::initial(backend, run_id, window_secs, began_millis))?;
+        let status = RunStatus::initial(backend, run_id, window_secs, tracker.clock.began_millis);
+        writer::note(&tracker.files, status.started_at_millis)?;
+        tracker.write(&status)?;
         tracker.append_event("run initialized")?;
         Ok(tracker)
     }
@@ -397,11 +412,12 @@ impl Tracker {
             status.detail = "run completed".to_owned();
             status.history_file = shown(&completion.history_file);
             status.artifact_bundle = shown(&completion.artifact_bundle);
-            status.logs_archive = shown(&completion.logs_archive);
+            status.logs_archive = completion.logs_archive.as_deref().and_then(shown);
             status.release_gate_passed = Some(completion.passed);
             status.blockers = Some(completion.blockers);
             status.last_error = None;
         })?;
+        writer::take_back(&self.files);
         self.append_event("run completed")
     }
 
@@ -413,6 +429,7 @@ impl Tracker {
             status.detail = "run failed".to_owned();
             status.last_error = Some(error.to_owned());
         })?;
+        writer::take_back(&self.files);
         self.append_event(&format!("error: {error}"))
     }
 
@@ -551,7 +568,7 @@ mod tests {
             .complete(&Completion {
                 history_file: "out/h.txt".into(),
                 artifact_bundle: "out/b".into(),
-                logs_archive: "out/l".into(),
+                logs_archive: Some("out/l".into()),
                 passed: false,
                 blockers: 2,
             })

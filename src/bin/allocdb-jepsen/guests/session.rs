@@ -46,6 +46,11 @@ const REFUSED_LOGIN: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Sessi
 
 /// A way to the SSH server of the control guest.
 pub(crate) trait Road: Send + Sync {
+    /// Gets ready what it leads through, which may take as long as that has to itself.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Connects before the deadline. What carries the bytes ends when the line is dropped.
     fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>>;
 }
@@ -408,6 +413,7 @@ impl GuestSession {
     /// Opens it, so that what is wrong with the way is said at once.
     pub(crate) fn connect(&self) -> Result<()> {
         let shared = &self.shared;
+        shared.road.prepare()?;
         let connected = shared.connect(&mut lock(&shared.current), self.patience(LOGIN));
         connected.map(|_| ()).map_err(|failure| failure.error)
     }

@@ -5,7 +5,7 @@
 
 use super::super::interrupt::Interrupt;
 use super::host::{self, listen_to};
-use allocdb_node::cluster::process::{command_line, is_running};
+use allocdb_node::cluster::process::{beginning, command_line, is_running};
 use allocdb_node::testbed::qemu_machine::{Accelerator, Machine, arguments, board};
 use allocdb_node::testbed::{Arch, QemuGuest, QemuLayout};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -61,13 +61,6 @@ fn is_guest(guest: &QemuGuest, pid: u32) -> bool {
         command_line(pid).is_some_and(|line| line.split(|byte| *byte == 0).any(|word| word == path));
     let noted = std::fs::read_to_string(&guest.started_path).unwrap_or_default();
     is_named || beginning(pid).is_some_and(|beginning| noted.trim() == format!("{pid} {beginning}"))
-}
-
-/// When a process began, in the kernel's own unit; `None` where that is not known.
-fn beginning(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The fields follow the last parenthesis; the name in front of it may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Removes what is left of a guest whose process is gone.
