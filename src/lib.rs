@@ -13,6 +13,7 @@
 //! - [`api`]: what clients ask and replicas answer.
 //! - [`replica`]: one of three copies, its promises, roles and views.
 //! - [`keyvalue`]: text of lines `key=value`.
+//! - [`build_info`]: which program this is, and what may make it behave in another way.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`daemon`]: the process of one replica.
 //! - [`operator`]: what is done to a cluster from outside: failover, rejoin, bringing everybody in place.
@@ -23,6 +24,7 @@
 
 pub mod allocator;
 pub mod api;
+pub mod build_info;
 pub mod bytes;
 pub mod check;
 pub mod client;

@@ -228,3 +228,74 @@ fn arguments_are_judged_before_anything_is_reached() {
     }
     assert!(!out.exists());
 }
+
+/// SHA-256 of a file.
+fn sum_of(path: &str) -> String {
+    use sha2::Digest as _;
+    let sum = sha2::Sha256::digest(fs::read(path).unwrap());
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_evidence_says_what_was_judged() {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = run_in(out.path(), CONTROL);
+    // A defect that no step of this run meets, asked of replicas that can have it.
+    let done = run(command.env("ALLOCDB_PLANTED_FAULT", "retries-lost-in-recovery")).ok();
+    let evidence = json(Path::new(done.value("artifact_bundle")).join("evidence.json"));
+    let sum = sum_of(BINARY);
+    let replicas = evidence["replica_programs"].as_array().unwrap();
+    assert_eq!(replicas.len(), 3);
+    for (program, of) in replicas.iter().chain([&evidence["harness"]]).zip(["1", "2", "3", "harness"]) {
+        assert_eq!(program["executable_sha256"], sum.as_str(), "{of}");
+        assert_eq!(program["version"], env!("CARGO_PKG_VERSION"), "{of}");
+        let features: &[&str] = if cfg!(feature = "planted-faults") { &["planted-faults"] } else { &[] };
+        assert_eq!(program["features"], serde_json::json!(features), "{of}");
+        assert_eq!(program["planted_fault"], "retries-lost-in-recovery", "{of}");
+        let environment = program["environment"].as_array().unwrap();
+        assert!(
+            environment.contains(&"ALLOCDB_PLANTED_FAULT=retries-lost-in-recovery".into()),
+            "{environment:?}"
+        );
+        assert!(
+            program["kernel"].as_str().unwrap().contains(text("/proc/sys/kernel/osrelease").trim()),
+            "{of}"
+        );
+        assert!(program["cpus"].as_u64().unwrap() > 0, "{of}");
+        assert!(program.as_object().unwrap().contains_key("commit"), "{of}");
+    }
+    assert!(evidence["guest_image"].is_null());
+}
+
+#[test]
+fn a_history_of_another_run_is_not_archived() {
+    let cluster = Cluster::started();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let done = run(&mut run_in(&folder.path().join("first"), CONTROL)).ok();
+    let bundle = Path::new(done.value("artifact_bundle")).to_owned();
+    let archive = |history: &Path, id: &str| {
+        let mut command = jepsen(&["archive-local", "--workspace", cluster.workspace(), "--run-id", id]);
+        run(command.arg("--history-file").arg(history).arg("--output-root").arg(&out))
+    };
+    let own = Path::new(done.value("history_file"));
+    let copy = bundle.join("history.txt");
+    for (history, told_by) in
+        [(own, "its name".to_owned()), (&copy, bundle.join("manifest.txt").display().to_string())]
+    {
+        let error = archive(history, "lease_safety-control").refused();
+        let expected = format!(
+            "{} is the history of run `{CONTROL}`, as {told_by} says, not of `lease_safety-control`; archive it with \
+             --run-id {CONTROL}\n",
+            history.display()
+        );
+        assert_eq!(error, expected);
+        assert!(!out.exists());
+    }
+    archive(own, CONTROL).ok();
+    archive(&copy, CONTROL).ok();
+    // A copy under a name that says nothing is nobody's.
+    let elsewhere = folder.path().join("h.txt");
+    fs::copy(own, &elsewhere).unwrap();
+    archive(&elsewhere, "lease_safety-control").ok();
+}

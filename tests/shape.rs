@@ -14,6 +14,7 @@ const LIBRARY: &[&str] = &[
     "client",
     "planted",
     "keyvalue",
+    "build_info",
     "allocator",
     "storage",
     "engine",

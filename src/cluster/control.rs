@@ -24,6 +24,8 @@ const MAX_REPLY_BYTES: u64 = 1024 * 1024;
 pub mod command {
     /// How are you?
     pub const STATUS: &str = "status";
+    /// Which program are you? See [`crate::build_info`].
+    pub const BUILD: &str = "build";
     /// End.
     pub const STOP: &str = "stop";
     /// What do you hold? Asked by replicas of each other.

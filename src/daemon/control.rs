@@ -2,6 +2,7 @@
 
 use super::SharedStatus;
 use crate::api::text;
+use crate::build_info::BuildInfo;
 use crate::cluster::ReplicaLayout;
 use crate::cluster::control::{ControlStatus, Progress, StatusPaths, Who, command};
 use crate::ids::ClusterId;
@@ -56,6 +57,7 @@ pub(super) fn answer(
     };
     let reply = match request.trim() {
         command::STATUS => current(own, status).encode().into_bytes(),
+        command::BUILD => BuildInfo::own_so_far().encode().into_bytes(),
         command::PROGRESS => progress(own, cluster, status).encode().into_bytes(),
         command::STOP => match asker {
             Asker::Operator => return Answer { reply: b"status=ok\n".to_vec(), stop: true },

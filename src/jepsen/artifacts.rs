@@ -6,10 +6,10 @@
 use super::analysis::Report;
 use super::evidence::Evidence;
 use super::plan::RunSpec;
+use crate::build_info::sha256;
 use crate::keyvalue::{FieldProblem, Fields};
-use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read as _};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -151,7 +151,7 @@ impl Bundle<'_> {
         write_text(&folder.join(MANIFEST_FILE), &manifest.encode())?;
         names.push(MANIFEST_FILE.to_owned());
         for name in names {
-            let sum = sha256(&folder.join(&name))?;
+            let sum = sha256(File::open(folder.join(&name))?)?;
             self.evidence.files_sha256.insert(name, sum);
         }
         write_text(&folder.join(EVIDENCE_FILE), &self.evidence.to_json())?;
@@ -181,20 +181,6 @@ fn write_flushed(path: &Path, write: WriteHistory<'_>) -> io::Result<()> {
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(if path.as_os_str().is_empty() { Path::new(".") } else { path })?.sync_all()
-}
-
-/// SHA-256 of a file, in hexadecimal.
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

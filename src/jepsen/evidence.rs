@@ -28,6 +28,12 @@ pub struct Evidence {
     pub faults: Option<Vec<FaultRecord>>,
     /// What each replica said of itself at the end.
     pub replicas_at_end: Option<Vec<ReplicaAtEnd>>,
+    /// Which program each replica ran at the end.
+    #[serde(default)]
+    pub replica_programs: Option<Vec<ReplicaProgram>>,
+    /// What the guests were made from; null where there are none, or where that is not known.
+    #[serde(default)]
+    pub guest_image: Option<GuestImage>,
     /// What became of the replicas' logs.
     #[serde(default)]
     pub logs: Option<CollectedLogs>,
@@ -51,6 +57,58 @@ pub struct Harness {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// What more is known of it.
+    #[serde(flatten)]
+    pub program: Program,
+}
+
+/// Which build of a program, and what may make it behave in another way. What is not known is null.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Program {
+    /// Commit that it was built from, with `-dirty` behind it if its source had been changed.
+    pub commit: Option<String>,
+    /// Features that it was built with.
+    pub features: Option<Vec<String>>,
+    /// `release` or `debug`.
+    pub profile: Option<String>,
+    /// SHA-256 of its executable.
+    pub executable_sha256: Option<String>,
+    /// The defect that its environment asks for. A bundle with one here is none of the product.
+    pub planted_fault: Option<String>,
+    /// Variables in its environment that may change what it does, as `NAME=value`.
+    pub environment: Option<Vec<String>>,
+    /// Kernel of the machine it runs on.
+    pub kernel: Option<String>,
+    /// Processors that it may use there.
+    pub cpus: Option<u64>,
+}
+
+/// The program of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaProgram {
+    /// Which replica.
+    pub replica: u64,
+    /// Its version; null, like all that follows, if it does not know the question.
+    pub version: Option<String>,
+    /// What more is known of it.
+    #[serde(flatten)]
+    pub program: Program,
+    /// Why nothing is known.
+    pub error: Option<String>,
+}
+
+/// What the guests of a testbed were made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestImage {
+    /// `cloud` for an image with a system, `micro` for a kernel.
+    pub kind: String,
+    /// Where it is.
+    pub path: String,
+    /// Where it came from.
+    pub source: String,
+    /// SHA-256 of it as it is now; null if it cannot be read.
+    pub sha256: Option<String>,
 }
 
 /// A run as the plan has it.
@@ -128,6 +186,7 @@ impl Evidence {
             harness: Harness {
                 name: "allocdb-jepsen".to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                program: Program::default(),
             },
             backend: backend.to_owned(),
             run: run.into(),
@@ -137,6 +196,8 @@ impl Evidence {
             iterations: None,
             faults: None,
             replicas_at_end: None,
+            replica_programs: None,
+            guest_image: None,
             logs: None,
             files_sha256: BTreeMap::new(),
         }

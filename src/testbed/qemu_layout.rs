@@ -86,6 +86,17 @@ pub enum GuestKind {
     },
 }
 
+impl GuestKind {
+    /// Its word in layouts and evidence.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            GuestKind::Cloud => "cloud",
+            GuestKind::Micro { .. } => "micro",
+        }
+    }
+}
+
 /// Where replicas can be asked how they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Networks {

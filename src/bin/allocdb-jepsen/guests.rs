@@ -13,14 +13,17 @@ pub(crate) use session::{ControlGuest, Line, Road};
 use super::common::escaped;
 use super::interrupt::Interrupt;
 use super::testbed::{Contact, ExternalTestbed, Port, Verb};
+use allocdb_node::build_info::sha256;
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::testbed::{GUEST_CONTROL_HOME, GUEST_CONTROL_SCRIPT, GUEST_USER};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use exchanges::{Exchanges, read_now};
 use session::{GuestSession, Patience, Work};
 use ssh2::{Channel, Session};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,6 +58,8 @@ pub(crate) struct GuestTestbed {
     exchanges: Exchanges,
     label: String,
     cluster: ClusterLayout,
+    /// What the guests were made from, if that is known.
+    pub(crate) image: Option<GuestImage>,
 }
 
 impl GuestTestbed {
@@ -71,7 +76,7 @@ impl GuestTestbed {
         if contact == Contact::AtOnce {
             session.connect()?;
         }
-        Ok(Self { session, exchanges: Exchanges::default(), label, cluster })
+        Ok(Self { session, exchanges: Exchanges::default(), label, cluster, image: None })
     }
 
     /// Runs a command line on the control guest.
@@ -236,6 +241,12 @@ impl ExternalTestbed for GuestTestbed {
 
     fn label(&self) -> String {
         self.label.clone()
+    }
+
+    fn guest_image(&self) -> Option<GuestImage> {
+        let image = self.image.clone()?;
+        let sha256 = File::open(&image.path).and_then(sha256).ok();
+        Some(GuestImage { sha256, ..image })
     }
 
     fn begin(&mut self, _output_root: &Path, _run: &RunSpec) -> Result<()> {

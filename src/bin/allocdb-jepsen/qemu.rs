@@ -3,6 +3,7 @@
 use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::interrupt::Interrupt;
 use super::testbed::{Contact, ExternalTestbed};
+use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::testbed::QemuLayout;
 use allocdb_node::testbed::qemu_layout::FILE_NAME;
 use anyhow::{Context as _, Result, anyhow};
@@ -59,7 +60,14 @@ pub(crate) fn open(
     };
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let road = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, layout.lane.ssh_port())));
-    let testbed =
+    let image = GuestImage {
+        kind: layout.guests.word().to_owned(),
+        path: layout.base_image_path.display().to_string(),
+        source: layout.base_image_url.clone(),
+        sha256: None,
+    };
+    let mut testbed =
         GuestTestbed::open(guest, label, layout.guest_cluster(), Box::new(road), contact, interrupt.clone())?;
+    testbed.image = Some(image);
     Ok(Box::new(testbed))
 }

@@ -3,6 +3,10 @@
 
 #[path = "runs/logs.rs"]
 mod logs;
+#[path = "runs/origin.rs"]
+mod origin;
+#[path = "runs/programs.rs"]
+mod programs;
 
 use super::actions::Actions;
 use super::args::Testbed;
@@ -269,6 +273,7 @@ impl Life<'_> {
         match executed {
             Ok(iterations) => {
                 let evidence = Evidence {
+                    harness: programs::own(),
                     fault_window: Some(EffectiveWindow {
                         secs: self.window.secs(),
                         overridden: self.window.overridden,
@@ -278,6 +283,8 @@ impl Life<'_> {
                     iterations: Some(iterations),
                     faults: Some(actions.record()),
                     replicas_at_end: Some(runtime::evidence(runtime::probe(testbed))),
+                    replica_programs: Some(programs::of_replicas(testbed, self.interrupt)),
+                    guest_image: testbed.guest_image(),
                     ..Evidence::of_unknown_run(testbed.backend(), self.run)
                 };
                 Ok(Executed { events, journal, iterations, ended_at_millis, evidence })
@@ -505,6 +512,7 @@ pub(crate) fn archive(
     let interrupt = &Interrupt::listen()?;
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
     let run = find_run(run_id)?;
+    origin::check(history_file, run)?;
     let report = judge_file(history_file)?;
     create_output_root(output_root)?;
     let _lock = lock_output_root(output_root, &format!("archive of {}", run.id))?;
@@ -519,6 +527,7 @@ pub(crate) fn archive(
         report: &report,
         logs_archive: logs.archive.as_deref(),
         evidence: Evidence {
+            harness: programs::own(),
             logs: Some(logs.evidence()),
             ..Evidence::of_unknown_run(testbed.backend(), run)
         },

@@ -5,6 +5,7 @@
 use super::args::Testbed;
 use super::interrupt::Interrupt;
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
 use anyhow::Result;
 use std::fmt;
@@ -95,6 +96,11 @@ pub(crate) trait ExternalTestbed: Sync {
     fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
         let _ = (output_root, run);
         Ok(())
+    }
+
+    /// What its guests were made from, where it has guests and knows.
+    fn guest_image(&self) -> Option<GuestImage> {
+        None
     }
 
     /// Puts away what [`ExternalTestbed::begin`] has set up. Returns lines for standard output.

@@ -12,6 +12,7 @@ use allocdb_node::api::{
 use allocdb_node::cluster::ControlStatus;
 use allocdb_node::engine::{Certainty, Rejection};
 use allocdb_node::ids::{Lsn, ReplicaId};
+use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
 use anyhow::Result;
 use std::fmt::Display;
@@ -32,6 +33,10 @@ impl ExternalTestbed for Noted {
 
     fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
         self.0.begin(output_root, run)
+    }
+
+    fn guest_image(&self) -> Option<GuestImage> {
+        self.0.guest_image()
     }
 
     fn end(&mut self, ending: Ending) -> Result<String> {
