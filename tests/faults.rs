@@ -1,5 +1,5 @@
 //! A fault at every point where a replica, or the operator that rewrites replicas, writes, flushes, renames or sends: one at a
-//! time, in a script that goes through submit, commit, checkpoint, tick, failover and rejoin. After it every acknowledged write is
+//! time, in a script that goes through submit, commit, checkpoint, tick, failover, rejoin and a snapshot sent to a backup. After it every acknowledged write is
 //! there, nothing is invented, every replica comes back without a fault, and the cluster serves.
 
 #[path = "support/simulation/disk.rs"]
@@ -32,6 +32,9 @@ const COUNT: usize = 3;
 
 /// How often something is tried before it is certain that it never works.
 const TRIES: u32 = 12;
+
+/// The last resource that the script makes.
+const LAST: u128 = 24;
 
 /// What happens to one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +111,10 @@ struct Play {
     next_token: Token,
     replies: BTreeMap<Token, ClientReply>,
     messages: u64,
+    /// Nothing reaches this replica.
+    deaf: Option<At>,
+    /// Pieces of snapshots that were sent.
+    pieces: u64,
     /// Operations on files that the operator worked on before those that it works on now.
     staged_before: u64,
     staged: [SimDisk; COUNT],
@@ -126,6 +133,8 @@ impl Play {
             next_token: 0,
             replies: BTreeMap::new(),
             messages: 0,
+            deaf: None,
+            pieces: 0,
             staged_before: 0,
             staged: Default::default(),
             asked: Vec::new(),
@@ -165,7 +174,7 @@ impl Play {
                 max_slot_advance: 1 << 46,
                 read_lease: Duration::from_secs(1),
             };
-            self.nodes[at] = Some(Node::new(replica, &peers, settings));
+            self.nodes[at] = Some(Node::new(replica, &peers, settings).with_pieces_of(500));
             return;
         }
         panic!("{:?}: replica {} does not start", self.fault, at + 1);
@@ -229,9 +238,11 @@ impl Play {
         }
         let mishap = match self.fault {
             Fault::Message(number, mishap) if number == self.messages => Some(mishap),
+            _ if self.deaf == Some(to) => Some(Mishap::Lost),
             _ => None,
         };
         self.messages += 1;
+        self.pieces += u64::from(matches!(request, PeerRequest::Snapshot(_)));
         if mishap == Some(Mishap::SenderKilled) {
             return self.kill(from);
         }
@@ -372,18 +383,22 @@ impl Play {
         self.rejoin(1);
         self.create(13, 7);
         self.create(13, 8);
+        // Some checkpoints later the log no longer has what the deaf one is missing.
+        self.deaf = Some(0);
+        (9..LAST).for_each(|id| self.create(14, id));
+        self.deaf = None;
         self.start_who_is_down();
-        self.create(14, 9);
+        self.create(14, LAST);
         self.check();
         self
     }
 
     fn check(&mut self) {
         let fault = self.fault;
-        let mut last = 9;
+        let mut last = LAST;
         // What somebody is behind is sent with the next write.
         let states = loop {
-            assert!(last < 9 + u128::from(TRIES), "{fault:?}: the replicas do not come to the same");
+            assert!(last < LAST + u128::from(TRIES), "{fault:?}: the replicas do not come to the same");
             last += 1;
             self.create(15, last);
             self.start_who_is_down();
@@ -502,6 +517,7 @@ impl Control for Play {
 /// How many fault points there are: on each disk, in staged files, among messages.
 fn points() -> ([u64; COUNT], u64, u64) {
     let play = Play::new(Fault::None).play();
+    assert!(play.pieces > 2, "{} pieces of a snapshot were sent", play.pieces);
     let disks = [0, 1, 2].map(|at: At| play.disks[at].operations());
     (disks, play.staged_before, play.messages)
 }

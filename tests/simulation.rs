@@ -28,6 +28,7 @@ fn nothing_is_violated_in_thousands_of_seeds() {
     assert!(per_seed(totals.reads) >= 1, "{totals:?}");
     assert!(totals.failovers >= SEEDS / 10 && totals.rejoins >= SEEDS / 10, "{totals:?}");
     assert!(per_seed(totals.starts) >= 4, "{totals:?}");
+    assert!(totals.snapshots_taken_over >= SEEDS / 40, "{totals:?}");
 }
 
 #[test]

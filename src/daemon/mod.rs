@@ -126,6 +126,15 @@ enum Event {
     Stop,
 }
 
+/// What waiting for an event has come to.
+enum Waited {
+    Event(Event),
+    /// The node has to be told that time has passed.
+    Due,
+    /// Nobody is left to send one.
+    Over,
+}
+
 /// What the control port tells, kept up to date by the node's thread.
 type SharedStatus = Arc<Mutex<NodeStatus>>;
 
@@ -327,10 +336,16 @@ struct Process<'a> {
 
 impl Process<'_> {
     fn run(&mut self, inbox: &Receiver<Event>) {
-        let mut next = inbox.recv().ok();
-        while let Some(event) = next {
-            if !self.take(event) {
-                return;
+        let mut next = self.wait_for_event(inbox);
+        loop {
+            match next {
+                Waited::Event(event) => {
+                    if !self.take(event) {
+                        return;
+                    }
+                }
+                Waited::Due => {}
+                Waited::Over => return,
             }
             for _ in 1..MAX_EVENTS_AT_ONCE {
                 let Ok(event) = inbox.try_recv() else { break };
@@ -343,14 +358,26 @@ impl Process<'_> {
             self.node.advance(self.started.elapsed());
             self.publish();
             next = match inbox.recv_timeout(REST_AFTER) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Disconnected) => None,
+                Ok(event) => Waited::Event(event),
+                Err(RecvTimeoutError::Disconnected) => Waited::Over,
                 Err(RecvTimeoutError::Timeout) => {
                     self.node.rest();
                     self.publish();
-                    inbox.recv().ok()
+                    self.wait_for_event(inbox)
                 }
             };
+        }
+    }
+
+    /// Waits for the next event, or until the node has something to do without one.
+    fn wait_for_event(&self, inbox: &Receiver<Event>) -> Waited {
+        let Some(due) = self.node.next_wake() else {
+            return inbox.recv().map_or(Waited::Over, Waited::Event);
+        };
+        match inbox.recv_timeout(due.saturating_sub(self.started.elapsed())) {
+            Ok(event) => Waited::Event(event),
+            Err(RecvTimeoutError::Timeout) => Waited::Due,
+            Err(RecvTimeoutError::Disconnected) => Waited::Over,
         }
     }
 

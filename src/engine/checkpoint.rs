@@ -43,6 +43,15 @@ impl Engine {
     /// # Errors
     /// When it was not taken. Only a failure to write the snapshot leaves the engine running.
     pub fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
+        self.checkpoint_keeping(None)
+    }
+
+    /// Takes a checkpoint after which the log still has every command from `needed` on that it had before, whatever the
+    /// previous snapshot covers.
+    ///
+    /// # Errors
+    /// As for [`Engine::checkpoint`].
+    pub fn checkpoint_keeping(&mut self, needed: Option<Lsn>) -> Result<Checkpoint, CheckpointError> {
         if let Some(reason) = &self.halted {
             return Err(CheckpointError::Halted(reason.clone()));
         }
@@ -67,7 +76,11 @@ impl Engine {
         }
         let previous = std::mem::replace(&mut self.active_snapshot, last);
         self.snapshot_cover = Some(cover);
-        match self.wal.rewrite(&*self.disk, previous, self.allocator.last_applied()) {
+        let covered = match needed {
+            Some(needed) => previous.min(Some(Lsn(needed.0.saturating_sub(1)))),
+            None => previous,
+        };
+        match self.wal.rewrite(&*self.disk, covered, self.allocator.last_applied()) {
             Ok(frames_kept) => {
                 let (path, cover) = (&self.paths.snapshot, cover.encode());
                 if let Err(error) = sum::confirm(&*self.disk, path, SumKind::Snapshot, cover) {

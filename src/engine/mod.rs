@@ -7,12 +7,14 @@
 mod admission;
 mod checkpoint;
 mod config;
+mod install;
 pub(crate) mod log_walk;
 mod metrics;
 mod recovery;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{EngineConfig, EngineConfigError};
+pub use install::InstallError;
 pub use metrics::{Metrics, StartupKind};
 pub use recovery::{Known, RecoveryError};
 
@@ -25,7 +27,7 @@ use crate::ids::{Lsn, OperationId, Slot};
 #[cfg(feature = "planted-faults")]
 use crate::planted::PlantedFault;
 use crate::storage::sum::SnapshotCover;
-use crate::storage::{Disk, Frame, Wal};
+use crate::storage::{Disk, DiskFile, Frame, Wal};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -253,6 +255,14 @@ impl Engine {
     /// What the snapshot file holds, if there is one.
     pub(crate) fn snapshot_cover(&self) -> Option<SnapshotCover> {
         self.snapshot_cover
+    }
+
+    /// The file of the snapshot in use, opened; none if there is none. It keeps its content when a checkpoint replaces it.
+    ///
+    /// # Errors
+    /// Whatever the disk reports.
+    pub fn open_snapshot(&self) -> std::io::Result<Option<Box<dyn DiskFile>>> {
+        self.disk.open(&self.paths.snapshot)
     }
 
     /// Bytes of the log, as it was found at the start, that the snapshot covers.

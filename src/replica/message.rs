@@ -1,7 +1,7 @@
-//! What replicas say to one another, as bytes: a prepare or a commit, and the acknowledgement of each.
+//! What replicas say to one another, as bytes: a prepare, a commit or a piece of a snapshot, and the acknowledgement of each.
 //!
-//! Several prepares may travel as one message. Not every implementation knows that one; who sends it must be ready to hear
-//! that its tag is unknown, and send the entries one by one.
+//! Several prepares may travel as one message. Not every implementation knows that one, or pieces of a snapshot; who sends
+//! them must be ready to hear that the tag is unknown, and send the entries one by one, or nothing.
 
 use super::prepare_log::PreparedEntry;
 use crate::allocator::PayloadKind;
@@ -13,6 +13,29 @@ pub const BATCH_TAG: u8 = 0x83;
 
 /// Entries travel together as long as their messages are no longer than this in sum. Well below what a port reads.
 pub const MAX_BATCH_BYTES: usize = 512 * 1024;
+
+/// Tag of a message with a piece of a snapshot, and of its acknowledgement.
+pub const SNAPSHOT_TAG: u8 = 0x84;
+
+/// Bytes of a snapshot file that travel as one message, at most.
+pub const MAX_PIECE_BYTES: u64 = 512 * 1024;
+
+/// A piece of the primary's snapshot file. Every piece says which file it is a piece of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPiece {
+    /// View of the sender.
+    pub view: View,
+    /// LSN of the snapshot.
+    pub lsn: Lsn,
+    /// Bytes of the whole file.
+    pub length: u64,
+    /// CRC-32C of the whole file.
+    pub sum: u32,
+    /// Where in the file the bytes belong.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
 
 /// What a primary sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +51,8 @@ pub enum PeerRequest {
         /// How far.
         lsn: Lsn,
     },
+    /// Keep this piece; with the last one, replace your state by the snapshot, durably.
+    Snapshot(SnapshotPiece),
 }
 
 impl PeerRequest {
@@ -38,6 +63,7 @@ impl PeerRequest {
             PeerRequest::Prepare(entry) => entry.view,
             PeerRequest::PrepareBatch(entries) => entries.last().map_or(View(0), |entry| entry.view),
             PeerRequest::Commit { view, .. } => *view,
+            PeerRequest::Snapshot(piece) => piece.view,
         }
     }
 
@@ -48,6 +74,7 @@ impl PeerRequest {
             PeerRequest::Prepare(entry) => entry.lsn,
             PeerRequest::PrepareBatch(entries) => entries.last().map_or(Lsn(0), |entry| entry.lsn),
             PeerRequest::Commit { lsn, .. } => *lsn,
+            PeerRequest::Snapshot(piece) => piece.lsn,
         }
     }
 
@@ -57,6 +84,7 @@ impl PeerRequest {
         match self {
             PeerRequest::Prepare(_) | PeerRequest::PrepareBatch(_) => AckKind::Prepare,
             PeerRequest::Commit { .. } => AckKind::Commit,
+            PeerRequest::Snapshot(_) => AckKind::Snapshot,
         }
     }
 }
@@ -68,6 +96,8 @@ pub enum AckKind {
     Prepare,
     /// A commit: everything up to the LSN is committed there.
     Commit,
+    /// A piece of a snapshot: it is kept until the last one, with which the state as of the LSN is durable there.
+    Snapshot,
 }
 
 /// What a backup answers.
@@ -145,6 +175,18 @@ pub fn encode_request(request: &PeerRequest) -> Vec<u8> {
             out.extend_from_slice(&lsn.0.to_le_bytes());
             out
         }
+        PeerRequest::Snapshot(piece) => {
+            let mut out = Vec::with_capacity(41 + piece.bytes.len());
+            out.push(SNAPSHOT_TAG);
+            out.extend_from_slice(&piece.view.0.to_le_bytes());
+            out.extend_from_slice(&piece.lsn.0.to_le_bytes());
+            out.extend_from_slice(&piece.length.to_le_bytes());
+            out.extend_from_slice(&piece.sum.to_le_bytes());
+            out.extend_from_slice(&piece.offset.to_le_bytes());
+            out.extend_from_slice(&(piece.bytes.len() as u32).to_le_bytes());
+            out.extend_from_slice(&piece.bytes);
+            out
+        }
     }
 }
 
@@ -157,6 +199,14 @@ fn read_prepare(reader: &mut Reader<'_>) -> Result<PreparedEntry, MessageError> 
     let slot = Slot(reader.u64()?);
     let len = reader.u32()? as usize;
     Ok(PreparedEntry { kind, view, lsn, slot, payload: reader.bytes(len)?.to_vec() })
+}
+
+/// Reads what follows the tag of a piece of a snapshot.
+fn read_piece(reader: &mut Reader<'_>) -> Result<SnapshotPiece, MessageError> {
+    let (view, lsn) = (View(reader.u64()?), Lsn(reader.u64()?));
+    let (length, sum, offset) = (reader.u64()?, reader.u32()?, reader.u64()?);
+    let len = reader.u32()? as usize;
+    Ok(SnapshotPiece { view, lsn, length, sum, offset, bytes: reader.bytes(len)?.to_vec() })
 }
 
 /// Decodes a request. The payload is not looked into.
@@ -178,6 +228,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<PeerRequest, MessageError> {
             }
             PeerRequest::PrepareBatch(entries)
         }
+        SNAPSHOT_TAG => PeerRequest::Snapshot(read_piece(&mut reader)?),
         tag => return Err(MessageError::RequestTag(tag)),
     };
     if reader.is_at_end() { Ok(request) } else { Err(MessageError::TrailingBytes) }
@@ -190,6 +241,7 @@ pub fn encode_ack(ack: &Ack) -> Vec<u8> {
     out.push(match ack.kind {
         AckKind::Prepare => 1,
         AckKind::Commit => 2,
+        AckKind::Snapshot => SNAPSHOT_TAG,
     });
     out.extend_from_slice(&ack.view.0.to_le_bytes());
     out.extend_from_slice(&ack.lsn.0.to_le_bytes());
@@ -206,6 +258,7 @@ pub fn decode_ack(bytes: &[u8]) -> Result<Ack, MessageError> {
     let kind = match reader.u8()? {
         1 => AckKind::Prepare,
         2 => AckKind::Commit,
+        SNAPSHOT_TAG => AckKind::Snapshot,
         tag => return Err(MessageError::ResponseTag(tag)),
     };
     let ack =
@@ -263,6 +316,26 @@ mod tests {
         assert_eq!(named(&[BATCH_TAG]), "buffer too short");
         assert_eq!(named(&[BATCH_TAG, 2]), "invalid protocol request tag 2");
         assert_eq!(named(&[&bytes[..], &[9]].concat()), "invalid protocol request tag 9");
+    }
+
+    #[test]
+    fn a_piece_of_a_snapshot_says_which_file_it_belongs_to() {
+        let bytes = vec![5; 3];
+        let piece =
+            SnapshotPiece { view: View(1), lsn: Lsn(9), length: 7, sum: 0x0a0b_0c0d, offset: 4, bytes };
+        let request = PeerRequest::Snapshot(piece);
+        let bytes = encode_request(&request);
+        let fields = [1_u64.to_le_bytes(), 9_u64.to_le_bytes(), 7_u64.to_le_bytes()].concat();
+        let rest = [&[0x0d, 0x0c, 0x0b, 0x0a][..], &4_u64.to_le_bytes(), &3_u32.to_le_bytes(), &[5; 3]];
+        assert_eq!(bytes, [&[SNAPSHOT_TAG][..], &fields, &rest.concat()].concat());
+        assert_eq!((request.view(), request.lsn(), request.ack_kind()), (View(1), Lsn(9), AckKind::Snapshot));
+        assert_eq!(decode_request(&bytes), Ok(request));
+        for cut in 0..bytes.len() {
+            assert_eq!(decode_request(&bytes[..cut]), Err(MessageError::TooShort));
+        }
+        let ack = Ack { kind: AckKind::Snapshot, view: View(1), lsn: Lsn(9), replica: ReplicaId(2) };
+        assert_eq!(encode_ack(&ack)[0], SNAPSHOT_TAG);
+        assert_eq!(decode_ack(&encode_ack(&ack)), Ok(ack));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!   another; [`refusal`]: what they say instead. [`fault`]: why one cannot be trusted; [`integrity`]: whether its files
 //!   are what they were.
 //! - [`Replica`]: the operations on one replica, each durable before it counts. `open` builds one from its files.
+//! - `receive`: the snapshot that a backup is sent which is too far behind for its primary's log.
 //! - [`node`]: clients and peers on one side, a replica on the other, without sockets, threads or clocks.
 //! - [`staging`]: rewriting the files of replicas that are not running, for failover and rejoin.
 
@@ -15,6 +16,7 @@ pub mod metadata;
 pub mod node;
 mod open;
 pub mod prepare_log;
+mod receive;
 pub mod refusal;
 pub mod staging;
 
@@ -128,6 +130,8 @@ pub struct Replica {
     stored: Metadata,
     prepared: BTreeMap<Lsn, PreparedEntry>,
     lag: Lag,
+    /// The snapshot that is being received, as far as it has come.
+    receiving: Option<receive::Receiving>,
     /// Running while the replica can be trusted.
     state: State,
 }
@@ -601,12 +605,20 @@ impl Replica {
     /// # Errors
     /// When it was not taken. If the log is unusable after that, the replica is faulted.
     pub fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
+        self.checkpoint_keeping(None)
+    }
+
+    /// As [`Replica::checkpoint`], with a log that still has what it had from `needed` on.
+    ///
+    /// # Errors
+    /// As for [`Replica::checkpoint`].
+    pub fn checkpoint_keeping(&mut self, needed: Option<Lsn>) -> Result<Checkpoint, CheckpointError> {
         let faulted = |refusal: Refusal| CheckpointError::Halted(refusal.to_string());
         self.settle().map_err(faulted)?;
         let State::Active(engine) = &mut self.state else {
             return Err(CheckpointError::Halted("faulted".to_owned()));
         };
-        match engine.checkpoint() {
+        match engine.checkpoint_keeping(needed) {
             Ok(checkpoint) => {
                 let active_snapshot_lsn = checkpoint.snapshot;
                 self.write_metadata(Metadata { active_snapshot_lsn, ..self.metadata }).map_err(faulted)?;

@@ -60,8 +60,11 @@ impl Replica {
             stored: shown,
             prepared: BTreeMap::new(),
             lag: Lag::default(),
+            receiving: None,
             state: State::Faulted(FaultReason::PersistedFaultState),
         };
+        // What was not received to its end is sent again from its beginning.
+        replica.forget_received();
         if let Err(reason) = replica.load(loaded, setup) {
             replica.prepared.clear();
             replica.state = State::Faulted(reason);

@@ -1,9 +1,9 @@
 //! What a replica says when it does not do what it is asked, and reading that again.
 //!
-//! The texts are for logs first. A primary reads two things out of its peers' refusals: which entry a peer is missing,
-//! so that it can be sent, and that there is a higher view, so that it stops being primary.
+//! The texts are for logs first. A primary reads some things out of its peers' refusals: which entry, or piece of a
+//! snapshot, a peer is missing, so that it can be sent, and that there is a higher view, so that it stops being primary.
 
-use super::message::BATCH_TAG;
+use super::message::{BATCH_TAG, SNAPSHOT_TAG};
 use super::metadata::Role;
 use crate::engine::Rejection;
 use crate::ids::{Lsn, ReplicaId, View};
@@ -77,6 +77,20 @@ pub enum Refusal {
         /// Which.
         lsn: Lsn,
     },
+    /// The piece of a snapshot is not the next one.
+    SnapshotOrderMismatch {
+        /// Where the next piece begins.
+        expected_offset: u64,
+        /// Where this one does.
+        found_offset: u64,
+    },
+    /// The snapshot that was sent is no state that this replica can take.
+    SnapshotUnusable {
+        /// Why not.
+        reason: String,
+    },
+    /// A piece of a snapshot could not be kept.
+    SnapshotStorage(DiskRefusal),
     /// The sender is not one of the cluster's replicas.
     UnknownPeer(std::net::IpAddr),
     /// The sender is a replica of another cluster.
@@ -160,6 +174,12 @@ pub enum Lesson {
     Conflict(Lsn),
     /// The peer takes entries one by one only.
     NoBatches,
+    /// The next piece of a snapshot that the peer needs begins at this offset.
+    NeedsPiece(u64),
+    /// The peer takes no snapshots.
+    NoSnapshots,
+    /// The snapshot that the peer was sent is of no use to it.
+    SnapshotUnusable,
     /// Nothing a primary can act on.
     Nothing,
 }
@@ -181,10 +201,16 @@ pub fn lesson_of(reply: &str) -> Lesson {
     if let Some(lsn) = number_after("PreparedEntryConflict { lsn: Lsn(") {
         return Lesson::Conflict(Lsn(lsn));
     }
-    if number_after("failed to decode protocol request: invalid protocol request tag ")
-        == Some(u64::from(BATCH_TAG))
-    {
-        return Lesson::NoBatches;
+    if let Some(offset) = number_after("SnapshotOrderMismatch { expected_offset: ") {
+        return Lesson::NeedsPiece(offset);
+    }
+    if reply.contains("SnapshotUnusable {") {
+        return Lesson::SnapshotUnusable;
+    }
+    match number_after("failed to decode protocol request: invalid protocol request tag ") {
+        Some(tag) if tag == u64::from(BATCH_TAG) => return Lesson::NoBatches,
+        Some(tag) if tag == u64::from(SNAPSHOT_TAG) => return Lesson::NoSnapshots,
+        _ => {}
     }
     let view = number_after("ViewMismatch { expected: ")
         .or_else(|| number_after("protocol view mismatch: expected="));
@@ -262,6 +288,11 @@ mod tests {
         let unknown = "failed to decode protocol request: invalid protocol request tag 131";
         assert_eq!(lesson_of(unknown), Lesson::NoBatches);
         assert_eq!(lesson_of(&unknown.replace("131", "13")), Lesson::Nothing);
+        assert_eq!(lesson_of(&unknown.replace("131", "132")), Lesson::NoSnapshots);
+        let mismatch = Refusal::SnapshotOrderMismatch { expected_offset: 77, found_offset: 9 };
+        assert_eq!(lesson(mismatch), Lesson::NeedsPiece(77));
+        let unusable = Refusal::SnapshotUnusable { reason: "InvalidMagic(0)".to_owned() };
+        assert_eq!(lesson(unusable), Lesson::SnapshotUnusable);
         assert_eq!(lesson_of("network isolated by local harness"), Lesson::Nothing);
         assert_eq!(lesson_of("ViewMismatch { expected: 99999999999999999999 }"), Lesson::Nothing);
     }

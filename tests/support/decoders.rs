@@ -25,7 +25,7 @@ use allocdb_node::jepsen::history::read_history;
 use allocdb_node::jepsen::plan;
 use allocdb_node::keyvalue::Fields;
 use allocdb_node::replica::introduction::{Introduction, decode_introduced, encode_introduced};
-use allocdb_node::replica::message::{self, Ack, AckKind, PeerRequest};
+use allocdb_node::replica::message::{self, Ack, AckKind, PeerRequest, SnapshotPiece};
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{
     Identity, Metadata, PreparedEntry, Replica, ReplicaPaths, ReplicaSetup, Role, Vote, prepare_log,
@@ -101,7 +101,9 @@ pub const WIRE: [Decoder; 8] = [
         name: "peer acknowledgement",
         samples: || {
             let ack = |kind| Ack { kind, view: View(2), lsn: Lsn(3), replica: ReplicaId(1) };
-            [AckKind::Prepare, AckKind::Commit].map(|kind| message::encode_ack(&ack(kind))).to_vec()
+            [AckKind::Prepare, AckKind::Commit, AckKind::Snapshot]
+                .map(|kind| message::encode_ack(&ack(kind)))
+                .to_vec()
         },
         decode: |bytes| message::decode_ack(bytes).is_ok(),
         per_byte: 0,
@@ -408,11 +410,17 @@ fn entries() -> Vec<PreparedEntry> {
     vec![entry(7), entry(8)]
 }
 
+fn piece() -> SnapshotPiece {
+    let (view, lsn, bytes) = (View(1), Lsn(7), vec![8; 40]);
+    SnapshotPiece { view, lsn, length: 100, sum: 9, offset: 60, bytes }
+}
+
 fn peer_requests() -> Vec<PeerRequest> {
     vec![
         PeerRequest::Prepare(entry(7)),
         PeerRequest::PrepareBatch(entries()),
         PeerRequest::Commit { view: View(1), lsn: Lsn(7) },
+        PeerRequest::Snapshot(piece()),
     ]
 }
 

@@ -8,12 +8,14 @@
 //! round. Entries of a round that found no majority stay prepared; the next write or tick finishes them first, together
 //! with a client that asks for the same again.
 
+mod pace;
 mod peers;
 mod reads;
 mod rounds;
+mod transfer;
 
 use super::Replica;
-use super::message::{Ack, AckKind, PeerRequest};
+use super::message::{Ack, AckKind, MAX_PIECE_BYTES, PeerRequest};
 use super::metadata::Role;
 use super::refusal::{Refusal, commit_view_mismatch, protocol_error};
 use crate::api::{Request, Response, text};
@@ -25,6 +27,7 @@ use reads::Read;
 use rounds::Round;
 use std::collections::VecDeque;
 use std::time::Duration;
+use transfer::Outgoing;
 
 /// Names a request so that its reply finds the way back.
 pub type Token = u64;
@@ -134,10 +137,20 @@ pub struct Node {
     round: Option<Round>,
     /// When the last message was sent that a majority answered. Unknown at the start and after a round without majority.
     confirmed: Option<Duration>,
+    /// The snapshot that peers are being sent.
+    outgoing: Option<Outgoing>,
+    /// What the clock said when it was last told.
+    now: Duration,
+    /// When the last round ended.
+    round_over: Duration,
+    /// How many entries it had.
+    round_entries: u64,
     outputs: Vec<Output>,
     settings: NodeSettings,
     /// Bytes of the log that the last checkpoint covers.
     log_base: u64,
+    /// Bytes of a snapshot file that a peer is sent at once.
+    piece_bytes: u64,
 }
 
 impl Node {
@@ -153,10 +166,22 @@ impl Node {
             reads: Vec::new(),
             round: None,
             confirmed: None,
+            outgoing: None,
+            now: Duration::ZERO,
+            round_over: Duration::ZERO,
+            round_entries: 0,
             outputs: Vec::new(),
             settings,
             log_base,
+            piece_bytes: MAX_PIECE_BYTES,
         }
+    }
+
+    /// Sends snapshots in smaller pieces than usual, for links that carry less at once.
+    #[must_use]
+    pub fn with_pieces_of(mut self, bytes: u64) -> Self {
+        self.piece_bytes = bytes.clamp(1, MAX_PIECE_BYTES);
+        self
     }
 
     /// The replica.
@@ -295,6 +320,10 @@ impl Node {
                 self.accept_commit(lsn).map_err(|refusal| protocol_error(&refusal))?;
                 Ok(Ack { kind: AckKind::Commit, view, lsn, replica })
             }
+            PeerRequest::Snapshot(piece) => {
+                self.replica.receive(&piece).map_err(|refusal| protocol_error(&refusal))?;
+                Ok(Ack { kind: AckKind::Snapshot, view, lsn, replica })
+            }
         }
     }
 
@@ -323,12 +352,14 @@ impl Node {
         self.replica.commit_through(lsn).map(|_| ())
     }
 
-    /// Does what can be done without anything new coming in: takes a checkpoint if it is time, and starts the next round if
-    /// none is under way.
+    /// Does what can be done without anything new coming in: takes a checkpoint if it is time, starts the next round if
+    /// none is under way, and brings along peers that have been out of reach. To be called again by [`Node::next_wake`].
     pub fn advance(&mut self, now: Duration) {
+        self.now = now;
         self.judge_round(now);
         self.checkpoint_if_grown();
         self.start_rounds(now);
+        self.seek_lost_peers();
         self.answer_for_a_lost_role();
     }
 
@@ -339,6 +370,7 @@ impl Node {
             return;
         }
         self.abandon_round();
+        self.outgoing = None;
         let message =
             if faulted { text::FAULTED.to_owned() } else { text::not_primary(self.replica.role().word()) };
         for work in std::mem::take(&mut self.waiting) {
@@ -351,7 +383,8 @@ impl Node {
     /// Whether [`Node::rest`] has something to do.
     #[must_use]
     pub fn wants_rest(&self) -> bool {
-        self.replica.fault().is_none() && self.round.is_none() && !self.replica.is_settled()
+        let is_idle = self.round.is_none() && self.waiting.is_empty();
+        self.replica.fault().is_none() && is_idle && !self.replica.is_settled()
     }
 
     /// To be called when nothing has come in for a moment: brings the files into agreement.
@@ -371,7 +404,7 @@ impl Node {
         if self.settings.checkpoint_bytes == 0 || grown < self.settings.checkpoint_bytes || is_covered {
             return;
         }
-        match self.replica.checkpoint() {
+        match self.replica.checkpoint_keeping(self.needed_by_peers()) {
             Ok(taken) => log::info!(
                 "replica={} event=checkpoint snapshot_lsn={:?} frames_kept={}",
                 self.replica.id(),

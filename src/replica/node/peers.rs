@@ -1,11 +1,14 @@
 //! What a primary knows of each peer, and which message a peer gets next.
 //!
 //! A peer is sent one message at a time, in LSN order; entries that it needs together travel together, unless it says that it
-//! knows no such message. One that turns out to be missing entries is sent them, as ordinary
-//! prepares and commits out of the primary's own log, as long as the log still has them. Where a peer stands after it was
-//! out of reach, its answer to the next message tells: it may have been restarted or rejoined.
+//! knows no such message. One that turns out to be missing entries is sent them, as ordinary prepares and commits out of the
+//! primary's own log, as long as the log still has them, and else a snapshot (`transfer`). Where a peer stands after it was
+//! out of reach, its answer to the next message tells: it may have been restarted or rejoined. `pace` keeps rounds from
+//! running away from a peer.
 
+use super::pace::SeekPause;
 use super::rounds::{Round, Target};
+use super::transfer::Transfer;
 use super::{Node, Output, PeerFailure};
 use crate::ids::{Lsn, ReplicaId};
 use crate::replica::message::{Ack, AckKind, MAX_BATCH_BYTES, PeerRequest, prepare_len};
@@ -14,8 +17,13 @@ use crate::replica::{PreparedEntry, Role};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Entries a peer is sent before it is told to commit them, when it is behind. Less than it may hold prepared.
+/// Entries a peer that takes them one by one is sent before it is told to commit them, when it is behind. Any other peer is
+/// sent as many as it may hold.
 const CATCH_UP_STEP: u64 = 32;
+
+/// Entries that are read from the log for a peer at once, at most, and bytes of their payloads.
+const READ_AHEAD: usize = 512;
+const READ_AHEAD_BYTES: usize = MAX_BATCH_BYTES;
 
 /// A peer that asks for something older more often than this in one round is not helped by being sent it again.
 const MAX_SETBACKS: u32 = 4;
@@ -33,11 +41,11 @@ pub(super) enum Standing {
 
 /// A message that a peer has not answered.
 #[derive(Debug, Clone, Copy)]
-struct InFlight {
+pub(super) struct InFlight {
     kind: AckKind,
     lsn: Lsn,
     /// Not later than when it left.
-    sent: Duration,
+    pub(super) sent: Duration,
 }
 
 #[derive(Debug)]
@@ -45,19 +53,31 @@ pub(super) struct Peer {
     pub(super) id: ReplicaId,
     pub(super) standing: Standing,
     /// What it was sent and has not answered.
-    in_flight: Option<InFlight>,
+    pub(super) in_flight: Option<InFlight>,
     /// When the newest message was sent that it has acknowledged.
     heard: Option<Duration>,
     /// The first entry it is not known to hold.
-    next: Lsn,
+    pub(super) next: Lsn,
+    /// What `next` was when the present round, or the last, began.
+    pub(super) next_at_round: Lsn,
     /// How far it is known to have committed.
-    committed: Option<Lsn>,
+    pub(super) committed: Option<Lsn>,
+    /// It has answered the last message to the point, if only to say what it needs.
+    pub(super) answers: bool,
+    /// When it is sent something again although there is no round.
+    pub(super) seek: SeekPause,
+    /// The snapshot it is being sent, and how far that has come.
+    pub(super) transfer: Option<Transfer>,
+    /// It has not said that it takes no snapshots.
+    pub(super) takes_snapshots: bool,
+    /// The snapshot that it could not use.
+    pub(super) unusable_snapshot: Option<Lsn>,
     /// Entries read from the log for it.
-    catch_up: VecDeque<PreparedEntry>,
+    pub(super) catch_up: VecDeque<PreparedEntry>,
     /// It has not said that it takes entries one by one only.
     takes_batches: bool,
     /// The last exchange failed, so what is known of it may no longer be so.
-    lost: bool,
+    pub(super) lost: bool,
     /// Where it stood when it was last found to be too far behind.
     too_far_behind: Option<Lsn>,
     /// How often it asked for something older since the present round began.
@@ -82,7 +102,13 @@ impl Peer {
             in_flight: None,
             heard: None,
             next,
+            next_at_round: next,
             committed: None,
+            answers: false,
+            seek: SeekPause::at_start(),
+            transfer: None,
+            takes_snapshots: true,
+            unusable_snapshot: None,
             catch_up: VecDeque::new(),
             takes_batches: true,
             lost: false,
@@ -101,6 +127,7 @@ impl Peer {
             // It may be another build by now.
             self.takes_batches = true;
         }
+        self.next_at_round = self.next;
     }
 
     fn holds(&self, lsn: Lsn) -> bool {
@@ -113,9 +140,14 @@ impl Node {
     pub fn answered(&mut self, from: ReplicaId, answer: Result<Ack, PeerFailure>, now: Duration) {
         let Some(at) = self.peers.iter().position(|peer| peer.id == from) else { return };
         let Some(sent) = self.peers[at].in_flight.take() else { return };
+        self.now = self.now.max(now);
         match answer {
             Ok(ack) => self.acknowledged(at, sent, ack),
-            Err(PeerFailure::Unreachable(problem)) => self.peer_failed(at, sent, &problem),
+            Err(PeerFailure::Unreachable(problem)) => {
+                // Whoever answers next may be another build.
+                self.peers[at].takes_snapshots = true;
+                self.peer_failed(at, sent, &problem);
+            }
             Err(PeerFailure::Refused(words)) => self.refused(at, sent, &words),
         }
         self.serve_reads(now);
@@ -131,10 +163,21 @@ impl Node {
         if ack != expected {
             return self.peer_failed(at, sent, &format!("unexpected acknowledgement {ack:?}"));
         }
+        peer.answers = true;
+        peer.seek = SeekPause::default();
+        if ack.kind == AckKind::Snapshot && !self.piece_taken(at) {
+            return;
+        }
+        let peer = &mut self.peers[at];
         peer.next = peer.next.max(Lsn(ack.lsn.0.saturating_add(1)));
-        if ack.kind == AckKind::Commit {
+        if ack.kind != AckKind::Prepare {
             peer.committed = peer.committed.max(Some(ack.lsn));
         }
+        if self.outgoing.as_ref().is_some_and(|outgoing| peer.holds(outgoing.lsn())) {
+            // It may have got there in another way.
+            self.give_up_transfer(at);
+        }
+        let peer = &mut self.peers[at];
         peer.heard = peer.heard.max(Some(sent.sent));
         let done = match &self.round {
             Some(Round { target: Target::Entries { last }, .. }) => peer.holds(*last),
@@ -166,12 +209,19 @@ impl Node {
     }
 
     fn peer_failed(&mut self, at: usize, sent: InFlight, problem: &str) {
+        let (now, is_round) = (self.now, self.round.is_some());
         let peer = &mut self.peers[at];
         peer.standing = Standing::Failed;
         peer.lost = true;
+        peer.answers = false;
+        if !peer.seek.failed(now) && !is_round {
+            // It has been told of already, and nobody waits for this peer.
+            return;
+        }
         let what = match sent.kind {
             AckKind::Prepare => "prepare_ack_failed",
             AckKind::Commit => "commit_broadcast_failed",
+            AckKind::Snapshot => "snapshot_failed",
         };
         log::info!(
             "replica={} event={what} peer={} lsn={} error={problem}",
@@ -188,7 +238,10 @@ impl Node {
                 let peer = &mut self.peers[at];
                 log::info!("replica={} event=peer_position peer={} needs={lsn}", self.replica.id(), peer.id);
                 peer.setbacks += 1;
+                peer.answers = true;
+                peer.seek = SeekPause::default();
                 peer.next = lsn;
+                peer.next_at_round = lsn;
                 peer.committed = None;
                 peer.catch_up.clear();
             }
@@ -201,6 +254,19 @@ impl Node {
                 self.peers[at].takes_batches = false;
                 // They were read for it, but did not arrive.
                 self.peers[at].catch_up.clear();
+            }
+            Lesson::NeedsPiece(offset) if self.peers[at].setbacks < MAX_SETBACKS => {
+                self.peers[at].setbacks += 1;
+                self.send_pieces_from(at, offset);
+            }
+            Lesson::NoSnapshots => {
+                self.peers[at].takes_snapshots = false;
+                self.give_up_transfer(at);
+            }
+            Lesson::SnapshotUnusable => {
+                self.peers[at].unusable_snapshot = Some(sent.lsn);
+                self.give_up_transfer(at);
+                self.peer_failed(at, sent, words);
             }
             Lesson::Conflict(lsn) => {
                 log::error!(
@@ -231,7 +297,7 @@ impl Node {
         }
     }
 
-    fn drive(&mut self, at: usize, now: Duration) {
+    pub(super) fn drive(&mut self, at: usize, now: Duration) {
         let Some(request) = self.next_request(at) else { return };
         let peer = &mut self.peers[at];
         peer.in_flight = Some(InFlight { kind: request.ack_kind(), lsn: request.lsn(), sent: now });
@@ -256,6 +322,12 @@ impl Node {
             _ => commit,
         };
         if let Some(last) = last_needed.filter(|last| !peer.holds(*last)) {
+            if self.needs_snapshot(at)
+                && let Some(piece) = self.next_piece(at)
+            {
+                return Some(piece);
+            }
+            let peer = &self.peers[at];
             let held = Lsn(peer.next.0.saturating_sub(1)).min(commit.unwrap_or_default());
             if held.0 > 0 && self.must_commit_first(peer, held, last) {
                 return Some(PeerRequest::Commit { view, lsn: held });
@@ -271,7 +343,7 @@ impl Node {
     fn must_commit_first(&self, peer: &Peer, held: Lsn, last: Lsn) -> bool {
         let uncommitted = peer.committed.map(|committed| held.0.saturating_sub(committed.0));
         if Some(peer.next) <= self.replica.commit_lsn() {
-            let most = if peer.takes_batches { 0 } else { self.catch_up_step() - 1 };
+            let most = if peer.takes_batches { 0 } else { self.catch_up_step(peer) - 1 };
             return uncommitted.is_none_or(|count| count > most);
         }
         let wanted = last.0.saturating_sub(peer.next.0).saturating_add(1);
@@ -279,12 +351,13 @@ impl Node {
     }
 
     /// Entries a replica holds prepared at most.
-    fn most_prepared(&self) -> u64 {
+    pub(super) fn most_prepared(&self) -> u64 {
         self.replica.engine().map_or(1, |engine| u64::from(engine.config().max_submission_queue))
     }
 
-    fn catch_up_step(&self) -> u64 {
-        CATCH_UP_STEP.min(self.most_prepared())
+    fn catch_up_step(&self, peer: &Peer) -> u64 {
+        let most = self.most_prepared();
+        if peer.takes_batches { most } else { CATCH_UP_STEP.min(most) }
     }
 
     /// The entries a peer needs next, up to `last`: as many as it may be sent together.
@@ -296,7 +369,8 @@ impl Node {
         // What is committed already is sent a step at a time, see above.
         let last = match self.replica.commit_lsn() {
             Some(commit) if first.lsn <= commit => {
-                last.min(commit).min(Lsn(first.lsn.0.saturating_add(self.catch_up_step() - 1)))
+                let step = self.catch_up_step(&self.peers[at]);
+                last.min(commit).min(Lsn(first.lsn.0.saturating_add(step - 1)))
             }
             _ => last,
         };
@@ -327,12 +401,15 @@ impl Node {
         if self.peers[at].catch_up.front().is_none_or(|entry| entry.lsn != lsn) {
             self.read_ahead(at, lsn);
         }
+        let now = self.now;
         let peer = &mut self.peers[at];
         match peer.catch_up.pop_front() {
             Some(entry) if entry.lsn == lsn => Some(entry),
             _ => {
                 peer.standing = Standing::Failed;
                 peer.lost = true;
+                peer.answers = false;
+                peer.seek.failed(now);
                 if peer.too_far_behind.replace(lsn) != Some(lsn) {
                     log::warn!(
                         "replica={} event=peer_too_far_behind peer={} needs={lsn}: the log no longer has it; it needs a rejoin",
@@ -349,10 +426,12 @@ impl Node {
         let view = self.replica.view();
         let commit = self.replica.commit_lsn();
         let mut entries = VecDeque::new();
+        let mut bytes = 0;
         if let Some(engine) = self.replica.engine() {
             let read = engine.wal().visit_from(from, |frame| {
                 if let Some(kind) = frame.record.payload_kind().filter(|_| Some(frame.lsn) <= commit) {
                     let payload = frame.payload.to_vec();
+                    bytes += payload.len();
                     entries.push_back(PreparedEntry {
                         kind,
                         view,
@@ -361,7 +440,7 @@ impl Node {
                         payload,
                     });
                 }
-                (entries.len() as u64) < 2 * CATCH_UP_STEP
+                entries.len() < READ_AHEAD && bytes < READ_AHEAD_BYTES
             });
             if let Err(error) = read {
                 log::warn!("replica={} event=catch_up_read_failed error={error}", self.replica.id());

@@ -8,6 +8,7 @@ use crate::api::{Response, SubmitResponse, TickResponse};
 use crate::engine::{Committed, Rejection, Ticked};
 use crate::ids::{Lsn, OperationId, Slot};
 use crate::planted::PlantedFault;
+use crate::replica::message::MAX_BATCH_BYTES;
 use crate::replica::refusal::protocol_error;
 use crate::replica::{CommittedEntry, Refusal, Role};
 use std::collections::{HashSet, VecDeque};
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// A round that has no majority after this long has none. Below what clients wait for an answer.
 const ROUND_LIMIT: Duration = Duration::from_secs(8);
+
+/// Bytes of commands in a round, unless it is a single one: what peers can be sent with one message.
+const MAX_ROUND_BYTES: usize = MAX_BATCH_BYTES / 2;
 
 /// What a round needs from a majority.
 #[derive(Debug)]
@@ -63,6 +67,9 @@ impl Node {
                 }
                 break;
             }
+            if self.waits_for_peers() {
+                break;
+            }
             if let Some(last) = self.replica.highest_prepared() {
                 self.answer_known_retries();
                 if self.waiting.is_empty() {
@@ -82,6 +89,10 @@ impl Node {
 
     fn begin(&mut self, purpose: Purpose, target: Target, now: Duration) {
         let commit = self.replica.commit_lsn();
+        self.round_entries = match target {
+            Target::Entries { last } => last.0.saturating_sub(commit.map_or(0, Lsn::get)),
+            Target::Majority => 0,
+        };
         self.peers.iter_mut().for_each(|peer| peer.begin_round(commit));
         self.round = Some(Round { target, purpose, started: now });
         self.drive_all(now);
@@ -144,13 +155,16 @@ impl Node {
         let mut tokens = Vec::new();
         let mut operations: HashSet<OperationId> = HashSet::new();
         let mut last_slot = None;
+        let mut bytes = 0;
         while let Some(Work::Submit { token, slot, payload }) = self.waiting.pop_front() {
             let Some(engine) = self.replica.engine() else { return };
             if let Some(answer) = engine.find_retry(slot, &payload).transpose() {
                 self.answer_retry(token, answer);
                 continue;
             }
-            let room = commands.len() < engine.config().max_submission_queue as usize;
+            bytes += payload.len();
+            let fits = commands.is_empty() || bytes <= MAX_ROUND_BYTES;
+            let room = fits && commands.len() < engine.config().max_submission_queue as usize;
             let operation = decode_client(&payload).ok().map(|client| client.operation);
             if !room || operation.is_some_and(|operation| operations.contains(&operation)) {
                 // Its answer depends on what this round comes to.
@@ -263,6 +277,7 @@ impl Node {
         if let Target::Majority = round.target {
             self.note_majority(round.started);
         }
+        self.round_over = now;
         if let Target::Entries { last } = round.target {
             match self.replica.commit_through(last) {
                 Ok(committed) => self.answer(round.purpose, &committed, now),

@@ -6,7 +6,7 @@ use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, Res
 use crate::api::{ResourceResponse, SubmitResponse, TickResponse};
 use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Rejection, Ticked};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
-use crate::replica::message::{BATCH_TAG, MessageError};
+use crate::replica::message::{BATCH_TAG, MessageError, SNAPSHOT_TAG, SnapshotPiece};
 use crate::replica::staging::{
     OtherView, StagedReplica, plan_failover, rewrite_for_failover, rewrite_for_rejoin,
 };
@@ -232,13 +232,20 @@ impl Cluster {
 
     fn deliver(&mut self, from: u64, to: ReplicaId, request: PeerRequest) {
         let kind = request.ack_kind();
-        let name = if kind == AckKind::Prepare { "prepare" } else { "commit" };
+        let name = match kind {
+            AckKind::Prepare => "prepare",
+            AckKind::Commit => "commit",
+            AckKind::Snapshot => "snapshot",
+        };
         *self.sent.entry((to.0, name)).or_default() += 1;
         let answer = if self.isolated.contains(&to.0) {
             Err(PeerFailure::Refused(text::ISOLATED.to_owned()))
         } else if self.other_builds.contains(&to.0) && matches!(request, PeerRequest::PrepareBatch(_)) {
             let words = format!("failed to decode protocol request: {}", MessageError::RequestTag(BATCH_TAG));
             Err(PeerFailure::Refused(words))
+        } else if self.other_builds.contains(&to.0) && kind == AckKind::Snapshot {
+            let tag = MessageError::RequestTag(SNAPSHOT_TAG);
+            Err(PeerFailure::Refused(format!("failed to decode protocol request: {tag}")))
         } else if self.lose == Some(kind) {
             Err(PeerFailure::Unreachable("lost".to_owned()))
         } else {
@@ -358,6 +365,7 @@ fn not_primary(role: &str) -> Answer {
 }
 
 mod admission;
+mod catch_up;
 mod cost;
 mod reads;
 
@@ -727,8 +735,9 @@ fn a_faulted_replica_says_so_on_every_port() {
 }
 
 #[test]
-fn checkpoints_are_taken_as_the_log_grows_and_a_replica_far_behind_is_left_to_a_rejoin() {
+fn checkpoints_are_taken_as_the_log_grows_and_a_build_that_takes_no_snapshots_is_left_to_a_rejoin() {
     let mut cluster = Cluster::new();
+    cluster.other_builds = vec![2];
     cluster.node(1).settings.checkpoint_bytes = 1000;
     cluster.stop(2);
     for id in 1..60 {

@@ -14,6 +14,9 @@ use allocdb_node::replica::node::ClientReply;
 
 const CLIENT_COUNT: usize = 3;
 
+/// Clients of a seed with much to do. More than a round takes.
+const MANY_CLIENTS: usize = 9;
+
 /// How long a client waits for an answer, in microseconds.
 const ANSWER_LIMIT: u64 = 10_000_000;
 
@@ -88,7 +91,7 @@ pub(super) struct Known {
 
 impl World {
     pub(super) fn set_up_clients(&mut self) {
-        for client in 0..CLIENT_COUNT {
+        for client in 0..if self.is_busy { MANY_CLIENTS } else { CLIENT_COUNT } {
             self.clients.push(Client { target: 0, attempt: 0, under_way: None, again: None });
             self.schedule(client as u64 * 1_000, Happening::ClientTurn { client });
         }
@@ -281,7 +284,11 @@ impl World {
             }
             _ => {}
         }
-        let think = if self.nemesis.calm_since.is_some() { 50_000 } else { self.rng.u64(1_000..600_000) };
+        let think = match self.nemesis.calm_since {
+            Some(_) => 50_000,
+            None if self.is_busy => self.rng.u64(1_000..100_000),
+            None => self.rng.u64(1_000..600_000),
+        };
         self.schedule(think, Happening::ClientTurn { client });
     }
 

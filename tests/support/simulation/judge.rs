@@ -33,6 +33,9 @@ pub(super) struct Record {
     pub(super) ticks: Vec<TickOp>,
     pub(super) batches: u64,
     pub(super) unknown_batches: u64,
+    pub(super) pieces: u64,
+    pub(super) unknown_snapshots: u64,
+    pub(super) snapshots_taken_over: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,12 @@ pub struct Totals {
     pub batches: u64,
     /// How many of them a peer did not know.
     pub unknown_batches: u64,
+    /// Pieces of snapshots that peers were sent.
+    pub pieces: u64,
+    /// How many of them a peer did not know.
+    pub unknown_snapshots: u64,
+    /// How often a replica that was too far behind has taken a snapshot over.
+    pub snapshots_taken_over: u64,
 }
 
 impl Totals {
@@ -77,6 +86,9 @@ impl Totals {
         self.starts += other.starts;
         self.batches += other.batches;
         self.unknown_batches += other.unknown_batches;
+        self.pieces += other.pieces;
+        self.unknown_snapshots += other.unknown_snapshots;
+        self.snapshots_taken_over += other.snapshots_taken_over;
     }
 }
 
@@ -161,6 +173,9 @@ impl World {
             starts: self.lives,
             batches: self.record.batches,
             unknown_batches: self.record.unknown_batches,
+            pieces: self.record.pieces,
+            unknown_snapshots: self.record.unknown_snapshots,
+            snapshots_taken_over: self.record.snapshots_taken_over,
         }
     }
 

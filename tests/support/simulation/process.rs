@@ -30,6 +30,9 @@ pub(super) const MAX_SLOT_ADVANCE: u64 = 1 << 46;
 /// How long a primary answers reads without hearing of a majority, in microseconds.
 pub(super) const READ_LEASE: u64 = 1_000_000;
 
+/// Bytes of a snapshot that are sent at once: few enough that most take several pieces.
+const PIECE_BYTES: u64 = 700;
+
 /// One machine: what outlives its process.
 pub(super) struct Machine {
     pub(super) disk: SimDisk,
@@ -63,6 +66,8 @@ pub(super) struct Process {
     exchanges: [Option<u64>; COUNT],
     origins: HashMap<Token, Origin>,
     noted: Option<Lsn>,
+    /// When the node wants to be told that time has passed.
+    alarm: Option<u64>,
 }
 
 /// A command as a log holds it.
@@ -147,7 +152,7 @@ impl World {
             max_slot_advance: MAX_SLOT_ADVANCE,
             read_lease: Duration::from_micros(READ_LEASE),
         };
-        let node = Node::new(replica, &peers, settings);
+        let node = Node::new(replica, &peers, settings).with_pieces_of(PIECE_BYTES);
         self.lives += 1;
         let process = Process {
             node,
@@ -159,6 +164,7 @@ impl World {
             exchanges: [None; COUNT],
             origins: HashMap::new(),
             noted: None,
+            alarm: None,
         };
         self.machines[at].process = Some(process);
         self.note_commits(at);
@@ -212,6 +218,13 @@ impl World {
             let words = "failed to decode protocol request: invalid protocol request tag 131";
             return self.refuse(at, inbound, Some(words));
         }
+        if machine.is_other_build
+            && let Inbound::Peer { request: PeerRequest::Snapshot(_), .. } = inbound
+        {
+            self.record.unknown_snapshots += 1;
+            let words = "failed to decode protocol request: invalid protocol request tag 132";
+            return self.refuse(at, inbound, Some(words));
+        }
         process.inbox.push(inbound);
         if !process.is_woken {
             process.is_woken = true;
@@ -241,7 +254,7 @@ impl World {
     /// The process takes in what has come and does what it leads to.
     pub(super) fn wake(&mut self, at: At, life: u64) {
         let now = Duration::from_micros(self.now);
-        let cost = self.rng.u64(50..2_500);
+        let cost = self.rng.u64(50..2_500) * if self.slow == Some(at) { 20 } else { 1 };
         let until = self.now + cost;
         let disk = self.machines[at].disk.clone();
         let Some(process) = self.process(at, life) else { return };
@@ -260,6 +273,7 @@ impl World {
             process.node.advance(now);
             self.after_step(at);
         }
+        self.set_alarm(at, life);
         self.schedule(cost + REST_AFTER, Happening::Rest { at, life, stamp });
     }
 
@@ -269,6 +283,33 @@ impl World {
         if process.steps == stamp && !process.is_woken {
             process.node.rest();
             self.after_step(at);
+            self.set_alarm(at, life);
+        }
+    }
+
+    /// Has the process woken when its node wants to be.
+    fn set_alarm(&mut self, at: At, life: u64) {
+        let now = self.now;
+        let Some(process) = self.process(at, life) else { return };
+        let Some(due) = process.node.next_wake() else { return };
+        let due = u64::try_from(due.as_micros()).unwrap_or(u64::MAX).max(now + 1);
+        if process.alarm.is_none_or(|alarm| alarm > due) {
+            process.alarm = Some(due);
+            self.schedule(due - now, Happening::Alarm { at, life, due });
+        }
+    }
+
+    /// The time has come for which a node has asked.
+    pub(super) fn alarm(&mut self, at: At, life: u64, due: u64) {
+        let now = self.now;
+        let Some(process) = self.process(at, life).filter(|process| process.alarm == Some(due)) else {
+            return;
+        };
+        process.alarm = None;
+        if !process.is_woken {
+            process.is_woken = true;
+            let wait = process.busy_until.saturating_sub(now);
+            self.schedule(wait, Happening::Wake { at, life });
         }
     }
 
@@ -313,6 +354,7 @@ impl World {
             process.exchanges[to] = Some(exchange);
         }
         self.record.batches += u64::from(matches!(request, PeerRequest::PrepareBatch(_)));
+        self.record.pieces += u64::from(matches!(request, PeerRequest::Snapshot(_)));
         self.trace(|| format!("{} to {}: {} {exchange}", at + 1, to + 1, brief(&request)));
         self.schedule(EXCHANGE_LIMIT, Happening::ExchangeOver { at, life, to, exchange });
         let copies = 1 + usize::from(self.network.repeats(&mut self.rng));
@@ -368,6 +410,9 @@ impl World {
                 if let Err(error) = read {
                     return self.violated(format!("the log of replica {} cannot be read: {error}", at + 1));
                 }
+                // What stands between is in a snapshot that it was sent.
+                let has_gap = frames.first().is_none_or(|first| first.lsn > from);
+                self.record.snapshots_taken_over += u64::from(process.noted.is_some() && has_gap);
                 last
             }
             // It may have committed, and answered, and lost its engine since; the log is what is left of that.
@@ -410,6 +455,9 @@ fn brief(request: &PeerRequest) -> String {
             format!("prepare {} view={} through lsn={}", entries.len(), request.view(), request.lsn())
         }
         PeerRequest::Commit { view, lsn } => format!("commit view={view} lsn={lsn}"),
+        PeerRequest::Snapshot(piece) => {
+            format!("snapshot view={} lsn={} offset={}", piece.view, piece.lsn, piece.offset)
+        }
     }
 }
 

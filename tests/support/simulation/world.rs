@@ -30,6 +30,7 @@ pub(super) enum Happening {
     ExchangeOver { at: At, life: u64, to: At, exchange: u64 },
     Wake { at: At, life: u64 },
     Rest { at: At, life: u64, stamp: u64 },
+    Alarm { at: At, life: u64, due: u64 },
     AskViews { at: At, life: u64, pause: u64 },
     ClientTurn { client: usize },
     ClientAnswer { client: usize, attempt: u64, reply: ClientReply },
@@ -101,6 +102,10 @@ pub(super) struct World {
     pub(super) machines: [Machine; COUNT],
     pub(super) network: Network,
     pub(super) checkpoint_bytes: u64,
+    /// Many clients that do not think long, so that a backup falls behind without being hurt.
+    pub(super) is_busy: bool,
+    /// A machine that takes its time for everything, as one with a slow disk does.
+    pub(super) slow: Option<At>,
     pub(super) clients: Vec<Client>,
     pub(super) writes: Vec<WriteOp>,
     pub(super) operator: Operator,
@@ -118,7 +123,9 @@ impl World {
             Machine { disk: SimDisk::default(), process: None, is_isolated: false, is_other_build }
         };
         let machines = [machine(), machine(), machine()];
-        let checkpoint_bytes = [0, 400, 1_500, 6_000][rng.usize(..4)];
+        let checkpoint_bytes = [0, 200, 400, 1_500, 6_000][rng.usize(..5)];
+        let is_busy = rng.u8(..4) == 0;
+        let slow = (rng.u8(..3) == 0).then(|| rng.usize(..COUNT));
         let nemesis = Nemesis::new(&mut rng);
         Self {
             seed,
@@ -130,6 +137,8 @@ impl World {
             machines,
             network: Network::new(),
             checkpoint_bytes,
+            is_busy,
+            slow,
             clients: Vec::new(),
             writes: Vec::new(),
             operator: Operator::default(),
@@ -185,6 +194,7 @@ impl World {
             }
             Happening::Wake { at, life } => self.wake(at, life),
             Happening::Rest { at, life, stamp } => self.rest(at, life, stamp),
+            Happening::Alarm { at, life, due } => self.alarm(at, life, due),
             Happening::AskViews { at, life, pause } => {
                 if self.process(at, life).is_some() {
                     self.ask_views(at, pause);

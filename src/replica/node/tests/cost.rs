@@ -158,8 +158,8 @@ fn p2_a_backup_that_is_behind_is_sent_many_entries_at_once() {
         assert_eq!(cluster.submit(1, 2, 130, create(130)), Done(130, Fine));
     });
     assert_eq!(cluster.commits(), [130, 130, 130]);
-    // What it does not follow, four steps of 32, and the new entry; each with its commit.
+    // What it does not follow, two steps of 64, and the new entry; each with its commit.
     let sent = |kind| cluster.sent[&(2, kind)] - before[&(2, kind)];
-    assert!(sent("prepare") <= 7 && sent("commit") <= 7, "{:?}", cluster.sent);
-    assert_eq!(flushes[1], 5 * 3);
+    assert!(sent("prepare") <= 4 && sent("commit") <= 5, "{:?}", cluster.sent);
+    assert_eq!(flushes[1], 3 * 3);
 }
