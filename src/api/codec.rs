@@ -16,6 +16,9 @@ use std::fmt;
 /// The longest request or reply on any port, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
+/// First byte of a submit.
+pub const SUBMIT_TAG: u8 = 1;
+
 /// Why bytes are no message. Shown by its name, as replicas put it into replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
@@ -130,7 +133,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
     let mut out = Vec::new();
     match request {
         Request::Submit { slot, payload } => {
-            out.push(1);
+            out.push(SUBMIT_TAG);
             put_slot(&mut out, *slot);
             out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
             out.extend_from_slice(payload);
@@ -165,7 +168,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
 pub fn decode_request(bytes: &[u8]) -> Result<Request, DecodeError> {
     let mut fields = Fields(Reader::new(bytes));
     let request = match fields.u8()? {
-        1 => Request::Submit { slot: fields.slot()?, payload: fields.bytes()? },
+        SUBMIT_TAG => Request::Submit { slot: fields.slot()?, payload: fields.bytes()? },
         2 => Request::GetResource { required: fields.opt_lsn()?, resource: ResourceId(fields.u128()?) },
         3 => Request::GetLease {
             required: fields.opt_lsn()?,

@@ -7,7 +7,8 @@ mod codec;
 pub mod text;
 
 pub use codec::{
-    DecodeError, MAX_MESSAGE_BYTES, decode_request, decode_response, encode_request, encode_response,
+    DecodeError, MAX_MESSAGE_BYTES, SUBMIT_TAG, decode_request, decode_response, encode_request,
+    encode_response,
 };
 
 use crate::allocator::{Outcome, ReservationState, ReservationView, ResourceView};

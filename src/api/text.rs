@@ -14,6 +14,9 @@ pub const ISOLATED: &str = "network isolated by local harness";
 /// What a replica whose stored state cannot be trusted says to a request it cannot answer in binary.
 pub const FAULTED: &str = "replica faulted";
 
+/// A read or a peer's message that was not looked at, because too many requests wait for the replica.
+pub const OVERLOADED: &str = "overloaded";
+
 /// What a replica that is not the primary says to writes and reads.
 #[must_use]
 pub fn not_primary(role: &str) -> String {

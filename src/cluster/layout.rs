@@ -16,6 +16,12 @@ use std::time::Duration;
 /// Name of the file in a workspace.
 pub const FILE_NAME: &str = "cluster-layout.txt";
 
+/// Key of [`ClusterLayout::peer_exchange_millis`].
+const PEER_EXCHANGE_KEY: &str = "replica.peer_exchange_limit_ms";
+
+/// Key of [`ClusterLayout::ready_millis`].
+const READY_KEY: &str = "replica.ready_limit_ms";
+
 /// What its fields are fields of, in [`FieldProblem::sentence`].
 pub const FIELD_OF: &str = "layout";
 
@@ -31,6 +37,13 @@ pub const DEFAULT_MAX_SLOT_ADVANCE: u64 = 1 << 46;
 
 /// How long a primary answers reads by itself where a layout does not say.
 pub const DEFAULT_READ_LEASE: Duration = Duration::from_secs(1);
+
+/// Milliseconds that an exchange between replicas may take, however slow it usually is, where a layout does not say. Below
+/// what clients wait for an answer.
+pub const DEFAULT_PEER_EXCHANGE_MILLIS: u64 = 5_000;
+
+/// Milliseconds that a replica may take to open its files, where a layout does not say.
+pub const DEFAULT_READY_MILLIS: u64 = 60_000;
 
 /// A cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +66,10 @@ pub struct ClusterLayout {
     pub max_slot_advance: Option<u64>,
     /// Milliseconds for which a primary answers reads by itself, if the layout says so; 0 asks a majority for each read.
     pub read_lease_millis: Option<u64>,
+    /// Milliseconds that an exchange between replicas may take at most, if the layout says so.
+    pub peer_exchange_millis: Option<u64>,
+    /// Milliseconds that a replica may take to open its files, if the layout says so.
+    pub ready_millis: Option<u64>,
     /// The replicas, by id.
     pub replicas: [ReplicaLayout; REPLICA_COUNT],
 }
@@ -188,6 +205,8 @@ impl ClusterLayout {
             control_guest: None,
             max_slot_advance: None,
             read_lease_millis: None,
+            peer_exchange_millis: None,
+            ready_millis: None,
             replicas: [replica(0), replica(1), replica(2)],
         }
     }
@@ -232,6 +251,18 @@ impl ClusterLayout {
     #[must_use]
     pub fn read_lease(&self) -> Duration {
         self.read_lease_millis.map_or(DEFAULT_READ_LEASE, Duration::from_millis)
+    }
+
+    /// How long an exchange between two replicas may take, however slow it usually is.
+    #[must_use]
+    pub fn peer_exchange_limit(&self) -> Duration {
+        Duration::from_millis(self.peer_exchange_millis.unwrap_or(DEFAULT_PEER_EXCHANGE_MILLIS).max(1))
+    }
+
+    /// How long a replica may take to open its files.
+    #[must_use]
+    pub fn ready_limit(&self) -> Duration {
+        Duration::from_millis(self.ready_millis.unwrap_or(DEFAULT_READY_MILLIS))
     }
 
     /// Fault file of the cluster.
@@ -314,6 +345,12 @@ impl ClusterLayout {
         if let Some(millis) = &self.read_lease_millis {
             put("engine.read_lease_millis", millis);
         }
+        if let Some(millis) = &self.peer_exchange_millis {
+            put(PEER_EXCHANGE_KEY, millis);
+        }
+        if let Some(millis) = &self.ready_millis {
+            put(READY_KEY, millis);
+        }
         for replica in &self.replicas {
             let id = replica.id;
             put(&format!("replica.{id}.role"), &replica.role.word());
@@ -357,6 +394,9 @@ impl ClusterLayout {
             fields.get("cluster_id").map(|_| fields.parsed("cluster_id")).transpose()?.map(ClusterId);
         let control_guest =
             fields.get("control_guest").map(|_| fields.parsed("control_guest")).transpose()?;
+        let peer_exchange_millis =
+            fields.get(PEER_EXCHANGE_KEY).map(|_| fields.parsed(PEER_EXCHANGE_KEY)).transpose()?;
+        let ready_millis = fields.get(READY_KEY).map(|_| fields.parsed(READY_KEY)).transpose()?;
         let replica = |id: u64| decode_replica(fields, ReplicaId(id));
         let replicas = [replica(1)?, replica(2)?, replica(3)?];
         Ok(Self {
@@ -369,6 +409,8 @@ impl ClusterLayout {
             control_guest,
             max_slot_advance,
             read_lease_millis,
+            peer_exchange_millis,
+            ready_millis,
             replicas,
         })
     }
@@ -454,6 +496,8 @@ pub(crate) mod tests {
         assert_eq!(ClusterLayout::decode(&text), Ok(sample()));
         let own = ClusterLayout {
             checkpoint_bytes: Some(9),
+            peer_exchange_millis: Some(8),
+            ready_millis: Some(7),
             cluster_id: Some(ClusterId(u128::MAX)),
             control_guest: Some(IpAddr::from([172, 31, 0, 10])),
             max_slot_advance: Some(10),

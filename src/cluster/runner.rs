@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long a replica may take to answer after its start, or to be gone after its end.
+/// How long a replica may take to answer once its files are open, or to be gone after its end.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest pause between two looks at something that is waited for.
@@ -138,6 +138,16 @@ pub enum RunnerError {
         id: ReplicaId,
         /// Where it should answer.
         addr: SocketAddr,
+    },
+    /// It is still opening its files, however long that was waited for.
+    #[error("replica {id} did not become ready on {addr} within {}s: it is still opening its files", limit.as_secs())]
+    StillOpening {
+        /// Which.
+        id: ReplicaId,
+        /// Where it should answer.
+        addr: SocketAddr,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// Replicas that could not be asked to stop.
     #[error("{}", .0.iter().map(unresponsive).collect::<Vec<_>>().join("\n"))]
@@ -503,6 +513,8 @@ impl Runner {
 
     fn wait_until_ready(&self, replica: &ReplicaLayout) -> Result<ControlStatus, RunnerError> {
         let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
+        let limit = self.layout.ready_limit().max(SETTLE_LIMIT);
+        let give_up_at = Instant::now() + limit;
         loop {
             match control::query_status_once(replica.control_addr) {
                 Ok(status) if status.is_of(replica) => return Ok(status),
@@ -512,8 +524,18 @@ impl Runner {
                 let log = last_line(&replica.log_path);
                 return Err(RunnerError::Exited { id: replica.id, status, log });
             }
+            // It writes that file when its files are open. How long they take depends on them, and on the disk.
+            let is_opening = !replica.pid_path.exists();
+            if is_opening && Instant::now() < give_up_at {
+                wait.prolong();
+            }
             if !wait.pause() {
-                return Err(RunnerError::NotReady { id: replica.id, addr: replica.control_addr });
+                let (id, addr) = (replica.id, replica.control_addr);
+                let is_cancelled = self.launcher.cancelled.load(Ordering::Relaxed);
+                return Err(match is_opening && !is_cancelled {
+                    true => RunnerError::StillOpening { id, addr, limit },
+                    false => RunnerError::NotReady { id, addr },
+                });
             }
         }
     }
@@ -728,6 +750,11 @@ struct Wait<'a> {
 impl<'a> Wait<'a> {
     fn new(limit: Duration, cancelled: &'a AtomicBool) -> Self {
         Self { give_up_at: Instant::now() + limit, pause: Duration::from_millis(1), cancelled }
+    }
+
+    /// Begins anew, because something was seen to go on.
+    fn prolong(&mut self) {
+        self.give_up_at = Instant::now() + SETTLE_LIMIT;
     }
 
     /// False once the limit is reached, or nobody waits any more.

@@ -1,4 +1,7 @@
 //! A link to one peer: a thread that sends it one message at a time and tells what came back.
+//!
+//! How long an answer may take follows what answers have taken lately: a disk or a way that is slow is no reason to give a
+//! peer up, and one that is stuck is given up after a bounded time.
 
 use super::Event;
 use super::identity::{self, Answer};
@@ -13,11 +16,14 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Limit for connecting, for each write and for each read.
-const STEP_LIMIT: Duration = Duration::from_millis(500);
+/// What an exchange may take before anything is known of the peer.
+const FIRST_LIMIT: Duration = Duration::from_secs(2);
 
-/// Limit for a whole exchange; a peer that answers byte by byte is no peer.
-const EXCHANGE_LIMIT: Duration = Duration::from_secs(2);
+/// What it may take at least, however fast the peer usually is.
+const LEAST_LIMIT: Duration = Duration::from_secs(1);
+
+/// An exchange may take so many times what exchanges have taken lately.
+const TIMES_USUAL: u32 = 6;
 
 /// See the module. The thread ends when the link is dropped and its exchange is over.
 pub(super) struct Link {
@@ -25,6 +31,7 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// A link to one peer, on which an exchange takes no longer than the layout says.
     pub(super) fn start(
         layout: &ClusterLayout,
         own: &ReplicaLayout,
@@ -37,6 +44,7 @@ impl Link {
             introduction: layout.cluster_id.map(|cluster| Introduction { cluster, sender: own.id }),
             peer: peer.clone(),
             manner: Manner::Unknown,
+            patience: Patience::new(layout.peer_exchange_limit()),
         };
         std::thread::spawn(move || {
             for request in outbox {
@@ -72,6 +80,7 @@ struct Speaker {
     introduction: Option<Introduction>,
     peer: ReplicaLayout,
     manner: Manner,
+    patience: Patience,
 }
 
 impl Speaker {
@@ -82,7 +91,7 @@ impl Speaker {
         let plain = encode_request(request);
         let fits = INTRODUCTION_LEN + plain.len() <= MAX_MESSAGE_BYTES;
         if let Some(introduction) = self.introduction.filter(|_| self.manner != Manner::Plain && fits) {
-            let answer = answered(self.peer.protocol_addr, &encode_introduced(&introduction, request));
+            let answer = self.answered(&encode_introduced(&introduction, request));
             match &answer {
                 Ok(_) => self.manner = Manner::Introduced,
                 Err(PeerFailure::Refused(words)) if is_of_another_cluster(words) => {
@@ -112,7 +121,7 @@ impl Speaker {
 
     /// Without an introduction it is asked again who is there whenever that may have changed, or something is to be learned.
     fn exchange_plain(&mut self, request: &[u8]) -> Result<Ack, PeerFailure> {
-        let answer = answered(self.peer.protocol_addr, request);
+        let answer = self.answered(request);
         match &answer {
             Ok(_) => {}
             Err(PeerFailure::Unreachable(_)) => self.manner = Manner::Unknown,
@@ -128,6 +137,14 @@ impl Speaker {
                 }
             }
         }
+        answer
+    }
+
+    /// What comes back for some bytes, within the time that the peer is given.
+    fn answered(&mut self, request: &[u8]) -> Result<Ack, PeerFailure> {
+        let began = Instant::now();
+        let answer = answered(self.peer.protocol_addr, request, self.patience.limit());
+        self.patience.note(began.elapsed(), &answer);
         answer
     }
 
@@ -148,8 +165,41 @@ fn unknown_tag() -> String {
     MessageError::RequestTag(INTRODUCTION_TAG).to_string()
 }
 
-fn answered(addr: SocketAddr, request: &[u8]) -> Result<Ack, PeerFailure> {
-    let reply = converse(addr, request).map_err(|error| PeerFailure::Unreachable(error.to_string()))?;
+/// How long an exchange with one peer may take.
+struct Patience {
+    longest: Duration,
+    limit: Duration,
+    /// The slowest of the last exchanges, of which older ones count less.
+    usual: Duration,
+}
+
+impl Patience {
+    fn new(longest: Duration) -> Self {
+        Self { longest, limit: FIRST_LIMIT.min(longest), usual: Duration::ZERO }
+    }
+
+    fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Takes note of what an exchange took. One that took too long lets the next take twice as long.
+    fn note(&mut self, took: Duration, answer: &Result<Ack, PeerFailure>) {
+        let limit = match answer {
+            Err(PeerFailure::Unreachable(_)) if took >= self.limit / 2 => self.limit * 2,
+            // It was refused at once, which says nothing about answers.
+            Err(PeerFailure::Unreachable(_)) => return,
+            _ => {
+                self.usual = took.max(self.usual - self.usual / 8);
+                (self.usual * TIMES_USUAL).max(LEAST_LIMIT)
+            }
+        };
+        self.limit = limit.min(self.longest);
+    }
+}
+
+fn answered(addr: SocketAddr, request: &[u8], limit: Duration) -> Result<Ack, PeerFailure> {
+    let reply =
+        converse(addr, request, limit).map_err(|error| PeerFailure::Unreachable(error.to_string()))?;
     match decode_ack(&reply) {
         Ok(ack) => Ok(ack),
         Err(_) if !reply.is_empty() => {
@@ -159,17 +209,20 @@ fn answered(addr: SocketAddr, request: &[u8]) -> Result<Ack, PeerFailure> {
     }
 }
 
-fn converse(addr: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
-    let give_up_at = Instant::now() + EXCHANGE_LIMIT;
-    let mut stream = TcpStream::connect_timeout(&addr, STEP_LIMIT)?;
+fn converse(addr: SocketAddr, request: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
+    let give_up_at = Instant::now() + limit;
+    // Whoever does not take the connection in half the time will not answer in the other half.
+    let mut stream = TcpStream::connect_timeout(&addr, limit / 2)?;
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(STEP_LIMIT))?;
-    stream.set_read_timeout(Some(STEP_LIMIT))?;
+    stream.set_write_timeout(Some(limit))?;
     // A peer that is cut off answers without reading and closes; what it said may still be there to be read.
     let sent = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
     let mut reply = Vec::new();
     let mut buffer = [0; 4096];
     loop {
+        // Also a peer that answers byte by byte has no longer than that.
+        let left = give_up_at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => reply.extend_from_slice(&buffer[..count]),
@@ -182,4 +235,75 @@ fn converse(addr: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
         }
     }
     Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Lsn, ReplicaId, View};
+    use crate::replica::message::AckKind;
+
+    const LONGEST: Duration = Duration::from_secs(5);
+
+    fn ack() -> Result<Ack, PeerFailure> {
+        Ok(Ack { kind: AckKind::Commit, view: View(1), lsn: Lsn(1), replica: ReplicaId(2) })
+    }
+
+    fn unreachable() -> Result<Ack, PeerFailure> {
+        Err(PeerFailure::Unreachable("timed out".to_owned()))
+    }
+
+    #[test]
+    fn patience_follows_what_exchanges_take_and_has_bounds() {
+        let mut patience = Patience::new(LONGEST);
+        assert_eq!(patience.limit(), FIRST_LIMIT);
+        patience.note(Duration::from_millis(1), &ack());
+        assert_eq!(patience.limit(), LEAST_LIMIT);
+        // A disk that takes 700 ms for each of two flushes.
+        patience.note(Duration::from_millis(1_400), &ack());
+        assert_eq!(patience.limit(), LONGEST);
+        (0..60).for_each(|_| patience.note(Duration::from_millis(1), &ack()));
+        assert_eq!(patience.limit(), LEAST_LIMIT);
+        // One that suddenly takes so long is given more and more time, up to a bound.
+        let limits = [2, 4, 5, 5].map(|_| {
+            patience.note(patience.limit(), &unreachable());
+            patience.limit().as_secs()
+        });
+        assert_eq!(limits, [2, 4, 5, 5]);
+        patience.note(Duration::from_millis(3), &unreachable());
+        assert_eq!(patience.limit(), LONGEST);
+    }
+
+    #[test]
+    fn a_peer_that_answers_late_is_heard_and_one_that_never_does_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (release, wait) = channel::<()>();
+        let peer = std::thread::spawn(move || {
+            let (mut late, _) = listener.accept().unwrap();
+            late.read_to_end(&mut Vec::new()).unwrap();
+            wait.recv().unwrap();
+            late.write_all(b"status=error\nmessage=late\n").unwrap();
+            drop(late);
+            // The other is taken, and kept waiting until it has given up.
+            let (mut silent, _) = listener.accept().unwrap();
+            silent.read_to_end(&mut Vec::new()).unwrap();
+            let _ = silent.read_to_end(&mut Vec::new());
+            wait.recv().unwrap();
+        });
+        let came = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| answered(addr, b"?", Duration::from_secs(30)));
+            // Longer than any step of an exchange used to be allowed to take.
+            std::thread::sleep(Duration::from_millis(700));
+            release.send(()).unwrap();
+            asked.join().unwrap()
+        });
+        assert_eq!(came, Err(PeerFailure::Refused("status=error message=late".to_owned())));
+        let limit = Duration::from_millis(200);
+        let began = Instant::now();
+        let given_up = answered(addr, b"?", limit);
+        assert!(matches!(given_up, Err(PeerFailure::Unreachable(_))) && began.elapsed() >= limit);
+        release.send(()).unwrap();
+        peer.join().unwrap();
+    }
 }

@@ -2,15 +2,19 @@
 //!
 //! - `network`: the three listeners and everybody connected to them. `link`: messages to one peer.
 //! - `control`: what the control port answers. `peers`: asking the other replicas which view they are in.
+//! - `descriptors`: how many connections and files there can be.
 //! - `identity`: whether who answers for a peer is that peer. `higher_view`: who is believed that a primary's time is over.
 
 mod control;
+mod descriptors;
 mod higher_view;
 mod identity;
 mod link;
 pub mod log_file;
 mod network;
 mod peers;
+#[cfg(feature = "planted-faults")]
+mod slow_disk;
 
 use crate::api::{Request, encode_response, text};
 use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
@@ -21,7 +25,7 @@ use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
 use crate::replica::node::{ClientReply, Node, NodeSettings, NodeStatus, Output, PeerFailure, Token};
 use crate::replica::{Replica, Role};
-use crate::storage::{OsDisk, create_private_folder, private_file};
+use crate::storage::{Disk, OsDisk, create_private_folder, private_file};
 use link::Link;
 use network::{Network, Replies};
 use std::io::{self, Read as _, Write as _};
@@ -190,7 +194,7 @@ fn start_node(
     events: &Sender<Event>,
 ) -> Result<Node, DaemonError> {
     plant_fault();
-    let replica = Replica::open(Arc::new(OsDisk), &layout.setup(own));
+    let replica = Replica::open(disk(), &layout.setup(own));
     let peers: Vec<ReplicaId> = layout.peers_of(own.id).map(|peer| peer.id).collect();
     let settings = NodeSettings {
         checkpoint_bytes: layout.checkpoint_bytes.unwrap_or(DEFAULT_CHECKPOINT_BYTES),
@@ -261,6 +265,16 @@ fn log_ready(node: &Node) {
     );
 }
 
+/// The operating system's disk; in builds with planted defects, as slow as the environment says.
+fn disk() -> Arc<dyn Disk> {
+    #[cfg(feature = "planted-faults")]
+    if let Some(slow) = slow_disk::SlowDisk::from_environment() {
+        log::warn!("event=planted_fault fault={}", slow.word());
+        return Arc::new(slow);
+    }
+    Arc::new(OsDisk)
+}
+
 /// Wakes a planted defect, in builds that have them, if the environment names one.
 fn plant_fault() {
     let Ok(word) = std::env::var("ALLOCDB_PLANTED_FAULT") else { return };
@@ -270,6 +284,8 @@ fn plant_fault() {
             log::warn!("event=planted_fault fault={word}");
             crate::planted::wake(Some(fault));
         }
+        #[cfg(feature = "planted-faults")]
+        None if slow_disk::SlowDisk::from_word(&word).is_some() => {}
         _ => log::warn!("event=planted_fault_ignored fault={word}: this build has no such defect"),
     }
 }

@@ -1,13 +1,15 @@
 //! The three ports of a replica and everybody connected to them, on one thread.
 //!
 //! No connection waits for another, and none can hold the replica: each has a limit on what it sends and on how long it
-//! takes, and fails alone. When too many are open the one that has been sending longest makes room.
+//! takes, and fails alone. When too many are open the one that has been sending longest makes room. Requests that wait for
+//! the node are bounded in number and bytes; what would be too much is refused at once, and was not looked at.
 
 use super::higher_view::Doubts;
-use super::{DaemonError, Event, SharedStatus, control};
+use super::{DaemonError, Event, SharedStatus, control, descriptors};
 use crate::api::{self, MAX_MESSAGE_BYTES, text};
 use crate::cluster::faults::IsolationWatch;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
+use crate::engine::Rejection;
 use crate::ids::{ClusterId, ReplicaId};
 use crate::replica::Role;
 use crate::replica::introduction::decode_introduced;
@@ -38,10 +40,13 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 const SWEEP: Duration = Duration::from_millis(50);
 
 /// Bytes of unfinished requests held for everybody together.
-const MAX_BUFFERED_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BUFFERED_BYTES: usize = 24 * 1024 * 1024;
 
 /// How long accepting pauses after it failed, for want of file descriptors, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Descriptors that are kept for files, links to peers and listeners.
+const RESERVED_DESCRIPTORS: usize = 48;
 
 const WAKER: Token = Token(3);
 const FIRST_CONNECTION: usize = 16;
@@ -79,6 +84,24 @@ impl Port {
         }
     }
 
+    /// Requests that wait for their answers at most. Fewer than connections, so that refusals have room.
+    fn max_waiting(self) -> usize {
+        match self {
+            Port::Control => 0,
+            Port::Client => 384,
+            Port::Protocol => 96,
+        }
+    }
+
+    /// Bytes of all requests that wait for their answers.
+    fn max_waiting_bytes(self) -> usize {
+        match self {
+            Port::Control => 0,
+            Port::Client => 12 * 1024 * 1024,
+            Port::Protocol => 8 * 1024 * 1024,
+        }
+    }
+
     fn idle_limit(self) -> Duration {
         match self {
             Port::Control => Duration::from_secs(2),
@@ -90,9 +113,19 @@ impl Port {
 /// Where a connection is in its life: it sends, it waits, it is answered, it is let go.
 enum Phase {
     Reading,
-    Waiting,
-    Writing { reply: Vec<u8>, at: usize, then: Then },
-    Draining { left: usize, until: Instant },
+    /// The node has a request of so many bytes.
+    Waiting {
+        bytes: usize,
+    },
+    Writing {
+        reply: Vec<u8>,
+        at: usize,
+        then: Then,
+    },
+    Draining {
+        left: usize,
+        until: Instant,
+    },
 }
 
 /// What follows a reply.
@@ -140,6 +173,10 @@ pub(super) struct Network {
     connections: HashMap<Token, Connection>,
     next: usize,
     buffered: usize,
+    /// Requests that the node has, by port.
+    waiting: [Waiting; 3],
+    /// Connections that each port takes at a time.
+    room: [usize; 3],
     accept_again_at: Option<Instant>,
     replies: Receiver<(Request, Vec<u8>)>,
     isolation: IsolationWatch,
@@ -164,6 +201,7 @@ impl Network {
         let listen = |addr| TcpListener::bind(addr).map_err(|error| DaemonError::Bind { addr, error });
         let mut listeners = [listen(own.control_addr)?, listen(own.client_addr)?, listen(own.protocol_addr)?];
         let poll = Poll::new().map_err(DaemonError::Setup)?;
+        let room = room(descriptors::raise_limit());
         for (at, listener) in listeners.iter_mut().enumerate() {
             poll.registry().register(listener, Token(at), Interest::READABLE).map_err(DaemonError::Setup)?;
         }
@@ -177,6 +215,8 @@ impl Network {
             connections: HashMap::new(),
             next: FIRST_CONNECTION,
             buffered: 0,
+            waiting: Default::default(),
+            room,
             accept_again_at: None,
             replies,
             isolation: IsolationWatch::new(layout, own.id),
@@ -268,11 +308,11 @@ impl Network {
     /// Lets the connection go that has been sending longest, if the port is full.
     fn make_room(&mut self, port: Port) {
         let same_port = self.connections.iter().filter(|(_, connection)| connection.port == port);
-        if same_port.clone().count() < port.max_connections() {
+        if same_port.clone().count() < self.room[port as usize] {
             return;
         }
         let slowest = same_port
-            .filter(|(_, connection)| !matches!(connection.phase, Phase::Waiting))
+            .filter(|(_, connection)| !matches!(connection.phase, Phase::Waiting { .. }))
             .min_by_key(|(_, connection)| connection.opened)
             .map(|(token, _)| *token);
         if let Some(token) = slowest {
@@ -282,7 +322,10 @@ impl Network {
 
     fn close(&mut self, token: Token) {
         if let Some(mut connection) = self.connections.remove(&token) {
-            self.buffered = self.buffered.saturating_sub(connection.request.len());
+            self.buffered = self.buffered.saturating_sub(connection.request.capacity());
+            if let Phase::Waiting { bytes } = connection.phase {
+                self.waiting[connection.port as usize].end(bytes);
+            }
             let _ = self.poll.registry().deregister(&mut connection.stream);
         }
     }
@@ -293,7 +336,7 @@ impl Network {
             let Some(connection) = self.connections.get(&token) else { return };
             let again = match connection.phase {
                 Phase::Reading => self.read(token),
-                Phase::Waiting => false,
+                Phase::Waiting { .. } => false,
                 Phase::Writing { .. } => self.write(token),
                 Phase::Draining { .. } => self.drain(token),
             };
@@ -315,10 +358,12 @@ impl Network {
                 }
                 Ok(count) => {
                     connection.heard = Instant::now();
+                    let before = connection.request.capacity();
                     connection.request.extend_from_slice(&buffer[..count]);
                     let port = connection.port;
+                    let grown = connection.request.capacity() - before;
                     let too_long = connection.request.len() > port.max_request_bytes();
-                    self.buffered += count;
+                    self.buffered += grown;
                     if too_long {
                         let limit = port.max_request_bytes();
                         let message = format!("{} request exceeds max size {limit} bytes", port.word());
@@ -337,29 +382,44 @@ impl Network {
         }
     }
 
-    /// Lets the largest unfinished request go when all of them together are too much.
+    /// Refuses the largest unfinished request when all of them together are too much.
     fn bound_buffers(&mut self, newest: Token) {
         while self.buffered > MAX_BUFFERED_BYTES {
             let largest = self
                 .connections
                 .iter()
                 .filter(|(token, connection)| **token != newest && matches!(connection.phase, Phase::Reading))
-                .max_by_key(|(_, connection)| connection.request.len())
+                .max_by_key(|(_, connection)| connection.request.capacity())
                 .map(|(token, _)| *token);
             match largest {
-                Some(token) => self.close(token),
+                Some(token) => self.refuse_unread(token),
                 None => return,
             }
         }
+    }
+
+    /// Says that there is no room for a request that has not been read to its end. It can not have been executed.
+    fn refuse_unread(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let request = std::mem::take(&mut connection.request);
+        self.buffered = self.buffered.saturating_sub(request.capacity());
+        let port = connection.port;
+        let is_submit = port == Port::Client && request.first() == Some(&api::SUBMIT_TAG);
+        let waiting = self.waiting[port as usize].count;
+        let reply = if is_submit {
+            api::encode_response(&api::Response::submit_rejected(overload(waiting, port)))
+        } else {
+            text::error_reply(text::OVERLOADED)
+        };
+        self.reply(token, reply, Then::Drain);
     }
 
     /// Takes a request that has been read to its end.
     fn complete(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let request = std::mem::take(&mut connection.request);
-        self.buffered = self.buffered.saturating_sub(request.len());
+        self.buffered = self.buffered.saturating_sub(request.capacity());
         let (port, from) = (connection.port, connection.from);
-        connection.phase = Phase::Waiting;
         let answer = match port {
             Port::Control => {
                 let to = connection.stream.local_addr().ok().map(|addr| addr.ip());
@@ -369,16 +429,35 @@ impl Network {
                 Err((answer.reply, then))
             }
             Port::Client => client_event(token, &request),
+            Port::Protocol if !self.waiting[port as usize].has_room(port, request.len()) => {
+                Err(refused(text::OVERLOADED))
+            }
             Port::Protocol => match self.protocol_event(token, &request, from) {
                 Some(answer) => answer,
-                None => return,
+                None => return self.wait(token, request.len()),
             },
         };
+        let bytes = request.len();
+        let waiting = self.waiting[port as usize];
         match answer {
-            // If nobody takes it the process is ending.
-            Ok(event) => drop(self.events.send(event)),
+            Ok(event) if !waiting.has_room(port, bytes) => {
+                let reply = overloaded(&event, overload(waiting.count, port));
+                self.reply(token, reply, Then::Close);
+            }
+            Ok(event) => {
+                self.wait(token, bytes);
+                // If nobody takes it the process is ending.
+                drop(self.events.send(event));
+            }
             Err((reply, then)) => self.reply(token, reply, then),
         }
+    }
+
+    /// From here on a request of so many bytes waits for its answer.
+    fn wait(&mut self, token: Token, bytes: usize) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.phase = Phase::Waiting { bytes };
+        self.waiting[connection.port as usize].begin(bytes);
     }
 
     /// Judges what a peer, or somebody in its place, has sent. `None` if that takes a while, see [`Doubts`].
@@ -422,6 +501,9 @@ impl Network {
 
     fn reply(&mut self, token: Token, reply: Vec<u8>, then: Then) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
+        if let Phase::Waiting { bytes } = connection.phase {
+            self.waiting[connection.port as usize].end(bytes);
+        }
         connection.heard = Instant::now();
         connection.opened = connection.heard;
         connection.phase = Phase::Writing { reply, at: 0, then };
@@ -459,7 +541,7 @@ impl Network {
         let _ = connection.stream.shutdown(Shutdown::Write);
         if then == Then::Drain {
             connection.phase = Phase::Draining { left: DRAIN_BYTES, until: Instant::now() + DRAIN_LIMIT };
-            self.buffered = self.buffered.saturating_sub(connection.request.len());
+            self.buffered = self.buffered.saturating_sub(connection.request.capacity());
             connection.request = Vec::new();
             return true;
         }
@@ -514,6 +596,54 @@ impl Network {
             let message = format!("failed to read {} request: {timed_out}", connection.port.word());
             self.reply(token, text::error_reply(&message), Then::Drain);
         }
+    }
+}
+
+/// Requests that the node has and has not answered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Waiting {
+    count: usize,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn has_room(&self, port: Port, bytes: usize) -> bool {
+        self.count < port.max_waiting() && self.bytes + bytes <= port.max_waiting_bytes()
+    }
+
+    fn begin(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    fn end(&mut self, bytes: usize) {
+        self.count = self.count.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Connections that each port takes, so that a process with so many descriptors always has some left for its files.
+fn room(descriptors: u64) -> [usize; 3] {
+    let usable = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS);
+    let share = |port: Port, part: usize| port.max_connections().min(usable / part).max(1);
+    [share(Port::Control, 8), share(Port::Client, 2), share(Port::Protocol, 4)]
+}
+
+/// The rejection of what there is no room for.
+fn overload(waiting: usize, port: Port) -> Rejection {
+    Rejection::Overloaded { queue_depth: waiting as u32, queue_capacity: port.max_waiting() as u32 }
+}
+
+/// The answer to a request that the node is not given because too many wait already.
+fn overloaded(event: &Event, rejection: Rejection) -> Vec<u8> {
+    match event {
+        Event::Client { request: api::Request::Submit { .. }, .. } => {
+            api::encode_response(&api::Response::submit_rejected(rejection))
+        }
+        Event::Client { request: api::Request::TickExpirations { .. }, .. } => {
+            api::encode_response(&api::Response::tick_rejected(rejection))
+        }
+        _ => text::error_reply(text::OVERLOADED),
     }
 }
 

@@ -19,7 +19,7 @@ use super::message::{Ack, AckKind, MAX_PIECE_BYTES, PeerRequest};
 use super::metadata::Role;
 use super::refusal::{Refusal, commit_view_mismatch, protocol_error};
 use crate::api::{Request, Response, text};
-use crate::engine::{CheckpointError, Engine, StartupKind};
+use crate::engine::{CheckpointError, Engine, Rejection, StartupKind};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
 use peers::Peer;
@@ -277,10 +277,33 @@ impl Node {
                 self.reads.push(Read { token, request, arrived: now });
                 self.serve_reads(now);
             }
+            Request::Submit { slot, payload } if self.is_too_long(&payload) => {
+                self.refuse_too_long(token, slot, &payload);
+            }
             Request::Submit { slot, payload } => {
                 self.wait(token, Work::Submit { token, slot, payload });
             }
             Request::TickExpirations { slot } => self.wait(token, Work::Tick { token, slot }),
+        }
+    }
+
+    /// Whether no replica would ever take a payload, whatever is decided before it.
+    fn is_too_long(&self, payload: &[u8]) -> bool {
+        let engine = self.replica.engine().filter(|_| self.replica.role() == Role::Primary);
+        engine.is_some_and(|engine| payload.len() as u64 > engine.config().max_command_bytes)
+    }
+
+    /// Answers what is too long at once, so that it takes no room while a round is under way.
+    fn refuse_too_long(&mut self, token: Token, slot: Slot, payload: &[u8]) {
+        let Some(engine) = self.replica.engine() else { return };
+        let max_command_bytes = engine.config().max_command_bytes;
+        match engine.find_retry(slot, payload).transpose() {
+            Some(answer) => self.answer_retry(token, answer),
+            None => {
+                let encoded_len = payload.len() as u64;
+                let rejection = Rejection::CommandTooLarge { encoded_len, max_command_bytes };
+                self.respond(token, Response::submit_rejected(rejection));
+            }
         }
     }
 

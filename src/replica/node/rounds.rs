@@ -119,7 +119,7 @@ impl Node {
         }
     }
 
-    fn answer_retry(&mut self, token: Token, answer: Result<Committed, Rejection>) {
+    pub(super) fn answer_retry(&mut self, token: Token, answer: Result<Committed, Rejection>) {
         let answer = answer
             .map_or_else(|rejection| SubmitResponse::Rejected(rejection.into()), SubmitResponse::Committed);
         self.respond(token, Response::Submit(answer));
