@@ -253,11 +253,16 @@ impl Cluster {
                 None => Err(PeerFailure::Unreachable("connection refused".to_owned())),
                 Some(node) => {
                     node.peer(0, request);
-                    let reply = node.take_outputs().into_iter().find_map(|output| match output {
-                        Output::Peer { reply, .. } => Some(reply),
-                        _ => None,
-                    });
-                    reply.unwrap().map_err(PeerFailure::Refused)
+                    let mut answer = None;
+                    for output in node.take_outputs() {
+                        match output {
+                            Output::Peer { reply, .. } => answer = Some(reply),
+                            // A peer's message may be what a client's request has waited for.
+                            Output::Client { token, reply } => drop(self.replies.insert(token, reply)),
+                            Output::Send { .. } => unreachable!("nobody is sent something by being told"),
+                        }
+                    }
+                    answer.unwrap().map_err(PeerFailure::Refused)
                 }
             }
         };
