@@ -20,24 +20,28 @@ use std::time::Instant;
 struct Options {
     first: u64,
     count: u64,
+    threads: Option<usize>,
     is_traced: bool,
     planted: Option<PlantedFault>,
     word: Option<String>,
 }
 
 const HELP: &str = "\
-usage: simulate [--seeds <count>] [--from <seed>] [--trace] [--plant <defect>]
+usage: simulate [--seeds <count>] [--from <seed>] [--threads <count>] [--trace] [--plant <defect>]
        simulate --seed <seed> [--trace] [--plant <defect>]
 
   --seeds <count>   play so many seeds [default: 2000]
   --from <seed>     the first of them [default: 0]
   --seed <seed>     play this one alone
+  --threads <count> play on so many threads [default: as many as there are processors]
   --trace           tell what happens in the first seed, and play no other
   --plant <defect>  misbehave; needs a build with the feature `planted-faults`
   --help, -h        print this
 
 Exit code 0: nothing was violated. 1: something was, or the arguments make no sense.
 ";
+
+const MOST_THREADS: usize = 1_024;
 
 /// What the command line asks for.
 enum Wanted {
@@ -57,6 +61,12 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> 
             "--seeds" => options.count = number(value()?)?,
             "--from" => options.first = number(value()?)?,
             "--seed" => (options.first, options.count) = (number(value()?)?, 1),
+            "--threads" => {
+                let value = value()?;
+                let threads = value.parse().ok().filter(|threads| (1..=MOST_THREADS).contains(threads));
+                let problem = format!("--threads: expected 1 to {MOST_THREADS}, found `{value}`");
+                options.threads = Some(threads.ok_or(problem)?);
+            }
             "--trace" => options.is_traced = true,
             "--help" | "-h" => return Ok(Wanted::Help),
             "--plant" => {
@@ -66,7 +76,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> 
                 options.word = Some(word);
             }
             _ => {
-                let known = "--seeds, --from, --seed, --trace, --plant or --help";
+                let known = "--seeds, --from, --seed, --threads, --trace, --plant or --help";
                 return Err(format!("unknown argument `{argument}`: expected {known}"));
             }
         }
@@ -126,7 +136,10 @@ fn trace(options: &Options) -> bool {
 fn sweep(options: &Options) -> bool {
     let began = Instant::now();
     let seeds = options.first..options.first.saturating_add(options.count);
-    let done = simulation::sweep(seeds, usize::MAX, || set_up(options));
+    let done = match options.threads {
+        Some(threads) => simulation::sweep_on(threads, seeds, usize::MAX, || set_up(options)),
+        None => simulation::sweep(seeds, usize::MAX, || set_up(options)),
+    };
     for (seed, violation) in &done.violations {
         let command = simulation::replay_command(*seed, options.word.as_deref());
         print(&format!("{violation}\n  replay: {command}\n"));
@@ -149,7 +162,7 @@ mod tests {
     fn help_is_printed_whatever_else_is_asked_for() {
         assert!(matches!(wanted(&["--help"]), Ok(Wanted::Help)));
         assert!(matches!(wanted(&["--seeds", "3", "-h"]), Ok(Wanted::Help)));
-        for known in ["--seeds", "--from", "--seed", "--trace", "--plant"] {
+        for known in ["--seeds", "--from", "--seed", "--threads", "--trace", "--plant"] {
             assert!(HELP.contains(known), "{known}");
         }
     }
@@ -161,10 +174,11 @@ mod tests {
             (&["--seeds", "many"], "--seeds: expected an unsigned 64-bit number, found `many`"),
             (&["--from", "-1"], "--from: expected an unsigned 64-bit number, found `-1`"),
             (&["--seeds", "0"], "--seeds: expected at least 1, found `0`"),
+            (&["--threads", "0"], "--threads: expected 1 to 1024, found `0`"),
             (&["--plant", "nothing"], "--plant: there is no defect `nothing`"),
             (
                 &["seeds"],
-                "unknown argument `seeds`: expected --seeds, --from, --seed, --trace, --plant or --help",
+                "unknown argument `seeds`: expected --seeds, --from, --seed, --threads, --trace, --plant or --help",
             ),
         ] {
             assert_eq!(wanted(words).err().as_deref(), Some(problem));

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test, doc tests included, those that wait side by side: with cargo-nextest where it is installed, otherwise all test
-# programs that `cargo test` builds, several at once. Then says which tests did not run and what they need. The last line is
+# programs that `cargo test` builds, several at once. Then says which tests did not run and what they need, and which seeds were played. The last line is
 # the sum of all, as nextest or `cargo test` says it. The status is 0 if every test passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,9 +14,9 @@ limit=1200
 out=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$out"' EXIT
 trap 'exit 130' INT TERM HUP
-# Tests that cannot run say so in this file as well: what passing tests print is kept from the reader.
-export TEST_SKIPS_FILE=$out/skips
-: >"$TEST_SKIPS_FILE"
+# Tests that cannot run, and those with seeds, say so in this file as well: what passing tests print is kept from the reader.
+export TEST_NOTES_FILE=$out/notes
+: >"$TEST_NOTES_FILE"
 
 # Plays one test program; leaves what it said, and its status.
 play() { # program
@@ -64,6 +64,6 @@ else
 fi
 cargo test --locked --all-features --doc --quiet >"$out/doc" 2>&1 || { cat "$out/doc" && status=1; }
 
-sort -u "$TEST_SKIPS_FILE"
+sort -u "$TEST_NOTES_FILE"
 echo "$sum"
 exit "$status"

@@ -3,8 +3,9 @@
 
 #[path = "support/simulation/mod.rs"]
 mod simulation;
-#[cfg(not(feature = "planted-faults"))]
 mod support;
+
+use std::process::Command;
 
 /// Seeds that the normal run of all tests plays. `cargo run --release --example simulate -- --seeds N` plays more.
 const SEEDS: u64 = 2_000;
@@ -14,6 +15,55 @@ fn described(violations: &[(u64, String)]) -> String {
         format!("{violation}\n  replay: {}", simulation::replay_command(*seed, None))
     };
     violations.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Names the first of the other seeds.
+const OTHERS_FROM: &str = "SIMULATION_SEEDS_FROM";
+
+/// Seeds besides the fixed ones: others for each commit, far away from those that people play by hand.
+fn first_of_commit(commit: &str) -> Option<u64> {
+    let digits = commit.get(..12)?;
+    u64::from_str_radix(digits, 16).ok().map(|number| (1 << 40) + number * SEEDS)
+}
+
+/// The first of the other seeds and where it comes from; why there is none otherwise.
+fn first_of_others() -> Result<(u64, String), String> {
+    if let Some(given) = std::env::var_os(OTHERS_FROM) {
+        let given = given.to_string_lossy();
+        let first =
+            given.parse().unwrap_or_else(|_| panic!("{OTHERS_FROM}: expected a number, found `{given}`"));
+        return Ok((first, format!("the environment's {OTHERS_FROM}")));
+    }
+    let git =
+        Command::new("git").args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let commit = git.map_err(|error| format!("git: {error}"))?;
+    let name = String::from_utf8_lossy(&commit.stdout).trim().to_owned();
+    match first_of_commit(&name) {
+        Some(first) if commit.status.success() => Ok((first, format!("commit {name}"))),
+        _ => Err(format!("git names no commit: {}", String::from_utf8_lossy(&commit.stderr).trim())),
+    }
+}
+
+#[test]
+fn nothing_is_violated_in_seeds_that_are_others_for_each_commit() {
+    let (first, source) = match first_of_others() {
+        Ok(found) => found,
+        Err(problem) => return support::note(&format!("only the fixed seeds are played: {problem}")),
+    };
+    let last = first.checked_add(SEEDS - 1).expect("seeds are 64-bit numbers");
+    support::note(&format!("plays seeds {first} to {last}, after {source}"));
+    let done = simulation::sweep(first..last + 1, 3, || {});
+    assert!(done.violations.is_empty(), "{}", described(&done.violations));
+    assert_eq!(done.played, SEEDS);
+}
+
+#[test]
+fn other_commits_have_other_seeds() {
+    let first = |commit: &str| first_of_commit(commit);
+    assert_eq!(first("000000000001aa"), Some((1 << 40) + SEEDS));
+    assert_ne!(first("cf6a055d1f3a00"), first("cf6a055d1f3b00"));
+    assert!(first("ffffffffffff").is_some_and(|first| first.checked_add(SEEDS).is_some()));
+    assert_eq!((first(""), first("cf6a05"), first("not a commit")), (None, None, None));
 }
 
 #[test]
@@ -29,6 +79,8 @@ fn nothing_is_violated_in_thousands_of_seeds() {
     assert!(totals.failovers >= SEEDS / 10 && totals.rejoins >= SEEDS / 10, "{totals:?}");
     assert!(per_seed(totals.starts) >= 4, "{totals:?}");
     assert!(totals.snapshots_taken_over >= SEEDS / 40, "{totals:?}");
+    // A backup can fall behind the primary's log.
+    assert!(totals.too_far_behind >= SEEDS / 20 && totals.back_from_behind >= SEEDS / 20, "{totals:?}");
 }
 
 #[test]

@@ -24,14 +24,19 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_allocdb-jepsen");
 /// No single command of these tests takes longer, however slow the machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Says, past the test harness that keeps what passing tests print, that the test of this thread did not run, and why. A
-/// runner that keeps what passing programs print names a file for it as well.
+/// Says that the test of this thread did not run, and why.
 pub fn skipped(needs: &str) {
+    note(&format!("skipped, it needs {needs}"));
+}
+
+/// Says something about the test of this thread, past the test harness that keeps what passing tests print. A runner that keeps
+/// what passing programs print names a file for it as well.
+pub fn note(says: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    let note = format!("{test}: skipped, it needs {needs}\n");
+    let note = format!("{test}: {says}\n");
     std::io::stderr().write_all(note.as_bytes()).unwrap();
-    if let Some(path) = std::env::var_os("TEST_SKIPS_FILE") {
+    if let Some(path) = std::env::var_os("TEST_NOTES_FILE") {
         let mut notes = std::fs::File::options().append(true).open(path).unwrap();
         notes.write_all(note.as_bytes()).unwrap();
     }

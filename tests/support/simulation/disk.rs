@@ -6,6 +6,7 @@
 use allocdb_node::storage::{Disk, DiskFile};
 use fastrand::Rng;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -28,13 +29,16 @@ pub struct SimDisk {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// Files by their whole paths, which are compared byte by byte: comparing them as paths takes most of a seed's time.
+type Names = BTreeMap<OsString, usize>;
+
 #[derive(Default)]
 struct Inner {
     contents: Vec<Content>,
     /// What processes see.
-    names: BTreeMap<PathBuf, usize>,
+    names: Names,
     /// What survives the loss of power.
-    durable_names: BTreeMap<PathBuf, usize>,
+    durable_names: Names,
     /// What leads from the one to the other, in order.
     name_changes: Vec<NameChange>,
     operations: u64,
@@ -65,21 +69,21 @@ impl NameChange {
         let (NameChange::Create { path, .. }
         | NameChange::Rename { to: path, .. }
         | NameChange::Remove { path }) = self;
-        path.parent() == Some(folder)
+        path.parent().map(Path::as_os_str) == Some(folder.as_os_str())
     }
 
-    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+    fn apply(&self, names: &mut Names) {
         match self {
             NameChange::Create { path, content } => {
-                names.insert(path.clone(), *content);
+                names.insert(path.as_os_str().to_owned(), *content);
             }
             NameChange::Rename { from, to } => {
-                if let Some(content) = names.remove(from) {
-                    names.insert(to.clone(), content);
+                if let Some(content) = names.remove(from.as_os_str()) {
+                    names.insert(to.as_os_str().to_owned(), content);
                 }
             }
             NameChange::Remove { path } => {
-                names.remove(path);
+                names.remove(path.as_os_str());
             }
         }
     }
@@ -178,7 +182,7 @@ impl Inner {
     }
 
     fn content(&self, path: &Path) -> Option<&Content> {
-        self.names.get(path).map(|at| &self.contents[*at])
+        self.names.get(path.as_os_str()).map(|at| &self.contents[*at])
     }
 }
 
@@ -244,14 +248,14 @@ impl SimDisk {
         // What happened to the name before does not happen to it again when the power goes.
         inner.flush_names(path.parent().unwrap_or(Path::new("/")));
         let Some(bytes) = bytes else {
-            inner.names.remove(path);
-            inner.durable_names.remove(path);
+            inner.names.remove(path.as_os_str());
+            inner.durable_names.remove(path.as_os_str());
             return;
         };
         let at = inner.contents.len();
         inner.contents.push(Content { live: bytes.clone(), durable: bytes, changes: Vec::new() });
-        inner.names.insert(path.to_owned(), at);
-        inner.durable_names.insert(path.to_owned(), at);
+        inner.names.insert(path.as_os_str().to_owned(), at);
+        inner.durable_names.insert(path.as_os_str().to_owned(), at);
     }
 }
 
@@ -261,14 +265,14 @@ impl Disk for SimDisk {
         if inner.dead {
             return Err(killed());
         }
-        let found = inner.names.get(path).copied();
+        let found = inner.names.get(path.as_os_str()).copied();
         Ok(found.map(|at| Box::new(SimFile { disk: self.clone(), at }) as Box<dyn DiskFile>))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut inner = self.inner();
         inner.whole_operation()?;
-        let known = inner.names.get(path).copied();
+        let known = inner.names.get(path.as_os_str()).copied();
         let at = known.unwrap_or(inner.contents.len());
         if known.is_some() {
             let content = &mut inner.contents[at];
@@ -284,7 +288,7 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         inner.whole_operation()?;
-        if !inner.names.contains_key(from) {
+        if !inner.names.contains_key(from.as_os_str()) {
             return Err(io::ErrorKind::NotFound.into());
         }
         inner.change_names(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
@@ -294,7 +298,7 @@ impl Disk for SimDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         inner.whole_operation()?;
-        if !inner.names.contains_key(path) {
+        if !inner.names.contains_key(path.as_os_str()) {
             return Err(io::ErrorKind::NotFound.into());
         }
         inner.change_names(NameChange::Remove { path: path.to_owned() });

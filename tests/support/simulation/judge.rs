@@ -8,8 +8,8 @@ use allocdb_node::allocator::payload::decode_client;
 use allocdb_node::allocator::{self, Allocator, Outcome, PayloadKind, ReservationLookup, ResultCode};
 use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse};
 use allocdb_node::ids::{Lsn, Slot, View};
-use allocdb_node::replica::Replica;
 use allocdb_node::replica::node::ClientReply;
+use allocdb_node::replica::{Replica, Role};
 use std::collections::{BTreeMap, HashSet};
 
 /// What was seen.
@@ -30,12 +30,24 @@ pub(super) struct Record {
     pub(super) acks_in_calm: u64,
     pub(super) known: Vec<Known>,
     pub(super) reads: Vec<ReadOp>,
+    lag: Lag,
     pub(super) ticks: Vec<TickOp>,
     pub(super) batches: u64,
     pub(super) unknown_batches: u64,
     pub(super) pieces: u64,
     pub(super) unknown_snapshots: u64,
     pub(super) snapshots_taken_over: u64,
+}
+
+/// Who falls behind the log of the primary.
+#[derive(Default)]
+struct Lag {
+    is_behind: [bool; COUNT],
+    too_far_behind: u64,
+    back: u64,
+    /// The last snapshot of the primary that was last looked at.
+    snapshot: Option<Lsn>,
+    snapshots: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +74,12 @@ pub struct Totals {
     pub rejoins: u64,
     /// Processes started.
     pub starts: u64,
+    /// How often a backup was behind what its primary's log was sure to have: behind its snapshot.
+    pub too_far_behind: u64,
+    /// How often one of these was again where its primary's log reached, whoever brought it there.
+    pub back_from_behind: u64,
+    /// Snapshots that primaries have taken.
+    pub snapshots: u64,
     /// Messages with several entries.
     pub batches: u64,
     /// How many of them a peer did not know.
@@ -84,6 +102,9 @@ impl Totals {
         self.failovers += other.failovers;
         self.rejoins += other.rejoins;
         self.starts += other.starts;
+        self.too_far_behind += other.too_far_behind;
+        self.back_from_behind += other.back_from_behind;
+        self.snapshots += other.snapshots;
         self.batches += other.batches;
         self.unknown_batches += other.unknown_batches;
         self.pieces += other.pieces;
@@ -162,6 +183,30 @@ impl World {
         }
     }
 
+    /// Takes down who has fallen behind what the primary's log is sure to have, and who has caught up with it.
+    pub(super) fn note_lag(&mut self) {
+        let replicas = self.machines.each_ref().map(|machine| {
+            let replica = machine.process.as_ref().map(|process| process.node.replica());
+            replica.filter(|replica| replica.fault().is_none())
+        });
+        let primary = replicas.iter().flatten().find(|replica| replica.role() == Role::Primary);
+        let Some(primary) = primary else { return };
+        let snapshot = primary.metadata().active_snapshot_lsn;
+        let lag = &mut self.record.lag;
+        if snapshot > lag.snapshot {
+            lag.snapshot = snapshot;
+            lag.snapshots += 1;
+        }
+        for (at, backup) in replicas.iter().enumerate() {
+            let backup = backup.filter(|backup| backup.role() == Role::Backup);
+            let Some(backup) = backup.filter(|backup| backup.view() == primary.view()) else { continue };
+            let is_behind = backup.commit_lsn() < snapshot;
+            lag.too_far_behind += u64::from(is_behind && !lag.is_behind[at]);
+            lag.back += u64::from(!is_behind && lag.is_behind[at]);
+            lag.is_behind[at] = is_behind;
+        }
+    }
+
     pub(super) fn totals(&self, events: u64) -> Totals {
         Totals {
             events,
@@ -171,6 +216,9 @@ impl World {
             failovers: u64::from(self.operator.failovers),
             rejoins: u64::from(self.operator.rejoins),
             starts: self.lives,
+            too_far_behind: self.record.lag.too_far_behind,
+            back_from_behind: self.record.lag.back,
+            snapshots: self.record.lag.snapshots,
             batches: self.record.batches,
             unknown_batches: self.record.unknown_batches,
             pieces: self.record.pieces,

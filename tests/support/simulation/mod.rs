@@ -53,6 +53,11 @@ pub struct Sweep {
 /// Plays seeds on all processors until there are none left or `enough` of them violate something. `set_up` runs first on
 /// each thread.
 pub fn sweep(seeds: Range<u64>, enough: usize, set_up: impl Fn() + Sync) -> Sweep {
+    sweep_on(std::thread::available_parallelism().map_or(1, usize::from), seeds, enough, set_up)
+}
+
+/// The same on so many threads.
+pub fn sweep_on(threads: usize, seeds: Range<u64>, enough: usize, set_up: impl Fn() + Sync) -> Sweep {
     let next = AtomicU64::new(seeds.start);
     let violated = AtomicUsize::new(0);
     let work = || {
@@ -76,8 +81,7 @@ pub fn sweep(seeds: Range<u64>, enough: usize, set_up: impl Fn() + Sync) -> Swee
     };
     let mut all = Sweep::default();
     std::thread::scope(|scope| {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
             let own = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             all.totals.add(&own.totals);

@@ -346,6 +346,7 @@ impl World {
             }
         }
         self.check_primaries();
+        self.note_lag();
     }
 
     fn send_to_peer(&mut self, at: At, life: u64, to: At, request: PeerRequest) {

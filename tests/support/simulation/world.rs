@@ -9,7 +9,8 @@ use super::process::{Inbound, Machine};
 use allocdb_node::replica::message::Ack;
 use allocdb_node::replica::node::{ClientReply, PeerFailure};
 use fastrand::Rng;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Replicas.
 pub(super) const COUNT: usize = 3;
@@ -90,13 +91,44 @@ impl Network {
     }
 }
 
+/// What is going to happen: the earliest first, and of those at the same time the one that was planned first.
+#[derive(Default)]
+struct Agenda {
+    /// Time, number, and where it lies: only these are moved about.
+    order: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    happenings: Vec<Option<Happening>>,
+    free: Vec<usize>,
+}
+
+impl Agenda {
+    fn add(&mut self, time: u64, number: u64, happening: Happening) {
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.happenings[place] = Some(happening);
+                place
+            }
+            None => {
+                self.happenings.push(Some(happening));
+                self.happenings.len() - 1
+            }
+        };
+        self.order.push(Reverse((time, number, place)));
+    }
+
+    fn next(&mut self) -> Option<(u64, Happening)> {
+        let Reverse((time, _, place)) = self.order.pop()?;
+        self.free.push(place);
+        self.happenings[place].take().map(|happening| (time, happening))
+    }
+}
+
 /// See the module.
 pub(super) struct World {
     pub(super) seed: u64,
     /// Microseconds since the beginning.
     pub(super) now: u64,
     pub(super) rng: Rng,
-    agenda: BTreeMap<(u64, u64), Happening>,
+    agenda: Agenda,
     numbers: u64,
     pub(super) lives: u64,
     pub(super) machines: [Machine; COUNT],
@@ -131,7 +163,7 @@ impl World {
             seed,
             now: 0,
             rng,
-            agenda: BTreeMap::new(),
+            agenda: Agenda::default(),
             numbers: 0,
             lives: 0,
             machines,
@@ -157,7 +189,7 @@ impl World {
         self.schedule(0, Happening::Operator);
         let mut happened: u64 = 0;
         while self.violation.is_none() && !self.is_over() {
-            let Some(((time, _), happening)) = self.agenda.pop_first() else {
+            let Some((time, happening)) = self.agenda.next() else {
                 self.violated("nothing is going to happen any more".to_owned());
                 break;
             };
@@ -213,7 +245,7 @@ impl World {
     /// Lets something happen after so many microseconds.
     pub(super) fn schedule(&mut self, after: u64, happening: Happening) {
         let number = self.next_number();
-        self.agenda.insert((self.now + after, number), happening);
+        self.agenda.add(self.now + after, number, happening);
     }
 
     pub(super) fn next_number(&mut self) -> u64 {
