@@ -358,3 +358,17 @@ fn a_peer_of_another_implementation_is_sent_what_it_knows() {
         std::iter::from_fn(|| hear.recv_timeout(std::time::Duration::from_secs(5)).ok()).take(1).collect();
     assert!(later.iter().all(|tag| *tag != Some(0x85)), "{later:?}");
 }
+
+#[test]
+fn a_replica_that_refuses_to_stop_is_not_said_to_have_stopped() {
+    let cluster = Cluster::started();
+    let _refuses = stand_in(&cluster, 2, 1);
+    let done = cluster.operate("stop", &[]);
+    let addr = cluster.replica(2).control_addr;
+    assert_eq!(done.code(), Some(1), "{done:#?}");
+    let words = format!("replica 2 on {addr} refused to stop: unknown control command `stop`\n");
+    assert_eq!(done.stderr, words);
+    assert!(!done.stdout.contains("replica=2"), "{done:#?}");
+    assert_eq!(done.stdout.matches("stop_requested").count(), 2, "the others are stopped all the same");
+    assert_no_replicas(cluster.path());
+}

@@ -5,7 +5,7 @@
 //! process that started them, however that ends.
 
 use super::addresses::{Host, Reservation, new_cluster_id};
-use super::control::{self, ControlStatus};
+use super::control::{self, ControlError, ControlStatus};
 use super::lock::{Lock, LockError};
 use super::process::{self, KillError};
 use super::report::Condition;
@@ -150,8 +150,8 @@ pub enum RunnerError {
         limit: Duration,
     },
     /// Replicas that could not be asked to stop.
-    #[error("{}", .0.iter().map(unresponsive).collect::<Vec<_>>().join("\n"))]
-    Unresponsive(Vec<ReplicaLayout>),
+    #[error("{}", .0.join("\n"))]
+    Unresponsive(Vec<String>),
     /// They were asked, but did not.
     #[error("cluster did not stop within 5s")]
     DidNotStop,
@@ -196,7 +196,7 @@ impl From<LockError> for RunnerError {
     }
 }
 
-fn unresponsive(replica: &ReplicaLayout) -> String {
+fn unanswered(replica: &ReplicaLayout) -> String {
     format!(
         "replica {} did not answer on {} but still has pid file at {}",
         replica.id,
@@ -238,7 +238,7 @@ pub enum Stopped {
     Requested,
     /// It was not running.
     Already,
-    /// It runs but cannot be asked.
+    /// It runs but cannot be asked, or refuses.
     Unresponsive,
 }
 
@@ -572,18 +572,23 @@ impl Runner {
         for replica in &self.layout.replicas {
             let foreign =
                 control::query_status_once(replica.control_addr).is_ok_and(|status| !status.is_of(replica));
-            let asked =
-                if foreign { Err(()) } else { control::send_stop(replica.control_addr).map_err(drop) };
+            let asked = if foreign { None } else { Some(control::send_stop(replica.control_addr)) };
             let stopped = match asked {
-                Ok(()) => {
+                Some(Ok(())) => {
                     requested.push(replica);
                     Stopped::Requested
                 }
-                Err(_) if self.own_process(replica).is_some() => {
-                    unresponsive.push(replica.clone());
+                // Only one that runs refuses.
+                Some(Err(ControlError::Remote(words))) => {
+                    let (id, addr) = (replica.id, replica.control_addr);
+                    unresponsive.push(format!("replica {id} on {addr} refused to stop: {words}"));
                     Stopped::Unresponsive
                 }
-                Err(_) => {
+                _ if self.own_process(replica).is_some() => {
+                    unresponsive.push(unanswered(replica));
+                    Stopped::Unresponsive
+                }
+                _ => {
                     remove_if_there(&replica.pid_path)?;
                     Stopped::Already
                 }
