@@ -5,6 +5,7 @@
 
 use super::Event;
 use super::identity::{self, Answer};
+use super::source::Source;
 use crate::api::MAX_MESSAGE_BYTES;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
 use crate::replica::introduction::{INTRODUCTION_LEN, INTRODUCTION_TAG, Introduction, encode_introduced};
@@ -12,7 +13,7 @@ use crate::replica::message::{Ack, MessageError, PeerRequest, decode_ack, encode
 use crate::replica::node::PeerFailure;
 use crate::replica::refusal::{is_of_another_cluster, tells_a_view};
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ impl Link {
             peer: peer.clone(),
             manner: Manner::Unknown,
             patience: Patience::new(layout.peer_exchange_limit()),
+            source: Source::new(own.protocol_addr.ip()),
         };
         std::thread::spawn(move || {
             for request in outbox {
@@ -81,6 +83,7 @@ struct Speaker {
     peer: ReplicaLayout,
     manner: Manner,
     patience: Patience,
+    source: Source,
 }
 
 impl Speaker {
@@ -143,7 +146,7 @@ impl Speaker {
     /// What comes back for some bytes, within the time that the peer is given.
     fn answered(&mut self, request: &[u8]) -> Result<Ack, PeerFailure> {
         let began = Instant::now();
-        let answer = answered(self.peer.protocol_addr, request, self.patience.limit());
+        let answer = answered(&mut self.source, self.peer.protocol_addr, request, self.patience.limit());
         self.patience.note(began.elapsed(), &answer);
         answer
     }
@@ -197,9 +200,14 @@ impl Patience {
     }
 }
 
-fn answered(addr: SocketAddr, request: &[u8], limit: Duration) -> Result<Ack, PeerFailure> {
-    let reply =
-        converse(addr, request, limit).map_err(|error| PeerFailure::Unreachable(error.to_string()))?;
+fn answered(
+    source: &mut Source,
+    addr: SocketAddr,
+    request: &[u8],
+    limit: Duration,
+) -> Result<Ack, PeerFailure> {
+    let reply = converse(source, addr, request, limit)
+        .map_err(|error| PeerFailure::Unreachable(error.to_string()))?;
     match decode_ack(&reply) {
         Ok(ack) => Ok(ack),
         Err(_) if !reply.is_empty() => {
@@ -209,10 +217,10 @@ fn answered(addr: SocketAddr, request: &[u8], limit: Duration) -> Result<Ack, Pe
     }
 }
 
-fn converse(addr: SocketAddr, request: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
+fn converse(source: &mut Source, addr: SocketAddr, request: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
     let give_up_at = Instant::now() + limit;
     // Whoever does not take the connection in half the time will not answer in the other half.
-    let mut stream = TcpStream::connect_timeout(&addr, limit / 2)?;
+    let mut stream = source.connect(addr, limit / 2)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(limit))?;
     // A peer that is cut off answers without reading and closes; what it said may still be there to be read.
@@ -292,7 +300,7 @@ mod tests {
             wait.recv().unwrap();
         });
         let came = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| answered(addr, b"?", Duration::from_secs(30)));
+            let asked = scope.spawn(|| answered(&mut Source::new(addr.ip()), addr, b"?", Duration::from_secs(30)));
             // Longer than any step of an exchange used to be allowed to take.
             std::thread::sleep(Duration::from_millis(700));
             release.send(()).unwrap();
@@ -301,7 +309,7 @@ mod tests {
         assert_eq!(came, Err(PeerFailure::Refused("status=error message=late".to_owned())));
         let limit = Duration::from_millis(200);
         let began = Instant::now();
-        let given_up = answered(addr, b"?", limit);
+        let given_up = answered(&mut Source::new(addr.ip()), addr, b"?", limit);
         assert!(matches!(given_up, Err(PeerFailure::Unreachable(_))) && began.elapsed() >= limit);
         release.send(()).unwrap();
         peer.join().unwrap();

@@ -1,6 +1,6 @@
 //! The process of one replica: its node on one thread, its sockets on another, a link to each peer, and what ends it.
 //!
-//! - `network`: the three listeners and everybody connected to them. `link`: messages to one peer.
+//! - `network`: the three listeners and everybody connected to them. `link`: messages to one peer, `source`: from where.
 //! - `control`: what the control port answers. `peers`: asking the other replicas which view they are in.
 //! - `descriptors`: how many connections and files there can be.
 //! - `identity`: whether who answers for a peer is that peer. `higher_view`: who is believed that a primary's time is over.
@@ -15,6 +15,7 @@ mod network;
 mod peers;
 #[cfg(feature = "planted-faults")]
 mod slow_disk;
+mod source;
 
 use crate::api::{Request, encode_response, text};
 use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
