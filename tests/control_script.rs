@@ -124,6 +124,24 @@ fn files_go_out_and_come_in_whole_or_not_at_all() {
 }
 
 #[test]
+fn files_of_a_replica_that_runs_are_not_replaced() {
+    if missing_namespaces() {
+        return;
+    }
+    for shell in shells() {
+        let done = in_guest(
+            shell,
+            "mount -t tmpfs tmpfs /run; mkdir /run/allocdb; cd /var/lib/allocdb; control export-replica 1 >/var/lib/archive
+             echo newer >replica-1/state.wal; sh -c 'while :; do sleep 0.1; done' replica-daemon >/dev/null 2>&1 & echo $! >/run/allocdb/replica-1.pid
+             control import-replica 1 </var/lib/archive; echo $?; cat replica-1/state.wal; kill $!
+             echo 1 >/run/allocdb/replica-1.pid; control import-replica 1 </var/lib/archive; echo $?; cat replica-1/state.wal",
+        );
+        assert_eq!(done.stdout, "1\nnewer\n0\nold\n", "{shell}: {done:#?}");
+        assert!(done.stderr.contains("replica 1 is already running with pid "), "{shell}: {done:#?}");
+    }
+}
+
+#[test]
 fn logs_are_collected_as_far_as_they_can_be_had() {
     if missing_namespaces() {
         return;

@@ -98,6 +98,7 @@ fn carry_out(command: Command) -> Result<()> {
         Command::Archive { testbed, run_id, history_file, output_root } => {
             runs::archive(testbed, &open, &run_id, &history_file, &output_root)
         }
+        Command::Operate(operate) => surface::operate(operate, &open),
         Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &Interrupt::listen()?),
         Command::Watch(wanted) => watch::run(wanted, &open),
         Command::WatchFleet(wanted) => watch::fleet(wanted, &open),

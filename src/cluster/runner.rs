@@ -664,6 +664,21 @@ impl Runner {
         control::query_status_once(replica.control_addr).is_ok_and(|status| status.is_of(replica))
     }
 
+    /// Does something to the files of a replica that does not run, and that nobody starts meanwhile.
+    ///
+    /// # Errors
+    /// When it runs, or the workspace cannot be used; then nothing is done.
+    pub fn while_stopped<T>(&self, id: ReplicaId, action: impl FnOnce() -> T) -> Result<T, RunnerError> {
+        let replica = self.replica(id)?;
+        let _lock = self.lock()?;
+        let (addr, status) = (replica.control_addr, control::query_status(replica.control_addr).ok());
+        let answering = status.filter(|status| status.is_of(replica)).map(|status| status.process_id);
+        match answering.or_else(|| self.own_process(replica)) {
+            Some(pid) => Err(RunnerError::AlreadyRunning { id, addr, pid: Some(pid) }),
+            None => Ok(action()),
+        }
+    }
+
     /// Starts one replica again. If it was primary of a view that is over it is not started as primary.
     ///
     /// # Errors

@@ -300,7 +300,8 @@ mod tests {
             wait.recv().unwrap();
         });
         let came = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| answered(&mut Source::new(addr.ip()), addr, b"?", Duration::from_secs(30)));
+            let asked =
+                scope.spawn(|| answered(&mut Source::new(addr.ip()), addr, b"?", Duration::from_secs(30)));
             // Longer than any step of an exchange used to be allowed to take.
             std::thread::sleep(Duration::from_millis(700));
             release.send(()).unwrap();

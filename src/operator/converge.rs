@@ -61,6 +61,8 @@ pub struct Converge {
     /// The commit of each replica, and since when it has not moved.
     commits: BTreeMap<ReplicaId, (Option<Lsn>, Duration)>,
     renewed: BTreeSet<ReplicaId>,
+    /// What every backup has to have committed.
+    through: Option<Lsn>,
     why: Option<String>,
 }
 
@@ -78,8 +80,15 @@ impl Converge {
             pauses: Pauses::new(),
             commits: BTreeMap::new(),
             renewed: BTreeSet::new(),
+            through: None,
             why: None,
         }
+    }
+
+    /// The same for a cluster that was in place, in which this was committed since: every backup has to come along.
+    #[must_use]
+    pub fn through(lsn: Lsn, all: [ReplicaId; 3], fence: Fence) -> Self {
+        Self { through: Some(lsn), work: Work::Heal(VecDeque::new()), ..Self::new(all, fence) }
     }
 
     /// What a cluster needs that was seen so, if it has been so for long enough.
@@ -140,6 +149,13 @@ impl Converge {
         }
     }
 
+    /// Backups that have not committed what they have to.
+    fn behind(&self, round: &Round) -> Vec<ReplicaId> {
+        let is_behind =
+            |id: &ReplicaId| round.standing(*id).is_some_and(|standing| standing.commit_lsn < self.through);
+        round.active().map(|member| member.id).filter(is_behind).collect()
+    }
+
     fn is_over(&self, now: Duration) -> bool {
         self.began.is_some_and(|began| now.saturating_sub(began) >= LIMIT)
     }
@@ -149,7 +165,8 @@ impl Converge {
         let round = control.probe();
         let now = control.now();
         self.watch(&round, now);
-        if let Some(primary) = round.settled_primary() {
+        let behind = self.behind(&round);
+        if let Some(primary) = round.settled_primary().filter(|_| behind.is_empty()) {
             return Ok(Step::Done(primary));
         }
         let unsettled_for = now.saturating_sub(*self.unsettled_since.get_or_insert(now));
@@ -166,7 +183,10 @@ impl Converge {
         let is_moving = |replica: ReplicaId| {
             commits.get(&replica).is_some_and(|(_, since)| now.saturating_sub(*since) < PATIENCE)
         };
-        let need = Self::need_after(&round, &self.renewed, is_moving);
+        let mut need = Self::need_after(&round, &self.renewed, is_moving);
+        if let (Need::Nothing(_), Some(replica)) = (need, behind.iter().find(|id| !is_moving(**id))) {
+            need = Need::Rejoin(*replica);
+        }
         let is_due = unsettled_for >= if silent { PATIENCE_WITH_SILENCE } else { PATIENCE };
         self.work = match need {
             Need::Renew(replica) if unsettled_for >= PATIENCE => {

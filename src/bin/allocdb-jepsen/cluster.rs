@@ -4,14 +4,14 @@ use super::actions::Actions;
 use super::runtime;
 use super::support::Staging;
 use super::testbed::REPLICAS;
-use allocdb_node::ids::ReplicaId;
+use allocdb_node::ids::{Lsn, ReplicaId};
 use allocdb_node::operator::{
     Control, Converge, Decision, Failover, Failure, Fence, Member, Operation, Rejoin, Replicas, Round, Step,
     Waiting,
 };
 use allocdb_node::planted;
 use allocdb_node::replica::Role;
-use allocdb_node::replica::staging::StagedReplica;
+use allocdb_node::replica::staging::{StagedReplica, Survey};
 use anyhow::{Error, Result, anyhow};
 use std::collections::BTreeMap;
 use std::task::Poll;
@@ -159,6 +159,18 @@ pub(crate) fn fence() -> Fence {
 /// Waits until everybody is in place, and does what it can about who is not.
 pub(crate) fn ensure_ready(actions: &Actions<'_>) -> Result<Member> {
     carry_out(actions, Converge::new(REPLICAS, fence()), &mut |_| {})
+}
+
+/// Waits until every backup has committed through `lsn`. One that does not come along is rejoined.
+pub(crate) fn ensure_followed(actions: &Actions<'_>, lsn: Lsn) -> Result<()> {
+    carry_out(actions, Converge::through(lsn, REPLICAS, fence()), &mut |_| {}).map(|_| ())
+}
+
+/// What the files of a replica hold, whether it runs or not.
+pub(crate) fn files_of(actions: &Actions<'_>, replica: ReplicaId) -> Result<Survey> {
+    let staging = Staging::empty(actions, replica)?;
+    staging.copy_in(actions)?;
+    Ok(staging.staged().survey()?)
 }
 
 /// Who takes part in a failover of a script.

@@ -6,7 +6,7 @@ use super::common::{now_millis, sanitized_run_id};
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
 use super::runtime::STATUS;
-use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb};
+use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb, claim_in};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
@@ -15,6 +15,7 @@ use allocdb_node::cluster::runner::{Runner, Tie};
 use allocdb_node::cluster::{ControlStatus, Network, ReplicaLayout, control};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
+use allocdb_node::planted;
 use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -32,9 +33,6 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longest time a read waits before it is looked whether anybody still wants the answer.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Held while a run uses a cluster, so that a second run does not crash its replicas.
-const RUN_LOCK: &str = "jepsen-run.lock";
 
 /// See the module.
 pub(crate) struct LocalTestbed {
@@ -89,7 +87,7 @@ impl LocalTestbed {
     }
 
     /// The cluster in a workspace, which stays somebody else's. A folder that is empty or missing gets a new one.
-    fn begin_in(&self, workspace: &Path) -> Result<Cluster> {
+    fn begin_in(&self, workspace: &Path, run: &RunSpec) -> Result<Cluster> {
         let has_layout = workspace.join(FILE_NAME).exists();
         let is_empty = std::fs::read_dir(workspace).map_or(true, |mut folder| folder.next().is_none());
         if !has_layout && !is_empty {
@@ -111,8 +109,7 @@ impl LocalTestbed {
                 belongs_to.display()
             );
         }
-        let lock = Lock::take(&runner.root().join(RUN_LOCK))
-            .with_context(|| format!("another run uses the cluster in {}", workspace.display()))?;
+        let lock = claim_in(runner.root(), run.id.as_str())?;
         let found_running = runner.is_any_running();
         // What a run starts in a cluster that was running belongs to that cluster, and outlives the run.
         let runner = if found_running {
@@ -186,7 +183,7 @@ impl ExternalTestbed for LocalTestbed {
         if let Wanted::ForOneRun { workspace, .. } = &self.wanted {
             let cluster = match workspace {
                 None => self.begin_own(output_root, run)?,
-                Some(workspace) => self.begin_in(workspace)?,
+                Some(workspace) => self.begin_in(workspace, run)?,
             };
             let cluster = self.cluster.insert(cluster);
             if !cluster.found_running {
@@ -272,9 +269,13 @@ impl ExternalTestbed for LocalTestbed {
         let unpacked = incoming.path().join(format!("replica-{replica}"));
         let flushed = flush_files(&unpacked);
         flushed.with_context(|| format!("failed to flush {}", unpacked.display()))?;
-        exchange_folders(&unpacked, folder, &incoming.path().join("replaced"))
-            .and_then(|()| File::open(root)?.sync_all())
-            .with_context(|| format!("failed to replace {}", folder.display()))
+        planted::reach_kill_point();
+        let exchanged = self.runner()?.while_stopped(replica, || {
+            exchange_folders(&unpacked, folder, &incoming.path().join("replaced"))
+                .and_then(|()| File::open(root)?.sync_all())
+        });
+        planted::reach_kill_point();
+        exchanged?.with_context(|| format!("failed to replace {}", folder.display()))
     }
 
     fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>> {

@@ -11,9 +11,10 @@ use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::report::{Condition, replica_block};
 use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
-use allocdb_node::cluster::{ClusterLayout, Network, control};
+use allocdb_node::cluster::{ClusterLayout, Network, ReplicaLayout, control};
 use allocdb_node::daemon::log_file::LogFile;
 use allocdb_node::daemon::{self, DaemonOptions};
+use allocdb_node::operator::{Problem, Round, Sighting, Standing};
 use allocdb_node::testbed::OWN_PROGRAM_VARIABLE;
 use anyhow::{Context as _, Result, ensure};
 use std::net::SocketAddr;
@@ -119,10 +120,27 @@ fn status(workspace: &Path) -> Result<()> {
         layout.timeline_path().display(),
         runner.timeline_events()?
     );
-    for (replica, condition) in runner.conditions() {
-        text += &replica_block(&replica, faults.network(replica.id), &condition);
+    let conditions = runner.conditions();
+    for (replica, condition) in &conditions {
+        text += &replica_block(replica, faults.network(replica.id), condition);
+    }
+    // The rest can be seen in the blocks; this takes two of them.
+    let left_behind = round_of(&conditions).problems();
+    for problem in left_behind.iter().filter(|problem| matches!(problem, Problem::LeftBehind { .. })) {
+        text += &format!("{problem}\n");
     }
     print(&text)
+}
+
+fn round_of(conditions: &[(ReplicaLayout, Condition)]) -> Round {
+    let sighting = |(replica, condition): &(ReplicaLayout, Condition)| {
+        let answer = match condition {
+            Condition::Live(status) => Ok(Standing::from(&**status)),
+            _ => Err("it does not answer".to_owned()),
+        };
+        Sighting { replica: replica.id, answer }
+    };
+    Round(conditions.iter().map(sighting).collect())
 }
 
 fn crash(member: &Member) -> Result<()> {

@@ -21,7 +21,7 @@ use super::runtime;
 use super::stage::{Backstage, Stage};
 use super::support::{Journal, Recorder, write_events, write_history};
 use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
-use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb};
+use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb, claim};
 use super::tracker::{
     Completion, Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State, Tracker, writer::Writer,
 };
@@ -144,6 +144,7 @@ fn take_over(output_root: &Path, files: &RunFiles) -> Result<()> {
 /// Carries out one run.
 pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: &Path) -> Result<()> {
     let interrupt = &Interrupt::listen()?;
+    let _claim = claim(&testbed, run_id)?;
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
     let run = find_run(run_id)?;
     let window = Window::of(run)?;

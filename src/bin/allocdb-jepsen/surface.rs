@@ -1,4 +1,9 @@
-//! What can be asked without a run: the plan, a judgement on a file, and whether a testbed can be driven at all.
+//! What can be asked without a run: the plan, a judgement on a file, whether a testbed can be driven at all, and bringing it back.
+
+#[path = "surface/repair.rs"]
+mod repair;
+
+pub(crate) use repair::run as operate;
 
 use super::actions::Actions;
 use super::args::{Format, Testbed};
@@ -8,7 +13,7 @@ use super::events::{full_table_hint, submit};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
 use super::runtime;
-use super::testbed::{Contact, Open, Port, REPLICAS};
+use super::testbed::{Contact, Open, Port, REPLICAS, claim};
 use super::tracker::Namespaces;
 use allocdb_node::allocator::Command;
 use allocdb_node::api::{self, Request, ResourceResponse, Response, SubmitResponse};
@@ -76,6 +81,7 @@ pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>) -> Resul
     let command = testbed.verify_command();
     let interrupt = &Interrupt::listen()?;
     clear_staging(&std::env::temp_dir());
+    let _claim = told(command, format, claim(&testbed, command))?;
     let verified = open(testbed, Contact::AtOnce, interrupt).and_then(|testbed| {
         verify_surface(&Actions::new(&*testbed, interrupt), &mut Namespaces::default())?;
         Ok(testbed)
@@ -121,7 +127,10 @@ pub(crate) fn verify_surface(actions: &Actions<'_>, namespaces: &mut Namespaces)
     };
     let request = Request::GetResource { required: Some(committed.lsn), resource };
     match decoded(actions, primary.id, &request)? {
-        Response::GetResource(ResourceResponse::Found(view)) if view.id == resource => Ok(()),
+        Response::GetResource(ResourceResponse::Found(view)) if view.id == resource => {
+            // Somebody who does not take in what is committed is as good as not there.
+            cluster::ensure_followed(actions, committed.lsn)
+        }
         other => bail!(
             "{backend} client surface is not ready for Jepsen: primary read probe returned unexpected response \
              {other:?}{}",

@@ -4,16 +4,43 @@
 
 use super::args::Testbed;
 use super::interrupt::Interrupt;
+use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::fmt;
 use std::io::{Read, Write};
 use std::path::Path;
 
 /// The replicas of every testbed, in the order of its layout.
 pub(crate) const REPLICAS: [ReplicaId; 3] = [ReplicaId(1), ReplicaId(2), ReplicaId(3)];
+
+/// Held while a command uses a cluster, so that a second one does not crash its replicas; beside the layout.
+pub(crate) const RUN_LOCK: &str = "jepsen-run.lock";
+
+/// Takes the cluster in a folder for one command alone. `holder` is what whoever comes second is told.
+pub(crate) fn claim_in(folder: &Path, holder: &str) -> Result<Lock> {
+    let path = folder.join(RUN_LOCK);
+    match Lock::take(&path) {
+        Ok(lock) => {
+            // Only for the message of whoever comes second.
+            let _ = std::fs::write(&path, format!("{holder} with pid {}\n", std::process::id()));
+            Ok(lock)
+        }
+        Err(LockError::Held { .. }) => {
+            let first = std::fs::read_to_string(&path).unwrap_or_default();
+            bail!("another run uses the cluster in {}: {}", folder.display(), first.trim())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes a cluster that is there already for one command alone. Where its layout is missing, whoever opens it says so.
+pub(crate) fn claim(testbed: &Testbed, holder: &str) -> Result<Option<Lock>> {
+    let layout = testbed.layout_file().filter(|layout| layout.exists());
+    layout.as_deref().and_then(Path::parent).map(|folder| claim_in(folder, holder)).transpose()
+}
 
 /// One of a replica's three listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -62,6 +62,10 @@ export_replica() {
 # The new files take the old ones' place only when all of them are there, and on the disk.
 import_replica() {
     on "$long" "$1" "sudo sh -c 'set -e; mkdir -p $workspace; cd $workspace
+        pid=\$(cat /run/allocdb/replica-$1.pid 2>/dev/null || true)
+        if [ -n \"\$pid\" ] && tr \"\\000\" \"\\n\" 2>/dev/null </proc/\$pid/cmdline | grep -qx replica-daemon; then
+            echo replica $1 is already running with pid \$pid, so its files are not replaced >&2; exit 1
+        fi
         trap \"rm -rf .import-$1\" EXIT; rm -rf .import-$1; mkdir .import-$1
         tar -xzf - -C .import-$1; test -d .import-$1/replica-$1; chown -R allocdb:allocdb .import-$1; sync
         rm -rf replica-$1; mv .import-$1/replica-$1 replica-$1; sync'"

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use allocdb_node::cluster;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::qemu_layout::Networks;
 use allocdb_node::testbed::{self, Arch};
@@ -67,10 +68,45 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Show the latest runs of several KubeVirt testbeds side by side.
     WatchFleet(FleetWatch),
+    /// Repair a cluster, or carry out a failover or a rejoin by hand.
+    Operate(Operate),
     /// Start, stop, hurt or be a replica of a cluster on this machine.
     LocalCluster(LocalCluster),
     /// Make, start, stop or work on virtual machines under QEMU on this machine.
     QemuTestbed(QemuTestbed),
+}
+
+/// What an operator asks for by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Operate {
+    /// The cluster.
+    pub(crate) testbed: Testbed,
+    /// What is to be done.
+    pub(crate) operation: Operation,
+    /// Only say what would be done.
+    pub(crate) dry_run: bool,
+}
+
+/// Something that brings a cluster back, or another replica to the fore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Whatever is needed until everybody is in place.
+    Repair,
+    /// Make this replica primary, or whichever is best.
+    FailOver(Option<ReplicaId>),
+    /// Make this replica a backup of the primary.
+    Rejoin(ReplicaId),
+}
+
+impl Operation {
+    /// What it is called.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Operation::Repair => "repair",
+            Operation::FailOver(_) => "failover",
+            Operation::Rejoin(_) => "rejoin",
+        }
+    }
 }
 
 /// Who reads standard output.
@@ -107,6 +143,18 @@ impl Testbed {
             Testbed::Local(_) => "Local",
             Testbed::Qemu { .. } => "QEMU",
             Testbed::Kubevirt { .. } => "KubeVirt",
+        }
+    }
+
+    /// The file that says where everything is, of a cluster that somebody else owns.
+    pub(crate) fn layout_file(&self) -> Option<PathBuf> {
+        match self {
+            Testbed::Local(LocalTestbed::Existing { workspace }) => {
+                Some(workspace.join(cluster::layout::FILE_NAME))
+            }
+            Testbed::Local(LocalTestbed::ForOneRun { .. }) => None,
+            Testbed::Qemu { workspace } => Some(workspace.join(testbed::qemu_layout::FILE_NAME)),
+            Testbed::Kubevirt { workspace } => Some(workspace.join(testbed::kubevirt_layout::FILE_NAME)),
         }
     }
 

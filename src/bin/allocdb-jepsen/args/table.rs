@@ -6,8 +6,8 @@
 use clap::{Arg, ArgAction, ArgMatches, Command as Syntax};
 
 use super::command::{
-    Command, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Refresh, ReplicaDaemon,
-    Testbed, Watch,
+    Command, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Operate, Operation, Refresh,
+    ReplicaDaemon, Testbed, Watch,
 };
 use super::{qemu_testbed, value};
 
@@ -70,6 +70,12 @@ pub(super) fn menu() -> Menu {
             watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
             check(),
+            repair("repair-qemu", "the QEMU testbed", |m| repair_of(qemu(m)?, m)),
+            failover("failover-qemu", "the QEMU testbed", |m| failover_on(qemu(m)?, m)),
+            rejoin("rejoin-qemu", "the QEMU testbed", |m| rejoin_on(qemu(m)?, m)),
+            repair("repair-kubevirt", "the KubeVirt testbed", |m| repair_of(kubevirt(m)?, m)),
+            failover("failover-kubevirt", "the KubeVirt testbed", |m| failover_on(kubevirt(m)?, m)),
+            rejoin("rejoin-kubevirt", "the KubeVirt testbed", |m| rejoin_on(kubevirt(m)?, m)),
         ],
         groups: vec![local_cluster(), qemu_testbed::menu()],
     }
@@ -255,6 +261,26 @@ fn archive(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option
     Subcommand { syntax, build }
 }
 
+fn repair(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
+    let about = format!(
+        "Bring every replica of {place} in place: start it, rejoin it, or fail over to who holds most"
+    );
+    Subcommand { syntax: does(name, about).arg(existing_workspace()).arg(dry_run()), build }
+}
+
+fn failover(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
+    let about = format!("Make another replica of {place} primary, with everything that was acknowledged");
+    let new_primary =
+        replica_id().required(false).help("Replica that becomes primary [default: who holds most]");
+    let syntax = does(name, about).arg(existing_workspace()).arg(new_primary).arg(dry_run());
+    Subcommand { syntax, build }
+}
+
+fn rejoin(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
+    let about = format!("Make a replica of {place} a backup of the primary, with a copy of its state");
+    Subcommand { syntax: does(name, about).arg(existing_workspace()).arg(replica_id()).arg(dry_run()), build }
+}
+
 fn local_cluster() -> Menu {
     let subcommands = vec![
         Subcommand {
@@ -285,6 +311,9 @@ fn local_cluster() -> Menu {
         member("heal", "Undo the isolation of one replica", |m| {
             on_cluster(LocalCluster::Heal(the_member(m)?))
         }),
+        repair("repair", "the cluster on this machine", |m| repair_of(local(m)?, m)),
+        failover("failover", "the cluster on this machine", |m| failover_on(local(m)?, m)),
+        rejoin("rejoin", "the cluster on this machine", |m| rejoin_on(local(m)?, m)),
         Subcommand {
             syntax: does("control-status", "Print what a replica says about itself").arg(
                 Arg::new("addr")
@@ -371,6 +400,24 @@ fn archive_of(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
     })
 }
 
+fn repair_of(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
+    operate(testbed, Operation::Repair, m)
+}
+
+fn failover_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
+    let operation = Operation::FailOver(m.remove_one("replica-id"));
+    operate(testbed, operation, m)
+}
+
+fn rejoin_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
+    let operation = Operation::Rejoin(m.remove_one("replica-id")?);
+    operate(testbed, operation, m)
+}
+
+fn operate(testbed: Testbed, operation: Operation, m: &mut ArgMatches) -> Option<Command> {
+    Some(Command::Operate(Operate { testbed, operation, dry_run: m.get_flag("dry-run") }))
+}
+
 fn on_cluster(verb: LocalCluster) -> Option<Command> {
     Some(Command::LocalCluster(verb))
 }
@@ -416,6 +463,10 @@ fn replica_id() -> Arg {
         .value_parser(value::replica_id("replica-id"))
         .required(true)
         .help("Number of the replica in the layout")
+}
+
+fn dry_run() -> Arg {
+    switch("dry-run").help("Only say what would be done; files are read, nothing is changed [default: off]")
 }
 
 fn refresh_millis() -> Arg {

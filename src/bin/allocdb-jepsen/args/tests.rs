@@ -121,6 +121,12 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen watch-local --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen check --history-file <path>
+  allocdb-jepsen repair-qemu --workspace <path> [--dry-run]
+  allocdb-jepsen failover-qemu --workspace <path> [--replica-id <id>] [--dry-run]
+  allocdb-jepsen rejoin-qemu --workspace <path> --replica-id <id> [--dry-run]
+  allocdb-jepsen repair-kubevirt --workspace <path> [--dry-run]
+  allocdb-jepsen failover-kubevirt --workspace <path> [--replica-id <id>] [--dry-run]
+  allocdb-jepsen rejoin-kubevirt --workspace <path> --replica-id <id> [--dry-run]
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
   allocdb-jepsen qemu-testbed <prepare|start|stop|status|ssh-control|control> ...
 
