@@ -6,6 +6,7 @@ use super::super::common::escaped;
 use super::super::interrupt::Interrupt;
 use super::super::runtime::{STATUS, status_in};
 use super::super::testbed::{Contact, ExternalTestbed, Open, Port, REPLICAS};
+use super::super::tracker::writer::Writer;
 use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State};
 use super::super::watch_render::{Event, Replica};
 use super::files::recent_events;
@@ -48,7 +49,7 @@ impl Source {
                     Some(run) => {
                         return Ok(Told { status: run.status_without_its_own(status), events: Vec::new() });
                     }
-                    None => Some(status),
+                    None => Some(as_it_is(status, &self.output_root)),
                 }
             }
             None => None,
@@ -58,6 +59,14 @@ impl Source {
         let events = log.map_or_else(Vec::new, |log| recent_events(&log, self.events));
         Ok(Told { status, events })
     }
+}
+
+/// A status that says that the run goes on, of a process that is gone, is that of a run which failed.
+fn as_it_is(status: RunStatus, output_root: &Path) -> RunStatus {
+    let Writer::Gone { pid } = Writer::of(&status, output_root) else { return status };
+    let why =
+        format!("process {pid}, which carried out the run, is gone without having said how the run ended");
+    RunStatus { state: State::Failed, last_error: Some(status.last_error.unwrap_or(why)), ..status }
 }
 
 /// The run that began last in an output root, by the lock that it takes before anything else.
@@ -244,6 +253,7 @@ fn why(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tracker::Tracker;
     use super::*;
 
     const RUN: &str = "lease_safety-control";
@@ -297,6 +307,26 @@ mod tests {
         // One that goes on will have a status soon.
         let begun = Root::with_lock(&format!("{RUN} with pid {} at 1002000\n", std::process::id()));
         assert_eq!(begun.told(Some(RUN)).status, None);
+    }
+
+    #[test]
+    fn a_run_whose_process_is_gone_is_told_as_failed() {
+        let root = Root::with_lock("");
+        let files = RunFiles::new(root.0.path(), RUN);
+        Tracker::create(files.clone(), "local", RUN, None).unwrap();
+        assert_eq!(root.told(None).status.unwrap().state, State::Running);
+        let note = std::fs::read_to_string(files.writer()).unwrap();
+        let own = format!("pid={}\n", std::process::id());
+        std::fs::write(files.writer(), note.replace(&own, &format!("pid={NOBODY}\n"))).unwrap();
+        for run_id in [None, Some(RUN)] {
+            let status = root.told(run_id).status.unwrap();
+            assert_eq!((status.state, status.phase), (State::Failed, Phase::Waiting));
+            let error = status.last_error.unwrap();
+            assert!(
+                error.starts_with(&format!("process {NOBODY}, which carried out the run, is gone")),
+                "{error}"
+            );
+        }
     }
 
     #[test]
