@@ -79,7 +79,7 @@ fn logs_that_cannot_be_collected_cost_a_line_and_no_verdict() {
     let missing = passed_without_logs(&host.path("out"), &done, "qemu");
     assert_eq!(
         missing,
-        "logs of all replicas: qemu remote command failed: status=exit status: 3 stderr=no room on the control guest\n"
+        "logs of all replicas: qemu remote command failed: status=exit status: 3 stderr=no room on the control guest"
     );
     assert!(!names(&host.path("out")).iter().any(|name| name.contains("logs")));
 }

@@ -169,9 +169,12 @@ fn what_a_guest_says_steers_no_terminal() {
     archive.arg(host.path("qemu-ws")).arg("--history-file").arg(&history);
     archive.arg("--output-root").arg(host.path("out"));
     let mut archive: Command = host.beside(&archive);
+    let done = run(archive.current_dir(host.path("")));
+    assert_eq!(done.code(), Some(0), "{done:#?}");
     assert_eq!(
-        run(archive.current_dir(host.path(""))).refused(),
-        "qemu remote command failed: status=exit status: 3 stderr=bad \\u{1b}[2J \\u{7} $(touch marker)\n\n"
+        done.stderr,
+        "missing in the bundle: logs of all replicas: qemu remote command failed: status=exit status: 3 stderr=bad \\u{1b}[2J \
+         \\u{7} $(touch marker)\n"
     );
     assert_not_obeyed(&host.path(""));
 }

@@ -68,7 +68,8 @@ pub(super) fn fetch(
             Logs { archive: Some(path), missing }
         }
         Err(why) if is_empty => {
-            Logs { archive: None, missing: vec![format!("logs of all replicas: {why:#}")] }
+            let why = format!("logs of all replicas: {why:#}").trim_end().to_owned();
+            Logs { archive: None, missing: vec![why] }
         }
         Err(why) => {
             let damaged = files.damaged_logs_archive(testbed.backend());
