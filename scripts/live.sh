@@ -5,7 +5,8 @@
 #
 #   live.sh                                  the short form; leaves nothing behind but what failed
 #   live.sh --full --out DIR [--lanes N]     all 17 runs with the real window of half an hour, N at a time; called again with
-#                                            the same DIR it goes on where it stopped
+#                                            the same DIR it goes on where it stopped. What was passed before counts for the same
+#                                            binary and window, as long as its bundle is there and says so
 #   live.sh --binary FILE ...                a build other than target/release/allocdb-jepsen
 #
 # Needs QEMU, a kernel, busybox, dropbear and e2fsprogs; no rights and no network. `--check` only says whether they are there.
@@ -59,6 +60,7 @@ if [ -z "$binary" ]; then
     binary=$here/target/release/allocdb-jepsen
 fi
 binary=$(realpath "$binary")
+binary_sha256=$(sha256sum "$binary" | sed 's/ .*//')
 temporary=$(mktemp -d)
 keep=true
 if [ -z "$out" ]; then
@@ -132,6 +134,31 @@ row() {
     printf '%-9s %-42s %-8s %8s %8s\n' "$@"
 }
 
+# The fault window that a run has to have: `none`, or seconds.
+window_of() { # run
+    if [ -n "${ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE:-}" ] && [[ "$1" != *-control ]]; then
+        echo "$ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE"
+    else
+        "$binary" plan | sed -n "s/^run_id=$1 .*minimum_fault_window_secs=\([^ ]*\).*/\1/p"
+    fi
+}
+
+# Why a line of results says nothing about what is judged now; nothing if it does.
+why_not() { # verdict run sha256 window bundle
+    local evidence=$out/$5/evidence.json
+    if [ "$1" != passed ]; then
+        echo "it was $1"
+    elif [ "$3" != "$binary_sha256" ]; then
+        echo "it was of another binary"
+    elif [ "$4" != "$(window_of "$2")" ]; then
+        echo "its fault window was ${4:-unknown}"
+    elif [ -z "$5" ] || [ ! -s "$evidence" ] || [ ! -s "$out/$5/manifest.txt" ]; then
+        echo "its bundle is not there any more"
+    elif ! grep -q "\"executable_sha256\": \"$binary_sha256\"" "$evidence" || grep -q '"overridden": true' "$evidence"; then
+        echo "its bundle is of another binary or window"
+    fi
+}
+
 # Carries out one run and notes how it ended: one line of results, one of the table.
 carry_out() { # backend workspace run folder
     local backend=$1 workspace=$2 run=$3 folder=$4 verdict began=$SECONDS
@@ -143,10 +170,12 @@ carry_out() { # backend workspace run folder
         verdict=$(value release_gate "$folder/$run-said.txt")
         verdict=${verdict:-failed}
     fi
-    local events seconds
+    local events seconds bundle
+    bundle=$(value artifact_bundle "$folder/$run-said.txt")
     events=$(value history_events "$folder/$run-status.txt")
     seconds=$((SECONDS - began))
-    printf '%s\t%s\t%s\t%s\t%s\n' "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds" >>"$out/results.tsv"
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds" \
+        "$binary_sha256" "$(window_of "$run")" "${bundle#"$out"/}" >>"$out/results.tsv"
     row "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds"
     [ "$verdict" = passed ] || { cat "$folder/$run-said.txt" >&2 && return 1; }
 }
@@ -169,8 +198,7 @@ end_stand_in() {
 
 begin_stand_in() { # workspace for the layout, workspace of the testbed, its lane
     local net=172.31.$((2 * $3 + 1))
-    # With the features that tests are built with, so that nothing is built twice.
-    cargo build --quiet --locked --all-features --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
+    cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
     mkfifo "$temporary/to-stand-in"
     "$here/target/debug/examples/kubernetes_stand_in" "$((2220 + $3))" "$net.11" "$net.12" "$net.13" \
         <"$temporary/to-stand-in" >"$temporary/stand-in.txt" &
@@ -219,22 +247,36 @@ lane() { # number
     trap '"$binary" qemu-testbed stop --workspace "$out/lane-$number/ws" >/dev/null' EXIT
     trap interrupted INT TERM HUP
     start_testbed "$out/lane-$number/ws" "$number"
-    for run in $("$binary" plan | sed 's/^run_id=//; s/ .*//'); do
+    for run in "${todo[@]}"; do
         mkdir "$temporary/taken-$run" 2>/dev/null || continue
-        if grep -qs "^qemu	$run	passed	" "$out/results.tsv"; then continue; fi
         carry_out qemu "$out/lane-$number/ws" "$run" "$out/lane-$number/out" || failed=1
     done
     return "$failed"
 }
 
+todo=()
 everything() {
     unset ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE
     touch "$out/results.tsv"
     row backend run verdict events seconds
-    while IFS=$'\t' read -r backend run verdict events seconds; do
-        [ "$verdict" != passed ] || row "$backend" "$run" "$verdict" "$events" "$seconds"
-    done <"$out/results.tsv"
-    local number=-1 failed=0
+    local run backend of verdict events seconds sha256 window bundle why counted
+    for run in $("$binary" plan | sed 's/^run_id=//; s/ .*//'); do
+        counted=false
+        while IFS=$'\t' read -r backend of verdict events seconds sha256 window bundle; do
+            [ "$backend" = qemu ] && [ "$of" = "$run" ] || continue
+            why=$(why_not "$verdict" "$run" "$sha256" "$window" "$bundle")
+            if [ -z "$why" ]; then
+                $counted || row "$backend" "$run" "$verdict" "$events" "$seconds"
+                counted=true
+            else
+                echo "an earlier $run does not count: $why"
+            fi
+        done <"$out/results.tsv"
+        if $counted; then before=$((before + 1)); else todo+=("$run"); fi
+    done
+    now=${#todo[@]}
+    [ "$now" -gt 0 ] || return 0
+    local number=-1 failed=0 job
     while [ "${#lane_jobs[@]}" -lt "$lanes" ]; do
         number=$(free_lane "$((number + 1))")
         (lane "$number") &
@@ -245,5 +287,11 @@ everything() {
     return "$failed"
 }
 
-if $full; then everything; else short; fi
-echo "all runs passed in ${SECONDS}s"
+now=0 before=0
+if $full; then
+    everything
+    echo "all runs passed in ${SECONDS}s: $now now, $before before"
+else
+    short
+    echo "all runs passed in ${SECONDS}s"
+fi
