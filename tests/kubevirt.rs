@@ -107,7 +107,8 @@ fn guests_are_looked_up_and_written_down() {
          helper_pod_name={POD}\nhelper_image=nicolaka/netshoot:latest\nhelper_stage_dir=/tmp/allocdb-stage\n\
          ssh_private_key_path={0}/key\ncontrol.name=allocdb-control\ncontrol.addr=10.42.0.10\n\
          replica.1.name=allocdb-replica-1\nreplica.1.addr=10.42.0.11\nreplica.2.name=allocdb-replica-2\n\
-         replica.2.addr=10.42.0.12\nreplica.3.name=allocdb-replica-3\nreplica.3.addr=10.42.0.13\n",
+         replica.2.addr=10.42.0.12\nreplica.3.name=allocdb-replica-3\nreplica.3.addr=10.42.0.13\n\
+         kubeconfig_context=c\n",
         lane.api.folder().display()
     );
     assert_eq!(layout, expected);
@@ -118,6 +119,43 @@ fn guests_are_looked_up_and_written_down() {
     lane.capture(&[]).ok();
     let moved = expected.replace("replica.2.addr=10.42.0.12", "replica.2.addr=10.42.0.22");
     assert_eq!(text(path), format!("{moved}future.key=a = b\n"));
+}
+
+#[test]
+fn a_guest_whose_first_address_is_of_the_other_kind_is_found() {
+    if missing_kubectl() {
+        return;
+    }
+    let lane = Lane::start();
+    lane.api.cluster().guests.insert("allocdb-replica-2".into(), "fd00::1 10.42.0.12 10.9.9.9".into());
+    let done = lane.capture(&[]).ok();
+    assert!(done.stdout.ends_with(CAPTURED), "{done:#?}");
+    lane.assert_clean(&done);
+}
+
+#[test]
+fn the_context_of_the_capture_is_used_also_when_another_is_current() {
+    if lacks_something() {
+        return;
+    }
+    let (_host, lane) = with_guests();
+    lane.capture(&[]).ok();
+    let path = lane.path("kube.yaml");
+    let mut config: serde_json::Value = serde_json::from_str(&text(&path)).unwrap();
+    config["current-context"] = json!("elsewhere");
+    config["clusters"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "x", "cluster": { "server": "http://127.0.0.1:1" } }));
+    let other = json!({ "name": "elsewhere", "context": { "cluster": "x", "user": "u" } });
+    config["contexts"].as_array_mut().unwrap().push(other);
+    std::fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(run(&mut lane.verify()).ok().stdout, "kubevirt_surface=ready\n");
+    // One that is gone is named.
+    config["contexts"].as_array_mut().unwrap().remove(0);
+    std::fs::write(&path, config.to_string()).unwrap();
+    let error = run(&mut lane.verify()).refused();
+    assert!(error.contains("context \"c\" does not exist"), "{error}");
 }
 
 #[test]

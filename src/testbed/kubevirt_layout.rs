@@ -21,10 +21,14 @@ pub const FIELD_OF: &str = "kubevirt-testbed";
 /// The field that may be missing.
 const KUBECONFIG: &str = "kubeconfig_path";
 
-const KNOWN_KEYS: [&str; 10] = [
+/// The same.
+const CONTEXT: &str = "kubeconfig_context";
+
+const KNOWN_KEYS: [&str; 11] = [
     "version",
     "workspace_root",
     KUBECONFIG,
+    CONTEXT,
     "namespace",
     "helper_pod_name",
     "helper_image",
@@ -50,6 +54,8 @@ pub struct KubevirtLayout {
     pub workspace_root: PathBuf,
     /// The configuration that `kubectl` is told to use; none leaves that to `kubectl`.
     pub kubeconfig_path: Option<PathBuf>,
+    /// The context of that configuration in which the guests were found; none leaves that to `kubectl`.
+    pub kubeconfig_context: Option<String>,
     /// Namespace of the guests and the helper pod.
     pub namespace: String,
     /// Name of the pod through which the guests are reached.
@@ -140,6 +146,7 @@ impl KubevirtLayout {
             known.push(field(&format!("replica.{id}.name"), &guest.name));
             known.push(field(&format!("replica.{id}.addr"), &guest.addr));
         }
+        known.extend(self.kubeconfig_context.as_ref().map(|context| field(CONTEXT, context)));
         encode_fields(&known, &self.unknown)
     }
 
@@ -166,6 +173,7 @@ impl KubevirtLayout {
         let layout = Self {
             workspace_root: path("workspace_root")?,
             kubeconfig_path: fields.get(KUBECONFIG).map(PathBuf::from),
+            kubeconfig_context: fields.get(CONTEXT).map(str::to_owned),
             namespace: text("namespace")?,
             helper_pod_name: text("helper_pod_name")?,
             helper_image: text("helper_image")?,

@@ -654,6 +654,7 @@ mod tests {
     fn the_manifest_keeps_odd_names_in_their_place() {
         let kubectl = Kubectl {
             kubeconfig: None,
+            context: None,
             namespace: "a: b".to_owned(),
             interrupt: Interrupt::default(),
             deadline: None,

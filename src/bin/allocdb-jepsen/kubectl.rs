@@ -3,7 +3,13 @@
 //! No shell is involved. Every call has a deadline, ends early on an interruption, and takes its whole process group with
 //! it. What it says is bounded, and made harmless before anybody sees it.
 
+#[path = "kubectl/config.rs"]
+mod config;
+
+pub(crate) use config::current_context;
+
 use super::common::escaped;
+use super::harness_log;
 use super::interrupt::{Interrupt, Interrupted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -16,6 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Most bytes of an answer: a pod or a guest as JSON is a few kilobytes.
@@ -23,6 +30,9 @@ const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// Most bytes that are kept of what is said on standard error.
 const MAX_COMPLAINT: usize = 4 * 1024;
+
+/// A call that takes longer is worth a word where a credential plugin is configured.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// Longest wait between two looks at the clock and the interruption.
 const LOOK: Duration = Duration::from_millis(20);
@@ -35,6 +45,8 @@ const AFTER_END: Duration = Duration::from_millis(500);
 pub(crate) struct Kubectl {
     /// For `--kubeconfig`; none leaves it to `kubectl`.
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// For `--context`; none leaves it to `kubectl`.
+    pub(crate) context: Option<String>,
     /// For `-n`.
     pub(crate) namespace: String,
     /// Whether to go on at all.
@@ -130,7 +142,12 @@ impl Kubectl {
         let kubeconfig =
             self.kubeconfig.iter().flat_map(|path| [OsString::from("--kubeconfig"), path.into()]);
         let namespace = [OsString::from("-n"), OsString::from(&self.namespace)];
-        kubeconfig.chain(namespace).chain(arguments.iter().map(|word| (*word).to_owned())).collect()
+        let context = self.context.iter().flat_map(|context| ["--context".into(), context.into()]);
+        kubeconfig
+            .chain(context)
+            .chain(namespace)
+            .chain(arguments.iter().map(|word| (*word).to_owned()))
+            .collect()
     }
 
     /// A process group of its own, so that what it starts ends with it, and so that Ctrl-C on a terminal reaches the
@@ -160,7 +177,9 @@ impl Kubectl {
             input,
             sent: Ok(()),
         };
-        let ended = call.run(Instant::now() + limit, &self.interrupt)?;
+        let begun = Instant::now();
+        let ended = call.run(begun + limit, &self.interrupt)?;
+        self.note_if_slow(begun.elapsed());
         let answer = |status| Answer { status, stdout: ended.stdout, stderr: harmless(&ended.stderr) };
         match ended.how {
             How::Status(status) => call.concluded(answer(status)),
@@ -171,6 +190,27 @@ impl Kubectl {
             }),
             How::TooLong => Err(CallError::TooLong { call: self.shown(&arguments) }),
         }
+    }
+
+    /// Says once that calls take long, and what makes them.
+    fn note_if_slow(&self, took: Duration) {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        let hint = if took >= SLOW { self.plugin_hint() } else { String::new() };
+        if !hint.is_empty() && !SAID.swap(true, Ordering::Relaxed) {
+            harness_log::tell(&format!("kubectl took {}s for one call{hint}", took.as_secs()));
+        }
+    }
+
+    /// What to do about a slow credential plugin, as the end of a sentence; nothing if none is configured.
+    pub(crate) fn plugin_hint(&self) -> String {
+        let plugin = config::credential_plugin(self.kubeconfig.as_deref());
+        plugin.map_or_else(String::new, |plugin| {
+            format!(
+                "; the configuration of kubectl has the credential plugin `{}`, which every call waits for: call it by hand, and let \
+                 it keep what it gets, or the way to the control guest takes as long each time",
+                escaped(&plugin)
+            )
+        })
     }
 
     /// Starts a call whose standard input and output are a stream that is handed out.
@@ -473,6 +513,7 @@ mod tests {
     fn a_command_line_can_be_typed() {
         let kubectl = Kubectl {
             kubeconfig: Some("/two words/it's".into()),
+            context: None,
             namespace: "$(x);".to_owned(),
             interrupt: Interrupt::default(),
             deadline: None,

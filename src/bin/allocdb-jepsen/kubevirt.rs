@@ -6,16 +6,17 @@
 use super::args::KubevirtCapture;
 use super::common::{escaped, print};
 use super::guests::{ControlGuest, GuestTestbed, Line, Road};
+use super::harness_log;
 use super::helper_pod::{HelperPod, Wanted};
 use super::interrupt::Interrupt;
-use super::kubectl::{CallError, Kubectl, Running};
+use super::kubectl::{CallError, Kubectl, Running, current_context};
 use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown};
+use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -52,6 +53,7 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
     ensure!(key.exists(), "kubevirt ssh private key {} does not exist", key.display());
     let kubectl = Kubectl {
         kubeconfig: wanted.kubeconfig.clone(),
+        context: None,
         namespace: wanted.namespace.clone(),
         interrupt: interrupt.clone(),
         deadline: None,
@@ -61,6 +63,7 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
     let [one, two, three] = wanted.replica_vms;
     let layout = KubevirtLayout {
         workspace_root: wanted.workspace,
+        kubeconfig_context: current_context(wanted.kubeconfig.as_deref()),
         kubeconfig_path: wanted.kubeconfig,
         namespace: wanted.namespace,
         helper_pod_name: wanted.helper_pod,
@@ -75,6 +78,15 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
     layout.validate().map_err(|error| anyhow!("failed to build kubevirt testbed layout: {error}"))?;
     let layout =
         layout.store().map_err(|error| anyhow!("failed to persist kubevirt testbed layout: {error}"))?;
+    if let Some(context) = &layout.kubeconfig_context {
+        let note = format!(
+            "kubectl will be called with context `{}`, the current one, also when that changes; it is `kubeconfig_context` in \
+             the layout",
+            escaped(context)
+        );
+        // Whoever sits there is told; what scripts read stays as it is.
+        if std::io::stderr().is_terminal() { harness_log::tell(&note) } else { log::info!("{note}") }
+    }
     print(&told(&layout))
 }
 
@@ -106,7 +118,22 @@ fn look_up(kubectl: &Kubectl, name: &str) -> Result<Ipv4Addr> {
         !name.is_empty() && !name.starts_with('-'),
         "invalid kubevirt vmi name `{shown}`: expected the name of a virtual machine instance"
     );
-    let path = "jsonpath={.status.interfaces[0].ipAddress}";
+    let text = ask_vmi(kubectl, name, "jsonpath={.status.interfaces[0].ipAddress}")?;
+    let addr = text.trim();
+    // A guest that has both kinds of address may have the other one first.
+    if addr.parse::<Ipv6Addr>().is_ok() {
+        let all = ask_vmi(kubectl, name, "jsonpath={.status.interfaces[0].ipAddresses}")?;
+        let all = all.split(|c: char| c.is_whitespace() || "[],\"".contains(c));
+        if let Some(first) = all.filter_map(|word| word.parse().ok()).next() {
+            return Ok(first);
+        }
+    }
+    addr.parse().map_err(|error| anyhow!("invalid kubevirt vmi ip for {shown}: {error}"))
+}
+
+/// Asks for one property of a guest.
+fn ask_vmi(kubectl: &Kubectl, name: &str, path: &str) -> Result<String> {
+    let shown = escaped(name);
     let answer = kubectl.call(&["get", "virtualmachineinstances", name, "-o", path], &[], LOOKUP);
     let answer = match answer {
         Err(CallError::Interrupted(interrupted)) => return Err(interrupted.into()),
@@ -115,9 +142,8 @@ fn look_up(kubectl: &Kubectl, name: &str) -> Result<Ipv4Addr> {
     if !answer.status.success() {
         bail!("failed to query kubevirt vmi {shown}: {}", answer.failure());
     }
-    let text = std::str::from_utf8(&answer.stdout)
-        .map_err(|error| anyhow!("invalid kubevirt vmi ip output for {shown}: {error}"))?;
-    text.trim().parse().map_err(|error| anyhow!("invalid kubevirt vmi ip for {shown}: {error}"))
+    let text = std::str::from_utf8(&answer.stdout);
+    text.map(str::to_owned).map_err(|error| anyhow!("invalid kubevirt vmi ip output for {shown}: {error}"))
 }
 
 /// The layout in a workspace.
@@ -130,6 +156,7 @@ fn load(workspace: &Path) -> Result<KubevirtLayout> {
 fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Wanted {
     let kubectl = Kubectl {
         kubeconfig: layout.kubeconfig_path.clone(),
+        context: layout.kubeconfig_context.clone(),
         namespace: layout.namespace.clone(),
         interrupt: interrupt.clone(),
         deadline: None,
@@ -266,7 +293,7 @@ impl Tunnel {
             CallError::Interrupted(interrupted) => interrupted.into(),
             error => anyhow!("failed to run kubevirt remote ssh command: {error}"),
         })?;
-        if let Err(said) = Self::wait_for_greeting(&far, &mut call, &kubectl.interrupt, deadline)? {
+        if let Err(said) = Self::wait_for_greeting(&far, &mut call, kubectl, deadline)? {
             return Ok(Err(said));
         }
         let (stream, carrier) = Carrier::start(far).context("failed to carry kubectl's bytes")?;
@@ -277,14 +304,14 @@ impl Tunnel {
     fn wait_for_greeting(
         stream: &UnixStream,
         call: &mut Running,
-        interrupt: &Interrupt,
+        kubectl: &Kubectl,
         deadline: Instant,
     ) -> Result<Result<(), String>> {
         let begun = Instant::now();
         let deadline = deadline.min(begun + GREETING);
         let look = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         loop {
-            interrupt.check()?;
+            kubectl.interrupt.check()?;
             match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&look)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("failed to wait for kubectl"),
@@ -298,7 +325,8 @@ impl Tunnel {
             }
             if Instant::now() >= deadline {
                 let said = call.complaint();
-                return Ok(Err(format!("nothing came within {}s {said}", begun.elapsed().as_secs())));
+                let plugin = kubectl.plugin_hint();
+                return Ok(Err(format!("nothing came within {}s{plugin} {said}", begun.elapsed().as_secs())));
             }
         }
     }

@@ -256,7 +256,8 @@ fn answer(request: &Request, cluster: &mut Cluster) -> (u16, &'static str, Value
             let name = &path[guest.len()..];
             match cluster.guests.get(name) {
                 Some(addr) => {
-                    let interfaces = json!([{ "name": "default", "ipAddress": addr }]);
+                    let all: Vec<&str> = addr.split(' ').collect();
+                    let interfaces = json!([{ "name": "default", "ipAddress": all[0], "ipAddresses": all }]);
                     let metadata = json!({ "name": name, "namespace": NAMESPACE });
                     (
                         200,
