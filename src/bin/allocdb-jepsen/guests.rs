@@ -5,6 +5,8 @@
 
 #[path = "guests/exchanges.rs"]
 mod exchanges;
+#[path = "guests/marker.rs"]
+mod marker;
 #[path = "guests/session.rs"]
 mod session;
 
@@ -21,8 +23,9 @@ use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::testbed::{GUEST_CONTROL_HOME, GUEST_CONTROL_SCRIPT, GUEST_USER};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use exchanges::{Exchanges, read_now};
+use marker::{Behind, Marker};
 use session::{GuestSession, Patience, Work};
-use ssh2::{Channel, Session};
+use ssh2::Channel;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -107,7 +110,7 @@ impl GuestTestbed {
         input: &mut dyn Read,
         output: &mut dyn Write,
     ) -> Result<(i32, Vec<u8>)> {
-        let opened = self.session.open_channel(self.session.patience(BEGINNING), Session::channel_session);
+        let opened = self.session.open_command(self.session.patience(BEGINNING));
         let mut command = Remote {
             work: opened.map_err(|failure| failure.error)?,
             patience: self.session.patience(COMMAND),
@@ -116,7 +119,9 @@ impl GuestTestbed {
             asked_at: Instant::now(),
             complaint: Vec::new(),
         };
-        let ended = command.run(line, input, output);
+        let marker = command.work.held.greets().then(Marker::new);
+        let line = marker.as_ref().map_or_else(|| line.to_owned(), |marker| marker.before(line));
+        let ended = command.run(&line, input, &mut Behind::new(marker.as_ref(), output));
         if ended.is_err() {
             // What is under way on it is not known any more.
             self.session.give_up(&command.work);

@@ -3,6 +3,7 @@
 
 use super::super::common::escaped;
 use super::super::harness_log;
+use super::marker::Marker;
 use super::session::{Failure, GuestSession, Patience, Trouble, Work, would_wait};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use anyhow::{Result, anyhow, bail, ensure};
@@ -25,7 +26,14 @@ const EXPLAINING: Duration = Duration::from_secs(5);
 const EXPLAINED_FOR: Duration = Duration::from_secs(2);
 
 /// How long a channel that is given up may take to close.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// How often a request is sent to a replica that says each time that it did not come to read it.
+const SENDINGS: u32 = 8;
+
+/// A replica waits half a second for a request. Where the way there and back takes longer than this, a request that follows its
+/// connection may come too late each time.
+const SLOW_WAY: Duration = Duration::from_millis(200);
 
 /// Most bytes that are kept of what a relay complains about.
 const MAX_COMPLAINT: usize = 1024;
@@ -37,6 +45,8 @@ const FORBIDDEN: [&str; 2] = ["administratively prohibited", "unknown channel ty
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {
     forwarding_is_forbidden: AtomicBool,
+    /// Requests come too late when they follow their connections, so that they have to be there before.
+    way_is_slow: AtomicBool,
     /// Why connections to an address fail, and when that was found out.
     explained: Mutex<BTreeMap<SocketAddr, (Instant, String)>>,
 }
@@ -45,19 +55,43 @@ impl Exchanges {
     /// Sends a request, closes the sending side, and reads the reply to its end. Several may do so at once.
     pub(crate) fn ask(&self, session: &GuestSession, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
         let patience = session.patience(EXCHANGE);
+        let mut sending = 1;
+        loop {
+            let (reply, round_trip) = self.ask_once(session, addr, request, patience)?;
+            if request.is_empty() || !was_not_read(&reply) || sending == SENDINGS || !patience.is_left() {
+                return Ok(reply);
+            }
+            log::info!("what was sent to {addr} came too late to be read, and is sent again");
+            if round_trip >= SLOW_WAY {
+                self.note_that_way_is_slow(session, round_trip);
+            }
+            sending += 1;
+        }
+    }
+
+    /// Returns the reply, and how long the way to the control guest and back takes.
+    fn ask_once(
+        &self,
+        session: &GuestSession,
+        addr: SocketAddr,
+        request: &[u8],
+        patience: Patience<'_>,
+    ) -> Result<(Vec<u8>, Duration)> {
         let mut talk = self.begin(session, addr, request, patience).map_err(|failure| failure.error)?;
+        let round_trip = talk.work.held.round_trip();
+        let closing = patience.within(talk.work.held.with_way(CLOSING));
         let heard_out = talk.hear_out(patience);
-        let is_finished = heard_out.is_ok() && talk.work.wait_until_closed(patience.within(CLOSING)).is_ok();
+        let is_finished = heard_out.is_ok() && talk.work.wait_until_closed(closing).is_ok();
         if is_finished {
             let reply = talk.reply();
             session.set_aside(talk.work);
-            return reply;
+            return Ok((reply?, round_trip));
         }
         // What is under way on a channel that does not close is not known any more.
-        if talk.work.close(patience.within(CLOSING)).is_err() {
+        if talk.work.close(patience.within(talk.work.held.with_way(CLOSING))).is_err() {
             session.give_up(&talk.work);
         }
-        heard_out.and_then(|()| talk.reply())
+        Ok((heard_out.and_then(|()| talk.reply())?, round_trip))
     }
 
     fn begin<'a>(
@@ -68,7 +102,8 @@ impl Exchanges {
         patience: Patience<'_>,
     ) -> Result<Talk<'a>, Failure> {
         let (host, port) = (addr.ip().to_string(), addr.port());
-        if !self.forwarding_is_forbidden.load(Ordering::Relaxed) {
+        let goes_by_relay = [&self.way_is_slow, &self.forwarding_is_forbidden];
+        if !goes_by_relay.into_iter().any(|found| found.load(Ordering::Relaxed)) {
             let open = |session: &Session| session.channel_direct_tcpip(&host, port, None);
             match session.open_channel(patience, open) {
                 Ok(work) => return Ok(Talk::new(work, request, false)),
@@ -82,19 +117,27 @@ impl Exchanges {
                 Err(failure) => return Err(failure),
             }
         }
-        Self::begin_relayed(session, addr, request, patience)
+        self.begin_relayed(session, addr, request, patience)
     }
 
     fn begin_relayed<'a>(
+        &self,
         session: &GuestSession,
         addr: SocketAddr,
         request: &'a [u8],
         patience: Patience<'_>,
     ) -> Result<Talk<'a>, Failure> {
-        let mut work = session.open_channel(patience, Session::channel_session)?;
-        let line = relay_line(addr);
+        let mut work = session.open_command(patience)?;
+        let marker = work.held.greets().then(Marker::new);
+        let mut line = relay_line(addr);
+        if self.way_is_slow.load(Ordering::Relaxed) {
+            line = format!("{WHOLE_FIRST}; {line}");
+        }
+        if let Some(marker) = &marker {
+            line = marker.before(&line);
+        }
         work.until(patience.within(ANSWER), |channel| channel.exec(&line))?;
-        Ok(Talk::new(work, request, true))
+        Ok(Talk { marker, ..Talk::new(work, request, true) })
     }
 
     /// Why the control guest cannot connect to an address. The server knows, but libssh2 does not pass it on; a relay says it.
@@ -109,7 +152,7 @@ impl Exchanges {
             return Some(why);
         }
         let patience = patience.within(EXPLAINING);
-        let mut talk = Self::begin_relayed(session, addr, &[], patience).ok()?;
+        let mut talk = self.begin_relayed(session, addr, &[], patience).ok()?;
         let heard_out = talk.hear_out(patience).map(|()| talk.work.wait_until_closed(patience).is_ok());
         let why = reason_in(&String::from_utf8_lossy(&talk.complaint));
         match heard_out {
@@ -121,6 +164,18 @@ impl Exchanges {
         let explained = &mut self.explained.lock().unwrap_or_else(PoisonError::into_inner);
         explained.insert(addr, (Instant::now(), why.clone()));
         Some(why)
+    }
+
+    /// From now on whole requests are brought to the control guest before it connects.
+    fn note_that_way_is_slow(&self, session: &GuestSession, round_trip: Duration) {
+        if !self.way_is_slow.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "the way to control guest {} and back takes {} ms, so that each request is brought there before a replica is \
+                 connected to",
+                session.guest().host,
+                round_trip.as_millis()
+            );
+        }
     }
 
     fn note_that_it_is_forbidden(&self, session: &GuestSession) {
@@ -147,6 +202,18 @@ fn reason_in(complaint: &str) -> Option<String> {
     ];
     let complaint = complaint.to_lowercase();
     sentences.into_iter().find(|sentence| complaint.contains(&sentence.to_lowercase())).map(str::to_owned)
+}
+
+/// Takes the whole request before what follows connects.
+const WHOLE_FIRST: &str = "f=$(mktemp) && cat >\"$f\" && exec <\"$f\" && rm -f \"$f\" || exit 1";
+
+/// Whether a replica says that no whole request came before it lost patience. What was not read was not executed, so that it
+/// may be sent again.
+fn was_not_read(reply: &[u8]) -> bool {
+    let said = reply.strip_prefix(b"status=error\nmessage=failed to read ").unwrap_or_default();
+    ["client", "control", "protocol"]
+        .iter()
+        .any(|port| said.starts_with(format!("{port} request: ").as_bytes()))
 }
 
 fn is_forbidden(failure: &Failure) -> bool {
@@ -176,6 +243,8 @@ fn relay_line(addr: SocketAddr) -> String {
 struct Talk<'a> {
     work: Work,
     is_relayed: bool,
+    /// Where the reply begins, if not at the beginning.
+    marker: Option<Marker>,
     rest: &'a [u8],
     is_closed: bool,
     reply: Vec<u8>,
@@ -188,6 +257,7 @@ impl<'a> Talk<'a> {
         Self {
             work,
             is_relayed,
+            marker: None,
             rest: request,
             is_closed: false,
             reply: Vec::new(),
@@ -251,6 +321,9 @@ impl<'a> Talk<'a> {
 
     /// What it came to, once the reply has ended and the channel is closed.
     fn reply(&mut self) -> Result<Vec<u8>> {
+        if let Some(marker) = self.marker.take() {
+            self.reply = marker.behind(&self.reply).unwrap_or_default().to_vec();
+        }
         let status = if self.is_relayed { self.work.channel.exit_status()? } else { 0 };
         // A connection that breaks after the reply has begun ends it, as it does without a relay.
         if status != 0 && self.reply.is_empty() {
@@ -370,6 +443,18 @@ mod tests {
             "No route to host"
         );
         assert_eq!(reason_in("ls: nothing"), None);
+    }
+
+    #[test]
+    fn only_a_request_that_was_not_read_is_sent_again() {
+        let says = |message: &str| was_not_read(&allocdb_node::api::text::error_reply(message));
+        for port in ["client", "control", "protocol"] {
+            assert!(says(&format!(
+                "failed to read {port} request: Resource temporarily unavailable (os error 11)"
+            )));
+        }
+        assert!(!says("replica faulted") && !says("failed to read the log") && !was_not_read(b""));
+        assert!(!says("not primary: role=backup"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use super::super::common::{replace_file, temporary_beside};
 use super::super::harness_log;
 use super::super::interrupt::Interrupt;
+use super::exchanges::read_now;
 use allocdb_node::testbed::GUEST_USER;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,15 +20,24 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long connecting, handshake and authentication may take together.
-const LOGIN: Duration = Duration::from_secs(15);
+const LOGIN: Duration = Duration::from_secs(20);
 
-/// How long a channel may take to open.
+/// How long a channel may take to open, besides what the way there takes.
 const OPENING: Duration = Duration::from_secs(5);
+
+/// So many times to the control guest and back may opening or closing a channel take.
+const ROUND_TRIPS: u32 = 4;
+
+/// Pause until a session that the server had no room for is asked for again.
+const FULL: Duration = Duration::from_millis(20);
+
+/// Most bytes that are kept of what a login shell says by itself.
+const MAX_GREETING: usize = 1024;
 
 /// How long nothing goes over the session before it is tried whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -134,7 +144,7 @@ impl<'a> Patience<'a> {
         }
     }
 
-    fn is_left(&self) -> bool {
+    pub(crate) fn is_left(&self) -> bool {
         self.interrupt.check().is_ok() && Instant::now() < self.deadline
     }
 
@@ -170,6 +180,10 @@ pub(crate) struct Held {
     used_at: Mutex<Instant>,
     /// How many work on its channels.
     workers: AtomicUsize,
+    /// What the login shell says on standard output before it runs a command, the beginning of it.
+    greeting: OnceLock<String>,
+    /// How long the first channel took to open.
+    round_trip: OnceLock<Duration>,
 }
 
 impl Held {
@@ -195,8 +209,12 @@ impl Held {
     /// until it has been asked for a first command.
     fn ask_for_no_delay(&self, patience: Patience<'_>) -> Result<(), Failure> {
         let run = || {
+            let begun = Instant::now();
             let mut channel = self.open_channel(patience, Session::channel_session)?;
+            let _ = self.round_trip.set(begun.elapsed());
             patience.until(self, || channel.exec(":"))?;
+            let greeting = self.listen(&mut channel, patience)?;
+            let _ = self.greeting.set(String::from_utf8_lossy(&greeting).into_owned());
             patience.until(self, || channel.close())
         };
         run().or_else(|failure: Failure| match failure.trouble {
@@ -206,13 +224,52 @@ impl Held {
         })
     }
 
+    /// What a command says on standard output until it ends, the beginning of it.
+    fn listen(&self, channel: &mut Channel, patience: Patience<'_>) -> Result<Vec<u8>, Failure> {
+        let over = |error| Failure { error, trouble: Trouble::Over };
+        let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
+        while !channel.eof() {
+            let mut heard = false;
+            while let Some(count) = read_now(channel, &mut buffer).map_err(|error| over(error.into()))? {
+                let room = MAX_GREETING.saturating_sub(said.len()).min(count);
+                said.extend_from_slice(&buffer[..room]);
+                heard = true;
+            }
+            while read_now(&mut channel.stderr(), &mut buffer).map_err(|error| over(error.into()))?.is_some()
+            {
+                heard = true;
+            }
+            if !heard {
+                patience.wait(self).map_err(over)?;
+            }
+        }
+        Ok(said)
+    }
+
+    /// Whether its login shell says something by itself before it runs a command.
+    pub(crate) fn greets(&self) -> bool {
+        self.greeting.get().is_some_and(|greeting| !greeting.is_empty())
+    }
+
+    /// A limit for something that goes to the control guest and back.
+    pub(crate) fn with_way(&self, limit: Duration) -> Duration {
+        limit + self.round_trip() * ROUND_TRIPS
+    }
+
+    /// How long the way to the control guest and back takes; nothing if that is not known.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip.get().copied().unwrap_or_default()
+    }
+
     fn begin(line: Box<dyn Line>) -> Result<Self> {
         let mut session = Session::new()?;
         session.set_blocking(false);
         session.set_tcp_stream(line.stream().try_clone_to_owned()?);
         let stream = line.stream().try_clone_to_owned()?;
         let used_at = Mutex::new(Instant::now());
-        Ok(Self { session, stream, line: Mutex::new(line), used_at, workers: AtomicUsize::new(0) })
+        let line = Mutex::new(line);
+        let (greeting, round_trip) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { session, stream, line, used_at, workers: AtomicUsize::new(0), greeting, round_trip })
     }
 
     fn complaint(&self) -> String {
@@ -242,7 +299,19 @@ impl Held {
         let entered = patience.until(self, || session.userauth_pubkey_file(GUEST_USER, None, key, None));
         entered.map_err(|failure| {
             let code = failure.error.downcast_ref::<ssh2::Error>().map(ssh2::Error::code);
+            // What the server still asks for, once the key was shown.
+            let asked = || session.auth_methods(GUEST_USER).map(str::to_owned);
+            let asked = patience.until(self, asked).unwrap_or_default();
             refused(match code {
+                Some(code)
+                    if REFUSED_LOGIN.contains(&code) && !asked.is_empty() && !asked.contains("publickey") =>
+                {
+                    anyhow!(
+                        "control guest {host} wants more from user {GUEST_USER} than the key {}: it asks for {asked}, which a \
+                         program cannot give; let its sshd_config say `AuthenticationMethods publickey` for that user",
+                        key.display()
+                    )
+                }
                 Some(code) if REFUSED_LOGIN.contains(&code) => anyhow!(
                     "control guest {host} does not accept the key {} for user {GUEST_USER}; check that its public half is \
                      in that user's authorized_keys there",
@@ -271,7 +340,8 @@ impl Held {
         patience: Patience<'_>,
         open: impl Fn(&Session) -> Result<Channel, ssh2::Error>,
     ) -> Result<Channel, Failure> {
-        let patience = patience.within(OPENING);
+        let limit = self.with_way(OPENING);
+        let patience = patience.within(limit);
         let begun = Instant::now();
         let (mut is_asked, mut gave_a_sign) = (false, false);
         loop {
@@ -280,7 +350,7 @@ impl Held {
                 Err(error) if would_wait(&error) => {}
                 Err(error) => return Err(failed(error)),
             }
-            if !is_asked && begun.elapsed() >= OPENING / 2 {
+            if !is_asked && begun.elapsed() >= limit / 2 {
                 self.ask_for_a_sign();
                 is_asked = true;
             }
@@ -454,6 +524,36 @@ impl GuestSession {
     pub(crate) fn set_aside(&self, work: Work) {
         let Work { channel, held, .. } = work;
         lock(&self.shared.set_aside).push(Finished { channel, held });
+    }
+
+    /// Opens a channel for a command. A server that has no room for another waits until one of those under way has ended.
+    pub(crate) fn open_command(&self, patience: Patience<'_>) -> Result<Work, Failure> {
+        let mut is_noted = false;
+        loop {
+            let failure = match self.open_channel(patience, Session::channel_session) {
+                Err(failure) if failure.trouble == Trouble::Refused => failure,
+                opened => return opened,
+            };
+            let host = &self.shared.guest.host;
+            if !patience.is_left() {
+                let why = format!(
+                    "the SSH server of control guest {host} opens no further session; MaxSessions in its sshd_config says how \
+                     many it opens at a time"
+                );
+                return Err(Failure { error: failure.error.context(why), ..failure });
+            }
+            if !std::mem::replace(&mut is_noted, true) {
+                log::info!(
+                    "control guest {host} has no room for another session, which waits: {:#}",
+                    failure.error
+                );
+            }
+            let over = |error: super::super::interrupt::Interrupted| Failure {
+                error: error.into(),
+                trouble: Trouble::Over,
+            };
+            self.shared.interrupt.pause(FULL).map_err(over)?;
+        }
     }
 
     /// Sees to it that nothing more is begun on the session of a channel.
