@@ -139,6 +139,10 @@ impl ExternalTestbed for StandIn {
         "kubevirt"
     }
 
+    fn read_lease(&self) -> std::time::Duration {
+        self.cluster.read_lease()
+    }
+
     fn label(&self) -> String {
         String::new()
     }

@@ -21,9 +21,6 @@ use std::time::{Duration, Instant};
 /// every time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a primary may serve reads that has heard of no majority, where its layout does not say.
-const READ_LEASE: Duration = Duration::from_millis(1_000);
-
 /// A testbed in the operator's hands.
 struct Hands<'a, 'b> {
     actions: &'a Actions<'b>,
@@ -152,18 +149,18 @@ pub(crate) fn find_replica(actions: &Actions<'_>, id: ReplicaId) -> Result<Membe
 }
 
 /// What a primary that cannot be ended is given before another one serves.
-pub(crate) fn fence() -> Fence {
-    Fence::EndedOrAfter(READ_LEASE)
+pub(crate) fn fence(actions: &Actions<'_>) -> Fence {
+    Fence::EndedOrAfter(actions.testbed.read_lease())
 }
 
 /// Waits until everybody is in place, and does what it can about who is not.
 pub(crate) fn ensure_ready(actions: &Actions<'_>) -> Result<Member> {
-    carry_out(actions, Converge::new(REPLICAS, fence()), &mut |_| {})
+    carry_out(actions, Converge::new(REPLICAS, fence(actions)), &mut |_| {})
 }
 
 /// Waits until every backup has committed through `lsn`. One that does not come along is rejoined.
 pub(crate) fn ensure_followed(actions: &Actions<'_>, lsn: Lsn) -> Result<()> {
-    carry_out(actions, Converge::through(lsn, REPLICAS, fence()), &mut |_| {}).map(|_| ())
+    carry_out(actions, Converge::through(lsn, REPLICAS, fence(actions)), &mut |_| {}).map(|_| ())
 }
 
 /// What the files of a replica hold, whether it runs or not.

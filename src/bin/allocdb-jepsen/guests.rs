@@ -244,6 +244,10 @@ impl ExternalTestbed for GuestTestbed {
         self.session.guest().backend
     }
 
+    fn read_lease(&self) -> Duration {
+        self.cluster.read_lease()
+    }
+
     fn label(&self) -> String {
         self.label.clone()
     }

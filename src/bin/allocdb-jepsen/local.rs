@@ -174,6 +174,11 @@ impl ExternalTestbed for LocalTestbed {
         "local"
     }
 
+    fn read_lease(&self) -> Duration {
+        // What is not set up has no primary.
+        self.runner().map(|runner| runner.layout().read_lease()).unwrap_or_default()
+    }
+
     fn label(&self) -> String {
         let root = self.runner().map(Runner::root).unwrap_or(Path::new(""));
         root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

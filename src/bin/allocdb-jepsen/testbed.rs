@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use std::fmt;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// The replicas of every testbed, in the order of its layout.
 pub(crate) const REPLICAS: [ReplicaId; 3] = [ReplicaId(1), ReplicaId(2), ReplicaId(3)];
@@ -115,6 +116,9 @@ pub(crate) enum Ending {
 pub(crate) trait ExternalTestbed: Sync {
     /// Its word in files, lines and messages.
     fn backend(&self) -> &'static str;
+
+    /// How long a primary of it may serve reads without having heard of a majority.
+    fn read_lease(&self) -> Duration;
 
     /// What its staging folders are named after.
     fn label(&self) -> String;

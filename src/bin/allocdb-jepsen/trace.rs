@@ -18,6 +18,7 @@ use anyhow::Result;
 use std::fmt::Display;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// A testbed whose requests and answers are noted.
 pub(crate) struct Noted(pub(crate) Box<dyn ExternalTestbed>);
@@ -25,6 +26,10 @@ pub(crate) struct Noted(pub(crate) Box<dyn ExternalTestbed>);
 impl ExternalTestbed for Noted {
     fn backend(&self) -> &'static str {
         self.0.backend()
+    }
+
+    fn read_lease(&self) -> Duration {
+        self.0.read_lease()
     }
 
     fn label(&self) -> String {

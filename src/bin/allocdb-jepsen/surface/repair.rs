@@ -119,11 +119,11 @@ fn tell(decision: &Decision) {
 fn carry_out(actions: &Actions<'_>, operation: Operation, round: &Round) -> Result<()> {
     match operation {
         Operation::Repair => {
-            let converge = Converge::new(REPLICAS, cluster::fence());
+            let converge = Converge::new(REPLICAS, cluster::fence(actions));
             cluster::carry_out(actions, converge, &mut tell).map(|_| ())
         }
         Operation::FailOver(named) => {
-            let failover = Failover::new(failover(round, named), cluster::fence());
+            let failover = Failover::new(failover(round, named), cluster::fence(actions));
             cluster::carry_out(actions, failover, &mut tell).map(|_| ())
         }
         Operation::Rejoin(target) => {
