@@ -235,7 +235,7 @@ fn a_workspace_that_is_no_cluster_is_named() {
 }
 
 #[test]
-fn a_damaged_log_is_named_and_left_as_it_is() {
+fn a_damaged_log_is_named_and_kept_and_its_replica_rejoined() {
     let cluster = Cluster::started();
     for id in 1..=3 {
         cluster.create(1, 1, id).unwrap();
@@ -247,9 +247,14 @@ fn a_damaged_log_is_named_and_left_as_it_is() {
     damaged[90] ^= 1;
     std::fs::write(&log, &damaged).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let error = run_local(CONTROL, out.path(), &["--workspace", cluster.workspace()]).refused();
-    assert!(error.contains("2:faulted(EngineRecovery(LogCorruption { offset: 80"), "{error}");
-    assert_eq!(std::fs::read(&log).unwrap(), damaged);
+    let done = run_local(CONTROL, out.path(), &["--workspace", cluster.workspace()]);
+    assert_eq!(done.code(), Some(0), "{done:#?}");
+    let told = text(out.path().join(format!("{CONTROL}-harness.log")));
+    let fault = "problem=faulted replica=2 reason=EngineRecovery(LogCorruption { offset: 80";
+    assert!(told.contains(fault), "{told}");
+    let kept = cluster.path().join("replica-2.damaged").join(log.file_name().unwrap());
+    assert_eq!(std::fs::read(kept).unwrap(), damaged);
+    assert_ne!(std::fs::read(&log).unwrap(), damaged);
     assert_no_replicas(cluster.path());
 }
 

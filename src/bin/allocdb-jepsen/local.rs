@@ -16,6 +16,7 @@ use allocdb_node::cluster::{ControlStatus, Network, ReplicaLayout, control};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::planted;
+use allocdb_node::replica::staging::{StagedReplica, StagingError};
 use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -264,9 +265,10 @@ impl ExternalTestbed for LocalTestbed {
     fn import_replica(&self, replica: ReplicaId, archive: &mut dyn Read) -> Result<()> {
         let folder = &self.replica(replica)?.workspace_dir;
         let root = folder.parent().context("a replica's folder has no parent")?;
+        clear_imports(root);
         // Complete beside its place first, so that a failure leaves the replica what it had.
         let incoming = tempfile::Builder::new()
-            .prefix(".import-")
+            .prefix(INCOMING)
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(root)
             .with_context(|| format!("failed to create a folder in {}", root.display()))?;
@@ -276,8 +278,9 @@ impl ExternalTestbed for LocalTestbed {
         flushed.with_context(|| format!("failed to flush {}", unpacked.display()))?;
         planted::reach_kill_point();
         let exchanged = self.runner()?.while_stopped(replica, || {
-            exchange_folders(&unpacked, folder, &incoming.path().join("replaced"))
-                .and_then(|()| File::open(root)?.sync_all())
+            exchange_folders(&unpacked, folder, &incoming.path().join("replaced"))?;
+            keep_if_damaged(incoming.path(), root, replica)?;
+            File::open(root)?.sync_all()
         });
         planted::reach_kill_point();
         exchanged?.with_context(|| format!("failed to replace {}", folder.display()))
@@ -326,6 +329,39 @@ fn check_readable(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         read => read,
     }
+}
+
+/// What the name of a folder begins with in which files come in.
+const INCOMING: &str = ".import-";
+
+/// Removes what imports have left that were killed. A cluster takes one command at a time, so none is under way.
+fn clear_imports(root: &Path) {
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(INCOMING)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            log::warn!("failed to remove {}: {error}", entry.path().display());
+        }
+    }
+}
+
+/// Files that were replaced and cannot be relied on are evidence of what happened to them: they are kept as
+/// `replica-<id>.damaged`, the latest of each replica.
+fn keep_if_damaged(incoming: &Path, root: &Path, replica: ReplicaId) -> std::io::Result<()> {
+    let name = format!("replica-{replica}");
+    let replaced = incoming.join("replaced");
+    if replaced.exists() {
+        std::fs::rename(&replaced, incoming.join(&name))?;
+    }
+    match StagedReplica::in_folder(incoming, replica).survey() {
+        Ok(_) | Err(StagingError::NoMetadata { .. }) => return Ok(()),
+        Err(error) => log::warn!("replica {replica}: {error}; the files are kept in {name}.damaged"),
+    }
+    let kept = root.join(format!("{name}.damaged"));
+    if kept.exists() {
+        std::fs::remove_dir_all(&kept)?;
+    }
+    std::fs::rename(incoming.join(&name), kept)
 }
 
 /// Puts `new` where `folder` is. In one step where the file system can, so that there is the one or the other at any time.

@@ -144,13 +144,14 @@ fn take_over(output_root: &Path, files: &RunFiles) -> Result<()> {
 /// Carries out one run.
 pub(crate) fn run(testbed: Testbed, open: &Open<'_>, run_id: &str, output_root: &Path) -> Result<()> {
     let interrupt = &Interrupt::listen()?;
-    let _claim = claim(&testbed, run_id)?;
+    let layout = testbed.layout_file();
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
     let run = find_run(run_id)?;
     let window = Window::of(run)?;
     if !run.is_control() {
         check_staging(&std::env::temp_dir())?;
     }
+    let _claim = claim(layout.as_deref(), run_id)?;
     fs::create_dir_all(output_root)
         .with_context(|| format!("failed to create Jepsen output root {}", output_root.display()))?;
     let _lock = lock_output_root(output_root, run.id.as_str())?;

@@ -81,8 +81,9 @@ pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>) -> Resul
     let command = testbed.verify_command();
     let interrupt = &Interrupt::listen()?;
     clear_staging(&std::env::temp_dir());
-    let _claim = told(command, format, claim(&testbed, command))?;
+    let layout = testbed.layout_file();
     let verified = open(testbed, Contact::AtOnce, interrupt).and_then(|testbed| {
+        let _claim = claim(layout.as_deref(), command)?;
         verify_surface(&Actions::new(&*testbed, interrupt), &mut Namespaces::default())?;
         Ok(testbed)
     });

@@ -37,10 +37,9 @@ pub(crate) fn claim_in(folder: &Path, holder: &str) -> Result<Lock> {
     }
 }
 
-/// Takes a cluster that is there already for one command alone. Where its layout is missing, whoever opens it says so.
-pub(crate) fn claim(testbed: &Testbed, holder: &str) -> Result<Option<Lock>> {
-    let layout = testbed.layout_file().filter(|layout| layout.exists());
-    layout.as_deref().and_then(Path::parent).map(|folder| claim_in(folder, holder)).transpose()
+/// Takes the cluster of a layout file for one command alone, once that file was found to be usable.
+pub(crate) fn claim(layout: Option<&Path>, holder: &str) -> Result<Option<Lock>> {
+    layout.and_then(Path::parent).map(|folder| claim_in(folder, holder)).transpose()
 }
 
 /// One of a replica's three listeners.

@@ -19,11 +19,12 @@ use anyhow::{Result, bail, ensure};
 /// Carries out what was asked for, or says what that would be.
 pub(crate) fn run(operate: Operate, open: &Open<'_>) -> Result<()> {
     let interrupt = &Interrupt::listen()?;
+    let layout = operate.testbed.layout_file();
+    let testbed = open(operate.testbed, Contact::AtOnce, interrupt)?;
     let _claim = match operate.dry_run {
         true => None,
-        false => claim(&operate.testbed, operate.operation.word())?,
+        false => claim(layout.as_deref(), operate.operation.word())?,
     };
-    let testbed = open(operate.testbed, Contact::AtOnce, interrupt)?;
     let actions = &Actions::new(&*testbed, interrupt);
     let round = runtime::probe(&*testbed);
     let found: String = round.0.iter().map(|sighting| found(actions, sighting)).collect();
