@@ -9,6 +9,7 @@ use allocdb_node::api::{Response, SubmitResponse, decode_response, encode_reques
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::ids::{Lsn, OperationId, ReservationId, ResourceId, View};
 use allocdb_node::replica::{Metadata, Role};
+use allocdb_node::storage::sum::Sum;
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk, OsDisk};
 use std::collections::BTreeMap;
@@ -191,6 +192,13 @@ fn a_lost_majority_is_refused_and_said() {
     assert_eq!([1, 2].map(|id| stored(&cluster, id).role), [Role::Recovering; 2]);
 }
 
+/// Whether the sum beside a replica's metadata covers what stands there and nothing else: what is under way covers two.
+fn is_settled(cluster: &Cluster, id: u64) -> bool {
+    let path = cluster.replica(id).metadata_path;
+    let sum = std::fs::read(path.with_extension("metadata.sum")).unwrap_or_default();
+    Sum::decode(&sum).is_ok_and(|sum| sum.covers.len() == 1)
+}
+
 /// Everything that a workspace holds, but for logs and locks.
 fn contents(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -208,7 +216,9 @@ fn contents(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
 fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
     let cluster = Cluster::started();
     cluster.create(1, 1, 1).unwrap();
-    until("settled files", || (1..=3).all(|id| stored(&cluster, id).commit_lsn.is_some()));
+    until("settled files", || {
+        (1..=3).all(|id| stored(&cluster, id).commit_lsn.is_some() && is_settled(&cluster, id))
+    });
     let before = contents(&cluster);
     assert!(operated(&cluster, "repair", &["--dry-run"]).ends_with("dry_run=true\naction=none\n"));
     let told = operated(&cluster, "failover", &["--replica-id", "3", "--dry-run"]);

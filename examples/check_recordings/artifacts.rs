@@ -33,6 +33,12 @@ const ABOUT: [&str; 5] = ["command", "stdout", "stderr", "exit", "files-left-beh
 /// Window of a faulted run, in seconds: long enough for an iteration or more.
 const WINDOW: u64 = 1;
 
+/// Whether this is what an earlier failed run had recorded, which the next one keeps under the time at which it found it.
+fn is_put_aside(name: &str) -> bool {
+    let time = name.strip_suffix(".txt").and_then(|stem| stem.rsplit_once("-partial-history-"));
+    time.is_some_and(|(_, time)| !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// How a case is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repeat {
@@ -248,6 +254,7 @@ impl Case<'_> {
         name == EVIDENCE_FILE
             || name == ".allocdb-jepsen.lock"
             || endings.iter().any(|end| name.ends_with(end))
+            || (self.how == Repeat::FailTwice && is_put_aside(name))
     }
 
     fn differing_content(
