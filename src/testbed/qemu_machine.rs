@@ -173,7 +173,8 @@ fn micro(words: &mut Words, layout: &QemuLayout, guest: &QemuGuest, machine: &Ma
     words.pair("-accel", format!("{}{limit}", accelerator.0));
     words.pair("-cpu", accelerator.cpu());
     words.pair("-smp", "1");
-    let memory = MICRO_MEMORY + machine.system_len.div_ceil(1024 * 1024).next_multiple_of(8);
+    // The archive lies beside what is unpacked from it until that is done.
+    let memory = MICRO_MEMORY + 2 * machine.system_len.div_ceil(1024 * 1024).next_multiple_of(8);
     words.pair("-m", memory.to_string());
     words.pair("-display", "none");
     words.flag("-daemonize");
@@ -253,7 +254,7 @@ mod tests {
         let layout = layout("guest.kind=micro\nguest.modules_path=/m\nlane=3\n");
         let line = line(&layout, &layout.control_guest(), "tcg");
         for part in [
-            " -smp 1 -m 152 ",
+            " -smp 1 -m 176 ",
             "-kernel /srv/img -initrd /srv/a,b/qemu/images/micro-system.cpio ",
             "file=/srv/a,,b/qemu/images/control-state.img ",
             "readonly=on,file=/srv/a,,b/qemu/seed/control-seed.tar ",
