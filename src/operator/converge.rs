@@ -199,7 +199,10 @@ impl Converge {
             }
             Need::FailOver if is_due => {
                 log::warn!("nobody serves, {}; whoever holds most becomes primary", round.summary());
-                let replicas = Replicas::Best { all: self.all, new_primary: None };
+                // Of those that hold as much, one that answers: another may run without anybody reaching it.
+                let mut all = self.all;
+                all.sort_by_key(|id| round.standing(*id).is_none());
+                let replicas = Replicas::Best { all, new_primary: None };
                 Work::FailOver(Box::new(Failover::new(replicas, self.fence)))
             }
             _ if !down.is_empty() => Work::Start(down),
