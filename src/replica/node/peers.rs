@@ -46,6 +46,8 @@ pub(super) struct InFlight {
     lsn: Lsn,
     /// Not later than when it left.
     pub(super) sent: Duration,
+    /// It left before the present round began, so that it failed says nothing about the round.
+    before_round: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,14 @@ impl Peer {
     pub(super) fn begin_round(&mut self, commit: Option<Lsn>) {
         self.standing = Standing::Open;
         self.setbacks = 0;
+        if let Some(sent) = &mut self.in_flight {
+            sent.before_round = true;
+        }
+        self.find_again(commit);
+    }
+
+    /// One that was lost is taken to hold what is committed.
+    fn find_again(&mut self, commit: Option<Lsn>) {
         if std::mem::take(&mut self.lost) {
             self.next = Lsn::following(commit).unwrap_or(Lsn(u64::MAX));
             self.committed = None;
@@ -210,10 +220,16 @@ impl Node {
 
     fn peer_failed(&mut self, at: usize, sent: InFlight, problem: &str) {
         let (now, is_round) = (self.now, self.round.is_some());
+        let commit = self.replica.commit_lsn();
         let peer = &mut self.peers[at];
-        peer.standing = Standing::Failed;
         peer.lost = true;
         peer.answers = false;
+        if is_round && sent.before_round && peer.standing == Standing::Open {
+            // It may be back since: a replica that is sought while it starts is one. The round asks it for itself.
+            peer.find_again(commit);
+        } else {
+            peer.standing = Standing::Failed;
+        }
         if !peer.seek.failed(now) && !is_round {
             // It has been told of already, and nobody waits for this peer.
             return;
@@ -300,7 +316,8 @@ impl Node {
     pub(super) fn drive(&mut self, at: usize, now: Duration) {
         let Some(request) = self.next_request(at) else { return };
         let peer = &mut self.peers[at];
-        peer.in_flight = Some(InFlight { kind: request.ack_kind(), lsn: request.lsn(), sent: now });
+        peer.in_flight =
+            Some(InFlight { kind: request.ack_kind(), lsn: request.lsn(), sent: now, before_round: false });
         self.outputs.push(Output::Send { to: peer.id, request });
     }
 

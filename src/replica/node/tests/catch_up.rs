@@ -290,3 +290,26 @@ fn a_peer_that_answers_nothing_any_more_is_waited_for_a_moment_only() {
         assert!(cluster.replies.contains_key(&asked), "write {id} waits for a peer that is silent");
     }
 }
+
+#[test]
+fn a_peer_that_was_sought_in_vain_is_asked_again_by_the_round_that_began_meanwhile() {
+    let mut cluster = Cluster::new();
+    assert_eq!(cluster.submit(1, 1, 1, create(41)), Done(1, Fine));
+    // Started again, a primary does not know where its peers are, and looks for them.
+    cluster.stop(1);
+    cluster.start(1);
+    cluster.now = Duration::from_secs(60);
+    let now = cluster.now;
+    cluster.node(1).advance(now);
+    let sought = cluster.node(1).take_outputs();
+    assert_eq!(sought.iter().filter(|output| matches!(output, Output::Send { .. })).count(), 2);
+    // They were not there yet when they were looked for, and are when the write is sent.
+    let token = cluster.hand_in(1, submit(2, 2, create(77)));
+    cluster.node(1).advance(now);
+    for peer in [2, 3] {
+        let refused = Err(PeerFailure::Unreachable("connection refused".to_owned()));
+        cluster.node(1).answered(ReplicaId(peer), refused, now);
+    }
+    cluster.run();
+    assert_eq!(Answer::from(cluster.replies.remove(&token).unwrap()), Done(2, Fine));
+}
