@@ -90,7 +90,10 @@ fn a_primary_whose_folder_is_removed_while_clients_write_costs_no_acknowledged_w
         let over = Over(&is_over);
         let count = || acknowledged.lock().unwrap().len();
         until("acknowledged writes", || count() >= 100);
-        std::fs::remove_dir_all(&primary.workspace_dir).unwrap();
+        // At once, or what is written meanwhile would keep the folder there.
+        let removed = primary.workspace_dir.with_extension("removed");
+        std::fs::rename(&primary.workspace_dir, &removed).unwrap();
+        std::fs::remove_dir_all(&removed).unwrap();
         // What it has open it goes on with; whatever is acknowledged now is with a backup too.
         let before = count() + 20;
         let give_up_at = Instant::now() + Duration::from_secs(2);
