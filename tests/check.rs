@@ -329,6 +329,17 @@ fn what_is_no_history_is_named_with_its_place() {
     assert_eq!(wrong.status.code(), Some(254));
 }
 
+#[test]
+fn a_verdict_that_cannot_be_told_is_no_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.jsonl");
+    std::fs::write(&file, leased(&[])).unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = jepsen(&["check", "--history-file"]).arg(&file).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(255), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with("failed to write to standard output"), "{}", stderr(&output));
+}
+
 /// A text history of a scripted run, out of lines without what nobody looks at.
 fn text_history(lines: &[&str]) -> String {
     let mut text = "version=1\n".to_owned();

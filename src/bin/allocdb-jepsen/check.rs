@@ -27,7 +27,8 @@ pub(crate) fn run(history_file: &Path, format: Format) -> Result<()> {
     print(&match format {
         Format::Text => told.text(),
         Format::Json => told.json(),
-    })?;
+    })
+    .map_err(|error| Exit::Failed.because(format!("{error:#}")))?;
     match judgement.verdict() {
         Verdict::Valid => Ok(()),
         Verdict::Invalid => Err(Exit::Invalid.silently()),

@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Unknown = 2,
     /// The arguments, or the files that they name, make no sense.
     Misused = 254,
+    /// The program itself failed, which says nothing about the history.
+    Failed = 255,
 }
 
 /// An [`Exit`] on its way to the root of the program. What has been printed already is not said again.
