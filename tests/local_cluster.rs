@@ -324,6 +324,13 @@ fn stop_deals_with_every_replica_also_behind_one_that_hangs() {
 fn an_old_primary_does_not_come_back_as_primary() {
     let cluster = Cluster::started();
     cluster.create(1, 1, 1).unwrap();
+    // Replica 2 would be a primary without it, and at odds with whoever has it.
+    until("the resource on every replica", || {
+        (1..=3).all(|id| {
+            let stored = std::fs::read(cluster.replica(id).metadata_path).unwrap();
+            Metadata::decode(&stored).unwrap().commit_lsn == Some(Lsn(1))
+        })
+    });
     cluster.operate("stop", &[]).ok();
     // A failover happened meanwhile: replica 2 became primary of view 2.
     for (id, role) in [(2, Role::Primary), (3, Role::Backup)] {

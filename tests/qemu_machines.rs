@@ -201,7 +201,8 @@ fn a_run_whose_control_guest_reboots_ends_with_what_it_has() {
         isolated && events.is_some_and(|events| events != "0")
     });
     run(machines.ssh().arg("sudo /sbin/reboot"));
-    let done = finish(child);
+    // What is not answered any more is given up after its time, and then what there is to collect is awaited.
+    let done = finish_within(Duration::from_secs(400), child);
     assert_eq!((done.code(), done.stdout.as_str()), (Some(1), ""), "{done:#?}");
     assert!(done.stderr.contains("partial history in "), "{done:#?}");
     let partial = text(out.join(format!("{id}-partial-history.txt")));

@@ -123,7 +123,12 @@ impl Drop for Running {
 }
 
 /// Waits for a child and collects what it said.
-pub fn finish(mut child: Child) -> Done {
+pub fn finish(child: Child) -> Done {
+    finish_within(LIMIT, child)
+}
+
+/// The same for a child that may take its time.
+pub fn finish_within(limit: Duration, mut child: Child) -> Done {
     let collect = |pipe: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -135,7 +140,7 @@ pub fn finish(mut child: Child) -> Done {
     };
     let stdout = collect(child.stdout.take().map(|pipe| Box::new(pipe) as _));
     let stderr = collect(child.stderr.take().map(|pipe| Box::new(pipe) as _));
-    let status = wait(&mut child, LIMIT);
+    let status = wait(&mut child, limit);
     Done { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
