@@ -5,12 +5,12 @@
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
 //! - [`history`]: what processes asked and what became of it, as lines of JSON; knows no database.
-//! - [`check`]: holding a history against a model; knows no database. [`client`]: what a client of a lease database asks and may
-//!   conclude, and the model of what the database promises.
+//! - [`check`]: holding a history against a model; knows no database.
 //! - [`allocator`]: the deterministic state machine, who holds what.
 //! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
 //! - [`engine`]: one node, an allocator behind a log.
-//! - [`api`]: what clients ask and replicas answer.
+//! - [`api`]: what clients ask and replicas answer. [`client`]: what a client may conclude from an answer, and the model of what
+//!   the database promises, which shares no code with it.
 //! - [`replica`]: one of three copies, its promises, roles and views.
 //! - [`keyvalue`]: text of lines `key=value`.
 //! - [`build_info`]: which program this is, and what may make it behave in another way.
@@ -19,7 +19,7 @@
 //! - [`operator`]: what is done to a cluster from outside: failover, rejoin, bringing everybody in place.
 //! - [`testbed`]: three replicas in virtual machines under QEMU or KubeVirt, the files that say where they are, and all that
 //!   follows from those: names, addresses, ports, and the layout of the cluster inside.
-//! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing but
+//! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing of the database but
 //!   [`ids`], so a history can be judged without any database at hand.
 
 pub mod allocator;

@@ -212,7 +212,10 @@ fn tamper(ops: &mut [Op], rng: &mut Rng) {
             Sight::Lease { seen, .. } => {
                 *seen = [LeaseSeen::NotFound, LeaseSeen::Retired][rng.usize(..2)].clone();
             }
-            Sight::NothingDue { slot } => *slot = Slot(slot.0 + 4),
+            Sight::NothingDue { slot } if rng.bool() => *slot = Slot(slot.0 + 4),
+            Sight::NothingDue { .. } | Sight::Nonsense { .. } => {
+                *sight = Sight::Nonsense { words: "another resource".to_owned() };
+            }
         },
         Completion::Conflict { place } => *place += 1,
         completion => *completion = Completion::Fail,
@@ -280,6 +283,7 @@ fn search(ops: &[Op], left: &[usize], model: &LeaseModel, lsn: u64, done: &[(Com
                     }
                     Sight::Lease { lease, slot, seen } => model.read_lease(*lease, *slot) == *seen,
                     Sight::NothingDue { slot } => model.due(slot).is_empty(),
+                    Sight::Nonsense { .. } => false,
                 };
                 fits && not_before.is_none_or(|fence| fence <= lsn) && search(ops, &rest, model, lsn, done)
             }

@@ -174,6 +174,8 @@ pub enum Sight {
     Lease { lease: ReservationId, slot: Slot, seen: LeaseSeen },
     /// A tick at this slot found nothing to end.
     NothingDue { slot: Slot },
+    /// What no state of the database explains, in words: something else than was asked for, say.
+    Nonsense { words: String },
 }
 
 /// What became of a lease, to a reader.

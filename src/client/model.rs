@@ -506,6 +506,8 @@ impl Model for LeaseModel {
             Sight::Resource { resource, .. } => vec![Key::Resource(*resource)],
             Sight::Lease { lease, .. } => vec![Key::Lease(*lease), Key::Watermark],
             Sight::NothingDue { .. } => vec![Key::NextDeadline],
+            // It fits nowhere, so any key will do.
+            Sight::Nonsense { .. } => vec![Key::Watermark],
         }
     }
 

@@ -257,6 +257,11 @@ impl Request {
     }
 
     fn answered(&self, fields: &Fields<'_>) -> Result<Completion<LeaseModel>, Problem> {
+        let is_read = matches!(self, Request::GetResource { .. } | Request::GetLease { .. });
+        if let Some(words) = fields.error.as_ref().filter(|_| is_read) {
+            let sight = Sight::Nonsense { words: words.clone().into_owned() };
+            return Ok(Completion::Saw { sight, not_before: None });
+        }
         match self {
             Request::Write(_) => {
                 let place = number("lsn", fields.lsn)?;

@@ -12,6 +12,7 @@ use allocdb_node::client::lease::{
     Answer, Ask, Code, Command as Asked, LeaseSeen, LeaseState, LeaseView, Limits, ResourceState as Shown,
 };
 use allocdb_node::client::model::LeaseModel;
+use allocdb_node::client::wire::{ask_of, command_of};
 use allocdb_node::ids::{Lsn, OperationId, ReservationId, ResourceId, Slot};
 
 /// The specification, and what a log has come to.
@@ -28,36 +29,6 @@ pub enum Applied {
     Outcome(Outcome),
     /// It cannot come next in a log.
     OutOfOrder,
-}
-
-fn asked(command: &Command) -> Ask {
-    match command.clone() {
-        Command::CreateResource { resource } => Ask::Create { resource },
-        Command::Reserve { resource, holder, ttl_slots } => Ask::Reserve { resource, holder, ttl: ttl_slots },
-        Command::ReserveBundle { resources, holder, ttl_slots } => {
-            Ask::ReserveBundle { resources, holder, ttl: ttl_slots }
-        }
-        Command::Confirm { reservation, holder, epoch } => Ask::Confirm { lease: reservation, holder, epoch },
-        Command::Release { reservation, holder, epoch } => Ask::Release { lease: reservation, holder, epoch },
-        Command::Revoke { reservation } => Ask::Revoke { lease: reservation },
-        Command::Reclaim { reservation } => Ask::Reclaim { lease: reservation },
-        Command::Expire { reservation, deadline } => Ask::Expire { lease: reservation, deadline },
-    }
-}
-
-fn command(ask: &Ask) -> Command {
-    match ask.clone() {
-        Ask::Create { resource } => Command::CreateResource { resource },
-        Ask::Reserve { resource, holder, ttl } => Command::Reserve { resource, holder, ttl_slots: ttl },
-        Ask::ReserveBundle { resources, holder, ttl } => {
-            Command::ReserveBundle { resources, holder, ttl_slots: ttl }
-        }
-        Ask::Confirm { lease, holder, epoch } => Command::Confirm { reservation: lease, holder, epoch },
-        Ask::Release { lease, holder, epoch } => Command::Release { reservation: lease, holder, epoch },
-        Ask::Revoke { lease } => Command::Revoke { reservation: lease },
-        Ask::Reclaim { lease } => Command::Reclaim { reservation: lease },
-        Ask::Expire { lease, deadline } => Command::Expire { reservation: lease, deadline },
-    }
 }
 
 fn outcome(answer: &Answer) -> Outcome {
@@ -124,7 +95,7 @@ impl Model {
     }
 
     fn apply(&mut self, lsn: Lsn, slot: Slot, operation: Option<OperationId>, command: &Command) -> Applied {
-        let asked = Asked { operation, slot, ask: asked(command) };
+        let asked = Asked { operation, slot, ask: ask_of(command) };
         let follows = self.last.is_none_or(|(last_lsn, last_slot)| lsn > last_lsn && slot >= last_slot);
         // A sum that overflows is refused before anything else, and changes nothing.
         let overflow = self.specified.overflows(&asked);
@@ -187,7 +158,7 @@ impl Model {
             .operations()
             .map(|(operation, known)| OperationRecord {
                 operation,
-                fingerprint: fingerprint(&command(&known.ask)),
+                fingerprint: fingerprint(&command_of(&known.ask)),
                 outcome: outcome(&known.answer),
                 applied_lsn: known.applied,
                 retire_after: known.retire_after,
