@@ -2,18 +2,18 @@
 //!
 //! The modules, in reading order; each leans only on those above it:
 //!
-//! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format.
+//! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format;
+//!   [`keyvalue`]: text of lines `key=value`.
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
 //! - [`history`]: what processes asked and what became of it, as lines of JSON; knows no database.
 //! - [`check`]: holding a history against a model; knows no database.
+//! - [`build_info`]: which program this is, and what may make it behave in another way.
 //! - [`allocator`]: the deterministic state machine, who holds what.
 //! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
 //! - [`engine`]: one node, an allocator behind a log.
 //! - [`api`]: what clients ask and replicas answer. [`client`]: what a client may conclude from an answer, and the model of what
 //!   the database promises, which shares no code with it.
 //! - [`replica`]: one of three copies, its promises, roles and views.
-//! - [`keyvalue`]: text of lines `key=value`.
-//! - [`build_info`]: which program this is, and what may make it behave in another way.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`daemon`]: the process of one replica.
 //! - [`operator`]: what is done to a cluster from outside: failover, rejoin, bringing everybody in place.

@@ -28,7 +28,7 @@ pub(crate) use reader::Ended;
 ///
 /// [`Ended`] with the text to print: help that was asked for, or what is wrong with the first argument that is.
 pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Command, Ended> {
-    let mut menu = table::menu();
+    let mut menu = menu();
     if let Some(group) = menu.groups.iter().position(|group| is_named(program, group.program)) {
         menu = menu.groups.swap_remove(group);
     }
@@ -40,9 +40,16 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
     })
 }
 
+/// Everything that can follow the program's name. A further group of subcommands is one more of its groups.
+fn menu() -> table::Menu {
+    let mut menu = table::menu();
+    menu.groups.push(qemu_testbed::menu());
+    menu
+}
+
 /// The words that stand before the verbs of `group` when the binary is started as `program`: none under that group's name.
 pub(crate) fn words_before_verbs(program: &OsStr, group: &str) -> Vec<String> {
-    let is_own = table::menu().groups.iter().any(|own| own.name == group && is_named(program, own.program));
+    let is_own = menu().groups.iter().any(|own| own.name == group && is_named(program, own.program));
     if is_own { Vec::new() } else { vec![group.to_owned()] }
 }
 

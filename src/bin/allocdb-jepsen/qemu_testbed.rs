@@ -15,6 +15,8 @@ mod machines;
 mod micro;
 #[path = "qemu_testbed/prepare.rs"]
 mod prepare;
+#[path = "qemu_testbed/workspace.rs"]
+mod workspace;
 
 use super::args::{QemuPrepare, QemuTestbed};
 use super::common::{escaped, print};

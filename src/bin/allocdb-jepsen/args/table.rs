@@ -9,7 +9,7 @@ use super::command::{
     Command, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Operate, Operation, Refresh,
     ReplicaDaemon, Testbed, Watch,
 };
-use super::{qemu_testbed, value};
+use super::value;
 
 /// A choice of subcommands, made by the next word.
 pub(super) struct Menu {
@@ -44,7 +44,7 @@ pub(super) const NOT_IN_MENUS: &str = "format";
 /// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
 pub(super) const WITH_VERDICT: [&str; 1] = ["check"];
 
-/// Everything that can follow the program's name. A further group of subcommands is one more among `groups`.
+/// What can follow the program's name, without the groups of subcommands that are declared in files of their own.
 pub(super) fn menu() -> Menu {
     Menu {
         name: "",
@@ -77,7 +77,7 @@ pub(super) fn menu() -> Menu {
             failover("failover-kubevirt", "the KubeVirt testbed", |m| failover_on(kubevirt(m)?, m)),
             rejoin("rejoin-kubevirt", "the KubeVirt testbed", |m| rejoin_on(kubevirt(m)?, m)),
         ],
-        groups: vec![local_cluster(), qemu_testbed::menu()],
+        groups: vec![local_cluster()],
     }
 }
 

@@ -10,7 +10,7 @@ use allocdb_node::testbed::{self, qemu_layout::Networks};
 use clap::Command as Syntax;
 use proptest::prelude::*;
 
-use super::table::{self, Menu};
+use super::table::Menu;
 use super::*;
 
 /// Scripts quote these lines; the usage text begins with them, byte for byte.
@@ -67,7 +67,7 @@ fn every_subcommand() -> Vec<(Vec<String>, Syntax)> {
         }
     }
     let mut found = Vec::new();
-    walk(&[], table::menu(), &mut found);
+    walk(&[], super::menu(), &mut found);
     found
 }
 

@@ -4,12 +4,12 @@
 use super::super::common::escaped;
 use super::super::harness_log;
 use super::marker::Marker;
-use super::session::{Failure, GuestSession, Patience, Trouble, Work, would_wait};
+use super::session::{Failure, GuestSession, Patience, Trouble, Work, read_now, would_wait};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use anyhow::{Result, anyhow, bail, ensure};
 use ssh2::Session;
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -334,18 +334,6 @@ impl<'a> Talk<'a> {
             );
         }
         Ok(std::mem::take(&mut self.reply))
-    }
-}
-
-/// What can be read without waiting, if anything.
-pub(crate) fn read_now(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    match stream.read(buffer) {
-        Ok(0) => Ok(None),
-        Ok(count) => Ok(Some(count)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => {
-            Err(io::Error::new(error.kind(), format!("the SSH session to the control guest broke: {error}")))
-        }
     }
 }
 

@@ -9,12 +9,11 @@
 use super::super::common::{replace_file, temporary_beside};
 use super::super::harness_log;
 use super::super::interrupt::Interrupt;
-use super::exchanges::read_now;
 use allocdb_node::testbed::GUEST_USER;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ssh2::{BlockDirections, Channel, CheckResult, ErrorCode, KnownHostFileKind, KnownHosts, Session};
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -713,5 +712,17 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.note_use();
         self.0.workers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What can be read without waiting, if anything.
+pub(crate) fn read_now(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match stream.read(buffer) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("the SSH session to the control guest broke: {error}")))
+        }
     }
 }

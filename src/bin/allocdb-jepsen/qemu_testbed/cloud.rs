@@ -4,7 +4,7 @@
 use super::super::interrupt::Interrupt;
 use super::host::{look_up, require, run};
 use super::libraries;
-use super::prepare::{self, MAKING, make_beside, make_with, replace};
+use super::workspace::{self, MAKING, make_beside, make_with, replace};
 use allocdb_node::testbed::cloud_guest::{CloudKeys, meta_data, network_config, user_data};
 use allocdb_node::testbed::cloud_program::GuestProgram;
 use allocdb_node::testbed::qemu_machine::{Firmware, firmware_names};
@@ -41,12 +41,12 @@ pub(super) fn make(layout: &QemuLayout, sha256: Option<&str>, interrupt: &Interr
     }
     let firmware = find_firmware(layout)?;
     // The image may be elsewhere, so its room is not reckoned with.
-    prepare::check_room(&layout.images_dir(), SPARE_BYTES)?;
-    prepare::make_folders(layout)?;
+    workspace::check_room(&layout.images_dir(), SPARE_BYTES)?;
+    workspace::make_folders(layout)?;
     get_image(layout, sha256, interrupt)?;
-    prepare::check_cluster_program(layout)?;
+    workspace::check_cluster_program(layout)?;
     let program = libraries::for_cloud_guests(layout, interrupt)?;
-    prepare::make_keys(layout, interrupt)?;
+    workspace::make_keys(layout, interrupt)?;
     let guests = layout.all_guests();
     for guest in guests.iter().filter(|guest| !guest.firmware_vars_path.exists()) {
         let (from, to) = (&firmware.vars_template, &guest.firmware_vars_path);
@@ -251,8 +251,8 @@ fn make_seed(
         authorized: read(&layout.ssh_public_key_path())?,
         private: read(&private)?.into_bytes(),
         host: read(&guest.host_key_path)?,
-        host_public: prepare::public_key(&guest.host_key_path)?,
-        known_hosts: prepare::known_replicas(layout)?,
+        host_public: workspace::public_key(&guest.host_key_path)?,
+        known_hosts: workspace::known_replicas(layout)?,
     };
     let folder = &guest.seed_files_dir;
     std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;

@@ -3,7 +3,7 @@
 use super::super::interrupt::Interrupt;
 use super::host::{listen_to, require};
 use super::libraries;
-use super::prepare::{self, make_beside, make_with, replace, temporary_beside};
+use super::workspace::{self, make_beside, make_with, replace, temporary_beside};
 use allocdb_node::testbed::file_tree::Content;
 use allocdb_node::testbed::kernel_modules::load_order;
 use allocdb_node::testbed::micro_guest::{ControlKeys, Keys, MODULES, SystemParts, seed, system};
@@ -120,7 +120,7 @@ pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interru
         cluster_program: layout.local_cluster_binary_path.clone(),
         ..SystemParts::default()
     };
-    prepare::check_cluster_program(layout)?;
+    workspace::check_cluster_program(layout)?;
     for (there, here) in &programs {
         parts.copies.push(((*there).to_owned(), here.clone()));
     }
@@ -131,10 +131,10 @@ pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interru
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
     let system_bytes: u64 = parts.copies.iter().map(|(_, here)| size(here)).sum();
     let system_bytes = system_bytes + size(&parts.cluster_program);
-    prepare::check_room(&layout.images_dir(), 2 * system_bytes + SPARE_BYTES)?;
+    workspace::check_room(&layout.images_dir(), 2 * system_bytes + SPARE_BYTES)?;
 
-    prepare::make_folders(layout)?;
-    prepare::make_keys(layout, interrupt)?;
+    workspace::make_folders(layout)?;
+    workspace::make_keys(layout, interrupt)?;
     let guests = layout.all_guests();
     for guest in guests.iter().filter(|guest| !guest.state_disk_path.exists()) {
         make_disk(guest, &mkfs, interrupt)?;
@@ -228,7 +228,7 @@ fn make_seed(layout: &QemuLayout, guest: &QemuGuest, convert: &Path, interrupt: 
             private: std::fs::read(&private)
                 .with_context(|| format!("failed to read {}", private.display()))?,
             private_for_dropbear: for_dropbear(&private, convert, interrupt)?,
-            known_hosts: prepare::known_replicas(layout)?,
+            known_hosts: workspace::known_replicas(layout)?,
         }),
     };
     let keys = Keys {
