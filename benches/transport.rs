@@ -21,14 +21,14 @@ mod harness {
     pub(crate) mod args;
     #[path = "common.rs"]
     pub(crate) mod common;
-    #[path = "guests.rs"]
-    pub(crate) mod guests;
     #[path = "harness_log.rs"]
     pub(crate) mod harness_log;
     #[path = "interrupt.rs"]
     pub(crate) mod interrupt;
     #[path = "qemu.rs"]
     pub(crate) mod qemu;
+    #[path = "remote.rs"]
+    pub(crate) mod remote;
     #[path = "testbed.rs"]
     pub(crate) mod testbed;
 }

@@ -16,8 +16,6 @@ mod cluster;
 mod common;
 #[path = "allocdb-jepsen/events.rs"]
 mod events;
-#[path = "allocdb-jepsen/guests.rs"]
-mod guests;
 #[path = "allocdb-jepsen/harness_log.rs"]
 mod harness_log;
 #[path = "allocdb-jepsen/helper_pod.rs"]
@@ -44,6 +42,8 @@ mod progress;
 mod qemu;
 #[path = "allocdb-jepsen/qemu_testbed.rs"]
 mod qemu_testbed;
+#[path = "allocdb-jepsen/remote.rs"]
+mod remote;
 #[path = "allocdb-jepsen/runs.rs"]
 mod runs;
 #[path = "allocdb-jepsen/runtime.rs"]

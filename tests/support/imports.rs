@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 type ModulePath = Vec<String>;
 
 /// The files of some crates, and what each of them uses.
-pub struct Graph {
+pub(crate) struct Graph {
     modules: BTreeMap<ModulePath, Module>,
     /// Every `#[path]` with the file that it is in.
-    pub path_attributes: Vec<(PathBuf, String)>,
+    pub(crate) path_attributes: Vec<(PathBuf, String)>,
 }
 
 struct Module {
@@ -27,14 +27,14 @@ struct Module {
 
 /// One file of a crate that uses another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Import {
-    pub from: ModulePath,
-    pub to: ModulePath,
+pub(crate) struct Import {
+    pub(crate) from: ModulePath,
+    pub(crate) to: ModulePath,
 }
 
 impl Graph {
     /// Reads crates from their root files. A crate uses another by the name that it has here.
-    pub fn read(crates: &[(&str, &Path)]) -> Self {
+    pub(crate) fn read(crates: &[(&str, &Path)]) -> Self {
         let mut graph = Self { modules: BTreeMap::new(), path_attributes: Vec::new() };
         for (name, root) in crates {
             graph.load(vec![(*name).to_owned()], root, true);
@@ -66,12 +66,12 @@ impl Graph {
     }
 
     /// The file of a module.
-    pub fn file(&self, module: &[String]) -> &Path {
+    pub(crate) fn file(&self, module: &[String]) -> &Path {
         &self.modules[module].file
     }
 
     /// Every import of one file by another, sorted.
-    pub fn imports(&self) -> BTreeSet<Import> {
+    pub(crate) fn imports(&self) -> BTreeSet<Import> {
         let mut imports = BTreeSet::new();
         for (from, module) in &self.modules {
             let found = module.used.iter().filter_map(|path| self.resolve(&self.absolute(from, path)?, 0));
@@ -108,7 +108,7 @@ impl Graph {
 
     /// Modules side by side that use each other, each with all that is below it: a module's own file and the parts of its
     /// folder are one thing cut in pieces and may know each other, two parts may not. One entry for each circle.
-    pub fn circles(&self) -> Vec<BTreeSet<ModulePath>> {
+    pub(crate) fn circles(&self) -> Vec<BTreeSet<ModulePath>> {
         let mut beside: BTreeMap<ModulePath, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
         for Import { from, to } in self.imports() {
             let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
@@ -118,24 +118,15 @@ impl Graph {
             }
         }
         let in_circles = |(parent, uses): (ModulePath, BTreeMap<String, BTreeSet<String>>)| {
-            let reached = |from: &String| {
-                let mut reached = BTreeSet::new();
-                let mut open = vec![from];
-                while let Some(next) = open.pop() {
-                    open.extend(uses.get(next).into_iter().flatten().filter(|used| reached.insert(*used)));
-                }
-                reached
-            };
             let mut circles = BTreeSet::new();
             for name in uses.keys() {
-                let there = reached(name);
-                if there.contains(name) {
-                    let circle = there.into_iter().filter(|other| reached(other).contains(name));
-                    circles.insert(
-                        circle
-                            .map(|other| [parent.clone(), vec![other.clone()]].concat())
-                            .collect::<BTreeSet<_>>(),
-                    );
+                let reached = reached(&uses, name);
+                if reached.contains(name.as_str()) {
+                    let circle = reached
+                        .into_iter()
+                        .filter(|other| self::reached(&uses, other).contains(name.as_str()));
+                    let circle = circle.map(|other| [parent.clone(), vec![other.to_owned()]].concat());
+                    circles.insert(circle.collect::<BTreeSet<_>>());
                 }
             }
             circles
@@ -144,8 +135,19 @@ impl Graph {
     }
 }
 
+/// Whom something uses, and whom they use, and so on.
+fn reached<'a>(uses: &'a BTreeMap<String, BTreeSet<String>>, from: &'a str) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![from];
+    while let Some(next) = open.pop() {
+        let used = uses.get(next).into_iter().flatten().map(String::as_str);
+        open.extend(used.filter(|used| reached.insert(*used)));
+    }
+    reached
+}
+
 /// The code of a file: comments are left out, and of texts and characters only those of `#[path]` attributes are kept.
-pub fn without_comments(text: &str) -> String {
+pub(crate) fn without_comments(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {

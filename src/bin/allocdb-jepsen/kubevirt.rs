@@ -5,11 +5,11 @@
 
 use super::args::KubevirtCapture;
 use super::common::{escaped, print};
-use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::harness_log;
 use super::helper_pod::{HelperPod, Wanted};
 use super::interrupt::Interrupt;
 use super::kubectl::{CallError, Kubectl, Running, current_context};
+use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
 use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
@@ -339,7 +339,7 @@ fn is_missing_program(said: &str) -> bool {
         .any(|sign| said.to_lowercase().contains(sign))
 }
 
-impl Line for Tunnel {
+impl Connection for Tunnel {
     fn stream(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -364,7 +364,7 @@ impl ThroughPod {
     }
 }
 
-impl Road for ThroughPod {
+impl Transport for ThroughPod {
     fn prepare(&self) -> Result<()> {
         let mut pod = self.pod();
         if pod.is_none() {
@@ -373,7 +373,7 @@ impl Road for ThroughPod {
         Ok(())
     }
 
-    fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>> {
+    fn connect(&self, deadline: Instant) -> Result<Box<dyn Connection>> {
         self.prepare()?;
         let mut pod = self.pod();
         let pod = pod.as_mut().context("the helper pod is not ready")?;
@@ -405,10 +405,10 @@ pub(crate) fn open(
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let cluster = layout.guest_cluster();
     let pod = Mutex::default();
-    let road = ThroughPod { wanted, pod, control: layout.control, was_used: AtomicBool::new(false) };
+    let transport = ThroughPod { wanted, pod, control: layout.control, was_used: AtomicBool::new(false) };
     if contact != Contact::AtBeginning {
-        road.prepare()?;
+        transport.prepare()?;
     }
-    let testbed = GuestTestbed::open(guest, label, cluster, Box::new(road), contact, interrupt.clone())?;
+    let testbed = GuestTestbed::open(guest, label, cluster, Box::new(transport), contact, interrupt.clone())?;
     Ok(Box::new(testbed))
 }

@@ -1,7 +1,7 @@
 //! The QEMU backend: guests on this machine, whose control guest's SSH server is on a port of the loopback address.
 
-use super::guests::{ControlGuest, GuestTestbed, Line, Road};
 use super::interrupt::Interrupt;
+use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
 use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::testbed::QemuLayout;
@@ -18,8 +18,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// To the port that QEMU forwards.
 struct Forwarded(SocketAddr);
 
-impl Road for Forwarded {
-    fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>> {
+impl Transport for Forwarded {
+    fn connect(&self, deadline: Instant) -> Result<Box<dyn Connection>> {
         // No time at all is no time to try with.
         let limit =
             CONNECT.min(deadline.saturating_duration_since(Instant::now())).max(Duration::from_millis(1));
@@ -31,7 +31,7 @@ impl Road for Forwarded {
     }
 }
 
-impl Line for TcpStream {
+impl Connection for TcpStream {
     fn stream(&self) -> BorrowedFd<'_> {
         self.as_fd()
     }
@@ -59,15 +59,21 @@ pub(crate) fn open(
         known_hosts: layout.known_hosts_path(),
     };
     let label = layout.workspace_root.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let road = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, layout.lane.ssh_port())));
+    let transport = Forwarded(SocketAddr::from((Ipv4Addr::LOCALHOST, layout.lane.ssh_port())));
     let image = GuestImage {
         kind: layout.guests.word().to_owned(),
         path: layout.base_image_path.display().to_string(),
         source: layout.base_image_url.clone(),
         sha256: None,
     };
-    let mut testbed =
-        GuestTestbed::open(guest, label, layout.guest_cluster(), Box::new(road), contact, interrupt.clone())?;
+    let mut testbed = GuestTestbed::open(
+        guest,
+        label,
+        layout.guest_cluster(),
+        Box::new(transport),
+        contact,
+        interrupt.clone(),
+    )?;
     testbed.image = Some(image);
     Ok(Box::new(testbed))
 }

@@ -340,6 +340,7 @@ impl<'a> Talk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
     use std::net::{Shutdown, TcpListener};
     use std::process::{Command, Stdio};
 

@@ -1,7 +1,7 @@
 //! One SSH session to a control guest, held open for as long as it is needed: how it comes about, that it is with the right
 //! host, that it stays, and that it is opened again when it breaks.
 //!
-//! What the session's bytes travel through is a [`Road`], and each backend brings its own. The session is never blocking:
+//! What the session's bytes travel through is a [`Transport`], and each backend brings its own. The session is never blocking:
 //! every wait has an eye on the clock and on interruptions. Several threads may work on it at once, each on a channel of its
 //! own; only opening channels goes one after another. libssh2 cannot give up a channel that it has begun to open, so that a
 //! session on which one does not open in time has to go; what is under way on it is finished all the same.
@@ -54,18 +54,18 @@ const REFUSED_REQUEST: [ErrorCode; 2] = [ErrorCode::Session(-21), ErrorCode::Ses
 const REFUSED_LOGIN: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Session(-19)];
 
 /// A way to the SSH server of the control guest.
-pub(crate) trait Road: Send + Sync {
+pub(crate) trait Transport: Send + Sync {
     /// Gets ready what it leads through, which may take as long as that has to itself.
     fn prepare(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Connects before the deadline. What carries the bytes ends when the line is dropped.
-    fn connect(&self, deadline: Instant) -> Result<Box<dyn Line>>;
+    /// Connects before the deadline. What carries the bytes ends when the connection is dropped.
+    fn connect(&self, deadline: Instant) -> Result<Box<dyn Connection>>;
 }
 
 /// A connection to the SSH server of the control guest.
-pub(crate) trait Line: Send {
+pub(crate) trait Connection: Send {
     /// Its bytes.
     fn stream(&self) -> BorrowedFd<'_>;
 
@@ -175,7 +175,7 @@ fn failed(error: ssh2::Error) -> Failure {
 pub(crate) struct Held {
     session: Session,
     stream: OwnedFd,
-    line: Mutex<Box<dyn Line>>,
+    connection: Mutex<Box<dyn Connection>>,
     used_at: Mutex<Instant>,
     /// How many work on its channels.
     workers: AtomicUsize,
@@ -187,13 +187,17 @@ pub(crate) struct Held {
 
 impl Held {
     /// Opens a session that is known to be with the right host. If it is over at once, it is worth another attempt.
-    fn open(guest: &ControlGuest, road: &dyn Road, patience: Patience<'_>) -> Result<Self, Failure> {
+    fn open(
+        guest: &ControlGuest,
+        transport: &dyn Transport,
+        patience: Patience<'_>,
+    ) -> Result<Self, Failure> {
         let refused = |error| Failure { error, trouble: Trouble::Refused };
         check_key(&guest.private_key).map_err(refused)?;
         let patience = patience.within(LOGIN);
-        let line = road.connect(patience.deadline);
-        let line = line.map_err(|error| Failure { error, trouble: Trouble::Over })?;
-        let held = Self::begin(line).context("failed to start an SSH session").map_err(refused)?;
+        let connection = transport.connect(patience.deadline);
+        let connection = connection.map_err(|error| Failure { error, trouble: Trouble::Over })?;
+        let held = Self::begin(connection).context("failed to start an SSH session").map_err(refused)?;
         held.log_in(guest, patience).map_err(|failure| {
             let complaint = held.complaint();
             let error = failure.error;
@@ -260,19 +264,19 @@ impl Held {
         self.round_trip.get().copied().unwrap_or_default()
     }
 
-    fn begin(line: Box<dyn Line>) -> Result<Self> {
+    fn begin(connection: Box<dyn Connection>) -> Result<Self> {
         let mut session = Session::new()?;
         session.set_blocking(false);
-        session.set_tcp_stream(line.stream().try_clone_to_owned()?);
-        let stream = line.stream().try_clone_to_owned()?;
+        session.set_tcp_stream(connection.stream().try_clone_to_owned()?);
+        let stream = connection.stream().try_clone_to_owned()?;
         let used_at = Mutex::new(Instant::now());
-        let line = Mutex::new(line);
+        let connection = Mutex::new(connection);
         let (greeting, round_trip) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { session, stream, line, used_at, workers: AtomicUsize::new(0), greeting, round_trip })
+        Ok(Self { session, stream, connection, used_at, workers: AtomicUsize::new(0), greeting, round_trip })
     }
 
     fn complaint(&self) -> String {
-        lock(&self.line).complaint().trim().to_owned()
+        lock(&self.connection).complaint().trim().to_owned()
     }
 
     fn note_use(&self) {
@@ -442,7 +446,7 @@ pub(crate) struct GuestSession {
 
 struct Shared {
     guest: ControlGuest,
-    road: Box<dyn Road>,
+    transport: Box<dyn Transport>,
     interrupt: Interrupt,
     /// Whoever has this opens a channel, or the session.
     current: Mutex<Current>,
@@ -468,9 +472,13 @@ struct Current {
 
 impl GuestSession {
     /// One that is opened as soon as it is needed.
-    pub(crate) fn new(guest: ControlGuest, road: Box<dyn Road>, interrupt: Interrupt) -> Result<Self> {
+    pub(crate) fn new(
+        guest: ControlGuest,
+        transport: Box<dyn Transport>,
+        interrupt: Interrupt,
+    ) -> Result<Self> {
         let (current, set_aside) = Default::default();
-        let shared = Shared { guest, road, interrupt, current, set_aside };
+        let shared = Shared { guest, transport, interrupt, current, set_aside };
         let shared = Arc::new(shared);
         let (stop, stopped) = channel();
         let kept = shared.clone();
@@ -482,7 +490,7 @@ impl GuestSession {
     /// Opens it, so that what is wrong with the way is said at once.
     pub(crate) fn connect(&self) -> Result<()> {
         let shared = &self.shared;
-        shared.road.prepare()?;
+        shared.transport.prepare()?;
         let connected = shared.connect(&mut lock(&shared.current), self.patience(LOGIN));
         connected.map(|_| ()).map_err(|failure| failure.error)
     }
@@ -592,7 +600,7 @@ impl Shared {
         let [mut pause, longest] = BACKOFF;
         loop {
             self.interrupt.check().map_err(|error| over(error.into()))?;
-            let failure = match Held::open(&self.guest, &*self.road, patience) {
+            let failure = match Held::open(&self.guest, &*self.transport, patience) {
                 Ok(opened) => {
                     *current = Current { held: Some(Arc::new(opened)), was_open: true, failed: None };
                     return self.connect(current, patience);

@@ -3,14 +3,14 @@
 //! A request to a replica is a connection that the control guest's SSH server makes; what is done to a replica is a call of
 //! the control script, whose input and output stream.
 
-#[path = "guests/exchanges.rs"]
+#[path = "remote/exchanges.rs"]
 mod exchanges;
-#[path = "guests/marker.rs"]
+#[path = "remote/marker.rs"]
 mod marker;
-#[path = "guests/session.rs"]
+#[path = "remote/session.rs"]
 mod session;
 
-pub(crate) use session::{ControlGuest, Line, Road};
+pub(crate) use session::{Connection, ControlGuest, Transport};
 
 use super::common::escaped;
 use super::interrupt::Interrupt;
@@ -71,11 +71,11 @@ impl GuestTestbed {
         guest: ControlGuest,
         label: String,
         cluster: ClusterLayout,
-        road: Box<dyn Road>,
+        transport: Box<dyn Transport>,
         contact: Contact,
         interrupt: Interrupt,
     ) -> Result<Self> {
-        let session = GuestSession::new(guest, road, interrupt)?;
+        let session = GuestSession::new(guest, transport, interrupt)?;
         if contact == Contact::AtOnce {
             session.connect()?;
         }
