@@ -13,6 +13,7 @@
 //! - [`engine`]: one node, an allocator behind a log.
 //! - [`api`]: what clients ask and replicas answer. [`client`]: what a client may conclude from an answer, and the model of what
 //!   the database promises, which shares no code with it.
+//! - [`workload`]: what the clients and the nemesis of a hunt do, drawn from a seed.
 //! - [`replica`]: one of three copies, its promises, roles and views.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`daemon`]: the process of one replica.
@@ -40,3 +41,4 @@ pub mod planted;
 pub mod replica;
 pub mod storage;
 pub mod testbed;
+pub mod workload;
