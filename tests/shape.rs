@@ -204,7 +204,7 @@ fn binary_imports() -> BTreeMap<String, BTreeSet<String>> {
 fn scripts_and_backends_keep_their_distance() {
     let imports = binary_imports();
     let uses = |own: &str, used: &str| imports.get(own).is_some_and(|uses| uses.contains(used));
-    for backend in ["local", "remote", "qemu", "kubevirt", "helper_pod", "kubectl"] {
+    for backend in ["local", "remote", "qemu", "kubevirt"] {
         for other in ["scenarios", "nemesis", "stage", "events", "runs", "cluster"] {
             assert!(!uses(backend, other) && !uses(other, backend), "{backend} and {other}");
         }

@@ -4,8 +4,6 @@ use std::process::ExitCode;
 
 #[path = "allocdb-jepsen/actions.rs"]
 mod actions;
-#[path = "allocdb-jepsen/archive.rs"]
-mod archive;
 #[path = "allocdb-jepsen/args.rs"]
 mod args;
 #[path = "allocdb-jepsen/check.rs"]
@@ -18,14 +16,10 @@ mod common;
 mod events;
 #[path = "allocdb-jepsen/harness_log.rs"]
 mod harness_log;
-#[path = "allocdb-jepsen/helper_pod.rs"]
-mod helper_pod;
 #[path = "allocdb-jepsen/inspect.rs"]
 mod inspect;
 #[path = "allocdb-jepsen/interrupt.rs"]
 mod interrupt;
-#[path = "allocdb-jepsen/kubectl.rs"]
-mod kubectl;
 #[path = "allocdb-jepsen/kubevirt.rs"]
 mod kubevirt;
 #[path = "allocdb-jepsen/leftovers.rs"]
@@ -50,6 +44,8 @@ mod runs;
 mod runtime;
 #[path = "allocdb-jepsen/scenarios.rs"]
 mod scenarios;
+#[path = "allocdb-jepsen/sink.rs"]
+mod sink;
 #[path = "allocdb-jepsen/stage.rs"]
 mod stage;
 #[path = "allocdb-jepsen/support.rs"]
@@ -89,21 +85,25 @@ fn carry_out(command: Command) -> Result<()> {
     if !matches!(command, Command::LocalCluster(_)) {
         harness_log::start();
     }
+    // The others end with a signal as any program does.
+    let listen = Interrupt::listen;
     match command {
         Command::Plan { format } => surface::print_plan(format),
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
         Command::Check { history_file, format } => check::run(&history_file, format),
-        Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open),
-        Command::Run { testbed, run_id, output_root } => runs::run(testbed, &open, &run_id, &output_root),
-        Command::Archive { testbed, run_id, history_file, output_root } => {
-            runs::archive(testbed, &open, &run_id, &history_file, &output_root)
+        Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),
+        Command::Run { testbed, run_id, output_root } => {
+            runs::run(testbed, &open, &run_id, &output_root, &listen()?)
         }
-        Command::Operate(operate) => surface::operate(operate, &open),
-        Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &Interrupt::listen()?),
-        Command::Watch(wanted) => watch::run(wanted, &open),
-        Command::WatchFleet(wanted) => watch::fleet(wanted, &open),
+        Command::Archive { testbed, run_id, history_file, output_root } => {
+            runs::archive(testbed, &open, &run_id, &history_file, &output_root, &listen()?)
+        }
+        Command::Operate(operate) => surface::operate(operate, &open, &listen()?),
+        Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &listen()?),
+        Command::Watch(wanted) => watch::run(wanted, &open, &listen()?),
+        Command::WatchFleet(wanted) => watch::fleet(wanted, &open, &listen()?),
         Command::LocalCluster(command) => local_cluster::run(command),
-        Command::QemuTestbed(command) => qemu_testbed::run(command, &Interrupt::listen()?),
+        Command::QemuTestbed(command) => qemu_testbed::run(command, &listen()?),
     }
 }
 

@@ -1,22 +1,82 @@
 //! What the harness notes beside its result: failed heals and restarts, inconsistent exports, what it did to the cluster.
 //!
-//! It goes to a file in the output root once a run has one, and to standard error where `ALLOCDB_LOG` asks for it, with
-//! the filters that `env_logger` understands. Nothing of it ever decides anything.
+//! It goes to a file in the output root of the run that it is about, once that has one, and to standard error where
+//! `ALLOCDB_LOG` asks for it, with the filters that `env_logger` understands. Nothing of it ever decides anything.
+//!
+//! Which run a note is about follows from the thread that takes it: a thread works for the run of the thread that started it,
+//! as long as what it does was [`carried`] over.
 
 use super::common::{append_to, complain, now_millis};
 use anyhow::Result;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Asks for the notes on standard error, and says which.
 const VARIABLE: &str = "ALLOCDB_LOG";
 
+/// Where the notes about one run go, besides standard error.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<Option<File>>>);
+
+thread_local! {
+    /// Those of the run that this thread works for.
+    static OF_THIS_THREAD: RefCell<Notes> = RefCell::default();
+}
+
+impl Notes {
+    /// What this thread notes is about this run from now on, until the guard is dropped.
+    pub(crate) fn take(&self) -> Taken {
+        Taken { before: OF_THIS_THREAD.replace(self.clone()) }
+    }
+
+    /// From now on they go to this file.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is no regular file.
+    pub(crate) fn write_to(&self, path: &Path) -> Result<()> {
+        let file = append_to(path)?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    fn add(&self, record: &Record<'_>) {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = file.as_mut() {
+            let text = record.args().to_string().replace('\n', "\\n");
+            // A note that cannot be written is not worth a run.
+            let _ = writeln!(file, "time_millis={} level={} {text}", now_millis(), record.level());
+        }
+    }
+}
+
+/// Gives a thread back to the run that it worked for before.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    before: Notes,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // At the end of a thread there may be nothing left to give back.
+        let _ = OF_THIS_THREAD.try_with(|notes| notes.replace(std::mem::take(&mut self.before)));
+    }
+}
+
+/// Work for another thread, which takes notes there about the run that this thread works for.
+pub(crate) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let notes = OF_THIS_THREAD.with_borrow(Notes::clone);
+    move || {
+        let _taken = notes.take();
+        work()
+    }
+}
+
 struct HarnessLog {
-    file: Mutex<Option<File>>,
     stderr: Option<env_logger::Logger>,
     /// What is to be said once standard error is free again; the last lines of it.
     held: Mutex<Option<VecDeque<String>>>,
@@ -52,11 +112,9 @@ impl Log for HarnessLog {
                 stderr.log(record);
             }
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = file.as_mut().filter(|_| record.level() <= Level::Info) {
-            let text = record.args().to_string().replace('\n', "\\n");
-            // A note that cannot be written is not worth a run.
-            let _ = writeln!(file, "time_millis={} level={} {text}", now_millis(), record.level());
+        if record.level() <= Level::Info {
+            // Without any at the end of a thread.
+            let _ = OF_THIS_THREAD.try_with(|notes| notes.borrow().add(record));
         }
     }
 
@@ -68,7 +126,7 @@ pub(crate) fn start() {
     let asked = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
     let stderr = asked.then(|| env_logger::Builder::from_env(VARIABLE).build());
     let most = stderr.as_ref().map_or(LevelFilter::Info, |log| log.filter().max(LevelFilter::Info));
-    let log = LOG.get_or_init(|| HarnessLog { file: Mutex::default(), stderr, held: Mutex::default() });
+    let log = LOG.get_or_init(|| HarnessLog { stderr, held: Mutex::default() });
     // Fails only if it was started before.
     if log::set_logger(log).is_ok() {
         log::set_max_level(most);
@@ -101,16 +159,4 @@ impl Drop for Quiet {
         let held = LOG.get().and_then(|log| log.held.lock().unwrap_or_else(PoisonError::into_inner).take());
         held.into_iter().flatten().for_each(|line| complain(&line));
     }
-}
-
-/// From now on notes go to this file too.
-///
-/// # Errors
-/// When it cannot be opened, or is no regular file.
-pub(crate) fn write_to(path: &Path) -> Result<()> {
-    let file = append_to(path)?;
-    if let Some(log) = LOG.get() {
-        *log.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-    }
-    Ok(())
 }

@@ -3,17 +3,22 @@
 //! One SSH session leads to the control guest. Its bytes travel through `kubectl exec` and a relay in the pod, so the private
 //! key stays where it is. What happens over the session is the same as on every testbed in virtual machines.
 
+#[path = "kubevirt/helper_pod.rs"]
+mod helper_pod;
+#[path = "kubevirt/kubectl.rs"]
+mod kubectl;
+
 use super::args::KubevirtCapture;
 use super::common::{escaped, print};
-use super::harness_log;
-use super::helper_pod::{HelperPod, Wanted};
+use super::harness_log::{self, carried};
 use super::interrupt::Interrupt;
-use super::kubectl::{CallError, Kubectl, Running, current_context};
 use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
 use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use helper_pod::{HelperPod, Wanted};
+use kubectl::{CallError, Kubectl, Running, current_context};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
@@ -198,8 +203,8 @@ impl Carrier {
         let mut carrier = Self { ends: [near.try_clone()?, far.try_clone()?], threads: Vec::new() };
         let (there, back) = ((near.try_clone()?, far.try_clone()?), (far, near));
         let named = |name: &str| Builder::new().name(name.to_owned());
-        carrier.threads.push(named("to kubectl").spawn(move || carry(there.0, there.1, gathered))?);
-        carrier.threads.push(named("from kubectl").spawn(move || carry(back.0, back.1, piece))?);
+        carrier.threads.push(named("to kubectl").spawn(carried(move || carry(there.0, there.1, gathered)))?);
+        carrier.threads.push(named("from kubectl").spawn(carried(move || carry(back.0, back.1, piece)))?);
         Ok((stream, carrier))
     }
 }

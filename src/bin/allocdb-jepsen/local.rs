@@ -1,11 +1,11 @@
 //! The local backend: three replica processes on this machine, reached over loopback, hurt through the runner.
 
-use super::archive::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
 use super::args::LocalTestbed as Wanted;
 use super::common::{now_millis, sanitized_run_id};
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
 use super::runtime::STATUS;
+use super::support::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
 use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb, claim_in};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::addresses::Host;

@@ -1,5 +1,6 @@
 //! How the replicas are right now: one probe of each, all at once.
 
+use super::harness_log::carried;
 use super::testbed::{ExternalTestbed, Port, REPLICAS};
 use allocdb_node::cluster::ControlStatus;
 use allocdb_node::cluster::control::ControlError;
@@ -14,8 +15,10 @@ pub(crate) const STATUS: &[u8] = b"status";
 /// Asks every replica how it is, all at once.
 pub(crate) fn probe(testbed: &dyn ExternalTestbed) -> Round {
     let sightings = std::thread::scope(|scope| {
-        let asked: Vec<_> =
-            REPLICAS.into_iter().map(|replica| scope.spawn(move || probe_one(testbed, replica))).collect();
+        let asked: Vec<_> = REPLICAS
+            .into_iter()
+            .map(|replica| scope.spawn(carried(move || probe_one(testbed, replica))))
+            .collect();
         REPLICAS
             .into_iter()
             .zip(asked)

@@ -7,7 +7,7 @@ use super::events::{
     Granted, Observation, Reader, Reply, ask, lease_outcome, reserved, resource_created, submit,
     tick_outcome, write_outcome,
 };
-use super::support::Recorder;
+use super::sink::Recorder;
 use super::tracker::{Namespace, Namespaces};
 use allocdb_node::allocator::Command;
 use allocdb_node::api::Request;

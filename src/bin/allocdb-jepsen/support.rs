@@ -1,19 +1,14 @@
-//! Staging folders, in which files of replicas are rewritten, and the recorder, which turns what clients saw into a
-//! history and tells the tracker.
+//! Staging folders, in which files of replicas are rewritten on their way from one replica to another.
 
-#[path = "support/journal.rs"]
-mod journal;
+#[path = "support/archive.rs"]
+mod archive;
 
-pub(crate) use journal::{Journal, write_events, write_history};
+pub(crate) use archive::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
 
 use super::actions::Actions;
-use super::archive::{pack_replica, unpack_replica};
 use super::common::{now_millis, sanitized};
 use super::leftovers::{STAGING_PREFIX, own, private_folder};
-use super::progress::Progress;
-use super::tracker::Tracker;
 use allocdb_node::ids::ReplicaId;
-use allocdb_node::jepsen::history::{Event, Operation, Outcome, Process, Sequence, UnixMillis};
 use allocdb_node::replica::staging::StagedReplica;
 use anyhow::{Context as _, Result};
 use std::fs::File;
@@ -83,58 +78,5 @@ impl Drop for Staging {
         if let Err(error) = std::fs::remove_dir_all(&self.root) {
             log::warn!("failed to remove {}: {error}", self.root.display());
         }
-    }
-}
-
-/// Collects the events of a run, over all its iterations.
-pub(crate) struct Recorder<'a> {
-    tracker: &'a Tracker,
-    progress: &'a Progress,
-    journal: Journal,
-    events: Vec<Event>,
-}
-
-impl<'a> Recorder<'a> {
-    pub(crate) fn new(tracker: &'a Tracker, progress: &'a Progress, journal: Journal) -> Self {
-        Self { tracker, progress, journal, events: Vec::new() }
-    }
-
-    /// Records what one request came to, now.
-    pub(crate) fn push(&mut self, process: Process, operation: Operation, outcome: Outcome) {
-        let sequence = self.record(process, operation, outcome);
-        // The history itself is what counts; a run does not end because it could not tell how far it has come.
-        let told = self
-            .tracker
-            .history_events(sequence)
-            .and_then(|()| self.tracker.append_event(&format!("history sequence={sequence}")));
-        if let Err(error) = told {
-            log::warn!("{error:#}");
-        }
-    }
-
-    /// Records the answer that ends the scenario. Status and events log are not told: they count what the first implementation
-    /// counts, and that drops this one.
-    pub(crate) fn push_last(&mut self, process: Process, operation: Operation, outcome: Outcome) {
-        self.record(process, operation, outcome);
-    }
-
-    fn record(&mut self, process: Process, operation: Operation, outcome: Outcome) -> u64 {
-        let sequence = self.events.len() as u64 + 1;
-        let time = UnixMillis(u128::from(now_millis()));
-        let event = Event { sequence: Sequence(sequence), process, time, operation, outcome };
-        self.journal.append(&event);
-        self.events.push(event);
-        self.progress.events(sequence);
-        sequence
-    }
-
-    /// Events so far.
-    pub(crate) fn len(&self) -> u64 {
-        self.events.len() as u64
-    }
-
-    /// All events, in order, and the file they are in so far.
-    pub(crate) fn into_parts(self) -> (Vec<Event>, Journal) {
-        (self.events, self.journal)
     }
 }

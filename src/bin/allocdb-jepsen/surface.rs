@@ -77,9 +77,8 @@ pub(crate) fn fail_if_blocked(report: &Report) -> Result<()> {
 }
 
 /// Checks that a testbed can be driven, and says so.
-pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>) -> Result<()> {
+pub(crate) fn verify(testbed: Testbed, format: Format, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
     let command = testbed.verify_command();
-    let interrupt = &Interrupt::listen()?;
     clear_staging(&std::env::temp_dir());
     let layout = testbed.layout_file();
     let verified = open(testbed, Contact::AtOnce, interrupt).and_then(|testbed| {

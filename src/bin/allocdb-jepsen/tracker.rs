@@ -1,6 +1,8 @@
 //! What a run tells about itself while it goes on: a status file that is replaced at every change, an events log that only
 //! grows, and the numbers that keep its requests apart from those of every other run.
 
+#[path = "tracker/lines.rs"]
+pub(crate) mod lines;
 #[path = "tracker/writer.rs"]
 pub(crate) mod writer;
 
@@ -8,6 +10,7 @@ use super::common::{SystemTimes, Time, append_to, now_millis, replace_file, sani
 use allocdb_node::ids::{ClientId, Slot};
 use allocdb_node::keyvalue::or_none;
 use anyhow::{Context as _, Result, anyhow};
+use lines::{Happening, LogLine};
 use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -80,6 +83,21 @@ words! {
     }
 }
 
+impl Phase {
+    /// What is said of it in status and events log.
+    pub(crate) fn sentence(self) -> &'static str {
+        match self {
+            Phase::Waiting => "initializing",
+            Phase::VerifyingSurface => "verifying external surface",
+            Phase::Executing => "executing Jepsen scenario",
+            Phase::Analyzing => "analyzing Jepsen history",
+            Phase::Archiving => "collecting logs and artifacts",
+            Phase::Completed => "run completed",
+            Phase::Failed => "run failed",
+        }
+    }
+}
+
 /// The content of a status file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunStatus {
@@ -129,7 +147,7 @@ impl RunStatus {
             run_id: run_id.to_owned(),
             state: State::Running,
             phase: Phase::Waiting,
-            detail: "initializing".to_owned(),
+            detail: Phase::Waiting.sentence().to_owned(),
             started_at_millis: now,
             updated_at_millis: now,
             elapsed_secs: 0,
@@ -385,17 +403,17 @@ impl Tracker {
         let status = RunStatus::initial(backend, run_id, window_secs, tracker.clock.began_millis);
         writer::note(&tracker.files, status.started_at_millis)?;
         tracker.write(&status)?;
-        tracker.append_event("run initialized")?;
+        tracker.append(Happening::Initialized)?;
         Ok(tracker)
     }
 
     /// Says what the run is doing now.
-    pub(crate) fn phase(&self, phase: Phase, detail: &str) -> Result<()> {
+    pub(crate) fn phase(&self, phase: Phase) -> Result<()> {
         self.change(|status| {
             status.phase = phase;
-            status.detail = detail.to_owned();
+            status.detail = phase.sentence().to_owned();
         })?;
-        self.append_event(detail)
+        self.append(Happening::Phase(phase))
     }
 
     /// Says how many events were recorded.
@@ -409,7 +427,7 @@ impl Tracker {
         self.change(|status| {
             status.state = if completion.passed { State::Passed } else { State::Failed };
             status.phase = Phase::Completed;
-            status.detail = "run completed".to_owned();
+            status.detail = Phase::Completed.sentence().to_owned();
             status.history_file = shown(&completion.history_file);
             status.artifact_bundle = shown(&completion.artifact_bundle);
             status.logs_archive = completion.logs_archive.as_deref().and_then(shown);
@@ -418,7 +436,7 @@ impl Tracker {
             status.last_error = None;
         })?;
         writer::take_back(&self.files);
-        self.append_event("run completed")
+        self.append(Happening::Completed)
     }
 
     /// Says that the run failed in a phase, and why.
@@ -426,18 +444,18 @@ impl Tracker {
         self.change(|status| {
             status.state = State::Failed;
             status.phase = phase;
-            status.detail = "run failed".to_owned();
+            status.detail = Phase::Failed.sentence().to_owned();
             status.last_error = Some(error.to_owned());
         })?;
         writer::take_back(&self.files);
-        self.append_event(&format!("error: {error}"))
+        self.append(Happening::Failed(error.to_owned()))
     }
 
     /// Adds a line to the events log.
-    pub(crate) fn append_event(&self, detail: &str) -> Result<()> {
+    pub(crate) fn append(&self, happening: Happening) -> Result<()> {
         let path = self.files.events();
         let mut file = append_to(&path)?;
-        let line = format!("time_millis={} detail={}\n", self.clock.now_millis(), escape(detail));
+        let line = LogLine { time_millis: self.clock.now_millis(), happening }.encode();
         file.write_all(line.as_bytes()).with_context(|| format!("failed to append {}", path.display()))?;
         file.sync_all().with_context(|| format!("failed to sync {}", path.display()))
     }
@@ -561,7 +579,7 @@ mod tests {
             (status().state, status().phase, status().detail.as_str()),
             (State::Running, Phase::Waiting, "initializing")
         );
-        tracker.phase(Phase::Executing, "executing Jepsen scenario").unwrap();
+        tracker.phase(Phase::Executing).unwrap();
         tracker.history_events(3).unwrap();
         assert_eq!((status().phase, status().history_events), (Phase::Executing, 3));
         tracker
@@ -610,7 +628,7 @@ mod tests {
             (1_773_586_400_000, 61_500, 11),
         ] {
             *time.0.lock().unwrap() = (wall, Duration::from_millis(steady));
-            tracker.phase(Phase::Executing, "goes on").unwrap();
+            tracker.phase(Phase::Executing).unwrap();
             let status = RunStatus::load(&files.status()).unwrap().unwrap();
             assert_eq!(status.elapsed_secs, elapsed);
             assert_eq!(status.updated_at_millis - status.started_at_millis, steady - 50_000);

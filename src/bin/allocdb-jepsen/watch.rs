@@ -117,8 +117,8 @@ fn heading(testbed: &Testbed, subject: Subject, lanes: usize, refresh: Refresh) 
 ///
 /// # Errors
 /// When it cannot be told, nobody takes the output, or somebody wants the program to end.
-pub(crate) fn run(wanted: Watch, open: &Open<'_>) -> Result<()> {
-    show(&View::of_run(wanted), &Interrupt::listen()?, open)
+pub(crate) fn run(wanted: Watch, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+    show(&View::of_run(wanted), interrupt, open)
 }
 
 /// Shows the latest runs of several testbeds until somebody wants the program to end, or once. What cannot be told of one of
@@ -126,8 +126,8 @@ pub(crate) fn run(wanted: Watch, open: &Open<'_>) -> Result<()> {
 ///
 /// # Errors
 /// When nobody takes the output, or somebody wants the program to end.
-pub(crate) fn fleet(wanted: FleetWatch, open: &Open<'_>) -> Result<()> {
-    show(&View::of_fleet(wanted), &Interrupt::listen()?, open)
+pub(crate) fn fleet(wanted: FleetWatch, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+    show(&View::of_fleet(wanted), interrupt, open)
 }
 
 fn show(view: &View, interrupt: &Interrupt, open: &Open<'_>) -> Result<()> {

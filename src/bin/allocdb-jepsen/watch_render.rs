@@ -22,6 +22,7 @@ pub(crate) use frame::frame;
 pub(crate) use screen::{Size, screen};
 pub(crate) use style::{Line, text_of};
 
+use super::tracker::lines::LogLine;
 use super::tracker::{RunStatus, State};
 use allocdb_node::cluster::ControlStatus;
 use allocdb_node::engine::Metrics;
@@ -65,7 +66,7 @@ pub(crate) struct LaneView {
     /// How the replicas are, in the order of the layout; none if they cannot be asked.
     pub(crate) replicas: Vec<Replica>,
     /// What happened last, oldest first.
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<LogLine>,
     /// Why it cannot be told.
     pub(crate) error: Option<String>,
     /// How old the oldest of this is.
@@ -84,14 +85,6 @@ pub(crate) struct Replica {
     pub(crate) error: Option<String>,
     /// How long ago it was asked.
     pub(crate) age: Duration,
-}
-
-/// Something that happened in a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event {
-    /// When, in milliseconds since the epoch.
-    pub(crate) time_millis: u64,
-    pub(crate) detail: String,
 }
 
 impl LaneView {

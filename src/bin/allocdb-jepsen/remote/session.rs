@@ -483,7 +483,9 @@ impl GuestSession {
         let (stop, stopped) = channel();
         let kept = shared.clone();
         let keeper = std::thread::Builder::new().name("keepalive".to_owned());
-        let keeper = keeper.spawn(move || kept.keep(&stopped)).context("failed to start a thread")?;
+        let keeper = keeper
+            .spawn(harness_log::carried(move || kept.keep(&stopped)))
+            .context("failed to start a thread")?;
         Ok(Self { shared, keeper: Some((stop, keeper)) })
     }
 

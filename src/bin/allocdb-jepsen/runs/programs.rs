@@ -1,6 +1,7 @@
 //! Which programs a run was carried out with: this one, and that of every replica, which is asked. A replica of another build
 //! need not know the question; then nothing is known, and nothing is guessed.
 
+use super::super::harness_log::carried;
 use super::super::interrupt::Interrupt;
 use super::super::testbed::{ExternalTestbed, Port, REPLICAS};
 use allocdb_node::build_info::{BuildInfo, Executable};
@@ -40,7 +41,8 @@ fn program(info: BuildInfo) -> Program {
 /// The programs of all replicas, asked at once.
 pub(super) fn of_replicas(testbed: &dyn ExternalTestbed, interrupt: &Interrupt) -> Vec<ReplicaProgram> {
     std::thread::scope(|scope| {
-        let asked = REPLICAS.map(|replica| (replica, scope.spawn(move || ask(testbed, interrupt, replica))));
+        let asked =
+            REPLICAS.map(|replica| (replica, scope.spawn(carried(move || ask(testbed, interrupt, replica)))));
         let told = asked.map(|(replica, asked)| {
             let lost = Err("the question ended unexpectedly".to_owned());
             match asked.join().unwrap_or(lost) {

@@ -17,8 +17,7 @@ use allocdb_node::operator::{Converge, Decision, Failover, Rejoin, Replicas, Rou
 use anyhow::{Result, bail, ensure};
 
 /// Carries out what was asked for, or says what that would be.
-pub(crate) fn run(operate: Operate, open: &Open<'_>) -> Result<()> {
-    let interrupt = &Interrupt::listen()?;
+pub(crate) fn run(operate: Operate, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
     let layout = operate.testbed.layout_file();
     let testbed = open(operate.testbed, Contact::AtOnce, interrupt)?;
     let _claim = match operate.dry_run {

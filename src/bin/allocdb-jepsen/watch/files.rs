@@ -1,7 +1,6 @@
 //! The end of an events log: the last events, however long the log has become.
 
-use super::super::tracker::unescape;
-use super::super::watch_render::Event;
+use super::super::tracker::lines::LogLine;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -11,11 +10,11 @@ const FIRST_LOOK: u64 = 16 * 1024;
 const LONGEST_LOOK: u64 = 4 * 1024 * 1024;
 
 /// The last events of a log, oldest first. A log that cannot be read has none, and lines that are no events do not count.
-pub(super) fn recent_events(path: &Path, count: usize) -> Vec<Event> {
+pub(super) fn recent_events(path: &Path, count: usize) -> Vec<LogLine> {
     read_end(path, count).unwrap_or_default()
 }
 
-fn read_end(path: &Path, count: usize) -> io::Result<Vec<Event>> {
+fn read_end(path: &Path, count: usize) -> io::Result<Vec<LogLine>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut look = FIRST_LOOK;
@@ -34,19 +33,13 @@ fn read_end(path: &Path, count: usize) -> io::Result<Vec<Event>> {
 }
 
 /// The last events among some lines, the first of which may be the end of one.
-fn last_events(bytes: &[u8], is_cut: bool, count: usize) -> Vec<Event> {
+fn last_events(bytes: &[u8], is_cut: bool, count: usize) -> Vec<LogLine> {
     let text = String::from_utf8_lossy(bytes);
     let lines = text.lines().skip(usize::from(is_cut));
-    let mut events: Vec<Event> =
-        lines.collect::<Vec<_>>().into_iter().rev().filter_map(event).take(count).collect();
+    let mut events: Vec<LogLine> =
+        lines.collect::<Vec<_>>().into_iter().rev().filter_map(LogLine::decode).take(count).collect();
     events.reverse();
     events
-}
-
-fn event(line: &str) -> Option<Event> {
-    let (time, detail) = line.split_once(" detail=")?;
-    let time_millis = time.strip_prefix("time_millis=")?.parse().ok()?;
-    Some(Event { time_millis, detail: unescape(detail) })
 }
 
 #[cfg(test)]
@@ -61,7 +54,10 @@ mod tests {
     }
 
     fn shown(path: &Path, count: usize) -> Vec<(u64, String)> {
-        recent_events(path, count).into_iter().map(|event| (event.time_millis, event.detail)).collect()
+        recent_events(path, count)
+            .into_iter()
+            .map(|event| (event.time_millis, event.happening.to_string()))
+            .collect()
     }
 
     #[test]

@@ -6,9 +6,10 @@ use super::super::common::escaped;
 use super::super::interrupt::Interrupt;
 use super::super::runtime::{STATUS, status_in};
 use super::super::testbed::{Contact, ExternalTestbed, Open, Port, REPLICAS};
+use super::super::tracker::lines::LogLine;
 use super::super::tracker::writer::Writer;
 use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State};
-use super::super::watch_render::{Event, Replica};
+use super::super::watch_render::Replica;
 use super::files::recent_events;
 use allocdb_node::api::{self, Request, Response};
 use allocdb_node::cluster::process::is_running;
@@ -126,7 +127,7 @@ impl LastRun {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     pub(super) status: Option<RunStatus>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<LogLine>,
 }
 
 /// A piece of what was found.

@@ -1,6 +1,7 @@
 //! The frame as it is printed where nothing is known about a terminal: fixed widths, whole, line after line.
 
 use super::super::tracker::State;
+use super::super::tracker::lines::LogLine;
 use super::parts::{self, ReplicaCells};
 use super::style::{Line, Span, Style, plain, spaced, span};
 use super::units::{counter, duration, flatten, one_line, relative, truncate};
@@ -141,11 +142,11 @@ fn events(lane: &LaneView, indent: &str, limit: usize) -> Vec<Line> {
     if lane.events.is_empty() {
         return vec![vec![span(format!("{indent}{NO_EVENTS}"), Style::DIM)]];
     }
-    let line = |event| {
+    let line = |event: &LogLine| {
         let since = parts::since_start(event, lane.status.as_ref(), &lane.events);
-        let detail = truncate(&flatten(&event.detail), limit);
-        let style = parts::event_style(&detail);
-        let icon = plain(format!("{indent}{}", parts::icon(&event.detail)));
+        let detail = truncate(&flatten(&event.happening.to_string()), limit);
+        let style = parts::event_style(&event.happening);
+        let icon = plain(format!("{indent}{}", parts::icon(&event.happening)));
         spaced([icon, span(relative(since), Style::DIM).left(8), span(detail, style)])
     };
     lane.events.iter().map(line).collect()

@@ -2,10 +2,11 @@
 //! screen share it.
 
 use super::super::runtime::role_label;
+use super::super::tracker::lines::{Happening, LogLine};
 use super::super::tracker::{Phase, RunStatus, State};
+use super::Replica;
 use super::style::{Line, Span, Style, plain, span};
 use super::units::{bar, counter, duration, flatten, one_line, share};
-use super::{Event, Replica};
 use allocdb_node::replica::Role;
 
 pub(super) fn state(state: State) -> Span {
@@ -160,35 +161,36 @@ fn note(replica: &Replica) -> Span {
 }
 
 /// What stands for the kind of an event.
-pub(super) fn icon(detail: &str) -> &'static str {
-    const ICONS: [(&str, &str); 8] = [
-        ("run initialized", "🌱"),
-        ("verifying external surface", "🛰"),
-        ("executing Jepsen scenario", "⚙"),
-        ("history sequence=", "📜"),
-        ("analyzing Jepsen history", "🔎"),
-        ("collecting logs and artifacts", "📦"),
-        ("run completed", "🏁"),
-        ("error:", "💥"),
-    ];
-    ICONS.into_iter().find(|(start, _)| detail.starts_with(start)).map_or("•", |(_, icon)| icon)
+pub(super) fn icon(happening: &Happening) -> &'static str {
+    match happening {
+        Happening::Initialized => "🌱",
+        Happening::Phase(Phase::VerifyingSurface) => "🛰",
+        Happening::Phase(Phase::Executing) => "⚙",
+        Happening::Recorded { .. } => "📜",
+        Happening::Phase(Phase::Analyzing) => "🔎",
+        Happening::Phase(Phase::Archiving) => "📦",
+        Happening::Completed => "🏁",
+        Happening::Failed(_) => "💥",
+        Happening::Phase(Phase::Waiting | Phase::Completed | Phase::Failed)
+        | Happening::Iteration(_)
+        | Happening::Other(_) => "•",
+    }
 }
 
-/// The colour of an event, by what is shown of it.
-pub(super) fn event_style(shown: &str) -> Style {
-    if shown.starts_with("error:") {
-        Style::RED
-    } else if shown.starts_with("run completed") {
-        Style::GREEN
-    } else if shown.starts_with("history sequence=") {
-        Style::CYAN
-    } else {
-        Style::WHITE
+/// The colour of an event.
+pub(super) fn event_style(happening: &Happening) -> Style {
+    match happening {
+        Happening::Failed(_) => Style::RED,
+        Happening::Completed => Style::GREEN,
+        Happening::Recorded { .. } => Style::CYAN,
+        Happening::Initialized | Happening::Phase(_) | Happening::Iteration(_) | Happening::Other(_) => {
+            Style::WHITE
+        }
     }
 }
 
 /// How long after its beginning, or else after the first of them, an event happened.
-pub(super) fn since_start(event: &Event, status: Option<&RunStatus>, events: &[Event]) -> u64 {
+pub(super) fn since_start(event: &LogLine, status: Option<&RunStatus>, events: &[LogLine]) -> u64 {
     let start = status.map(|status| status.started_at_millis);
     let start = start.or_else(|| events.first().map(|first| first.time_millis)).unwrap_or(0);
     event.time_millis.saturating_sub(start)

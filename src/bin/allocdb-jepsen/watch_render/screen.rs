@@ -258,10 +258,10 @@ impl Layout<'_> {
         }
         for event in &lane.events[lane.events.len().saturating_sub(self.events)..] {
             let since = relative(parts::since_start(event, lane.status.as_ref(), &lane.events));
-            let detail = flatten(&event.detail);
-            let style = parts::event_style(&detail);
+            let detail = flatten(&event.happening.to_string());
+            let style = parts::event_style(&event.happening);
             rows.push(vec![
-                cell(indent, 2, vec![plain(parts::icon(&event.detail))]),
+                cell(indent, 2, vec![plain(parts::icon(&event.happening))]),
                 cell(indent + 3, 11, vec![span(since, Style::DIM)]),
                 cell(indent + 15, usize::MAX, vec![span(detail, style)]),
             ]);

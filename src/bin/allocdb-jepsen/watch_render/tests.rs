@@ -1,6 +1,7 @@
 //! Whole frames, as facts.
 
 use super::super::tracker::Phase;
+use super::super::tracker::lines::Happening;
 use super::*;
 use allocdb_node::engine::StartupKind;
 use allocdb_node::ids::{Lsn, View};
@@ -81,8 +82,8 @@ pub(super) fn down(id: u64, error: &str) -> Replica {
     Replica { id: ReplicaId(id), status: None, metrics: None, error, age: Duration::ZERO }
 }
 
-pub(super) fn event(after_millis: u64, detail: &str) -> Event {
-    Event { time_millis: 1_773_500_000_000 + after_millis, detail: detail.to_owned() }
+pub(super) fn event(after_millis: u64, sentence: &str) -> LogLine {
+    LogLine { time_millis: 1_773_500_000_000 + after_millis, happening: Happening::read(sentence) }
 }
 
 pub(super) fn healthy() -> Vec<Replica> {
@@ -319,7 +320,7 @@ proptest! {
             name: texts[3].clone(),
             status: Some(told),
             replicas: vec![down(1, &texts[4]), replica(2, Role::Primary, numbers[5], Some(numbers[6]))],
-            events: vec![Event { time_millis: numbers[7], detail: texts[5].clone() }],
+            events: vec![LogLine { time_millis: numbers[7], happening: Happening::read(&texts[5]) }],
             ..LaneView::default()
         };
         lane.age = Duration::from_millis(numbers[1]);
@@ -339,5 +340,42 @@ proptest! {
                 prop_assert!(end <= columns, "{} in {}: {:?}", end, columns, text);
             }
         }
+    }
+}
+
+/// Whatever a line of an events log or a status says that is not exactly what a run writes there is shown, and changes nothing.
+#[test]
+fn a_wrong_sentence_changes_no_icon_and_no_colour() {
+    let shown = |sentence: &str| {
+        let happening = Happening::read(sentence);
+        (parts::icon(&happening), parts::event_style(&happening))
+    };
+    assert_eq!(shown("run completed"), ("🏁", style::Style::GREEN));
+    assert_eq!(shown("error: gone"), ("💥", style::Style::RED));
+    for wrong in [
+        "run completed by nobody",
+        "Run completed",
+        "history sequence=one",
+        "error:gone",
+        "executing Jepsen scenarios",
+    ] {
+        assert_eq!(shown(wrong), ("•", style::Style::WHITE), "{wrong}");
+    }
+    // State, phase and gate are told by their own words, not by the detail that stands beside them.
+    let lane = |detail: &str| {
+        let mut lane = LaneView { status: Some(status("x", 1000, None)), ..LaneView::default() };
+        lane.status.as_mut().unwrap().detail = detail.to_owned();
+        lane
+    };
+    let of = |detail: &str| -> Vec<Line> {
+        let lines = frame(&heading(Subject::Run { status_file: "s".into() }, 1), &[lane(detail)]);
+        let without = |mut line: Line| {
+            line.iter_mut().for_each(|span| span.text = span.text.replace(detail, "<detail>"));
+            line
+        };
+        lines.into_iter().map(without).collect()
+    };
+    for planted in ["run completed", "error: run failed", "run failed", "release gate passed"] {
+        assert_eq!(of(planted), of("verifying external surface"), "{planted}");
     }
 }

@@ -8,9 +8,9 @@ mod config;
 
 pub(crate) use config::current_context;
 
-use super::common::escaped;
-use super::harness_log;
-use super::interrupt::{Interrupt, Interrupted};
+use super::super::common::escaped;
+use super::super::harness_log;
+use super::super::interrupt::{Interrupt, Interrupted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};

@@ -5,6 +5,7 @@
 //! host loses what was recorded during the last flush and the pause before it, and no run waits for it.
 
 use super::super::common::{now_millis, replace_file, temporary_beside};
+use super::super::harness_log::carried;
 use allocdb_node::jepsen::history::{Event, HistoryWriter};
 use anyhow::{Context as _, Result};
 use std::fs::{self, File, OpenOptions};
@@ -186,7 +187,8 @@ impl Flusher {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         let thread = std::thread::Builder::new().name("journal".to_owned());
-        let thread = thread.spawn(move || theirs.keep_flushing(&file)).context("failed to start a thread")?;
+        let thread =
+            thread.spawn(carried(move || theirs.keep_flushing(&file))).context("failed to start a thread")?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

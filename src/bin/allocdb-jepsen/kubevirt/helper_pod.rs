@@ -5,8 +5,9 @@
 //! removes the pod, and claims it first, on the very version of the pod on which it saw nobody else: who comes between
 //! changes the pod, and the claim fails.
 
-use super::common::{escaped, now_millis};
-use super::interrupt::Interrupt;
+use super::super::common::{escaped, now_millis};
+use super::super::harness_log::carried;
+use super::super::interrupt::Interrupt;
 use super::kubectl::{Answer, CallError, Kubectl};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
@@ -379,7 +380,7 @@ fn renew(wanted: Wanted, user: String) -> Result<(Sender<()>, JoinHandle<()>)> {
             }
         }
     };
-    let thread = std::thread::Builder::new().name("helper-pod".to_owned()).spawn(work);
+    let thread = std::thread::Builder::new().name("helper-pod".to_owned()).spawn(carried(work));
     Ok((stop, thread.context("failed to start a thread")?))
 }
 

@@ -94,7 +94,7 @@ fn header(length: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_size(length);
     header.set_mode(0o600);
-    header.set_mtime(super::common::now_millis() / 1000);
+    header.set_mtime(super::super::common::now_millis() / 1000);
     header
 }
 

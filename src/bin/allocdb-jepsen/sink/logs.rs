@@ -17,22 +17,22 @@ const END_BYTES: u64 = 2 * 512;
 
 /// What became of the logs.
 #[derive(Debug)]
-pub(super) struct Logs {
+pub(crate) struct Logs {
     /// The archive, if a whole one came.
-    pub(super) archive: Option<PathBuf>,
+    pub(crate) archive: Option<PathBuf>,
     /// Each thing that is missing, with its reason.
-    pub(super) missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
 }
 
 impl Logs {
     /// What the evidence says of them.
-    pub(super) fn evidence(&self) -> CollectedLogs {
+    pub(crate) fn evidence(&self) -> CollectedLogs {
         let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
         CollectedLogs { archive: self.archive.as_ref().and_then(name), missing: self.missing.clone() }
     }
 
     /// The archive's path for standard output; `none` without one.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         self.archive.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
     }
 }
@@ -42,13 +42,7 @@ impl Logs {
 ///
 /// # Errors
 /// An interruption, and what the local disk reports. Logs that cannot be had are none.
-pub(super) fn fetch(
-    testbed: &dyn ExternalTestbed,
-    interrupt: &Interrupt,
-    output_root: &Path,
-    files: &RunFiles,
-) -> Result<Logs> {
-    super::create_output_root(output_root)?;
+pub(super) fn fetch(testbed: &dyn ExternalTestbed, interrupt: &Interrupt, files: &RunFiles) -> Result<Logs> {
     let path = files.logs_archive(testbed.backend());
     let folder = files.log_folder();
     let incoming = Incoming(temporary_beside(&path));
