@@ -1,7 +1,7 @@
 //! What a hunt has seen, and what it must have seen to count: a test that tested nothing is no pass.
 
 use super::config::WorkloadKind;
-use super::faults::{Families, Family};
+use super::family::{Families, Family};
 use super::intent::{Group, Intent};
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ mod requests;
 use super::clock::Clock;
 use super::config::{Config, MOST_RESOURCES, SlotMode, WorkloadKind};
 use super::coverage::{Coverage, Role, Seen};
-use super::faults::{Families, Family};
+use super::family::{Families, Family};
 use super::intent::{Intent, Weights};
 use super::memory::{ActiveLease, Held, Known, Memory, Stage, granted_lease};
 use super::outcome::{Outcome, Refusal};

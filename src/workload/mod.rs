@@ -4,18 +4,21 @@
 //! - [`Generator`]: the next operation of each process, out of what the clients have learned; [`Intent`] is what one is meant to
 //!   try, with the weights of every workload in one table.
 //! - [`Coverage`]: what a hunt has seen, and what it must have seen to count.
-//! - [`faults`]: what can be done to a cluster.
+//! - [`faults`]: what can be done to a cluster, as values of a [`family`] each; [`schedule`]: which comes when, within what the
+//!   database promises to survive.
 //! - [`rng`]: the source of everything drawn.
 
 mod clock;
 mod config;
 mod coverage;
+pub mod family;
 pub mod faults;
 mod generator;
 mod intent;
 mod memory;
 mod outcome;
 pub mod rng;
+pub mod schedule;
 mod settle;
 
 #[cfg(test)]

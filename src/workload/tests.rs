@@ -2,7 +2,7 @@
 
 use super::rng::Rng;
 use super::*;
-use crate::check::Model as _;
+use crate::check::{Model as _, Verdict};
 use crate::client::judge::Judge;
 use crate::client::lease::{Answer, Code, LeaseSeen, LeaseState, Limits};
 use crate::client::model::LeaseModel;
@@ -261,6 +261,19 @@ impl Hunt {
             self.turn();
         }
     }
+
+    fn drain(&mut self) {
+        while !self.open.is_empty() {
+            self.go_on();
+        }
+    }
+
+    fn ask(&mut self, step: Step) {
+        let process = self.free.pop().unwrap();
+        let step = self.generator.begin(process, step);
+        self.invoke(process, step);
+        self.drain();
+    }
 }
 
 /// The FNV-1a hash of what is printed.
@@ -311,6 +324,38 @@ fn mixed_tries_everything_and_every_workload_sees_what_it_exists_for() {
     for intent in Intent::ALL {
         let times = hunt.generator.coverage().times(|seen| seen.intent == *intent);
         assert!(times > 0, "{} was never tried", intent.word());
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_database_that_is_right_makes_a_valid_history() {
+    for (seed, slots) in [(1, SlotMode::Racing), (2, SlotMode::Fenced)] {
+        for workload in WorkloadKind::ALL {
+            // The checker takes for granted that an execution after the window is told to whoever asked for it first.
+            let lost = if workload == WorkloadKind::Retries { 0 } else { 100 };
+            let mut hunt = Hunt::new(&Config { slots, ..config(workload, seed) }, 16, lost);
+            hunt.run(4_000);
+            hunt.drain();
+            hunt.lost = 0;
+            for step in hunt.generator.unresolved() {
+                hunt.ask(step);
+            }
+            assert_eq!(hunt.generator.unresolved(), []);
+            let tick = hunt.generator.last_tick();
+            hunt.ask(tick);
+            let primary = hunt.generator.primary();
+            let readings = hunt.generator.readings();
+            assert!(readings.requests.len() > 100 && readings.left_out == 0, "{}", readings.requests.len());
+            for request in readings.requests {
+                hunt.ask(Step { request, replica: primary, intent: Intent::ReadLease });
+            }
+            for step in hunt.generator.strangers(4) {
+                hunt.ask(step);
+            }
+            let verdict = hunt.judge.take().unwrap().finish(false);
+            assert_eq!(verdict.judgement.verdict(), Verdict::Valid, "{workload:?}: {:#?}", verdict.judgement);
+            assert_eq!(verdict.counts.operations, hunt.operations);
+        }
     }
 }
 
