@@ -62,6 +62,41 @@ pub trait Model: Clone {
     /// Whether `later`, a repetition under the identity of `first`, asks for the same thing.
     fn repeats(first: &Self::Command, later: &Self::Command) -> bool;
 
+    /// Whether the present state holds a record under this identity, whatever it is asked. One that never forgets says yes.
+    fn has_record(&self, _identity: u128) -> bool {
+        true
+    }
+
+    /// The answer that is recorded for a command, if it is.
+    fn recall(&self, _command: &Self::Command) -> Option<Self::Answer> {
+        None
+    }
+
+    /// Whether `later`, a repetition of `first`, would still find its record, had `first` been executed.
+    fn outlives(&self, _first: &Self::Command, _later: &Self::Command) -> bool {
+        true
+    }
+
+    /// Whether the command can be applied in the present state at all, or in any that comes later. Once it cannot, it never can.
+    fn admits(&self, _command: &Self::Command) -> bool {
+        true
+    }
+
+    /// Whether `later` can stand somewhere behind `first`.
+    fn in_order(_first: &Self::Command, _later: &Self::Command) -> bool {
+        true
+    }
+
+    /// Whether the sweep applies nothing now, nor in any state that comes later.
+    fn is_spent(&self, _sweep: &Self::Sweep) -> bool {
+        false
+    }
+
+    /// A digest of what a command asks for, the same for repetitions.
+    fn digest(_command: &Self::Command) -> u32 {
+        0
+    }
+
     /// The keys that what was seen depends on.
     fn keys(sight: &Self::Sight) -> Vec<Self::Key>;
 
@@ -69,7 +104,7 @@ pub trait Model: Clone {
     fn keys_of(command: &Self::Command) -> Vec<Self::Key>;
 
     /// Whether this can be seen where the keys of [`Model::keys`] have these values.
-    fn fits(sight: &Self::Sight, values: &[Self::Value]) -> bool;
+    fn fits(sight: &Self::Sight, values: &[&Self::Value]) -> bool;
 
     /// How to call it that this was seen where the keys had these values and nothing else fits.
     fn misfit(sight: &Self::Sight, values: &[Self::Value]) -> Disagreement;

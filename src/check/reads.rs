@@ -1,7 +1,10 @@
 //! What readers saw, and the states that they can have seen.
 
-use super::{Anomaly, AnomalyKind, Disagreement, Gaps, Model};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use super::call::Gaps;
+use super::hashing::Map;
+use super::model::{Disagreement, Model};
+use super::{Anomaly, AnomalyKind};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Places after the last possible one that are still looked at, to tell a value that came too early from one that never came.
 const LOOK_AHEAD: u64 = 256;
@@ -28,20 +31,29 @@ struct Versions<M: Model> {
 
 /// The values under every key, present and recent ones.
 #[derive(Debug, Clone)]
-pub(super) struct Views<M: Model>(HashMap<M::Key, Versions<M>>);
+pub(super) struct Views<M: Model> {
+    versions: Map<M::Key, Versions<M>>,
+    /// What had been replaced at this place nobody asks for any more.
+    oldest: u64,
+    /// Keys that have got back to what they were before anything was applied, and where.
+    gone: VecDeque<(u64, M::Key)>,
+}
 
 impl<M: Model> Default for Views<M> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self { versions: Map::default(), oldest: 0, gone: VecDeque::new() }
     }
 }
 
 impl<M: Model> Views<M> {
-    /// Notes a new value; those that had been replaced at `oldest` are forgotten, nobody asks for them any more.
-    pub(super) fn change(&mut self, key: M::Key, from: u64, value: M::Value, by: u64, oldest: u64) {
+    /// Notes a new value.
+    pub(super) fn change(&mut self, key: M::Key, from: u64, value: M::Value, by: u64) {
+        if value == M::initial(&key) {
+            self.gone.push_back((from, key.clone()));
+        }
         let new = || Versions { known: VecDeque::new(), forgotten: false };
-        let versions = self.0.entry(key).or_insert_with(new);
-        while versions.known.get(1).is_some_and(|second| second.from <= oldest) {
+        let versions = self.versions.entry(key).or_insert_with(new);
+        while versions.known.get(1).is_some_and(|second| second.from <= self.oldest) {
             versions.known.pop_front();
             versions.forgotten = true;
         }
@@ -52,30 +64,58 @@ impl<M: Model> Views<M> {
         }
     }
 
+    /// Nobody asks any more for what had been replaced at this place.
+    pub(super) fn keep_from(&mut self, oldest: u64) {
+        self.oldest = self.oldest.max(oldest);
+        while let Some((_, key)) = self.gone.front().filter(|(from, _)| *from <= self.oldest) {
+            let is_gone = self.versions.get(key).and_then(|versions| versions.known.back());
+            if is_gone.is_some_and(|last| last.from <= self.oldest && last.value == M::initial(key)) {
+                self.versions.remove(key);
+            }
+            self.gone.pop_front();
+        }
+    }
+
     /// The invocation that made the present value.
     pub(super) fn changed_by(&self, key: &M::Key) -> Option<u64> {
-        self.0.get(key).and_then(|versions| versions.known.back()).map(|version| version.by)
+        self.versions.get(key).and_then(|versions| versions.known.back()).map(|version| version.by)
     }
 
     fn at(&self, key: &M::Key, place: u64) -> Option<&Version<M>> {
-        self.0.get(key)?.known.iter().rev().find(|version| version.from <= place)
+        self.versions.get(key)?.known.iter().rev().find(|version| version.from <= place)
     }
 
-    /// Values of keys at a place; none if one of them is forgotten.
-    fn values(&self, keys: &[M::Key], place: u64) -> Option<Vec<M::Value>> {
-        let value = |key| match self.at(key, place) {
-            Some(version) => Some(version.value.clone()),
-            None if self.0.get(key).is_some_and(|versions| versions.forgotten) => None,
-            None => Some(M::initial(key)),
+    /// Whether this was seen where the keys have their values of a place; no if one of them is forgotten.
+    fn fits(&self, sight: &M::Sight, keys: &[M::Key], initial: &[M::Value], place: u64) -> bool {
+        let value = |(key, initial)| match self.at(key, place) {
+            Some(version) => Some(&version.value),
+            None if self.versions.get(key).is_some_and(|versions| versions.forgotten) => None,
+            None => Some(initial),
         };
+        match (keys, initial) {
+            ([key], [initial]) => value((key, initial)).is_some_and(|value| M::fits(sight, &[value])),
+            _ => {
+                let values: Option<Vec<&M::Value>> = keys.iter().zip(initial).map(value).collect();
+                values.is_some_and(|values| M::fits(sight, &values))
+            }
+        }
+    }
+
+    /// Values of keys at a place, for people.
+    fn values(&self, keys: &[M::Key], place: u64) -> Vec<M::Value> {
+        let value =
+            |key| self.at(key, place).map_or_else(|| M::initial(key), |version| version.value.clone());
         keys.iter().map(value).collect()
     }
 
     /// Places after `from`, up to `to`, at which one of the keys changed, ascending.
     fn changes(&self, keys: &[M::Key], from: u64, to: u64) -> Vec<u64> {
-        let versions = keys.iter().filter_map(|key| self.0.get(key)).flat_map(|versions| &versions.known);
-        let mut places: Vec<u64> =
-            versions.map(|version| version.from).filter(|place| *place > from && *place <= to).collect();
+        let of_key = |key| self.versions.get(key).map(|versions| &versions.known);
+        let known = keys
+            .iter()
+            .filter_map(of_key)
+            .flat_map(|known| known.range(known.partition_point(|version| version.from <= from)..));
+        let mut places: Vec<u64> = known.map(|version| version.from).filter(|place| *place <= to).collect();
         places.sort_unstable();
         places.dedup();
         places
@@ -127,9 +167,16 @@ impl<M: Model> Looks<M> {
         self.waiting.insert(completed, Look { invoked, floor, sight, not_before });
     }
 
-    /// The lowest place that somebody may still ask for.
-    pub(super) fn oldest_floor(&self, open: impl Iterator<Item = u64>) -> u64 {
-        open.chain(self.waiting.values().map(|look| look.floor.0)).min().unwrap_or(u64::MAX)
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The lowest place that somebody who waits may ask for.
+    pub(super) fn oldest_floor(&self) -> u64 {
+        let floors = self.waiting.values().map(|look| look.floor.0);
+        let suspected = self.suspects.iter().map(|suspect| suspect.look.floor.0);
+        floors.chain(suspected).min().unwrap_or(u64::MAX)
     }
 
     /// Settles every read that was answered before the event `before`, with all places up to `applied` as candidates. Each
@@ -138,8 +185,10 @@ impl<M: Model> Looks<M> {
         if self.waiting.first_key_value().is_none_or(|(completed, _)| *completed >= before) {
             return Vec::new();
         }
-        let later = self.waiting.split_off(&before);
-        let mut due: Vec<(u64, Look<M>)> = std::mem::replace(&mut self.waiting, later).into_iter().collect();
+        let mut due = Vec::new();
+        while let Some(first) = self.waiting.first_entry().filter(|first| *first.key() < before) {
+            due.push(first.remove_entry());
+        }
         due.sort_by_key(|(_, look)| look.invoked);
         due.into_iter()
             .filter_map(|(completed, look)| self.settle_one(completed, look, applied, views, gaps))
@@ -169,15 +218,18 @@ impl<M: Model> Looks<M> {
             });
         }
         let from = floor.max(fence).min(applied);
-        let fits =
-            |place: u64| views.values(&keys, place).is_some_and(|values| M::fits(&look.sight, &values));
-        let found =
-            std::iter::once(from).chain(views.changes(&keys, from, applied)).find(|place| fits(*place));
+        let initial: Vec<M::Value> = keys.iter().map(M::initial).collect();
+        let fits = |place: u64| views.fits(&look.sight, &keys, &initial, place);
+        let found = if fits(from) {
+            Some(from)
+        } else {
+            views.changes(&keys, from, applied).into_iter().find(|place| fits(*place))
+        };
         if let Some(place) = found {
             self.note_seen(completed, place, look.invoked);
             return None;
         }
-        let values = views.values(&keys, from).unwrap_or_default();
+        let values = views.values(&keys, from);
         let Disagreement { kind, expected, observed, mut fields } = M::misfit(&look.sight, &values);
         fields.push(("lsn", from.to_string()));
         // The state before the first change that is still known comes before all changes.
@@ -226,22 +278,34 @@ impl<M: Model> Looks<M> {
         if let Some(last) = self.seen.range(..oldest).next_back().map(|(at, _)| *at) {
             self.seen = self.seen.split_off(&last);
         }
+        // Somebody who waits for very long is held against less.
+        while self.seen.len() > MOST_SEEN {
+            self.seen.pop_first();
+        }
     }
 
-    /// Whether a read that fits nowhere saw what came only later.
-    pub(super) fn look_ahead(&mut self, views: &Views<M>, place: u64) {
-        for suspect in &mut self.suspects {
-            if suspect.anomaly.kind != AnomalyKind::WrongRead || place > suspect.until {
-                continue;
-            }
-            let keys = M::keys(&suspect.look.sight);
-            let values = views.values(&keys, place);
-            if values.is_some_and(|values| M::fits(&suspect.look.sight, &values)) {
-                suspect.anomaly.kind = AnomalyKind::DirtyRead;
-                let by = keys.iter().filter_map(|key| views.at(key, place)).map(|version| version.by);
-                suspect.anomaly.operations.extend(by);
-            }
+    /// Reads that fitted nowhere, by the best name: one that saw what came only with this place, and those whose time is over.
+    pub(super) fn look_ahead(&mut self, views: &Views<M>, place: u64) -> Vec<Anomaly> {
+        if self.suspects.is_empty() {
+            return Vec::new();
         }
+        let mut known = Vec::new();
+        self.suspects.retain_mut(|Suspect { look, until, anomaly }| {
+            let keys = M::keys(&look.sight);
+            let initial: Vec<M::Value> = keys.iter().map(M::initial).collect();
+            let is_early = views.fits(&look.sight, &keys, &initial, place);
+            if is_early {
+                anomaly.kind = AnomalyKind::DirtyRead;
+                let by = keys.iter().filter_map(|key| views.at(key, place)).map(|version| version.by);
+                anomaly.operations.extend(by);
+            }
+            let is_settled = is_early || place >= *until;
+            if is_settled {
+                known.push(anomaly.clone());
+            }
+            !is_settled
+        });
+        known
     }
 
     /// Reads that fit nowhere, by the best name that was found.

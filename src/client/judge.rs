@@ -77,7 +77,8 @@ impl Judge {
                 let fields = fields?;
                 let f = fields.f.clone().ok_or("`value.f`: expected, found nothing")?;
                 let lsn = fields.lsn.ok_or("`value.lsn`: expected, found nothing")?;
-                self.checker.logged(Lsn(lsn).0, parse_command(&f, &fields)?);
+                let replica = event.replica.unwrap_or(0);
+                self.checker.logged(Lsn(lsn).0, parse_command(&f, &fields)?, replica);
             }
             Paired::Nemesis => {}
             Paired::Begins => {

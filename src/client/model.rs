@@ -6,6 +6,7 @@
 use super::lease::{
     Answer, Ask, Code, Command, LeaseSeen, LeaseState, LeaseView, Limits, ResourceState, ResourceView, Sight,
 };
+use crate::check::hashing::digest;
 use crate::check::{AnomalyKind, Disagreement, Model};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -501,6 +502,36 @@ impl Model for LeaseModel {
         first.ask == later.ask
     }
 
+    fn has_record(&self, identity: u128) -> bool {
+        self.operations.contains_key(&OperationId(identity))
+    }
+
+    fn recall(&self, command: &Command) -> Option<Answer> {
+        let known = self.operations.get(&command.operation?)?;
+        (known.ask == command.ask).then_some(known.answer)
+    }
+
+    fn outlives(&self, first: &Command, later: &Command) -> bool {
+        later.slot.0 <= first.slot.0.saturating_add(self.limits.operation_window())
+    }
+
+    fn admits(&self, command: &Command) -> bool {
+        Some(command.slot) >= self.last_slot
+    }
+
+    fn in_order(first: &Command, later: &Command) -> bool {
+        first.slot <= later.slot
+    }
+
+    fn is_spent(&self, sweep: &Slot) -> bool {
+        // Every lease that is still to be made is due after the slot of the last command.
+        Some(*sweep) <= self.last_slot && self.due.first().is_none_or(|(deadline, _)| deadline > sweep)
+    }
+
+    fn digest(command: &Command) -> u32 {
+        digest(&command.ask)
+    }
+
     fn keys(sight: &Sight) -> Vec<Key> {
         match sight {
             Sight::Resource { resource, .. } => vec![Key::Resource(*resource)],
@@ -523,7 +554,7 @@ impl Model for LeaseModel {
         }
     }
 
-    fn fits(sight: &Sight, values: &[Value]) -> bool {
+    fn fits(sight: &Sight, values: &[&Value]) -> bool {
         match (sight, values) {
             (Sight::Resource { seen, .. }, [Value::Resource(view)]) => seen == view,
             (Sight::Lease { lease, slot, seen }, [found, watermark]) => {

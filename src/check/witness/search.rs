@@ -1,10 +1,16 @@
-//! What may stand at places that nobody was told of: operations whose outcome is not known, tried one after the other.
+//! What still waits when the history has ended: operations whose outcome is not known, tried one after the other.
 
-use super::{Call, Checker, Entry, Execution, Gaps};
-use crate::check::{Anomaly, AnomalyKind, Judgement, Model};
+use super::attempts::{Execution, Few};
+use super::{Checker, Content, Entry};
+use crate::check::Judgement;
+use crate::check::call::{Call, Gaps};
+use crate::check::model::Model;
 
 /// Ways to explain unknown places that are tried before it is left at not known.
 const SEARCH_LIMIT: usize = 4_000;
+
+/// Unknown places with several explanations that are looked at one behind the other; each keeps a copy of the state.
+const SEARCH_DEPTH: usize = 64;
 
 /// The same where others may have been at work too: each of these goes through the whole history again.
 const OPEN_SEARCH_LIMIT: usize = 300;
@@ -20,25 +26,29 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// before one is found, the judgement is in doubt.
     #[must_use]
     pub fn finish(mut self) -> Judgement {
+        // What is in flight has no known outcome.
+        let open = std::mem::take(&mut self.open).into_iter();
+        self.lost.extend(open.filter(|(_, open)| !matches!(open.call, Call::Look)));
         if self.gaps == Gaps::Open {
             return self.finish_open();
         }
-        self.advance();
-        if !self.judgement.anomalies.is_empty() {
+        self.advance_to_end();
+        if self.ended || !self.judgement.anomalies.is_empty() {
             self.look_until(u64::MAX);
             return self.judged();
         }
+        let doubts = self.judgement.doubts.clone();
+        let place = self.applied.saturating_add(1);
         let mut budget = SEARCH_LIMIT;
         let mut first_failure = None;
-        if let Some(judgement) = self.clone().explain(&mut budget, &mut first_failure) {
+        if let Some(judgement) = self.explain(&mut budget, SEARCH_DEPTH, &mut first_failure) {
             return judgement;
         }
-        let mut judgement = first_failure.unwrap_or_else(|| self.judgement.clone());
+        let mut judgement = first_failure.unwrap_or(Judgement { anomalies: Vec::new(), doubts });
         if budget == 0 {
             judgement.anomalies.clear();
             judgement.doubts.push(format!(
-                "places that nobody was told of could not be explained in {SEARCH_LIMIT} attempts; the first is {}",
-                self.applied.saturating_add(1)
+                "places that nobody was told of could not be explained in {SEARCH_LIMIT} attempts; the first is {place}"
             ));
         }
         judgement
@@ -68,16 +78,21 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     fn run_to_end(&self) -> Judgement {
         let mut ended = self.clone();
         ended.advance();
-        ended.look_until(u64::MAX);
-        for conflict in std::mem::take(&mut ended.conflicts) {
-            ended.compare_conflict(&conflict, false);
+        ended.settle_all()
+    }
+
+    /// Nothing more is applied.
+    fn settle_all(mut self) -> Judgement {
+        self.look_until(u64::MAX);
+        for conflict in std::mem::take(&mut self.conflicts) {
+            self.compare_conflict(&conflict, false);
         }
-        ended.judged()
+        self.judged()
     }
 
     fn explain_open(&self, budget: &mut usize, depth: usize) -> Option<Judgement> {
         let known: Vec<u64> = self.entries.keys().copied().collect();
-        for entry in self.unexecuted(u64::MAX) {
+        for entry in self.unexecuted() {
             let floor = entry.floor.0;
             let places = std::iter::once(floor).chain(known.iter().copied().filter(|place| *place > floor));
             let free = places
@@ -89,7 +104,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 }
                 *budget -= 1;
                 let mut tried = self.clone();
-                tried.place_unknown(place, entry.clone());
+                tried.insert_unknown(place, entry.clone());
                 let judgement = tried.run_to_end();
                 if judgement.anomalies.is_empty() {
                     return Some(judgement);
@@ -105,15 +120,45 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     }
 
     /// Takes it that an operation whose outcome is not known stands at this place.
-    fn place_unknown(&mut self, place: u64, entry: Entry<M>) {
-        self.known_by.insert(place, entry.index);
-        if let [command] = &entry.commands[..]
+    fn insert_unknown(&mut self, place: u64, entry: Entry<M>) {
+        if let Content::Command(command) = &entry.content
             && let Some(attempts) = M::identity(command).and_then(|identity| self.attempts.get_mut(&identity))
         {
             let command = command.clone();
-            attempts.executions.push(Execution { place, answer: None, index: entry.index, command });
+            let by = Few::of(entry.index);
+            attempts.executions.push(Execution { place, answer: None, index: entry.index, command, by });
         }
         self.entries.insert(place, entry);
+    }
+
+    /// Commands that nobody was told the place of.
+    fn unexecuted(&self) -> Vec<Entry<M>> {
+        let mut found: Vec<Entry<M>> = Vec::new();
+        for (index, lost) in &self.lost {
+            let Call::Command(command) = &lost.call else { continue };
+            let attempts = M::identity(command).and_then(|identity| self.attempts.get(&identity));
+            let is_known =
+                |known: &Entry<M>| matches!(&known.content, Content::Command(known) if known == command);
+            if attempts.is_some_and(|known| !known.executions.is_empty()) || found.iter().any(is_known) {
+                continue;
+            }
+            found.push(Entry {
+                content: Content::Command(command.clone()),
+                answer: None,
+                index: *index,
+                first_invoked: *index,
+                completed: None,
+                floor: lost.floor,
+            });
+        }
+        found
+    }
+
+    /// Nobody will be told of a place any more.
+    fn advance_to_end(&mut self) {
+        self.advance();
+        self.patience = 0;
+        self.advance();
     }
 
     fn judged(mut self) -> Judgement {
@@ -124,106 +169,38 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     }
 
     /// Fills the first unknown place in every possible way, one after the other, until everything is explained.
-    fn explain(mut self, budget: &mut usize, first_failure: &mut Option<Judgement>) -> Option<Judgement> {
-        self.advance();
-        if !self.judgement.anomalies.is_empty() {
+    fn explain(
+        mut self,
+        budget: &mut usize,
+        depth: usize,
+        first_failure: &mut Option<Judgement>,
+    ) -> Option<Judgement> {
+        self.advance_to_end();
+        if self.ended || !self.judgement.anomalies.is_empty() {
             first_failure.get_or_insert_with(|| self.judged());
             return None;
         }
-        let stuck_before = self.entries.keys().next().copied();
-        if stuck_before.is_none() {
-            let mut ended = self.clone();
-            ended.look_until(u64::MAX);
-            for conflict in std::mem::take(&mut ended.conflicts) {
-                ended.compare_conflict(&conflict, false);
-            }
-            let judgement = ended.judged();
+        if self.entries.is_empty() {
+            let judgement = self.clone().settle_all();
             if judgement.anomalies.is_empty() {
                 return Some(judgement);
             }
             first_failure.get_or_insert(judgement);
         }
-        let candidates = self.candidates();
-        if let (Some(known), true) = (stuck_before, candidates.is_empty()) {
-            let place = self.applied + 1;
-            let index = self.entries[&known].index;
-            self.anomaly(Anomaly {
-                kind: AnomalyKind::DuplicateExecution,
-                operations: vec![index],
-                fields: vec![("lsn", place.to_string())],
-                expected: format!("every place below {known} belongs to something that was asked for"),
-                observed: format!("nothing that was asked for can stand at {place}"),
-            });
-            first_failure.get_or_insert_with(|| self.judged());
-            return None;
+        if depth == 0 {
+            *budget = 0;
         }
-        for entry in candidates {
+        for entry in self.candidates(self.latest()) {
             if *budget == 0 {
                 return None;
             }
             *budget -= 1;
             let mut tried = self.clone();
-            tried.place_unknown(self.applied + 1, entry);
-            if let Some(judgement) = tried.explain(budget, first_failure) {
+            tried.place_unknown(self.applied.saturating_add(1), entry);
+            if let Some(judgement) = tried.explain(budget, depth - 1, first_failure) {
                 return Some(judgement);
             }
         }
         None
-    }
-
-    /// Commands that nobody was told the place of, asked for before the event `latest`.
-    fn unexecuted(&self, latest: u64) -> Vec<Entry<M>> {
-        let mut found = Vec::new();
-        for attempts in self.attempts.values().filter(|attempts| attempts.executions.is_empty()) {
-            let mut tried: Vec<&M::Command> = Vec::new();
-            for attempt in &attempts.tries {
-                if attempt.failed || attempt.index >= latest || tried.contains(&&attempt.command) {
-                    continue;
-                }
-                tried.push(&attempt.command);
-                found.push(Entry {
-                    commands: vec![attempt.command.clone()],
-                    answer: None,
-                    swept: None,
-                    index: attempt.index,
-                    first_invoked: attempt.index,
-                    completed: None,
-                    floor: attempt.floor,
-                });
-            }
-        }
-        found.sort_by_key(|entry| entry.first_invoked);
-        found
-    }
-
-    /// What can stand at the next place: commands and sweeps whose outcome is not known, asked for early enough.
-    fn candidates(&self) -> Vec<Entry<M>> {
-        let latest = self.entries.values().filter_map(|entry| entry.completed).min().unwrap_or(u64::MAX);
-        let mut found = self.unexecuted(latest);
-        found.retain(|entry| entry.floor.0 <= self.applied);
-        let open_sweeps = self.open.iter().filter_map(|(index, open)| match &open.call {
-            Call::Sweep(sweep) => Some((*index, sweep)),
-            _ => None,
-        });
-        let sweeps = self.lost_sweeps.iter().map(|(index, sweep)| (*index, sweep)).chain(open_sweeps);
-        let mut due_already: Vec<M::Command> = Vec::new();
-        for (index, sweep) in sweeps.filter(|(index, _)| *index < latest) {
-            let Some(command) = self.model.due(sweep).into_iter().next() else { continue };
-            if due_already.contains(&command) {
-                continue;
-            }
-            due_already.push(command.clone());
-            found.push(Entry {
-                commands: vec![command],
-                answer: None,
-                swept: None,
-                index,
-                first_invoked: index,
-                completed: None,
-                floor: (0, 0),
-            });
-        }
-        found.sort_by_key(|entry| entry.first_invoked);
-        found
     }
 }

@@ -397,7 +397,7 @@ impl Model for Script {
         }
     }
 
-    fn fits(sight: &Sight, values: &[Value]) -> bool {
+    fn fits(sight: &Sight, values: &[&Value]) -> bool {
         match (sight, values) {
             (Sight::Resource { seen, .. }, [Value::Resource(held)]) => fits_resource(seen, held.as_ref()),
             (Sight::Lease { seen, .. }, [Value::Lease(lease)]) => fits_lease(seen, lease.as_deref()),
@@ -508,7 +508,7 @@ fn fits_lease(seen: &ReservationState, known: Option<&Lease>) -> bool {
 }
 
 /// Whether a command can be refused for this reason where the keys it is about have these values.
-fn fits_refusal(command: &Command, reason: FailureReason, values: &[Value]) -> bool {
+fn fits_refusal(command: &Command, reason: FailureReason, values: &[&Value]) -> bool {
     let asked = &command.asked;
     if command.is_reserve() {
         let mut members = command.resources();

@@ -1,0 +1,65 @@
+//! What processes ask of a system under test, and what became of it, as a checker is told.
+
+use super::model::Model;
+
+/// Whether every place of the log was filled by somebody in the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gaps {
+    /// Yes: the history holds all that was ever asked of the system.
+    Closed,
+    /// No: others, who touch nothing that the history is about, may have been there too.
+    Open,
+}
+
+/// What a process asks for.
+#[derive(Debug, Clone)]
+pub enum Call<M: Model> {
+    /// Execute a command.
+    Command(M::Command),
+    /// Execute what is due.
+    Sweep(M::Sweep),
+    /// Change nothing.
+    Look,
+}
+
+/// What became of it.
+#[derive(Debug, Clone)]
+pub enum Completion<M: Model> {
+    /// The command stands at a place and was answered so, now or when it was sent before.
+    At {
+        /// Its place.
+        place: u64,
+        /// What the client was told.
+        answer: M::Answer,
+    },
+    /// A sweep applied this many internal commands, in consecutive places.
+    Swept {
+        /// Place of the first.
+        first: u64,
+        /// How many, at least one.
+        count: u64,
+    },
+    /// Something was seen, and nothing changed by it.
+    Saw {
+        /// What.
+        sight: M::Sight,
+        /// The place that the reader demanded to be included.
+        not_before: Option<u64>,
+    },
+    /// It was refused because another command is recorded under its identity, at this place.
+    Conflict {
+        /// Place of the other command.
+        place: u64,
+    },
+    /// A read was refused because the state, at this place, does not include what it demanded.
+    Behind {
+        /// What it demanded.
+        required: u64,
+        /// Where the state was.
+        applied: u64,
+    },
+    /// It was certainly not executed and never will be.
+    Fail,
+    /// It is not known.
+    Info,
+}

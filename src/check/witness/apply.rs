@@ -1,0 +1,300 @@
+//! Applying what stands at a place, once it is known.
+
+use super::attempts::{Execution, Few};
+use super::past::Trace;
+use super::{Attempt, Checker, Conflict, Content, Entry, PATIENCE};
+use crate::check::call::{Call, Gaps};
+use crate::check::hashing::digest;
+use crate::check::model::{Disagreement, Model};
+use crate::check::{Anomaly, AnomalyKind};
+
+/// Places after which it is looked for what nobody needs any more.
+const HOUSEKEEPING: u64 = 64;
+
+impl<M: Model + std::fmt::Debug> Checker<M> {
+    /// Applies the places that are known, in order, up to the first that is not.
+    pub(super) fn advance(&mut self) {
+        while !self.ended {
+            let next = match self.gaps {
+                Gaps::Closed => self.applied.saturating_add(1),
+                Gaps::Open => match self.entries.keys().next() {
+                    Some(place) => *place,
+                    None => break,
+                },
+            };
+            match self.entries.remove(&next) {
+                Some(entry) => self.apply(next, entry),
+                None if self.fill_gap() => {}
+                None => break,
+            }
+        }
+    }
+
+    /// Settles what was seen by reads that were answered before the event `index`: what comes next was asked for later.
+    pub(super) fn look_until(&mut self, index: u64) {
+        for anomaly in self.looks.settle(index, self.applied, &self.views, self.gaps) {
+            self.anomaly(anomaly);
+        }
+    }
+
+    pub(super) fn apply(&mut self, place: u64, entry: Entry<M>) {
+        self.patience = PATIENCE;
+        if let Some(completed) = entry.completed {
+            self.told.remove(&(completed, place));
+        }
+        self.look_until(entry.first_invoked);
+        let last = entry.last(place);
+        match entry.content {
+            Content::Command(command) => {
+                self.apply_one(place, &command, entry.answer.as_ref(), entry.index);
+            }
+            Content::Either(possible) => {
+                let possible = self.narrow(place, possible);
+                if let Some(command) = self.choose(place, &possible, entry.answer.as_ref()) {
+                    self.apply_one(place, &command, entry.answer.as_ref(), entry.index);
+                }
+            }
+            Content::Swept { sweep, count } => {
+                let due = self.model.due(&sweep);
+                self.compare_swept(entry.index, &sweep, count, &due);
+                for (place, command) in (place..=last).zip(&due) {
+                    self.apply_one(place, command, None, entry.index);
+                }
+            }
+        }
+        if self.applied < last {
+            self.applied = last;
+            self.past.skip_to(last);
+        }
+        if place.is_multiple_of(HOUSEKEEPING) {
+            self.forget_lost();
+            self.looks.forget(self.open.keys().next().copied().unwrap_or(u64::MAX));
+        }
+        self.compare_conflicts(entry.first_invoked);
+    }
+
+    fn apply_one(&mut self, place: u64, command: &M::Command, answer: Option<&M::Answer>, index: u64) {
+        let identity = M::identity(command);
+        let mut answer = answer;
+        if let Some(identity) = identity
+            && self.model.remembers(command)
+        {
+            // Whatever it was told the second time does not matter any more.
+            answer = None;
+            let executions =
+                self.attempts.get(&identity).into_iter().flat_map(|known| known.executions.iter());
+            let mut operations: Vec<u64> =
+                executions.filter(|known| known.place < place).map(|known| known.index).collect();
+            operations.push(index);
+            self.anomaly(Anomaly {
+                kind: AnomalyKind::DuplicateExecution,
+                operations,
+                fields: vec![("operation_id", identity.to_string()), ("lsn", place.to_string())],
+                expected: "the outcome and the place of the first execution, which is still remembered"
+                    .to_owned(),
+                observed: format!("executed again at {place}"),
+            });
+        }
+        let mut changes = std::mem::take(&mut self.changes);
+        let disagreement = self.model.apply(place, command, answer, &mut changes);
+        if let Some(Disagreement { kind, expected, observed, mut fields }) = disagreement {
+            let keys = M::keys_of(command);
+            let before = keys.iter().filter_map(|key| self.views.changed_by(key));
+            let operations = before.chain([index]).collect();
+            fields.push(("lsn", place.to_string()));
+            self.anomaly(Anomaly { kind, operations, fields, expected, observed });
+        }
+        if place.is_multiple_of(HOUSEKEEPING) {
+            let open = self.open.values().next().map_or(u64::MAX, |open| open.floor.0);
+            self.views.keep_from(open.min(self.looks.oldest_floor()).min(self.applied));
+        }
+        for (key, value) in changes.drain(..) {
+            self.views.change(key, place, value, index);
+        }
+        self.changes = changes;
+        self.applied = place;
+        let trace =
+            Trace { identity: identity.as_ref().map_or(0, digest), content: M::digest(command), index };
+        self.past.push(place, trace);
+        self.compare_claim(place, command, index);
+        if let Some(identity) = identity {
+            self.note_execution(identity, place, command, answer.is_some(), index);
+            self.forget_records();
+        }
+        for anomaly in self.looks.look_ahead(&self.views, place) {
+            self.anomaly(anomaly);
+        }
+    }
+
+    /// A command whose answer nobody was told may still be asked for again, and has to be answered as the model did.
+    fn note_execution(
+        &mut self,
+        identity: u128,
+        place: u64,
+        command: &M::Command,
+        is_told: bool,
+        index: u64,
+    ) {
+        if self.gaps == Gaps::Open {
+            return;
+        }
+        self.recorded.push_back(identity);
+        if is_told {
+            return;
+        }
+        let answer = self.model.recall(command);
+        let attempts = self.attempts.entry(identity).or_default();
+        match attempts.executions.find_mut(|known| known.place == place) {
+            Some(known) => known.answer = known.answer.take().or(answer),
+            None => attempts.executions.push(Execution {
+                place,
+                answer,
+                index,
+                command: command.clone(),
+                by: Few::default(),
+            }),
+        }
+    }
+
+    /// What the model has forgotten nobody can be answered from any more, unless he asked before.
+    fn forget_records(&mut self) {
+        // Records retire in the order in which they were made; those who have to stay go round.
+        for _ in 0..2 {
+            let Some(identity) = self.recorded.front().copied() else { return };
+            if self.model.has_record(identity) {
+                return;
+            }
+            self.recorded.pop_front();
+            let Some(attempts) = self.attempts.get_mut(&identity) else { continue };
+            if attempts.tries.is_empty() {
+                attempts.executions.retain(|known| known.place > self.applied);
+                if attempts.is_empty() {
+                    self.attempts.remove(&identity);
+                }
+            } else {
+                self.recorded.push_back(identity);
+            }
+        }
+    }
+
+    /// What can stand nowhere any more.
+    fn forget_lost(&mut self) {
+        let is_dead = |call: &Call<M>| match call {
+            Call::Command(command) => !self.model.admits(command),
+            Call::Sweep(sweep) => self.model.is_spent(sweep),
+            Call::Look => true,
+        };
+        let dead: Vec<u64> =
+            self.lost.iter().filter(|(_, lost)| is_dead(&lost.call)).map(|(index, _)| *index).collect();
+        for index in dead {
+            if let Some(lost) = self.lost.remove(&index)
+                && let Call::Command(command) = lost.call
+                && let Some(identity) = M::identity(&command)
+            {
+                self.forget_attempt(identity, index);
+            }
+        }
+    }
+
+    /// The attempts whose commands can stand at the next place at all; all of them if none can.
+    fn narrow(&mut self, place: u64, mut possible: Vec<Attempt<M>>) -> Vec<Attempt<M>> {
+        let next = self.entries.first_key_value().map(|(_, next)| next);
+        let can_stand = |attempt: &Attempt<M>| {
+            let command = &attempt.command;
+            let in_order = match next.map(|next| &next.content) {
+                Some(Content::Command(next)) => M::in_order(command, next),
+                _ => true,
+            };
+            in_order && self.model.admits(command) && !self.model.remembers(command)
+        };
+        if possible.iter().any(can_stand) {
+            possible.retain(can_stand);
+        }
+        let identity = possible.first().and_then(|attempt| M::identity(&attempt.command));
+        let attempts = identity.and_then(|identity| self.attempts.get_mut(&identity));
+        if let Some(known) =
+            attempts.and_then(|attempts| attempts.executions.find_mut(|known| known.place == place))
+        {
+            known.by.retain(|index| possible.iter().any(|attempt| attempt.index == *index));
+        }
+        possible
+    }
+
+    /// The command among several that would be answered as this one was; the first if there is none.
+    fn choose(&self, place: u64, possible: &[Attempt<M>], answer: Option<&M::Answer>) -> Option<M::Command> {
+        let mut commands: Vec<&M::Command> = Vec::new();
+        for Attempt { command, .. } in possible {
+            if !commands.contains(&command) {
+                commands.push(command);
+            }
+        }
+        if commands.len() == 1 {
+            return commands.first().copied().cloned();
+        }
+        let fits = |command: &&&M::Command| {
+            let mut model = self.model.clone();
+            model.apply(place, command, answer, &mut Vec::new()).is_none()
+        };
+        commands.iter().find(fits).or(commands.first()).copied().cloned()
+    }
+
+    fn compare_swept(&mut self, index: u64, sweep: &M::Sweep, count: u64, due: &[M::Command]) {
+        let expected = due.len() as u64;
+        if expected == count {
+            return;
+        }
+        let kind = if expected > count { AnomalyKind::MissingExpiry } else { AnomalyKind::EarlyExpiry };
+        let keys = due.iter().rev().flat_map(M::keys_of);
+        let mut operations: Vec<u64> = keys.filter_map(|key| self.views.changed_by(&key)).collect();
+        operations.truncate(5);
+        operations.push(index);
+        self.anomaly(Anomaly {
+            kind,
+            operations,
+            fields: vec![("processed", count.to_string()), ("due", expected.to_string())],
+            expected: format!("{expected} ended by {sweep:?}"),
+            observed: format!("{count} ended"),
+        });
+    }
+
+    /// Refusals that name a place just applied, by a command that was first asked for at `first_invoked`.
+    fn compare_conflicts(&mut self, first_invoked: u64) {
+        if self.conflicts.is_empty() {
+            return;
+        }
+        let applied = self.applied;
+        let (due, later) =
+            std::mem::take(&mut self.conflicts).into_iter().partition(|known| known.place <= applied);
+        self.conflicts = later;
+        let due: Vec<Conflict<M>> = due;
+        for conflict in due {
+            self.compare_conflict(&conflict, first_invoked < conflict.completed);
+        }
+    }
+
+    /// A refusal for another command under the same identity needs that command, at the place it names, committed in time.
+    pub(super) fn compare_conflict(&mut self, conflict: &Conflict<M>, in_time: bool) {
+        let Conflict { place, index, command, .. } = conflict;
+        let identity = M::identity(command);
+        let attempts = identity.and_then(|identity| self.attempts.get(&identity));
+        let mut executions = attempts.into_iter().flat_map(|known| known.executions.iter());
+        let is_other = |known: &Execution<M>| known.place == *place && !M::repeats(&known.command, command);
+        // Its record may be gone by now, and was not when it was asked for.
+        let was_other = |trace: Trace| {
+            trace.identity == identity.as_ref().map_or(0, digest) && trace.content != M::digest(command)
+        };
+        let is_past = self.gaps == Gaps::Closed && *place <= self.applied;
+        if in_time && (executions.any(is_other) || is_past && self.past.at(*place).is_some_and(was_other)) {
+            return;
+        }
+        let known = self.entries.get(place).map(|entry| entry.index).or_else(|| self.past.index(*place));
+        let operations = known.into_iter().chain([*index]).collect();
+        self.anomaly(Anomaly {
+            kind: AnomalyKind::WrongRetry,
+            operations,
+            fields: vec![("lsn", place.to_string())],
+            expected: format!("no conflict: no other command under its identity was at {place}"),
+            observed: "refused as a conflict".to_owned(),
+        });
+    }
+}

@@ -1,0 +1,129 @@
+//! What can stand at a place that nobody was told of.
+
+use super::{Checker, Content, Entry, Open};
+use crate::check::call::{Call, Gaps};
+use crate::check::model::Model;
+use crate::check::{Anomaly, AnomalyKind};
+
+impl<M: Model + std::fmt::Debug> Checker<M> {
+    /// Settles the next place, if a later one is known and it is certain what stands here; says whether it did.
+    ///
+    /// Candidates only get fewer: whoever was not asked for when a later place was told cannot stand here.
+    pub(super) fn fill_gap(&mut self) -> bool {
+        if self.gaps == Gaps::Open || self.entries.is_empty() {
+            return false;
+        }
+        let latest = self.latest();
+        let place = self.applied.saturating_add(1);
+        // Whoever is in flight may still tell.
+        if self.open.range(..latest).any(|(_, open)| self.standing(open).is_some()) {
+            return false;
+        }
+        let mut candidates = self.candidates(latest);
+        match (candidates.len(), candidates.pop()) {
+            (1, Some(entry)) => {
+                self.place_unknown(place, entry);
+                true
+            }
+            // Somebody who asks only now may be told this place, and there is a better name for that.
+            (0, _) if self.patience > 0 => {
+                self.patience -= 1;
+                false
+            }
+            (0, _) => {
+                self.report_hole(place);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// The event at which a later place was known first.
+    pub(super) fn latest(&self) -> u64 {
+        self.told.first().map_or(u64::MAX, |(completed, _)| *completed)
+    }
+
+    fn report_hole(&mut self, place: u64) {
+        let Some((known, entry)) = self.entries.first_key_value() else { return };
+        let (known, index) = (*known, entry.index);
+        self.anomaly(Anomaly {
+            kind: AnomalyKind::DuplicateExecution,
+            operations: vec![index],
+            fields: vec![("lsn", place.to_string())],
+            expected: format!("every place below {known} belongs to something that was asked for"),
+            observed: format!("nothing that was asked for can stand at {place}"),
+        });
+        // The state is not known from here on.
+        self.ended = true;
+    }
+
+    /// The command by which this would stand at the next place, if it can.
+    fn standing(&self, open: &Open<M>) -> Option<M::Command> {
+        if open.floor.0 > self.applied {
+            return None;
+        }
+        let next = match self.entries.first_key_value() {
+            Some((_, Entry { content: Content::Command(next), .. })) => Some(next),
+            _ => None,
+        };
+        let command = match &open.call {
+            Call::Look => return None,
+            Call::Sweep(sweep) => self.model.due(sweep).into_iter().next()?,
+            Call::Command(command) if self.model.admits(command) && !self.model.remembers(command) => {
+                command.clone()
+            }
+            Call::Command(_) => return None,
+        };
+        if next.is_some_and(|next| !M::in_order(&command, next)) {
+            return None;
+        }
+        // Had it been executed here, the execution that is known would have found its record.
+        let attempts = M::identity(&command).and_then(|identity| self.attempts.get(&identity));
+        let mut later = attempts.into_iter().flat_map(|known| known.executions.iter());
+        let is_taken = later.any(|known| match self.entries.get(&known.place).map(|entry| &entry.content) {
+            Some(Content::Either(possible)) => {
+                possible.iter().all(|attempt| self.model.outlives(&command, &attempt.command))
+            }
+            Some(Content::Command(known)) => self.model.outlives(&command, known),
+            Some(Content::Swept { .. }) | None => false,
+        });
+        (!is_taken).then_some(command)
+    }
+
+    /// Lost commands and sweeps that can stand at the next place, asked for before the event `latest`, the earliest first.
+    pub(super) fn candidates(&self, latest: u64) -> Vec<Entry<M>> {
+        let mut found: Vec<Entry<M>> = Vec::new();
+        for (index, lost) in self.lost.range(..latest) {
+            let Some(command) = self.standing(lost) else { continue };
+            let is_known =
+                |known: &Entry<M>| matches!(&known.content, Content::Command(known) if *known == command);
+            if found.iter().any(is_known) {
+                continue;
+            }
+            found.push(Entry {
+                content: Content::Command(command),
+                answer: None,
+                index: *index,
+                first_invoked: *index,
+                completed: None,
+                floor: lost.floor,
+            });
+        }
+        found
+    }
+
+    /// Takes it that an operation whose outcome is not known stands at this place, and applies it.
+    pub(super) fn place_unknown(&mut self, place: u64, entry: Entry<M>) {
+        let index = entry.index;
+        if let Content::Command(command) = &entry.content
+            && let Some(identity) = M::identity(command)
+        {
+            self.lost.remove(&index);
+            self.withdraw(identity, index, place);
+            if let Some(attempts) = self.attempts.get_mut(&identity) {
+                attempts.settle(index);
+            }
+        }
+        self.apply(place, entry);
+    }
+}

@@ -1,0 +1,197 @@
+//! What clients were told about their commands: where one stands, or that an attempt was not executed.
+
+use super::attempts::{Execution, Few};
+use super::{Attempt, Checker, Content, Entry, MOST_REFUSED, Mark, Open};
+use crate::check::call::{Call, Gaps};
+use crate::check::hashing::digest;
+use crate::check::model::Model;
+use crate::check::{Anomaly, AnomalyKind};
+
+impl<M: Model + std::fmt::Debug> Checker<M> {
+    /// It was certainly not executed by this attempt.
+    pub(super) fn fail(&mut self, command: &M::Command, invoked: u64) {
+        let Some(identity) = M::identity(command) else { return };
+        self.refused.push_back((identity, invoked));
+        if self.refused.len() > MOST_REFUSED {
+            self.refused.pop_front();
+        }
+        self.withdraw(identity, invoked, 0);
+        self.forget_attempt(identity, invoked);
+    }
+
+    pub(super) fn forget_attempt(&mut self, identity: u128, invoked: u64) {
+        if let Some(attempts) = self.attempts.get_mut(&identity) {
+            attempts.settle(invoked);
+            if attempts.is_empty() {
+                self.attempts.remove(&identity);
+            }
+        }
+    }
+
+    /// A client was told where its command stands.
+    pub(super) fn placed(
+        &mut self,
+        invoked: u64,
+        index: u64,
+        floor: Mark,
+        command: M::Command,
+        place: u64,
+        answer: M::Answer,
+    ) {
+        let Some(identity) = M::identity(&command) else { return };
+        let attempts = self.attempts.entry(identity).or_default();
+        if let Some(known) = attempts.executions.find_mut(|known| known.place == place) {
+            let same_command = M::repeats(&known.command, &command);
+            let problem = match &known.answer {
+                _ if !same_command => Some("another command under its identity".to_owned()),
+                Some(first) if *first != answer => Some(format!("{first:?}")),
+                _ => None,
+            };
+            known.answer.get_or_insert_with(|| answer.clone());
+            let operations = vec![known.index, invoked];
+            attempts.settle(invoked);
+            self.withdraw(identity, invoked, place);
+            if let Some(entry) = self.entries.get_mut(&place) {
+                if entry.completed.is_none() {
+                    entry.completed = Some(index);
+                    self.told.insert((index, place));
+                }
+                entry.answer.get_or_insert_with(|| answer.clone());
+            }
+            if let Some(expected) = problem {
+                self.anomaly(Anomaly {
+                    kind: AnomalyKind::WrongRetry,
+                    operations,
+                    fields: vec![("lsn", place.to_string())],
+                    expected,
+                    observed: format!("{answer:?}"),
+                });
+            }
+            return;
+        }
+        // A record that the model has forgotten may still have answered one who asked in time.
+        if self.gaps == Gaps::Closed
+            && place <= self.applied
+            && self.past.at(place).is_some_and(|trace| {
+                trace.identity == digest(&identity) && trace.content == M::digest(&command)
+            })
+        {
+            return self.forget_attempt(identity, invoked);
+        }
+        self.withdraw(identity, invoked, place);
+        let mut possible = self.executed_by(identity, invoked, floor, &command, place);
+        let mut by = Few::default();
+        possible.iter().for_each(|attempt| by.push(attempt.index));
+        let Attempt { index: first_invoked, floor, .. } = possible[0];
+        let content = if possible.iter().all(|attempt| attempt.command == possible[0].command) {
+            Content::Command(possible.swap_remove(0).command)
+        } else {
+            Content::Either(possible)
+        };
+        let attempts = self.attempts.entry(identity).or_default();
+        attempts.settle(invoked);
+        let told = Some(answer.clone());
+        attempts.executions.push(Execution { place, answer: told, index: invoked, command, by });
+        let (answer, completed) = (Some(answer), Some(index));
+        self.insert(place, Entry { content, answer, index: invoked, first_invoked, completed, floor });
+    }
+
+    /// Attempts that may have been executed where one was told that its command stands: itself, or others that are not settled, if
+    /// they were asked for before the place was certainly taken; at least itself. The earliest comes first.
+    fn executed_by(
+        &self,
+        identity: u128,
+        invoked: u64,
+        floor: Mark,
+        command: &M::Command,
+        place: u64,
+    ) -> Vec<Attempt<M>> {
+        let own = || Attempt { index: invoked, floor, command: command.clone() };
+        let tries = self.attempts.get(&identity).map(|attempts| &attempts.tries);
+        let Some(tries) = tries.filter(|tries| tries.len() > 1) else { return vec![own()] };
+        let attempt = |index: &u64| {
+            if *index == invoked {
+                return Some(own());
+            }
+            match self.open.get(index).or_else(|| self.lost.get(index)) {
+                Some(Open { floor, call: Call::Command(command) }) => {
+                    Some(Attempt { index: *index, floor: *floor, command: command.clone() })
+                }
+                _ => None,
+            }
+        };
+        let is_possible =
+            |attempt: &Attempt<M>| attempt.floor.0 < place && M::repeats(&attempt.command, command);
+        let possible: Vec<Attempt<M>> = tries.iter().filter_map(attempt).filter(is_possible).collect();
+        if possible.is_empty() { vec![own()] } else { possible }
+    }
+
+    /// An attempt was certainly not executed but perhaps at this place, so it explains no execution at another.
+    pub(super) fn withdraw(&mut self, identity: u128, invoked: u64, place: u64) {
+        let Some(attempts) = self.attempts.get_mut(&identity) else { return };
+        let mut unexplained = None;
+        for known in attempts.executions.iter_mut().filter(|known| known.place != place) {
+            let had = known.by.len();
+            known.by.retain(|index| *index != invoked);
+            if known.by.len() == had {
+                continue;
+            }
+            if known.by.is_empty() {
+                unexplained = Some((known.place, known.index));
+            }
+            if let Some(entry) = self.entries.get_mut(&known.place)
+                && let Content::Either(possible) = &mut entry.content
+            {
+                possible.retain(|attempt| attempt.index != invoked);
+                if let Some(first) = possible.first() {
+                    (entry.first_invoked, entry.floor) = (first.index, first.floor);
+                }
+            }
+        }
+        if let Some((place, index)) = unexplained {
+            self.anomaly(Anomaly {
+                kind: AnomalyKind::WrongResult,
+                operations: vec![invoked, index],
+                fields: vec![("operation_id", identity.to_string()), ("lsn", place.to_string())],
+                expected: "a request that was refused for good, or executed elsewhere, is not executed"
+                    .to_owned(),
+                observed: format!("only it was asked for early enough to stand at {place}"),
+            });
+        }
+    }
+
+    pub(super) fn insert(&mut self, place: u64, entry: Entry<M>) {
+        let last = entry.last(place);
+        let before = self.entries.range(..=last).next_back();
+        let taken = before
+            .filter(|(at, known)| **at >= place || known.last(**at) >= place)
+            .map(|(_, known)| known.index)
+            .or_else(|| self.past.index(place).filter(|_| place <= self.applied));
+        if place == 0 || taken.is_some() || (place <= self.applied && self.gaps == Gaps::Closed) {
+            let operations = taken.into_iter().chain([entry.index]).collect();
+            return self.anomaly(Anomaly {
+                kind: AnomalyKind::LsnConflict,
+                operations,
+                fields: vec![("lsn", place.to_string())],
+                expected: "one command at each place".to_owned(),
+                observed: format!("another command is told the same place, {place}"),
+            });
+        }
+        if place <= entry.floor.0 {
+            self.anomaly(Anomaly {
+                kind: AnomalyKind::OrderViolation,
+                operations: vec![entry.floor.1, entry.index],
+                fields: vec![("lsn", place.to_string()), ("floor", entry.floor.0.to_string())],
+                expected: format!(
+                    "a place above {}, which had been told before it was asked for",
+                    entry.floor.0
+                ),
+                observed: place.to_string(),
+            });
+        }
+        if let Some(completed) = entry.completed {
+            self.told.insert((completed, place));
+        }
+        self.entries.insert(place, entry);
+    }
+}
