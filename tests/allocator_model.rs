@@ -229,6 +229,8 @@ fn play(seed: u64) -> Result<BTreeSet<&'static str>, String> {
         if number % 250 == 0 {
             let snapshot = real.snapshot();
             agree("snapshot", &snapshot, &model.snapshot()).map_err(|problem| at(number, &problem))?;
+            agree("state in lines", &allocdb_node::client::state::of_replica(&snapshot), &model.lines())
+                .map_err(|problem| at(number, &problem))?;
             real.check_invariants().map_err(|error| at(number, &error.to_string()))?;
             runs_agree(&mut of_runs, &run, &of_run).map_err(|problem| at(number, &problem))?;
             agree("snapshot of runs", &of_runs.snapshot(), &snapshot)

@@ -328,7 +328,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
     }
 
-    fn anomaly(&mut self, mut anomaly: Anomaly) {
+    /// Takes note of something that is wrong, found by whoever knows what the checker does not.
+    pub fn anomaly(&mut self, mut anomaly: Anomaly) {
         anomaly.operations.sort_unstable();
         anomaly.operations.dedup();
         if self.judgement.anomalies.len() < MOST_ANOMALIES {

@@ -2,6 +2,7 @@
 
 use super::model::LeaseModel;
 use super::record::{Fields, Header, Request, parse_command};
+use super::told::{Teller, Told};
 use crate::check::{Checker, Gaps, Judgement};
 use crate::history::jsonl::{ReadError, Reader};
 use crate::history::pairing::{Paired, Processes};
@@ -42,6 +43,9 @@ pub struct Judge {
     processes: Processes,
     requests: HashMap<u64, Request>,
     counts: Counts,
+    teller: Teller,
+    /// States of replicas that had not applied as much as others, and could not be compared.
+    uncompared: Vec<(u64, u64)>,
 }
 
 impl Judge {
@@ -53,6 +57,8 @@ impl Judge {
             processes: Processes::default(),
             requests: HashMap::new(),
             counts: Counts::default(),
+            teller: Teller::default(),
+            uncompared: Vec::new(),
         }
     }
 
@@ -80,7 +86,7 @@ impl Judge {
                 let replica = event.replica.unwrap_or(0);
                 self.checker.logged(Lsn(lsn).0, parse_command(&f, &fields)?, replica);
             }
-            Paired::Nemesis => {}
+            Paired::Nemesis => self.hear_of_replicas(event)?,
             Paired::Begins => {
                 let request = Request::parse(&event.f, &fields?)?;
                 self.counts.operations += 1;
@@ -104,6 +110,21 @@ impl Judge {
         Ok(())
     }
 
+    fn hear_of_replicas(&mut self, event: &Event) -> Result<(), String> {
+        match self.teller.hear(event)? {
+            Told::Nothing => {}
+            Told::Wrong(anomaly) => self.checker.anomaly(anomaly),
+            Told::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
+            Told::State(state) if state.lsn == self.checker.applied() => {
+                if let Some(anomaly) = state.compare(self.checker.model()) {
+                    self.checker.anomaly(anomaly);
+                }
+            }
+            Told::State(state) => self.uncompared.push((state.replica, state.lsn)),
+        }
+        Ok(())
+    }
+
     /// There is nothing more to come; what is open has no known outcome.
     #[must_use]
     pub fn finish(mut self, is_cut: bool) -> Verdict {
@@ -113,6 +134,15 @@ impl Judge {
         }
         if self.counts.ok == 0 {
             self.checker.doubt("no operation was answered, so nothing is shown");
+        }
+        for replica in self.teller.unfinished() {
+            self.checker.doubt(format!("the state of replica {replica} was told in part only"));
+        }
+        for (replica, lsn) in &self.uncompared {
+            let applied = self.checker.applied();
+            self.checker.doubt(format!(
+                "the state of replica {replica} at {lsn} was not compared: the model had applied everything through {applied}"
+            ));
         }
         Verdict { judgement: self.checker.finish(), counts: self.counts }
     }

@@ -134,6 +134,11 @@ impl Model {
         self.specified.operation(id, slot).map(|known| (known.applied, outcome(&known.answer)))
     }
 
+    /// The whole state, in lines.
+    pub fn lines(&self) -> Vec<String> {
+        allocdb_node::client::state::of_model(&self.specified)
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         let views = || self.specified.leases().map(|(id, view)| reservation_view(id, view));
         let reservation = |view: ReservationView| ReservationRecord {

@@ -1,0 +1,283 @@
+//! What a history tells of the replicas themselves: their states at the end, that one failed by itself, that the cluster did not
+//! serve again, and what a hunt never got to see. Whoever breaks the system tells it, in events of the nemesis.
+
+use super::model::LeaseModel;
+use super::state::{first_difference, of_model};
+use crate::check::{Anomaly, AnomalyKind};
+use crate::history::Event;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The word under which a part of a replica's state stands in a history.
+pub const STATE: &str = "state";
+/// The word for a replica that ended or faulted without a fault that allows it.
+pub const REPLICA_FAILURE: &str = "replica-failure";
+/// The word for a cluster that did not serve again.
+pub const UNAVAILABLE: &str = "unavailable";
+/// The word for what a hunt never got to see.
+pub const COVERAGE: &str = "coverage";
+
+/// Lines of a state in one event, at most; a state of more has several parts.
+pub const LINES_IN_A_PART: usize = 200;
+
+/// Parts of one state that are taken, at most: some hundred megabytes of lines.
+const MOST_PARTS: u64 = 4_096;
+
+/// A part of the state that a replica would recover: its lines are those of [`super::state`], in order over all parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatePart {
+    /// The LSN through which the state has applied everything.
+    pub lsn: u64,
+    /// Which part this is, from 0.
+    pub part: u64,
+    /// How many there are.
+    pub parts: u64,
+    /// Its lines.
+    pub lines: Vec<String>,
+}
+
+/// Why something is wrong, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What was seen.
+    pub reason: String,
+}
+
+/// What a hunt must see to count, and did not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Each in words.
+    pub missing: Vec<String>,
+}
+
+/// A state in parts, for as many events.
+#[must_use]
+pub fn parts_of(lsn: u64, lines: &[String]) -> Vec<StatePart> {
+    let chunks: Vec<&[String]> =
+        if lines.is_empty() { vec![lines] } else { lines.chunks(LINES_IN_A_PART).collect() };
+    let parts = chunks.len() as u64;
+    let part = |(part, lines): (u64, &[String])| StatePart { lsn, part, parts, lines: lines.to_vec() };
+    (0..).zip(chunks).map(part).collect()
+}
+
+/// What an event of the nemesis comes to, for the verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing.
+    Nothing,
+    /// Something is wrong.
+    Wrong(Anomaly),
+    /// Something was not looked at.
+    Doubts(Vec<String>),
+    /// A replica's state is told in full.
+    State(ReplicaState),
+}
+
+/// The state of a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ReplicaState {
+    pub(super) replica: u64,
+    pub(super) lsn: u64,
+    lines: Vec<String>,
+}
+
+impl ReplicaState {
+    /// What is wrong with it, where the model has applied just as much.
+    pub(super) fn compare(&self, model: &LeaseModel) -> Option<Anomaly> {
+        let expected = of_model(model);
+        let (expected, observed) = first_difference(&expected, &self.lines)?;
+        Some(Anomaly {
+            kind: AnomalyKind::ReplicaDivergence,
+            operations: Vec::new(),
+            fields: vec![("replica", self.replica.to_string()), ("lsn", self.lsn.to_string())],
+            expected: expected.unwrap_or("nothing of the kind").to_owned(),
+            observed: observed.unwrap_or("nothing of the kind").to_owned(),
+        })
+    }
+}
+
+/// Puts together what is told in parts.
+#[derive(Debug, Default)]
+pub(super) struct Teller {
+    states: BTreeMap<u64, ReplicaState>,
+    next_part: BTreeMap<u64, u64>,
+}
+
+fn value<'a, T: Deserialize<'a>>(event: &'a Event) -> Result<T, String> {
+    let text = event.value.as_deref().ok_or("`value`: expected, found nothing")?;
+    serde_json::from_str(text.get()).map_err(|error| format!("`value`: {error}"))
+}
+
+impl Teller {
+    /// Takes an event of the nemesis.
+    pub(super) fn hear(&mut self, event: &Event) -> Result<Told, String> {
+        let wrong = |kind, expected: &str| -> Result<Told, String> {
+            let Reason { reason } = value(event)?;
+            Ok(Told::Wrong(Anomaly {
+                kind,
+                operations: Vec::new(),
+                fields: event.replica.map(|replica| ("replica", replica.to_string())).into_iter().collect(),
+                expected: expected.to_owned(),
+                observed: reason,
+            }))
+        };
+        match event.f.as_str() {
+            STATE => self.state_part(event),
+            REPLICA_FAILURE => wrong(
+                AnomalyKind::ReplicaFailure,
+                "a replica goes on as long as nothing is done to it that ends it",
+            ),
+            UNAVAILABLE => wrong(
+                AnomalyKind::Unavailable,
+                "the cluster serves writes and reads again within 30 seconds of the last heal",
+            ),
+            COVERAGE => {
+                let Missing { missing } = value(event)?;
+                Ok(Told::Doubts(missing.into_iter().map(|what| format!("never seen: {what}")).collect()))
+            }
+            _ => Ok(Told::Nothing),
+        }
+    }
+
+    fn state_part(&mut self, event: &Event) -> Result<Told, String> {
+        let StatePart { lsn, part, parts, lines } = value(event)?;
+        let replica = event.replica.ok_or("`replica`: expected, found nothing")?;
+        let next = self.next_part.remove(&replica).unwrap_or(0);
+        if part != next || part >= parts || parts > MOST_PARTS {
+            return Err(format!(
+                "`value.part`: expected {next} of at most {MOST_PARTS}, found {part} of {parts}"
+            ));
+        }
+        let state = self.states.entry(replica).or_insert(ReplicaState { replica, lsn, lines: Vec::new() });
+        if state.lsn != lsn {
+            return Err(format!("`value.lsn`: expected {} as in the part before, found {lsn}", state.lsn));
+        }
+        state.lines.extend(lines);
+        if part + 1 < parts {
+            self.next_part.insert(replica, part + 1);
+            return Ok(Told::Nothing);
+        }
+        Ok(self.states.remove(&replica).map_or(Told::Nothing, Told::State))
+    }
+
+    /// Replicas whose state was told in part only.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = u64> {
+        self.states.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge::{Verdict, judge};
+    use super::super::lease::{Ask, Command, Limits};
+    use super::super::record::LimitFields;
+    use super::*;
+    use crate::check::Model as _;
+    use crate::ids::{OperationId, ResourceId, ShardId, Slot};
+
+    const LIMITS: Limits = Limits {
+        shard: ShardId(0),
+        max_resources: 8,
+        max_reservations: 8,
+        max_bundle_size: 2,
+        max_operations: 64,
+        max_ttl_slots: 16,
+        max_client_retry_window_slots: 8,
+        reservation_history_window_slots: 4,
+        max_expiration_bucket_len: 8,
+        max_expirations_per_tick: 8,
+    };
+
+    fn create() -> Command {
+        Command {
+            operation: Some(OperationId(1)),
+            slot: Slot(1),
+            ask: Ask::Create { resource: ResourceId(5) },
+        }
+    }
+
+    /// The state after one resource was created.
+    fn state() -> Vec<String> {
+        let mut model = LeaseModel::new(LIMITS);
+        assert_eq!(model.apply(1, &create(), None, &mut Vec::new()), None);
+        of_model(&model)
+    }
+
+    /// A history in which a resource was created, and then this was told of replica 2.
+    fn judged(told: &[(&str, serde_json::Value)]) -> Result<Verdict, String> {
+        let header = serde_json::json!({ "version": 1, "limits": LimitFields::from(LIMITS) });
+        let mut lines = vec![
+            header.to_string(),
+            r#"{"index":0,"time":1,"process":0,"type":"invoke","f":"create_resource","value":{"op":"1","resource":"5","slot":1},"replica":1}"#.to_owned(),
+            r#"{"index":1,"time":2,"process":0,"type":"ok","f":"create_resource","value":{"lsn":1,"code":"ok"}}"#.to_owned(),
+        ];
+        for (f, value) in told {
+            let index = lines.len() - 1;
+            let event = serde_json::json!({
+                "index": index, "time": index + 1, "process": "nemesis", "type": "info", "f": f, "value": value, "replica": 2
+            });
+            lines.push(event.to_string());
+        }
+        judge((lines.join("\n") + "\n").as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn found(told: &[(&str, serde_json::Value)]) -> Vec<String> {
+        judged(told).unwrap().judgement.anomalies.iter().map(ToString::to_string).collect()
+    }
+
+    fn told_state(lsn: u64, lines: &[String]) -> Vec<(&'static str, serde_json::Value)> {
+        parts_of(lsn, lines).iter().map(|part| (STATE, serde_json::to_value(part).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_replica_that_holds_what_the_model_holds_is_right_and_any_other_is_not() {
+        assert_eq!(found(&told_state(1, &state())), [""; 0]);
+        for at in 0..state().len() {
+            let mut other = state();
+            other[at] = other[at].replace('5', "6").replace("slot=1", "slot=2");
+            let mut short = state();
+            short.remove(at);
+            for wrong in [other, short] {
+                assert_eq!(found(&told_state(1, &wrong)), ["replica-divergence replica=2 lsn=1 operations="]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_compared_or_is_told_in_part_proves_nothing() {
+        let doubts = |told: &[_]| judged(told).unwrap().judgement.doubts;
+        let behind = doubts(&told_state(0, &[]));
+        assert!(behind[0].starts_with("the state of replica 2 at 0 was not compared"), "{behind:?}");
+        let part = StatePart { lsn: 1, part: 0, parts: 2, lines: state() };
+        let unfinished = doubts(&[(STATE, serde_json::to_value(&part).unwrap())]);
+        assert_eq!(unfinished, ["the state of replica 2 was told in part only"]);
+        let second = StatePart { part: 1, ..part };
+        let error = judged(&[(STATE, serde_json::to_value(&second).unwrap())]).unwrap_err();
+        assert!(error.starts_with("line 4: `value.part`: expected 0"), "{error}");
+    }
+
+    #[test]
+    fn failures_that_are_told_are_anomalies_and_what_was_never_seen_is_a_doubt() {
+        let reason = serde_json::json!({ "reason": "it ended" });
+        assert_eq!(found(&[(REPLICA_FAILURE, reason.clone())]), ["replica-failure replica=2 operations="]);
+        assert_eq!(found(&[(UNAVAILABLE, reason)]), ["unavailable replica=2 operations="]);
+        let missing = serde_json::json!({ "missing": ["confirm of a revoked lease"] });
+        let doubts = judged(&[(COVERAGE, missing)]).unwrap().judgement.doubts;
+        assert_eq!(doubts, ["never seen: confirm of a revoked lease"]);
+        assert!(
+            judged(&[(UNAVAILABLE, serde_json::json!({}))]).unwrap_err().contains("missing field `reason`")
+        );
+    }
+
+    #[test]
+    fn a_long_state_comes_in_parts() {
+        let lines: Vec<String> = (0..LINES_IN_A_PART * 2 + 1).map(|line| line.to_string()).collect();
+        let parts = parts_of(7, &lines);
+        assert_eq!(
+            parts.iter().map(|part| (part.part, part.parts)).collect::<Vec<_>>(),
+            [(0, 3), (1, 3), (2, 3)]
+        );
+        assert_eq!(parts.into_iter().flat_map(|part| part.lines).collect::<Vec<_>>(), lines);
+        assert_eq!(parts_of(7, &[]).len(), 1);
+    }
+}
