@@ -8,6 +8,7 @@ mod disk;
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command};
 use allocdb_node::api::{Request, Response, SubmitResponse, TickResponse};
+use allocdb_node::cluster::control::Progress;
 use allocdb_node::engine::{EngineConfig, EnginePaths, RecoveryError};
 use allocdb_node::ids::{ClientId, HolderId, Lsn, OperationId, ReplicaId, ResourceId, ShardId, Slot, View};
 use allocdb_node::operator::{
@@ -473,6 +474,10 @@ impl Control for Play {
             Sighting { replica: id_of(at), answer: node.map(standing) }
         };
         Round((0..COUNT).map(sighting).collect())
+    }
+
+    fn progress(&mut self, _: ReplicaId) -> Option<Progress> {
+        None
     }
 
     fn heal(&mut self, _: ReplicaId) -> Result<(), String> {

@@ -23,6 +23,7 @@ pub use rejoin::Rejoin;
 pub use round::{Member, Problem, Round, Sighting, Standing};
 pub use waiting::Waiting;
 
+use crate::cluster::control::Progress;
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::replica::Role;
 use crate::replica::staging::{FailoverPlan, StagedReplica, StagingError};
@@ -49,6 +50,10 @@ pub trait Control {
 
     /// Asks every replica how it is, and returns what each said, in the order of the layout.
     fn probe(&mut self) -> Round;
+
+    /// Asks a replica how far it has written down what it promises. None where it does not answer, or does not know the
+    /// question, as other implementations.
+    fn progress(&mut self, replica: ReplicaId) -> Option<Progress>;
 
     /// Undoes whatever cuts a replica off.
     ///
@@ -211,6 +216,14 @@ pub enum Failure<E> {
         end: Option<Lsn>,
         /// What the replica said before.
         commit: Option<Lsn>,
+    },
+    /// The copies of the primary's files always promised what the primary did not say that it holds.
+    #[error(
+        "the copy of replica {replica} holds entries that it does not say it has written down; is it still primary?"
+    )]
+    Unflushed {
+        /// Which replica.
+        replica: ReplicaId,
     },
     /// The replica holds more than the primary it was to follow.
     #[error(

@@ -32,6 +32,10 @@ enum Call {
     Copy {
         attempt: u32,
     },
+    /// Whether the primary has written down what its copied files promise.
+    Confirm {
+        attempt: u32,
+    },
     Import,
     Start,
     Await(Waiting),
@@ -49,6 +53,8 @@ pub struct Rejoin {
     asks_files: bool,
     /// What the primary had committed when the target had ended.
     committed: Option<Lsn>,
+    /// The primary's files, and what they hold.
+    copied: Option<(StagedReplica, Survey)>,
     is_dry: bool,
     decided: Option<Decision>,
 }
@@ -77,6 +83,7 @@ impl Rejoin {
             target_was: None,
             asks_files: false,
             committed: None,
+            copied: None,
             is_dry: false,
             decided: None,
         }
@@ -195,6 +202,25 @@ impl Rejoin {
         Ok(None)
     }
 
+    /// Whether the copied files promise nothing that the primary may yet lose. A copy can catch a file that is written but not
+    /// flushed; should the primary lose that with its power it gives the same place to another entry, in the same view, and
+    /// two replicas hold different ones. What the primary says it holds it has flushed.
+    fn is_confirmed<C: Control>(&self, control: &mut C, primary: ReplicaId) -> bool {
+        let Some((_, holds)) = &self.copied else { return false };
+        if holds.prefix <= holds.commit_lsn {
+            return true;
+        }
+        let view = holds.metadata.current_view;
+        match control.progress(primary) {
+            Some(said) => {
+                let flushed = said.commit_lsn.max(said.highest_prepared_lsn);
+                said.is_active && said.role == Role::Primary && said.view == view && flushed >= holds.prefix
+            }
+            // One that does not know the question says at least that nothing has failed.
+            None => control.probe().primaries().iter().any(|known| known.id == primary && known.view == view),
+        }
+    }
+
     /// Makes the target's files out of the primary's.
     fn carry_out<C: Control>(
         &mut self,
@@ -247,10 +273,22 @@ impl Operation for Rejoin {
                 return Ok(Step::After(self.measure(control, primary, attempt)?));
             }
             (Call::Copy { attempt }, Some(primary)) => {
-                let Some((source, holds)) = self.copy(control, primary, attempt)? else {
+                let Some(copied) = self.copy(control, primary, attempt)? else {
                     let is_pending = matches!(self.call, Call::Copy { attempt: next } if next == attempt);
                     return Ok(Step::After(if is_pending { Duration::ZERO } else { COPY_PAUSE }));
                 };
+                self.copied = Some(copied);
+                Call::Confirm { attempt }
+            }
+            (Call::Confirm { attempt }, Some(primary)) => {
+                if !self.is_confirmed(control, primary) {
+                    if attempt == COPY_ATTEMPTS {
+                        return Err(Failure::Unflushed { replica: primary });
+                    }
+                    self.call = Call::Copy { attempt: attempt + 1 };
+                    return Ok(Step::After(COPY_PAUSE));
+                }
+                let Some((source, holds)) = self.copied.take() else { return Ok(Step::NEXT) };
                 self.carry_out(control, primary, &source, &holds)?;
                 match (self.is_dry, self.decided.clone()) {
                     (true, Some(decided)) => return Ok(Step::Done(decided)),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ids::{Lsn, ShardId, Slot};
-use crate::replica::{Identity, Metadata, Role};
+use crate::replica::{Identity, Metadata, PreparedEntry, Role};
 use crate::storage::{Frame, RecordType};
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,6 +29,8 @@ struct Stand {
     running: BTreeSet<ReplicaId>,
     /// Replicas that cannot be ended.
     unreachable: BTreeSet<ReplicaId>,
+    /// What the primary says of how far it has written down what it promises; the last is said again and again.
+    progress: Vec<Progress>,
     now: Duration,
     calls: Vec<String>,
 }
@@ -37,7 +39,14 @@ impl Stand {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let running = ALL.into_iter().collect();
-        Self { root, running, unreachable: BTreeSet::new(), now: Duration::ZERO, calls: Vec::new() }
+        Self {
+            root,
+            running,
+            unreachable: BTreeSet::new(),
+            progress: Vec::new(),
+            now: Duration::ZERO,
+            calls: Vec::new(),
+        }
     }
 
     fn folder(&self, kind: &str, replica: ReplicaId) -> PathBuf {
@@ -114,6 +123,15 @@ impl Control for Stand {
             seen(replica.0, stored.role, stored.current_view.0, commit)
         };
         Round(ALL.map(sighting).into())
+    }
+
+    fn progress(&mut self, replica: ReplicaId) -> Option<Progress> {
+        self.calls.push(format!("progress {replica}"));
+        match &mut self.progress[..] {
+            [] => None,
+            [last] => Some(last.clone()),
+            _ => Some(self.progress.remove(0)),
+        }
     }
 
     fn heal(&mut self, _: ReplicaId) -> Result<(), String> {
@@ -341,5 +359,64 @@ fn a_backup_that_does_not_take_in_what_is_committed_is_rejoined() {
     stand.carry_out(Converge::new(ALL, Fence::Ended)).unwrap();
     assert_eq!(stand.entries(2), 1);
     stand.carry_out(Converge::through(Lsn(2), ALL, Fence::Ended)).unwrap();
+    assert_eq!(stand.entries(2), 2);
+}
+
+/// What a primary of view 1 says that has committed one entry.
+fn says(highest_prepared: Option<u64>) -> Progress {
+    Progress {
+        role: Primary,
+        view: View(1),
+        commit_lsn: Some(Lsn(1)),
+        highest_prepared_lsn: highest_prepared.map(Lsn),
+        is_active: true,
+        who: None,
+    }
+}
+
+/// A cluster whose primary's files promise a second entry, and whose second replica is to be rejoined.
+fn with_a_promise() -> Stand {
+    let stand =
+        Stand::new().with(1, Primary, 1, &["a"]).with(2, Recovering, 1, &[]).with(3, Backup, 1, &["a"]);
+    let promised = PreparedEntry {
+        view: View(1),
+        lsn: Lsn(2),
+        slot: Slot(2),
+        kind: crate::allocator::PayloadKind::Client,
+        payload: b"b".to_vec(),
+    };
+    let folder = stand.folder("live", ReplicaId(1));
+    let path = crate::replica::prepare_log_path(&folder.join("replica.metadata"));
+    fs::write(path, crate::replica::prepare_log::encode([&promised].into_iter())).unwrap();
+    stand
+}
+
+#[test]
+fn a_rejoin_waits_until_the_primary_has_written_down_what_its_files_promise() {
+    let mut stand = with_a_promise();
+    stand.progress = vec![says(None), says(Some(2))];
+    stand.carry_out(Rejoin::new(ReplicaId(2), None)).unwrap();
+    assert_eq!(
+        stand.calls,
+        ["crash 2", "export 1", "progress 1", "export 1", "progress 1", "import 2", "restart 2"]
+    );
+    assert_eq!(stand.entries(2), 2);
+}
+
+#[test]
+fn a_rejoin_takes_no_promise_that_the_primary_does_not_stand_by() {
+    let faulted = Progress { is_active: false, ..says(Some(2)) };
+    let elsewhere = Progress { view: View(2), ..says(Some(2)) };
+    let deposed = Progress { role: Backup, ..says(Some(2)) };
+    for said in [says(None), says(Some(1)), faulted, elsewhere, deposed] {
+        let mut stand = with_a_promise();
+        stand.progress = vec![said.clone()];
+        let error = stand.carry_out(Rejoin::new(ReplicaId(2), None)).unwrap_err();
+        assert!(error.contains("does not say it has written down"), "{said:?}: {error}");
+        assert!(!stand.calls.iter().any(|call| call.starts_with("import")), "{:?}", stand.calls);
+    }
+    // Other implementations do not know the question: whether they serve is all that they say.
+    let mut stand = with_a_promise();
+    stand.carry_out(Rejoin::new(ReplicaId(2), None)).unwrap();
     assert_eq!(stand.entries(2), 2);
 }

@@ -3,7 +3,8 @@
 use super::actions::Actions;
 use super::runtime;
 use super::support::Staging;
-use super::testbed::REPLICAS;
+use super::testbed::{Port, REPLICAS};
+use allocdb_node::cluster::control::Progress;
 use allocdb_node::ids::{Lsn, ReplicaId};
 use allocdb_node::operator::{
     Control, Converge, Decision, Failover, Failure, Fence, Member, Operation, Rejoin, Replicas, Round, Step,
@@ -50,6 +51,11 @@ impl Control for Hands<'_, '_> {
 
     fn probe(&mut self) -> Round {
         runtime::probe(self.actions.testbed)
+    }
+
+    fn progress(&mut self, replica: ReplicaId) -> Option<Progress> {
+        let reply = self.actions.testbed.exchange(replica, Port::Control, b"progress").ok()?;
+        Progress::decode(&reply).ok()
     }
 
     fn heal(&mut self, replica: ReplicaId) -> Result<()> {

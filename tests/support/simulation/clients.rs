@@ -40,8 +40,17 @@ pub(super) struct WriteOp {
     /// Attempts that were refused for good: this one was not executed and will not be.
     pub(super) refused: u32,
     /// An answer said that it was never executed, by whichever attempt.
-    pub(super) is_denied: bool,
+    pub(super) denied: Option<Denial>,
     pub(super) committed: Vec<Committed>,
+}
+
+/// Says that a write was never executed so far.
+#[derive(Clone, Copy)]
+pub(super) struct Denial {
+    /// How often it had been sent. Sent again afterwards it may be executed after all.
+    pub(super) attempts: u32,
+    /// The highest LSN that any replica had committed: what stands there or below was executed before.
+    pub(super) committed: Option<Lsn>,
 }
 
 /// A read that was answered.
@@ -179,14 +188,8 @@ impl World {
             }
             _ => {
                 let payload = self.next_payload();
-                let write = WriteOp {
-                    slot,
-                    payload,
-                    attempts: 0,
-                    refused: 0,
-                    is_denied: false,
-                    committed: Vec::new(),
-                };
+                let write =
+                    WriteOp { slot, payload, attempts: 0, refused: 0, denied: None, committed: Vec::new() };
                 self.writes.push(write);
                 let write = self.writes.len() - 1;
                 (Asked::Write(write), self.request_of(write))
@@ -296,8 +299,9 @@ impl World {
         match response {
             SubmitResponse::Committed(committed) => {
                 let code = committed.outcome.code;
-                self.writes[write].is_denied |=
-                    committed.from_retry_cache && code == ResultCode::OperationConflict;
+                if committed.from_retry_cache && code == ResultCode::OperationConflict {
+                    self.deny(write);
+                }
                 self.acknowledge(Some(committed.lsn));
                 self.learn(write, &committed.outcome);
                 self.writes[write].committed.push(committed);
@@ -308,10 +312,17 @@ impl World {
             }
             SubmitResponse::Rejected(failure) if failure.category == Certainty::Definite => {
                 self.writes[write].refused += 1;
-                self.writes[write].is_denied = true;
+                self.deny(write);
             }
             SubmitResponse::Rejected(_) => self.perhaps_again(client, write),
         }
+    }
+
+    fn deny(&mut self, write: usize) {
+        let commits = self.machines.iter().filter_map(|machine| machine.process.as_ref());
+        let committed = commits.map(|process| process.node.replica().commit_lsn()).max().flatten();
+        let attempts = self.writes[write].attempts;
+        self.writes[write].denied.get_or_insert(Denial { attempts, committed });
     }
 
     fn perhaps_again(&mut self, client: usize, write: usize) {

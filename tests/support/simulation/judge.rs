@@ -1,7 +1,7 @@
 //! Everything that was seen, held against one log: what replicas have committed has to be one sequence of commands, and
 //! every answer has to be what that sequence says.
 
-use super::clients::{Known, ReadOp, TickOp};
+use super::clients::{Denial, Known, ReadOp, TickOp};
 use super::process::{LoggedEntry, READ_LEASE, allocator_config, id_of};
 use super::world::{At, COUNT, World};
 use allocdb_node::allocator::payload::decode_client;
@@ -10,7 +10,7 @@ use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response, Subm
 use allocdb_node::ids::{Lsn, Slot, View};
 use allocdb_node::replica::node::ClientReply;
 use allocdb_node::replica::{Replica, Role};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What was seen.
 #[derive(Default)]
@@ -267,10 +267,11 @@ impl World {
                 !matches!(outcome.code, ResultCode::OperationTableFull | ResultCode::OperationConflict)
             })
         };
-        let executed: HashSet<(Slot, &[u8])> = (self.record.entries.iter())
-            .filter(|(lsn, _)| had_effect(lsn))
-            .map(|(_, entry)| (entry.slot, entry.payload.as_slice()))
-            .collect();
+        // The first time that each was executed.
+        let mut executed: HashMap<(Slot, &[u8]), Lsn> = HashMap::new();
+        for (lsn, entry) in self.record.entries.iter().filter(|(lsn, _)| had_effect(lsn)) {
+            executed.entry((entry.slot, entry.payload.as_slice())).or_insert(*lsn);
+        }
         // An operation id that is used again may come with the same command.
         let not_refused: HashSet<(Slot, &[u8])> = (self.writes.iter())
             .filter(|write| write.refused < write.attempts)
@@ -294,7 +295,12 @@ impl World {
                 }
             }
             let key = (write.slot, write.payload.as_slice());
-            if write.is_denied && executed.contains(&key) {
+            let was_wrong = |denial: &Denial, lsn: &Lsn| {
+                Some(*lsn) <= denial.committed || denial.attempts == write.attempts
+            };
+            if let (Some(denial), Some(lsn)) = (&write.denied, executed.get(&key))
+                && was_wrong(denial, lsn)
+            {
                 return Err(format!(
                     "said not to have been executed, and yet logged: {:?} at slot {}",
                     decode_client(&write.payload),

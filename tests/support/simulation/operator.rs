@@ -4,6 +4,7 @@
 use super::disk::SimDisk;
 use super::process::{READ_LEASE, id_of, paths_of};
 use super::world::{At, COUNT, Happening, World};
+use allocdb_node::cluster::control::Progress;
 use allocdb_node::ids::{ReplicaId, View};
 use allocdb_node::operator::{
     Control, Converge, Decision, Failover, Fence, Operation, Rejoin, Replicas, Round, Sighting, Standing,
@@ -98,6 +99,11 @@ impl Control for Hands<'_> {
         Round((0..COUNT).map(sighting).collect())
     }
 
+    fn progress(&mut self, replica: ReplicaId) -> Option<Progress> {
+        let process = self.0.machines[place_of(replica)].process.as_ref()?;
+        Some(progress_of(process.node.replica()))
+    }
+
     fn heal(&mut self, replica: ReplicaId) -> Result<(), String> {
         self.0.machines[place_of(replica)].is_isolated = false;
         Ok(())
@@ -166,6 +172,17 @@ impl Control for Hands<'_> {
             Decision::WaitOut { .. } => {}
         }
         self.0.trace(|| format!("operator: {decision}"));
+    }
+}
+
+fn progress_of(replica: &Replica) -> Progress {
+    Progress {
+        role: replica.role(),
+        view: replica.view(),
+        commit_lsn: replica.commit_lsn(),
+        highest_prepared_lsn: replica.highest_prepared(),
+        is_active: replica.fault().is_none(),
+        who: None,
     }
 }
 
