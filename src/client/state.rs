@@ -153,7 +153,10 @@ mod tests {
         let changed = lines(&["lease 1 reserved", "resource 5 available", "state marks slot=4"]);
         let without = lines(&["lease 1 reserved", "resource 5 available"]);
         assert_eq!(first_difference(&one, &one), None);
-        assert_eq!(first_difference(&one, &changed), Some((Some("state marks slot=3"), Some("state marks slot=4"))));
+        assert_eq!(
+            first_difference(&one, &changed),
+            Some((Some("state marks slot=3"), Some("state marks slot=4")))
+        );
         assert_eq!(first_difference(&one, &without), Some((Some("state marks slot=3"), None)));
         assert_eq!(first_difference(&without, &one), Some((None, Some("state marks slot=3"))));
         assert_eq!(first_difference(&one, &one[..2]), Some((Some("state marks slot=3"), None)));
