@@ -4,20 +4,18 @@
 //! neither is known. Words that are not known to be said before execution prove nothing. Until the first byte was sent nothing
 //! can have been executed, after it everything can.
 
-use super::lease::{Answer, Ask, Code, LeaseSeen, LeaseState, LeaseView, ResourceState, ResourceView, Sight};
-use super::outcome::{Outcome, Refusal};
-use super::record::Request;
+use super::lease::{Ask, LeaseState, ResourceState};
+use super::record::{Fields, Request};
 use crate::allocator::payload::encode_client;
 use crate::allocator::{self, ClientCommand, ReservationState};
 use crate::api::{
     self, Lease, LeaseResponse, ResourceResponse, Response, SubmissionFailure, SubmitResponse, TickResponse,
     text,
 };
-use crate::engine::{Certainty, Committed, Rejection};
-use crate::ids::{ClientId, OperationId, ReservationId, ResourceId, Slot};
-
-/// Characters that are kept of what a replica says in words.
-const MOST_DETAIL: usize = 200;
+use crate::engine::{Certainty, Committed};
+use crate::history::Kind;
+use crate::ids::{ClientId, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use std::borrow::Cow;
 
 /// What became of a connection that carried one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +26,25 @@ pub enum Reply {
     Unsent(String),
     /// At least one byte may have been sent, and no whole answer came back, for this reason.
     Lost(String),
+}
+
+/// What an operation came to, as a history records it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// `ok`, `fail` or `info`.
+    pub kind: Kind,
+    /// The value of the completion.
+    pub fields: Fields<'static>,
+}
+
+impl Outcome {
+    fn ok(fields: Fields<'static>) -> Self {
+        Self { kind: Kind::Ok, fields }
+    }
+
+    fn error(kind: Kind, words: impl Into<String>) -> Self {
+        Self { kind, fields: Fields { error: Some(Cow::Owned(words.into())), ..Fields::default() } }
+    }
 }
 
 /// The database's command for what is asked.
@@ -90,8 +107,8 @@ pub fn encode(request: &Request, client: ClientId) -> Vec<u8> {
 #[must_use]
 pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
     let bytes = match reply {
-        Reply::Unsent(why) => return fail(Refusal::NotSent, why),
-        Reply::Lost(why) => return info(why),
+        Reply::Unsent(why) => return Outcome::error(Kind::Fail, why.as_str()),
+        Reply::Lost(why) => return Outcome::error(Kind::Info, why.as_str()),
         Reply::Answer(bytes) => bytes,
     };
     let Ok(response) = api::decode_response(bytes) else { return outcome_of_words(bytes) };
@@ -102,81 +119,94 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
             rejected(failure)
         }
         (Request::Tick { .. }, Response::TickExpirations(TickResponse::Applied(ticked))) => {
-            Outcome::Ticked { processed: ticked.processed.into(), last_lsn: ticked.last_lsn }
+            Outcome::ok(Fields {
+                processed: Some(ticked.processed.into()),
+                last_lsn: ticked.last_lsn.map(Lsn::get),
+                ..Fields::default()
+            })
         }
         (Request::GetResource { resource, .. }, Response::GetResource(seen)) => {
-            resource_seen(*resource, &seen)
+            resource_seen(*resource, seen)
         }
-        (Request::GetLease { lease, slot, .. }, Response::GetLease(seen)) => lease_seen(*lease, *slot, &seen),
-        (_, other) => info(&format!("an answer to another kind of request: {other:?}")),
+        (Request::GetLease { lease, .. }, Response::GetLease(seen)) => lease_seen(*lease, seen),
+        (_, other) => Outcome::error(Kind::Info, format!("an answer to another kind of request: {other:?}")),
     }
-}
-
-fn fail(why: Refusal, detail: &str) -> Outcome {
-    Outcome::Fail { why, detail: detail.to_owned() }
-}
-
-fn info(detail: &str) -> Outcome {
-    Outcome::Info { detail: detail.chars().take(MOST_DETAIL).collect() }
 }
 
 /// Replies in words are refusals before execution, if they are known at all.
 fn outcome_of_words(bytes: &[u8]) -> Outcome {
     let words = String::from_utf8_lossy(bytes);
-    match words.strip_prefix("status=error\nmessage=").map(str::trim_end) {
-        Some(message) if message.starts_with("not primary: ") => fail(Refusal::NotPrimary, message),
-        Some(text::ISOLATED) => fail(Refusal::Isolated, text::ISOLATED),
-        Some(message @ (text::FAULTED | text::OVERLOADED)) => fail(Refusal::Unserved, message),
-        Some(message) => info(message),
-        None if bytes.is_empty() => info("closed without an answer"),
-        None => info(&format!("{} bytes that are no answer", bytes.len())),
+    let message = words.strip_prefix("status=error\nmessage=").map(str::trim_end);
+    let is_before_execution = message.is_some_and(|message| {
+        message.starts_with("not primary: ")
+            || [text::ISOLATED, text::FAULTED, text::OVERLOADED].contains(&message)
+    });
+    match message {
+        Some(message) if is_before_execution => Outcome::error(Kind::Fail, message),
+        Some(message) => Outcome::error(Kind::Info, message.chars().take(200).collect::<String>()),
+        None if bytes.is_empty() => Outcome::error(Kind::Info, "closed without an answer"),
+        None => Outcome::error(Kind::Info, format!("{} bytes that are no answer", bytes.len())),
     }
+}
+
+fn id<T: ToString>(id: T) -> Option<Cow<'static, str>> {
+    Some(Cow::Owned(id.to_string()))
 }
 
 fn written(committed: &Committed) -> Outcome {
-    let allocator::Outcome { code, reservation, epoch, deadline } = committed.outcome;
-    match Code::from_word(code.word()) {
-        Some(code) => Outcome::Answered {
-            lsn: committed.lsn,
-            answer: Answer { code, lease: reservation, epoch, deadline },
-        },
-        None => info(&format!("a result code that is not known: {}", code.word())),
-    }
+    let done = &committed.outcome;
+    Outcome::ok(Fields {
+        lsn: Some(committed.lsn.0),
+        code: Some(Cow::Borrowed(done.code.word())),
+        lease: done.reservation.and_then(id),
+        epoch: done.epoch.map(|epoch| epoch.0),
+        deadline: done.deadline.map(|deadline| deadline.0),
+        ..Fields::default()
+    })
 }
 
 fn rejected(failure: SubmissionFailure) -> Outcome {
-    let detail = format!("{:?}", failure.code);
     // Both have to say so: a code that leaves it open outweighs a category that does not.
-    if [failure.category, failure.code.certainty()].contains(&Certainty::Indefinite) {
-        return info(&detail);
-    }
-    match failure.code {
-        Rejection::Overloaded { .. } => fail(Refusal::Unserved, &detail),
-        _ => fail(Refusal::Rejected, &detail),
+    let is_definite =
+        [failure.category, failure.code.certainty()].iter().all(|said| *said == Certainty::Definite);
+    Outcome::error(if is_definite { Kind::Fail } else { Kind::Info }, format!("{:?}", failure.code))
+}
+
+fn behind(required: Lsn, applied: Option<Lsn>) -> Outcome {
+    Outcome {
+        kind: Kind::Fail,
+        fields: Fields {
+            error: Some(Cow::Borrowed("fence_not_applied")),
+            required: Some(required.0),
+            last_applied: applied.map(Lsn::get),
+            ..Fields::default()
+        },
     }
 }
 
-/// What no replica may answer; a checker gets to see it.
+/// What no replica may answer: the operation is `ok`, so that a checker sees it.
 fn nonsense(words: String) -> Outcome {
-    Outcome::Saw(Sight::Nonsense { words })
+    Outcome::error(Kind::Ok, words)
 }
 
-fn resource_seen(resource: ResourceId, seen: &ResourceResponse) -> Outcome {
-    let seen = match seen {
-        ResourceResponse::Found(view) if view.id != resource => {
-            return nonsense(format!("shown resource {}", view.id));
-        }
-        ResourceResponse::Found(view) => {
-            let state = resource_state(view.state);
-            Some(ResourceView { state, lease: view.current, version: view.version })
-        }
-        ResourceResponse::NotFound => None,
+fn state(word: &'static str) -> Fields<'static> {
+    Fields { state: Some(Cow::Borrowed(word)), ..Fields::default() }
+}
+
+fn resource_seen(asked: ResourceId, seen: ResourceResponse) -> Outcome {
+    match seen {
+        ResourceResponse::Found(view) if view.id != asked => nonsense(format!("shown resource {}", view.id)),
+        ResourceResponse::Found(view) => Outcome::ok(Fields {
+            lease: view.current.and_then(id),
+            version: Some(view.version),
+            ..state(resource_state(view.state).word())
+        }),
+        ResourceResponse::NotFound => Outcome::ok(state("not_found")),
         ResourceResponse::FenceNotApplied { required_lsn, last_applied_lsn } => {
-            return Outcome::Behind { required: *required_lsn, applied: *last_applied_lsn };
+            behind(required_lsn, last_applied_lsn)
         }
-        ResourceResponse::EngineHalted => return fail(Refusal::Unserved, "engine halted"),
-    };
-    Outcome::Saw(Sight::Resource { resource, seen })
+        ResourceResponse::EngineHalted => Outcome::error(Kind::Fail, "engine halted"),
+    }
 }
 
 fn resource_state(state: allocator::ResourceState) -> ResourceState {
@@ -199,48 +229,52 @@ fn lease_state(state: ReservationState) -> LeaseState {
     }
 }
 
-fn lease_seen(lease: ReservationId, slot: Slot, seen: &LeaseResponse) -> Outcome {
-    let seen = match seen {
-        LeaseResponse::Found(found) if found.id != lease => {
-            return nonsense(format!("shown lease {}", found.id));
-        }
-        LeaseResponse::Found(found) => match view_of(found) {
-            Some(view) => LeaseSeen::Found(Box::new(view)),
-            None => return nonsense("shown a lease without a deadline".to_owned()),
-        },
-        LeaseResponse::NotFound => LeaseSeen::NotFound,
-        LeaseResponse::Retired => LeaseSeen::Retired,
+fn lease_seen(asked: ReservationId, seen: LeaseResponse) -> Outcome {
+    match seen {
+        LeaseResponse::Found(lease) => lease_found(asked, &lease),
+        LeaseResponse::NotFound => Outcome::ok(state("not_found")),
+        LeaseResponse::Retired => Outcome::ok(state("retired")),
         LeaseResponse::FenceNotApplied { required_lsn, last_applied_lsn } => {
-            return Outcome::Behind { required: *required_lsn, applied: *last_applied_lsn };
+            behind(required_lsn, last_applied_lsn)
         }
-        LeaseResponse::EngineHalted => return fail(Refusal::Unserved, "engine halted"),
-    };
-    Outcome::Saw(Sight::Lease { lease, slot, seen })
+        LeaseResponse::EngineHalted => Outcome::error(Kind::Fail, "engine halted"),
+    }
 }
 
-fn view_of(lease: &Lease) -> Option<LeaseView> {
-    Some(LeaseView {
-        holder: lease.holder,
-        epoch: lease.epoch,
-        state: lease_state(lease.state),
-        created: lease.created_lsn,
-        deadline: lease.deadline?,
-        released: lease.released_lsn,
-        retire_after: lease.retire_after,
-        members: lease.members.clone(),
-    })
+fn lease_found(asked: ReservationId, lease: &Lease) -> Outcome {
+    if lease.id != asked {
+        return nonsense(format!("shown lease {}", lease.id));
+    }
+    if lease.deadline.is_none() {
+        return nonsense("shown a lease without a deadline".to_owned());
+    }
+    Outcome::ok(lease_fields(lease))
+}
+
+/// A lease as a reader is shown it.
+#[must_use]
+pub fn lease_fields(lease: &Lease) -> Fields<'static> {
+    Fields {
+        holder: id(lease.holder),
+        epoch: Some(lease.epoch.0),
+        created: Some(lease.created_lsn.0),
+        deadline: lease.deadline.map(|deadline| deadline.0),
+        released: lease.released_lsn.map(Lsn::get),
+        retire_after: lease.retire_after.map(|Slot(slot)| slot),
+        members: Some(lease.members.iter().map(|member| Cow::Owned(member.to_string())).collect()),
+        ..state(lease_state(lease.state).word())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::lease::Command;
+    use super::super::lease::{Code, Command};
     use super::*;
-    use crate::allocator::ResourceView as Shown;
+    use crate::allocator::ResourceView;
     use crate::api::{decode_request, encode_response};
     use crate::check::Completion;
-    use crate::engine::Ticked;
-    use crate::history::Kind;
-    use crate::ids::{HolderId, LeaseEpoch, Lsn};
+    use crate::engine::{Rejection, Ticked};
+    use crate::ids::{HolderId, LeaseEpoch};
 
     fn write() -> Request {
         let ask = Ask::Reserve { resource: ResourceId(5), holder: HolderId(7), ttl: 8 };
@@ -324,8 +358,8 @@ mod tests {
             (Kind::Info, outcome(&write(), &Reply::Lost("connection reset".to_owned()))),
         ];
         for (expected, outcome) in kinds {
-            assert_eq!(outcome.kind(), expected, "{outcome:?}");
-            assert!(outcome.fields().error.is_some(), "{outcome:?}");
+            assert_eq!(outcome.kind, expected, "{outcome:?}");
+            assert!(outcome.fields.error.is_some(), "{outcome:?}");
         }
     }
 
@@ -338,21 +372,21 @@ mod tests {
             deadline: Some(Slot(648)),
         };
         let done = said(&write(), &Response::committed(Lsn(91), granted));
-        let json = serde_json::to_string(&done.fields()).unwrap();
+        let json = serde_json::to_string(&done.fields).unwrap();
         assert_eq!(json, r#"{"lsn":91,"code":"ok","lease":"91","epoch":1,"deadline":648}"#);
-        let Ok(Completion::At { place: 91, answer }) = write().completion(done.kind(), &done.fields()) else {
+        let Ok(Completion::At { place: 91, answer }) = write().completion(done.kind, &done.fields) else {
             panic!("{done:?}");
         };
         assert_eq!((answer.code, answer.lease), (Code::Ok, granted.reservation));
         let tick = Request::Tick { slot: Slot(700) };
         let ticked = Ticked { processed: 2, last_lsn: Some(Lsn(12)) };
         let done = said(&tick, &Response::TickExpirations(TickResponse::Applied(ticked)));
-        let swept = tick.completion(done.kind(), &done.fields());
+        let swept = tick.completion(done.kind, &done.fields);
         assert!(matches!(swept, Ok(Completion::Swept { first: 11, count: 2 })), "{swept:?}");
         let refused =
             ResourceResponse::FenceNotApplied { required_lsn: Lsn(3), last_applied_lsn: Some(Lsn(2)) };
         let done = said(&read(), &Response::GetResource(refused));
-        let behind = read().completion(done.kind(), &done.fields());
+        let behind = read().completion(done.kind, &done.fields);
         assert!(matches!(behind, Ok(Completion::Behind { required: 3, applied: 2 })), "{behind:?}");
     }
 
@@ -367,7 +401,7 @@ mod tests {
             ..lease()
         };
         let over = said(&request, &Response::GetLease(LeaseResponse::Found(ended)));
-        let json = |outcome: &Outcome| serde_json::to_string(&outcome.fields()).unwrap();
+        let json = |outcome: &Outcome| serde_json::to_string(&outcome.fields).unwrap();
         assert_eq!(
             json(&done),
             r#"{"holder":"7","state":"reserved","epoch":1,"deadline":648,"created":9,"members":["5"]}"#
@@ -378,19 +412,19 @@ mod tests {
         );
         for strange in [Lease { id: ReservationId(10), ..lease() }, Lease { deadline: None, ..lease() }] {
             let done = said(&request, &Response::GetLease(LeaseResponse::Found(strange)));
-            let seen = request.completion(done.kind(), &done.fields()).unwrap();
+            let seen = request.completion(done.kind, &done.fields).unwrap();
             assert!(
                 matches!(seen, Completion::Saw { sight: super::super::lease::Sight::Nonsense { .. }, .. }),
                 "{seen:?}"
             );
         }
-        let other = Shown {
+        let other = ResourceView {
             id: ResourceId(6),
             state: allocator::ResourceState::Available,
             current: None,
             version: 0,
         };
         let done = said(&read(), &Response::GetResource(ResourceResponse::Found(other)));
-        assert_eq!((done.kind(), done.fields().error.as_deref()), (Kind::Ok, Some("shown resource 6")));
+        assert_eq!((done.kind, done.fields.error.as_deref()), (Kind::Ok, Some("shown resource 6")));
     }
 }
