@@ -208,17 +208,19 @@ fn scripts_and_backends_keep_their_distance() {
             assert!(!uses(backend, other) && !uses(other, backend), "{backend} and {other}");
         }
     }
-    for script in ["scenarios", "nemesis"] {
-        for mechanics in ["testbed", "actions", "cluster", "support", "tracker"] {
-            assert!(!uses(script, mechanics), "{script} uses {mechanics}");
-        }
+    for mechanics in ["testbed", "nemesis", "actions", "cluster", "support", "tracker", "sink"] {
+        assert!(!uses("scenarios", mechanics), "scenarios uses {mechanics}");
     }
     let folder = root().join("bin/allocdb-jepsen");
     let mut files = Vec::new();
     sources(&folder, &mut files);
     for file in files {
         let code = code(&file);
-        assert!(!code.contains("backend() == ") && !code.contains("backend == "), "{}", file.display());
+        for compared in
+            ["backend() == ", "backend == ", "action == ", "backend() != ", "backend != ", "action != "]
+        {
+            assert!(!code.contains(compared), "{} compares what is a word: {compared}", file.display());
+        }
     }
 }
 

@@ -24,7 +24,7 @@ mod harness;
 
 use harness::args::{self, Command, Testbed};
 use harness::interrupt::Interrupt;
-use harness::testbed::{ExternalTestbed, Port, Verb};
+use harness::testbed::{ExternalTestbed, Links, Machines, Port, Processes, Reach, ReplicaFiles, Verb};
 use harness::watch::{CLEAR, View, print_frames};
 use harness::watch_render::text_of;
 
@@ -134,17 +134,13 @@ impl StandIn {
     }
 }
 
-impl ExternalTestbed for StandIn {
+impl Reach for StandIn {
     fn backend(&self) -> &'static str {
         "kubevirt"
     }
 
     fn read_lease(&self) -> std::time::Duration {
         self.cluster.read_lease()
-    }
-
-    fn label(&self) -> String {
-        String::new()
     }
 
     fn exchange(&self, replica: ReplicaId, port: Port, _: &[u8]) -> Result<Vec<u8>> {
@@ -164,15 +160,29 @@ impl ExternalTestbed for StandIn {
             None => Err(refused(1, "ConnectionRefusedError: [Errno 111] Connection refused\n")),
         }
     }
+}
 
-    fn command(&self, verb: Verb, _: ReplicaId) -> Result<()> {
-        bail!("a view does nothing to replicas, not even {verb}")
+impl Processes for StandIn {
+    fn crash(&self, replica: ReplicaId) -> Result<()> {
+        bail!("a view does nothing to replicas, not even crash to {replica}")
     }
 
-    fn command_line(&self, verb: Verb, _: ReplicaId) -> String {
-        verb.to_string()
+    fn restart(&self, replica: ReplicaId) -> Result<()> {
+        bail!("a view does nothing to replicas, not even restart to {replica}")
+    }
+}
+
+impl Links for StandIn {
+    fn isolate(&self, replica: ReplicaId) -> Result<()> {
+        bail!("a view does nothing to replicas, not even isolate to {replica}")
     }
 
+    fn connect(&self, replica: ReplicaId) -> Result<()> {
+        bail!("a view does nothing to replicas, not even heal to {replica}")
+    }
+}
+
+impl ReplicaFiles for StandIn {
     fn export_replica(&self, _: ReplicaId, _: &mut dyn Write) -> Result<()> {
         bail!("a view exports nothing")
     }
@@ -183,6 +193,18 @@ impl ExternalTestbed for StandIn {
 
     fn collect_logs(&self, _: &str, _: &mut dyn Write) -> Result<Vec<String>> {
         bail!("a view collects no logs")
+    }
+}
+
+impl Machines for StandIn {}
+
+impl ExternalTestbed for StandIn {
+    fn label(&self) -> String {
+        String::new()
+    }
+
+    fn command_line(&self, verb: Verb, _: ReplicaId) -> String {
+        verb.to_string()
     }
 }
 

@@ -190,6 +190,17 @@ pub enum RunnerError {
     },
 }
 
+/// Whether text that a command on some machine ended with says [`RunnerError::AlreadyStopped`]. The sentence is all that comes
+/// from there.
+#[must_use]
+pub fn says_already_stopped(text: &str) -> bool {
+    text.lines().any(|line| {
+        let said = line.trim_end().rsplit_once("replica ").map(|(_, said)| said);
+        let id = said.and_then(|said| said.split(' ').next()?.parse().ok()).map(ReplicaId);
+        id.is_some_and(|id| line.trim_end().ends_with(&RunnerError::AlreadyStopped(id).to_string()))
+    })
+}
+
 impl From<LockError> for RunnerError {
     fn from(error: LockError) -> Self {
         RunnerError::Lock(error)
@@ -829,4 +840,27 @@ fn demote_if_outdated(replica: &ReplicaLayout, highest: Option<View>) -> Result<
     let path = &replica.metadata_path;
     replace_metadata(&OsDisk, path, &stored, &demoted)
         .map_err(|error| RunnerError::Io { path: path.clone(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_replica_did_not_run_is_read_as_it_is_said() {
+        let said = RunnerError::AlreadyStopped(ReplicaId(2)).to_string();
+        for text in
+            [said.clone(), format!("Welcome\n{said}\ncontrol command exited\n"), format!("error: {said}\r\n")]
+        {
+            assert!(says_already_stopped(&text), "{text}");
+        }
+        for text in [
+            "",
+            "replica 2 is already stopped working",
+            "replica two is already stopped",
+            "it is already stopped",
+        ] {
+            assert!(!says_already_stopped(text), "{text}");
+        }
+    }
 }

@@ -3,76 +3,113 @@
 
 use super::common::now_millis;
 use super::interrupt::Interrupt;
-use super::testbed::{ExternalTestbed, Verb};
+use super::nemesis::{Change, Fault, Kind, Span, spans};
+use super::testbed::{AlreadyStopped, ExternalTestbed};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::FaultRecord;
 use anyhow::Result;
-use std::cell::RefCell;
 use std::io::{Read, Write};
+use std::sync::{Mutex, PoisonError};
 
-/// A testbed with a record of what was done to it.
+/// A testbed with a record of what was done to it. Several threads may do so.
 pub(crate) struct Actions<'a> {
     /// The testbed.
     pub(crate) testbed: &'a dyn ExternalTestbed,
     /// Whether to go on at all.
     pub(crate) interrupt: &'a Interrupt,
-    record: RefCell<Vec<FaultRecord>>,
+    record: Mutex<Vec<Done>>,
+}
+
+/// Something that was done, or tried, to a replica.
+#[derive(Debug, Clone)]
+struct Done {
+    /// When it was over, in milliseconds since the epoch.
+    time_millis: u64,
+    what: What,
+    /// Why it did not work, if so.
+    error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Fault(Change),
+    Export(ReplicaId),
+    Import(ReplicaId),
+}
+
+impl What {
+    /// Its word in the evidence, and the replica.
+    fn shown(self) -> (String, ReplicaId) {
+        match self {
+            What::Fault(change) => (change.verb().to_string(), change.fault().target),
+            What::Export(replica) => ("export-replica".to_owned(), replica),
+            What::Import(replica) => ("import-replica".to_owned(), replica),
+        }
+    }
 }
 
 impl<'a> Actions<'a> {
     pub(crate) fn new(testbed: &'a dyn ExternalTestbed, interrupt: &'a Interrupt) -> Self {
-        Self { testbed, interrupt, record: RefCell::default() }
+        Self { testbed, interrupt, record: Mutex::default() }
+    }
+
+    fn done(&self) -> Vec<Done> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was done so far, in order.
     pub(crate) fn record(&self) -> Vec<FaultRecord> {
-        self.record.borrow().clone()
+        let recorded = |Done { time_millis, what, error }| {
+            let (action, replica) = what.shown();
+            FaultRecord { time_millis, action, replica: replica.0, error }
+        };
+        self.done().into_iter().map(recorded).collect()
     }
 
-    fn note<T>(&self, action: &str, replica: ReplicaId, result: Result<T>) -> Result<T> {
+    /// The faults so far.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        spans(self.done().into_iter().filter_map(|done| match done.what {
+            What::Fault(change) => Some((done.time_millis, change, done.error.is_none())),
+            What::Export(_) | What::Import(_) => None,
+        }))
+    }
+
+    fn note<T>(&self, what: What, result: Result<T>) -> Result<T> {
         let error = result.as_ref().err().map(|error| format!("{error:#}"));
+        let (action, replica) = what.shown();
         match &error {
             None => log::info!("{action} replica {replica}"),
             Some(error) => log::warn!("{action} replica {replica}: {error}"),
         }
-        let action = action.to_owned();
-        let record = FaultRecord { time_millis: now_millis(), action, replica: replica.0, error };
-        self.record.borrow_mut().push(record);
+        let done = Done { time_millis: now_millis(), what, error };
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         result
     }
 
-    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
+    /// Injects a fault. A replica that is stopped already is as good as killed.
+    pub(crate) fn inject(&self, fault: Fault) -> Result<()> {
         self.interrupt.check()?;
-        self.note(&verb.to_string(), replica, self.testbed.command(verb, replica))
-    }
-
-    /// Kills a replica. One that is stopped already is as good as killed.
-    pub(crate) fn crash(&self, replica: ReplicaId) -> Result<()> {
-        match self.command(Verb::Crash, replica) {
-            Err(error) if format!("{error:#}").contains("already stopped") => Ok(()),
-            result => result,
+        match self.note(What::Fault(Change::Injected(fault)), fault.inject(self.testbed)) {
+            Err(error) if fault.kind == Kind::Crash && error.is::<AlreadyStopped>() => Ok(()),
+            injected => injected,
         }
     }
 
-    pub(crate) fn restart(&self, replica: ReplicaId) -> Result<()> {
-        self.command(Verb::Restart, replica)
+    /// Heals a fault.
+    pub(crate) fn heal(&self, fault: Fault) -> Result<()> {
+        self.interrupt.check()?;
+        self.note(What::Fault(Change::Healed(fault)), fault.heal(self.testbed))
     }
 
-    pub(crate) fn isolate(&self, replica: ReplicaId) -> Result<()> {
-        self.command(Verb::Isolate, replica)
-    }
-
-    pub(crate) fn heal(&self, replica: ReplicaId) -> Result<()> {
-        self.command(Verb::Heal, replica)
-    }
-
+    /// Copies a replica's files into an archive.
     pub(crate) fn export(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
         self.interrupt.check()?;
-        self.note("export-replica", replica, self.testbed.export_replica(replica, archive))
+        self.note(What::Export(replica), self.testbed.export_replica(replica, archive))
     }
 
+    /// Gives a replica the files in an archive.
     pub(crate) fn import(&self, replica: ReplicaId, archive: &mut dyn Read) -> Result<()> {
         self.interrupt.check()?;
-        self.note("import-replica", replica, self.testbed.import_replica(replica, archive))
+        self.note(What::Import(replica), self.testbed.import_replica(replica, archive))
     }
 }

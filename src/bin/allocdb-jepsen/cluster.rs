@@ -1,6 +1,7 @@
 //! The operator's steps carried out on a testbed: in real time, through the record of what was done, until a signal comes.
 
 use super::actions::Actions;
+use super::nemesis::Fault;
 use super::runtime;
 use super::support::Staging;
 use super::testbed::{Port, REPLICAS};
@@ -59,17 +60,17 @@ impl Control for Hands<'_, '_> {
     }
 
     fn heal(&mut self, replica: ReplicaId) -> Result<()> {
-        self.actions.heal(replica)
+        self.actions.heal(Fault::isolation(replica))
     }
 
     fn crash(&mut self, replica: ReplicaId) -> Result<()> {
         planted::reach_kill_point();
-        self.actions.crash(replica)
+        self.actions.inject(Fault::crash(replica))
     }
 
     fn restart(&mut self, replica: ReplicaId) -> Result<()> {
         planted::reach_kill_point();
-        self.actions.restart(replica)
+        self.actions.heal(Fault::crash(replica))
     }
 
     fn export(&mut self, replica: ReplicaId) -> Poll<Result<StagedReplica>> {

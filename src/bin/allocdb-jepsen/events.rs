@@ -4,7 +4,7 @@
 //! error that describes it; nothing is guessed.
 
 use super::common::escaped;
-use super::testbed::{ExternalTestbed, Port};
+use super::testbed::{Port, Reach};
 use super::trace::client_response;
 use super::tracker::Namespace;
 use allocdb_node::allocator::payload::encode_client;
@@ -44,7 +44,7 @@ impl fmt::Display for Reply {
 }
 
 /// Sends a request to a replica's client port.
-pub(crate) fn ask(testbed: &dyn ExternalTestbed, replica: ReplicaId, request: &Request) -> Result<Reply> {
+pub(crate) fn ask(testbed: &dyn Reach, replica: ReplicaId, request: &Request) -> Result<Reply> {
     let bytes = testbed.exchange(replica, Port::Client, &api::encode_request(request))?;
     Ok(match api::decode_response(&bytes) {
         Ok(response) => Reply::Answer(response),

@@ -6,12 +6,15 @@ use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
 use super::runtime::STATUS;
 use super::support::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
-use super::testbed::{Ending, ExternalTestbed, Port, REPLICAS, Verb, claim_in};
+use super::testbed::{
+    AlreadyStopped, Ending, ExternalTestbed, Links, Machines, Port, Processes, REPLICAS, Reach, ReplicaFiles,
+    Verb, claim_in,
+};
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
-use allocdb_node::cluster::runner::{Runner, Tie};
+use allocdb_node::cluster::runner::{Runner, RunnerError, Tie};
 use allocdb_node::cluster::{ControlStatus, Network, ReplicaLayout, control};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
@@ -170,7 +173,7 @@ impl LocalTestbed {
     }
 }
 
-impl ExternalTestbed for LocalTestbed {
+impl Reach for LocalTestbed {
     fn backend(&self) -> &'static str {
         "local"
     }
@@ -178,53 +181,6 @@ impl ExternalTestbed for LocalTestbed {
     fn read_lease(&self) -> Duration {
         // What is not set up has no primary.
         self.runner().map(|runner| runner.layout().read_lease()).unwrap_or_default()
-    }
-
-    fn label(&self) -> String {
-        let root = self.runner().map(Runner::root).unwrap_or(Path::new(""));
-        root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
-        if let Wanted::ForOneRun { workspace, .. } = &self.wanted {
-            let cluster = match workspace {
-                None => self.begin_own(output_root, run)?,
-                Some(workspace) => self.begin_in(workspace, run)?,
-            };
-            let cluster = self.cluster.insert(cluster);
-            if !cluster.found_running {
-                cluster.runner.start()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, ending: Ending) -> Result<String> {
-        let Some(mut cluster) = self.cluster.take() else { return Ok(String::new()) };
-        let Wanted::ForOneRun { keep_cluster, .. } = self.wanted else { return Ok(String::new()) };
-        let root = cluster.runner.root().to_owned();
-        if cluster.found_running {
-            return Ok(String::new());
-        }
-        if keep_cluster {
-            cluster.runner.release();
-            let program = std::env::args_os().next().unwrap_or_else(|| "allocdb-jepsen".into());
-            return Ok(format!(
-                "cluster_workspace={0}\nstop_cluster={1} local-cluster stop --workspace {0}\n",
-                root.display(),
-                Path::new(&program).display()
-            ));
-        }
-        stop(&mut cluster.runner);
-        if !cluster.is_own {
-            return Ok(String::new());
-        }
-        if ending == Ending::Passed {
-            std::fs::remove_dir_all(&root)
-                .with_context(|| format!("failed to remove the run's own cluster {}", root.display()))?;
-            return Ok(String::new());
-        }
-        Ok(format!("cluster_workspace={}\n", root.display()))
     }
 
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
@@ -239,23 +195,32 @@ impl ExternalTestbed for LocalTestbed {
         }
         Ok(reply)
     }
+}
 
-    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
-        let runner = self.runner()?;
-        match verb {
-            Verb::Crash => runner.crash(replica).map(|_| ())?,
-            Verb::Restart => runner.restart(replica).map(|_| ())?,
-            Verb::Isolate => runner.set_network(replica, Network::Isolated).map(|_| ())?,
-            Verb::Heal => runner.set_network(replica, Network::Healthy).map(|_| ())?,
+impl Processes for LocalTestbed {
+    fn crash(&self, replica: ReplicaId) -> Result<()> {
+        match self.runner()?.crash(replica) {
+            Err(error @ RunnerError::AlreadyStopped(_)) => Err(AlreadyStopped(error.to_string()).into()),
+            crashed => Ok(crashed.map(|_| ())?),
         }
-        Ok(())
     }
 
-    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
-        let root = self.runner().map(Runner::root).unwrap_or(Path::new("<workspace>"));
-        format!("allocdb-jepsen local-cluster {verb} --workspace {} --replica-id {replica}", root.display())
+    fn restart(&self, replica: ReplicaId) -> Result<()> {
+        Ok(self.runner()?.restart(replica).map(|_| ())?)
+    }
+}
+
+impl Links for LocalTestbed {
+    fn isolate(&self, replica: ReplicaId) -> Result<()> {
+        Ok(self.runner()?.set_network(replica, Network::Isolated).map(|_| ())?)
     }
 
+    fn connect(&self, replica: ReplicaId) -> Result<()> {
+        Ok(self.runner()?.set_network(replica, Network::Healthy).map(|_| ())?)
+    }
+}
+
+impl ReplicaFiles for LocalTestbed {
     fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
         let folder = &self.replica(replica)?.workspace_dir;
         let root = folder.parent().context("a replica's folder has no parent")?;
@@ -320,6 +285,62 @@ impl ExternalTestbed for LocalTestbed {
         }
         archive.into_inner().and_then(GzEncoder::finish).context("failed to write the log archive")?;
         Ok(missing)
+    }
+}
+
+impl Machines for LocalTestbed {
+    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
+        if let Wanted::ForOneRun { workspace, .. } = &self.wanted {
+            let cluster = match workspace {
+                None => self.begin_own(output_root, run)?,
+                Some(workspace) => self.begin_in(workspace, run)?,
+            };
+            let cluster = self.cluster.insert(cluster);
+            if !cluster.found_running {
+                cluster.runner.start()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, ending: Ending) -> Result<String> {
+        let Some(mut cluster) = self.cluster.take() else { return Ok(String::new()) };
+        let Wanted::ForOneRun { keep_cluster, .. } = self.wanted else { return Ok(String::new()) };
+        let root = cluster.runner.root().to_owned();
+        if cluster.found_running {
+            return Ok(String::new());
+        }
+        if keep_cluster {
+            cluster.runner.release();
+            let program = std::env::args_os().next().unwrap_or_else(|| "allocdb-jepsen".into());
+            return Ok(format!(
+                "cluster_workspace={0}\nstop_cluster={1} local-cluster stop --workspace {0}\n",
+                root.display(),
+                Path::new(&program).display()
+            ));
+        }
+        stop(&mut cluster.runner);
+        if !cluster.is_own {
+            return Ok(String::new());
+        }
+        if ending == Ending::Passed {
+            std::fs::remove_dir_all(&root)
+                .with_context(|| format!("failed to remove the run's own cluster {}", root.display()))?;
+            return Ok(String::new());
+        }
+        Ok(format!("cluster_workspace={}\n", root.display()))
+    }
+}
+
+impl ExternalTestbed for LocalTestbed {
+    fn label(&self) -> String {
+        let root = self.runner().map(Runner::root).unwrap_or(Path::new(""));
+        root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
+        let root = self.runner().map(Runner::root).unwrap_or(Path::new("<workspace>"));
+        format!("allocdb-jepsen local-cluster {verb} --workspace {} --replica-id {replica}", root.display())
     }
 }
 

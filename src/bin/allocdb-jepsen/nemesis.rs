@@ -1,67 +1,151 @@
-//! Which script a run has, by its workload and the faults that it plans.
+//! The faults of scripted runs as values: what each does to a replica of a testbed, and what undoes it.
+//!
+//! A fault that was injected is in the record of what was done to the cluster, from which [`spans`] tells when each began and
+//! whether it was healed. Which faults a run has is for its script to say.
 
-use super::scenarios::{self, Script};
-use allocdb_node::jepsen::plan::{NemesisKind, RunSpec, Workload};
-use anyhow::{Result, bail};
+use super::testbed::{ExternalTestbed, Verb};
+use allocdb_node::ids::ReplicaId;
+use anyhow::Result;
 
-/// The script of a run.
-pub(crate) fn script(run: &RunSpec) -> Result<Script> {
-    use NemesisKind::{CrashRestart, MixedFailover, None as Control, PartitionHeal};
-    use Workload::{
-        AmbiguousWriteRetry, ExpirationAndRecovery, FailoverReadFences, LeaseSafety, ReservationContention,
-    };
-    Ok(match (run.workload, run.nemesis) {
-        (ReservationContention, Control) => scenarios::reservation_contention_control,
-        (ReservationContention, CrashRestart) => scenarios::reservation_contention_crash_restart,
-        (ReservationContention, PartitionHeal) => scenarios::reservation_contention_partition_heal,
-        (AmbiguousWriteRetry, Control) => scenarios::ambiguous_write_retry_control,
-        (AmbiguousWriteRetry, CrashRestart) => scenarios::ambiguous_write_retry_crash_restart,
-        (AmbiguousWriteRetry, PartitionHeal) => scenarios::ambiguous_write_retry_partition_heal,
-        (AmbiguousWriteRetry, MixedFailover) => scenarios::ambiguous_write_retry_mixed_failover,
-        (FailoverReadFences, Control) => scenarios::failover_read_fences_control,
-        (FailoverReadFences, CrashRestart) => scenarios::failover_read_fences_crash_restart,
-        (FailoverReadFences, PartitionHeal) => scenarios::failover_read_fences_partition_heal,
-        (FailoverReadFences, MixedFailover) => scenarios::failover_read_fences_mixed_failover,
-        (ExpirationAndRecovery, Control) => scenarios::expiration_and_recovery_control,
-        (ExpirationAndRecovery, CrashRestart) => scenarios::expiration_and_recovery_crash_restart,
-        (ExpirationAndRecovery, PartitionHeal) => scenarios::expiration_and_recovery_partition_heal,
-        (ExpirationAndRecovery, MixedFailover) => scenarios::expiration_and_recovery_mixed_failover,
-        (LeaseSafety, Control) => scenarios::lease_safety_control,
-        (LeaseSafety, CrashRestart) => scenarios::lease_safety_crash_restart,
-        (workload @ (ReservationContention | LeaseSafety), MixedFailover) => {
-            bail!("mixed failover runs are not defined for {workload}")
+/// What is done to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its process is killed. It is healed when the process runs again.
+    Crash,
+    /// It is cut off from clients and peers. It is healed when it is connected again.
+    Isolation,
+}
+
+/// Something that is wrong with one replica, because it was made so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    pub(crate) target: ReplicaId,
+}
+
+impl Fault {
+    pub(crate) fn crash(target: ReplicaId) -> Self {
+        Self { kind: Kind::Crash, target }
+    }
+
+    pub(crate) fn isolation(target: ReplicaId) -> Self {
+        Self { kind: Kind::Isolation, target }
+    }
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// [`AlreadyStopped`](super::testbed::AlreadyStopped) for the crash of a replica that does not run; otherwise it is not known
+    /// whether it is so.
+    pub(crate) fn inject(self, testbed: &dyn ExternalTestbed) -> Result<()> {
+        match self.kind {
+            Kind::Crash => testbed.crash(self.target),
+            Kind::Isolation => testbed.isolate(self.target),
         }
-        (workload @ LeaseSafety, PartitionHeal) => {
-            bail!("partition-heal runs are not defined for {workload}")
+    }
+
+    /// Undoes it. Where nobody is cut off, connecting is fine; a process that runs already is an error.
+    pub(crate) fn heal(self, testbed: &dyn ExternalTestbed) -> Result<()> {
+        match self.kind {
+            Kind::Crash => testbed.restart(self.target),
+            Kind::Isolation => testbed.connect(self.target),
         }
-    })
+    }
+
+    /// What injecting it is called.
+    pub(crate) fn injection(self) -> Verb {
+        match self.kind {
+            Kind::Crash => Verb::Crash,
+            Kind::Isolation => Verb::Isolate,
+        }
+    }
+
+    /// What healing it is called.
+    pub(crate) fn healing(self) -> Verb {
+        match self.kind {
+            Kind::Crash => Verb::Restart,
+            Kind::Isolation => Verb::Heal,
+        }
+    }
+}
+
+/// Something that was done about a fault, whether it worked or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Injected(Fault),
+    Healed(Fault),
+}
+
+impl Change {
+    /// The fault that it is about.
+    pub(crate) fn fault(self) -> Fault {
+        match self {
+            Change::Injected(fault) | Change::Healed(fault) => fault,
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn verb(self) -> Verb {
+        match self {
+            Change::Injected(fault) => fault.injection(),
+            Change::Healed(fault) => fault.healing(),
+        }
+    }
+}
+
+/// For how long a fault lasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) fault: Fault,
+    /// When injecting it was over, in milliseconds since the epoch.
+    pub(crate) begin_millis: u64,
+    /// When it was healed, if it is known to be.
+    pub(crate) end_millis: Option<u64>,
+}
+
+/// The spans of all faults, in the order in which they began. Each change comes with when it was over and whether it worked. An
+/// injection that did not work may still have had its effect; a heal that did not work has none.
+pub(crate) fn spans(changes: impl IntoIterator<Item = (u64, Change, bool)>) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (millis, change, worked) in changes {
+        let open = spans.iter_mut().find(|span| span.fault == change.fault() && span.end_millis.is_none());
+        match (change, open) {
+            (Change::Injected(fault), None) => {
+                spans.push(Span { fault, begin_millis: millis, end_millis: None })
+            }
+            (Change::Healed(_), Some(open)) if worked => open.end_millis = Some(millis),
+            _ => {}
+        }
+    }
+    spans
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use allocdb_node::jepsen::plan::RUNS;
 
     #[test]
-    fn every_planned_run_has_a_script() {
-        for run in &RUNS {
-            assert!(script(run).is_ok(), "{}", run.id);
-        }
+    fn a_fault_lasts_until_it_was_healed_with_success() {
+        let (crash, isolation) = (Fault::crash(ReplicaId(1)), Fault::isolation(ReplicaId(2)));
+        let done = [
+            (5, Change::Injected(isolation), true),
+            (6, Change::Injected(crash), true),
+            // Once more, in vain, and of another replica.
+            (7, Change::Injected(isolation), true),
+            (8, Change::Healed(isolation), false),
+            (9, Change::Healed(Fault::isolation(ReplicaId(3))), true),
+            (10, Change::Healed(isolation), true),
+            (11, Change::Injected(isolation), false),
+        ];
+        let span = |fault, begin_millis, end_millis| Span { fault, begin_millis, end_millis };
+        let expected = [span(isolation, 5, Some(10)), span(crash, 6, None), span(isolation, 11, None)];
+        assert_eq!(spans(done), expected);
     }
 
     #[test]
-    fn combinations_that_are_not_planned_have_none() {
-        let combination = |workload, nemesis| {
-            let run = RunSpec { workload, nemesis, ..RUNS[0] };
-            script(&run).err().map(|error| error.to_string())
-        };
-        assert_eq!(
-            combination(Workload::LeaseSafety, NemesisKind::PartitionHeal).unwrap(),
-            "partition-heal runs are not defined for lease_safety"
-        );
-        assert_eq!(
-            combination(Workload::ReservationContention, NemesisKind::MixedFailover).unwrap(),
-            "mixed failover runs are not defined for reservation_contention"
-        );
+    fn every_fault_is_healed_by_something_else_than_what_injects_it() {
+        for fault in [Fault::crash(ReplicaId(1)), Fault::isolation(ReplicaId(1))] {
+            assert_ne!(fault.injection(), fault.healing());
+        }
     }
 }

@@ -14,9 +14,12 @@ pub(crate) use session::{Connection, ControlGuest, Transport};
 
 use super::common::escaped;
 use super::interrupt::Interrupt;
-use super::testbed::{Contact, ExternalTestbed, Port, Verb};
+use super::testbed::{
+    AlreadyStopped, Contact, ExternalTestbed, Links, Machines, Port, Processes, Reach, ReplicaFiles, Verb,
+};
 use allocdb_node::build_info::sha256;
 use allocdb_node::cluster::ClusterLayout;
+use allocdb_node::cluster::runner::says_already_stopped;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
@@ -94,12 +97,15 @@ impl GuestTestbed {
         let ended = self.try_to_execute(line, silence, input, output);
         let (status, complaint) =
             ended.with_context(|| format!("failed to run {backend} remote ssh command"))?;
-        ensure!(
-            status == 0,
+        if status == 0 {
+            return Ok(());
+        }
+        let complaint = String::from_utf8_lossy(&complaint);
+        let message = format!(
             "{backend} remote command failed: status=exit status: {status} stderr={}",
-            escaped(&String::from_utf8_lossy(&complaint))
+            escaped(&complaint)
         );
-        Ok(())
+        Err(if says_already_stopped(&complaint) { AlreadyStopped(message).into() } else { anyhow!(message) })
     }
 
     /// Returns its status and what it complained about. What was begun is not repeated.
@@ -133,6 +139,11 @@ impl GuestTestbed {
 
     fn control_line(verb: &str, replica: ReplicaId) -> String {
         format!("sudo {GUEST_CONTROL_SCRIPT} {verb} {replica}")
+    }
+
+    fn control(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
+        let line = Self::control_line(&verb.to_string(), replica);
+        self.execute(&line, SHORT_SILENCE, &mut io::empty(), &mut io::sink())
     }
 
     fn address(&self, replica: ReplicaId, port: Port) -> Result<SocketAddr> {
@@ -239,7 +250,7 @@ impl Remote<'_> {
     }
 }
 
-impl ExternalTestbed for GuestTestbed {
+impl Reach for GuestTestbed {
     fn backend(&self) -> &'static str {
         self.session.guest().backend
     }
@@ -248,43 +259,34 @@ impl ExternalTestbed for GuestTestbed {
         self.cluster.read_lease()
     }
 
-    fn label(&self) -> String {
-        self.label.clone()
-    }
-
-    fn guest_image(&self) -> Option<GuestImage> {
-        let image = self.image.clone()?;
-        let sha256 = File::open(&image.path).and_then(sha256).ok();
-        Some(GuestImage { sha256, ..image })
-    }
-
-    fn begin(&mut self, _output_root: &Path, _run: &RunSpec) -> Result<()> {
-        self.session.connect()
-    }
-
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
         let addr = self.address(replica, port)?;
         let reply = self.exchanges.ask(&self.session, addr, request);
         reply.with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))
     }
+}
 
-    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
-        self.execute(
-            &Self::control_line(&verb.to_string(), replica),
-            SHORT_SILENCE,
-            &mut io::empty(),
-            &mut io::sink(),
-        )
+impl Processes for GuestTestbed {
+    fn crash(&self, replica: ReplicaId) -> Result<()> {
+        self.control(Verb::Crash, replica)
     }
 
-    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
-        format!(
-            "{}, on control guest {} as {GUEST_USER}",
-            Self::control_line(&verb.to_string(), replica),
-            self.session.guest().host
-        )
+    fn restart(&self, replica: ReplicaId) -> Result<()> {
+        self.control(Verb::Restart, replica)
+    }
+}
+
+impl Links for GuestTestbed {
+    fn isolate(&self, replica: ReplicaId) -> Result<()> {
+        self.control(Verb::Isolate, replica)
     }
 
+    fn connect(&self, replica: ReplicaId) -> Result<()> {
+        self.control(Verb::Heal, replica)
+    }
+}
+
+impl ReplicaFiles for GuestTestbed {
     fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
         self.execute(&Self::control_line("export-replica", replica), LONG_SILENCE, &mut io::empty(), archive)
     }
@@ -303,6 +305,32 @@ impl ExternalTestbed for GuestTestbed {
         );
         self.execute(&line, LOGS_SILENCE, &mut io::empty(), archive)?;
         Ok(Vec::new())
+    }
+}
+
+impl Machines for GuestTestbed {
+    fn begin(&mut self, _output_root: &Path, _run: &RunSpec) -> Result<()> {
+        self.session.connect()
+    }
+
+    fn guest_image(&self) -> Option<GuestImage> {
+        let image = self.image.clone()?;
+        let sha256 = File::open(&image.path).and_then(sha256).ok();
+        Some(GuestImage { sha256, ..image })
+    }
+}
+
+impl ExternalTestbed for GuestTestbed {
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
+        format!(
+            "{}, on control guest {} as {GUEST_USER}",
+            Self::control_line(&verb.to_string(), replica),
+            self.session.guest().host
+        )
     }
 }
 

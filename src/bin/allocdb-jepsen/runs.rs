@@ -19,8 +19,9 @@ use super::common::{now_millis, print};
 use super::harness_log::{self, Notes};
 use super::interrupt::{Interrupt, Interrupted};
 use super::leftovers::{check_staging, clear_staging};
-use super::nemesis::script;
+use super::nemesis::Fault;
 use super::runtime;
+use super::scenarios::script;
 use super::sink::{
     Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks, Terminal, create_output_root, write_events,
 };
@@ -356,15 +357,13 @@ impl Life<'_> {
     /// Heals every replica. Returns those that were cut off, and for all that is known still are.
     fn heal_all(&self, actions: &Actions<'_>) -> Vec<ReplicaId> {
         self.interrupt.lower();
-        let record = actions.record();
-        let was_isolated = |replica: ReplicaId| {
-            record.iter().any(|fault| fault.replica == replica.0 && fault.action == "isolate")
-        };
+        let faults: Vec<Fault> = actions.spans().into_iter().map(|span| span.fault).collect();
         let mut unhealed = Vec::new();
         for replica in REPLICAS {
-            if let Err(error) = actions.heal(replica) {
+            let isolation = Fault::isolation(replica);
+            if let Err(error) = actions.heal(isolation) {
                 log::warn!("heal replica {replica}: {error:#}");
-                unhealed.extend(was_isolated(replica).then_some(replica));
+                unhealed.extend(faults.contains(&isolation).then_some(replica));
             }
         }
         unhealed

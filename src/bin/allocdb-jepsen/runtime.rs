@@ -1,7 +1,7 @@
 //! How the replicas are right now: one probe of each, all at once.
 
 use super::harness_log::carried;
-use super::testbed::{ExternalTestbed, Port, REPLICAS};
+use super::testbed::{Port, REPLICAS, Reach};
 use allocdb_node::cluster::ControlStatus;
 use allocdb_node::cluster::control::ControlError;
 use allocdb_node::ids::ReplicaId;
@@ -13,7 +13,7 @@ use allocdb_node::operator::{Round, Sighting, Standing};
 pub(crate) const STATUS: &[u8] = b"status";
 
 /// Asks every replica how it is, all at once.
-pub(crate) fn probe(testbed: &dyn ExternalTestbed) -> Round {
+pub(crate) fn probe(testbed: &dyn Reach) -> Round {
     let sightings = std::thread::scope(|scope| {
         let asked: Vec<_> = REPLICAS
             .into_iter()
@@ -32,7 +32,7 @@ pub(crate) fn probe(testbed: &dyn ExternalTestbed) -> Round {
 }
 
 /// Asks one replica how it is.
-fn probe_one(testbed: &dyn ExternalTestbed, replica: ReplicaId) -> Result<ControlStatus, String> {
+fn probe_one(testbed: &dyn Reach, replica: ReplicaId) -> Result<ControlStatus, String> {
     let reply = testbed.exchange(replica, Port::Control, STATUS).map_err(|error| format!("{error:#}"))?;
     status_in(&reply, replica)
 }

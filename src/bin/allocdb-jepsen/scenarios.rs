@@ -8,11 +8,45 @@ use super::events::Granted;
 use super::stage::{HolderStep, Reserve, ReserveBundle, Stage, Tick};
 use allocdb_node::ids::{HolderId, ReservationId, ResourceId};
 use allocdb_node::jepsen::history::Expired;
+use allocdb_node::jepsen::plan::{NemesisKind, RunSpec, Workload};
 use allocdb_node::operator::Member;
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// What happens in one iteration.
 pub(crate) type Script = fn(&mut Stage<'_, '_>) -> Result<()>;
+
+/// The script of a run.
+pub(crate) fn script(run: &RunSpec) -> Result<Script> {
+    use NemesisKind::{CrashRestart, MixedFailover, None as Control, PartitionHeal};
+    use Workload::{
+        AmbiguousWriteRetry, ExpirationAndRecovery, FailoverReadFences, LeaseSafety, ReservationContention,
+    };
+    Ok(match (run.workload, run.nemesis) {
+        (ReservationContention, Control) => reservation_contention_control,
+        (ReservationContention, CrashRestart) => reservation_contention_crash_restart,
+        (ReservationContention, PartitionHeal) => reservation_contention_partition_heal,
+        (AmbiguousWriteRetry, Control) => ambiguous_write_retry_control,
+        (AmbiguousWriteRetry, CrashRestart) => ambiguous_write_retry_crash_restart,
+        (AmbiguousWriteRetry, PartitionHeal) => ambiguous_write_retry_partition_heal,
+        (AmbiguousWriteRetry, MixedFailover) => ambiguous_write_retry_mixed_failover,
+        (FailoverReadFences, Control) => failover_read_fences_control,
+        (FailoverReadFences, CrashRestart) => failover_read_fences_crash_restart,
+        (FailoverReadFences, PartitionHeal) => failover_read_fences_partition_heal,
+        (FailoverReadFences, MixedFailover) => failover_read_fences_mixed_failover,
+        (ExpirationAndRecovery, Control) => expiration_and_recovery_control,
+        (ExpirationAndRecovery, CrashRestart) => expiration_and_recovery_crash_restart,
+        (ExpirationAndRecovery, PartitionHeal) => expiration_and_recovery_partition_heal,
+        (ExpirationAndRecovery, MixedFailover) => expiration_and_recovery_mixed_failover,
+        (LeaseSafety, Control) => lease_safety_control,
+        (LeaseSafety, CrashRestart) => lease_safety_crash_restart,
+        (workload @ (ReservationContention | LeaseSafety), MixedFailover) => {
+            bail!("mixed failover runs are not defined for {workload}")
+        }
+        (workload @ LeaseSafety, PartitionHeal) => {
+            bail!("partition-heal runs are not defined for {workload}")
+        }
+    })
+}
 
 /// What a tick of a scenario is expected to end.
 fn expected(resource: ResourceId, holder: u128, reservation: ReservationId) -> Expired {
@@ -25,7 +59,7 @@ fn expected(resource: ResourceId, holder: u128, reservation: ReservationId) -> E
 }
 
 /// Two holders want one resource; the second must lose.
-pub(crate) fn reservation_contention_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn reservation_contention_control(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let hot = stage.create(100, 0)?;
     stage.reserve(primary, Reserve { op: 1, resource: hot, holder: 101, slot: 10, ttl: 5 })?;
@@ -33,7 +67,7 @@ pub(crate) fn reservation_contention_control(stage: &mut Stage<'_, '_>) -> Resul
 }
 
 /// The primary dies before either holder asks; the second must lose on the new primary too, after the old one is back.
-pub(crate) fn reservation_contention_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn reservation_contention_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
     let hot = stage.create(100, 0)?;
     let new_primary = stage.crash_and_fail_over()?;
     stage.reserve(new_primary, Reserve { op: 1, resource: hot, holder: 101, slot: 10, ttl: 5 })?;
@@ -42,7 +76,7 @@ pub(crate) fn reservation_contention_crash_restart(stage: &mut Stage<'_, '_>) ->
 }
 
 /// The same reserve twice; the second must get the first one's answer.
-pub(crate) fn ambiguous_write_retry_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn ambiguous_write_retry_control(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(101, 1)?;
     let reserve = Reserve { op: 10, resource, holder: 303, slot: 20, ttl: 4 };
@@ -51,7 +85,7 @@ pub(crate) fn ambiguous_write_retry_control(stage: &mut Stage<'_, '_>) -> Result
 }
 
 /// A reserve finds no majority; after a failover the same reserve must take effect once.
-pub(crate) fn ambiguous_write_retry_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn ambiguous_write_retry_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(101, 1)?;
     let reserve = Reserve { op: 10, resource, holder: 303, slot: 20, ttl: 4 };
@@ -64,7 +98,7 @@ pub(crate) fn ambiguous_write_retry_crash_restart(stage: &mut Stage<'_, '_>) -> 
 }
 
 /// A read that demands what was just written is served by the primary and refused by a backup.
-pub(crate) fn failover_read_fences_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn failover_read_fences_control(stage: &mut Stage<'_, '_>) -> Result<()> {
     let (primary, backup) = (stage.primary(), stage.target());
     let resource = stage.create(102, 2)?;
     let lease = stage.must_reserve(
@@ -77,7 +111,7 @@ pub(crate) fn failover_read_fences_control(stage: &mut Stage<'_, '_>) -> Result<
 }
 
 /// What was written before a failover is read after it, and the old primary serves nobody once it is back.
-pub(crate) fn failover_read_fences_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn failover_read_fences_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(102, 2)?;
     let lease = stage.must_reserve(
@@ -93,7 +127,7 @@ pub(crate) fn failover_read_fences_crash_restart(stage: &mut Stage<'_, '_>) -> R
 }
 
 /// A lease runs out and its resource is free again.
-pub(crate) fn expiration_and_recovery_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn expiration_and_recovery_control(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(103, 3)?;
     let lease = stage.must_reserve(
@@ -106,7 +140,7 @@ pub(crate) fn expiration_and_recovery_control(stage: &mut Stage<'_, '_>) -> Resu
 }
 
 /// The primary dies while a lease runs; it runs out on the new one.
-pub(crate) fn expiration_and_recovery_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn expiration_and_recovery_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(103, 3)?;
     let lease = stage.must_reserve(
@@ -134,7 +168,7 @@ fn expire_and_look(
 }
 
 /// A bundle is taken, confirmed and revoked; its late holder is turned away, and its resources come free once.
-pub(crate) fn lease_safety_control(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn lease_safety_control(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let or_else = "lease_safety control run expected one committed bundle reserve";
     let (bundle, lease) = take_bundle(stage, or_else)?;
@@ -142,7 +176,7 @@ pub(crate) fn lease_safety_control(stage: &mut Stage<'_, '_>) -> Result<()> {
 }
 
 /// The primary dies between confirming and revoking.
-pub(crate) fn lease_safety_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn lease_safety_crash_restart(stage: &mut Stage<'_, '_>) -> Result<()> {
     let or_else = "crash-restart lease_safety expected one committed bundle reserve";
     let (bundle, lease) = take_bundle(stage, or_else)?;
     let new_primary = stage.crash_and_fail_over()?;
@@ -178,7 +212,7 @@ fn heal_backups(stage: &Stage<'_, '_>) -> Result<()> {
 }
 
 /// A reserve on the wrong side of a partition; after the failover it is sent again, and a second holder must lose to it.
-pub(crate) fn reservation_contention_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn reservation_contention_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let hot = stage.create(110, 10)?;
     let first = Reserve { op: 11, resource: hot, holder: 601, slot: 50, ttl: 5 };
@@ -192,7 +226,7 @@ pub(crate) fn reservation_contention_partition_heal(stage: &mut Stage<'_, '_>) -
 }
 
 /// A reserve on the wrong side of a partition must take effect once when it is sent again.
-pub(crate) fn ambiguous_write_retry_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn ambiguous_write_retry_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(120, 11)?;
     let reserve = Reserve { op: 20, resource, holder: 603, slot: 52, ttl: 4 };
@@ -205,7 +239,7 @@ pub(crate) fn ambiguous_write_retry_partition_heal(stage: &mut Stage<'_, '_>) ->
 }
 
 /// One backup dead, the other cut off: the reserve finds nobody, and must take effect once when it is sent again.
-pub(crate) fn ambiguous_write_retry_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn ambiguous_write_retry_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> {
     let (primary, supporting) = (stage.primary(), stage.supporting()?);
     let resource = stage.create(150, 20)?;
     let reserve = Reserve { op: 30, resource, holder: 701, slot: 60, ttl: 4 };
@@ -221,7 +255,7 @@ pub(crate) fn ambiguous_write_retry_mixed_failover(stage: &mut Stage<'_, '_>) ->
 
 /// What was written before a partition is read after it; what was tried during it is settled; the old primary serves
 /// nobody.
-pub(crate) fn failover_read_fences_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn failover_read_fences_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(130, 12)?;
     let lease = stage.must_reserve(
@@ -242,7 +276,7 @@ pub(crate) fn failover_read_fences_partition_heal(stage: &mut Stage<'_, '_>) -> 
 }
 
 /// A backup is cut off while the primary dies, and takes part in the failover all the same.
-pub(crate) fn failover_read_fences_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn failover_read_fences_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(160, 21)?;
     let lease = stage.must_reserve(
@@ -266,7 +300,7 @@ fn mixed_failover(stage: &mut Stage<'_, '_>) -> Result<Member> {
 }
 
 /// A lease runs out on the wrong side of a partition; after the failover it is still due, and ends once.
-pub(crate) fn expiration_and_recovery_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn expiration_and_recovery_partition_heal(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(140, 13)?;
     let lease = stage.must_reserve(
@@ -286,7 +320,7 @@ pub(crate) fn expiration_and_recovery_partition_heal(stage: &mut Stage<'_, '_>) 
 }
 
 /// A lease runs out after a failover in which one backup had been cut off.
-pub(crate) fn expiration_and_recovery_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> {
+fn expiration_and_recovery_mixed_failover(stage: &mut Stage<'_, '_>) -> Result<()> {
     let primary = stage.primary();
     let resource = stage.create(170, 22)?;
     let lease = stage.must_reserve(
@@ -300,4 +334,33 @@ pub(crate) fn expiration_and_recovery_mixed_failover(stage: &mut Stage<'_, '_>) 
     let expired = stage.must_tick(new_primary, tick, or_else)?;
     stage.drain(new_primary, resource, Tick { op: 34, slot: 65, ..tick }, expired)?;
     stage.rejoin_old_primary(new_primary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use allocdb_node::jepsen::plan::RUNS;
+
+    #[test]
+    fn every_planned_run_has_a_script() {
+        for run in &RUNS {
+            assert!(script(run).is_ok(), "{}", run.id);
+        }
+    }
+
+    #[test]
+    fn combinations_that_are_not_planned_have_none() {
+        let combination = |workload, nemesis| {
+            let run = RunSpec { workload, nemesis, ..RUNS[0] };
+            script(&run).err().map(|error| error.to_string())
+        };
+        assert_eq!(
+            combination(Workload::LeaseSafety, NemesisKind::PartitionHeal).unwrap(),
+            "partition-heal runs are not defined for lease_safety"
+        );
+        assert_eq!(
+            combination(Workload::ReservationContention, NemesisKind::MixedFailover).unwrap(),
+            "mixed failover runs are not defined for reservation_contention"
+        );
+    }
 }

@@ -7,6 +7,7 @@ use super::events::{
     Granted, Observation, Reader, Reply, ask, lease_outcome, reserved, resource_created, submit,
     tick_outcome, write_outcome,
 };
+use super::nemesis::Fault;
 use super::sink::Recorder;
 use super::tracker::{Namespace, Namespaces};
 use allocdb_node::allocator::Command;
@@ -471,17 +472,17 @@ impl<'s, 'r> Stage<'s, 'r> {
 
     /// Kills a replica.
     pub(crate) fn crash(&self, member: Member) -> Result<()> {
-        self.actions.crash(member.id)
+        self.actions.inject(Fault::crash(member.id))
     }
 
     /// Cuts a replica off.
     pub(crate) fn isolate(&self, member: Member) -> Result<()> {
-        self.actions.isolate(member.id)
+        self.actions.inject(Fault::isolation(member.id))
     }
 
     /// Connects a replica again.
     pub(crate) fn heal(&self, member: Member) -> Result<()> {
-        self.actions.heal(member.id)
+        self.actions.heal(Fault::isolation(member.id))
     }
 
     /// Kills the primary, makes the target primary with the supporting backup, and returns the new primary.

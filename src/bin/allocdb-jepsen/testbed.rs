@@ -1,6 +1,7 @@
-//! What a backend is to the rest of the harness: a way to reach three replicas, and a way to hurt them.
+//! What a backend is to the rest of the harness, by capability: it reaches three replicas, ends and starts their processes, cuts
+//! them off, moves their files, has machines for them.
 //!
-//! A backend is one file that implements [`ExternalTestbed`]. Nothing else asks which one it has.
+//! A backend is one file that implements these traits. Nothing else asks which one it has.
 
 use super::args::Testbed;
 use super::interrupt::Interrupt;
@@ -72,7 +73,7 @@ pub(crate) enum Verb {
     Restart,
     /// Cut it off from clients and peers.
     Isolate,
-    /// Connect it again. Undoes [`Verb::Isolate`], and is fine where there is nothing to undo.
+    /// Connect it again.
     Heal,
 }
 
@@ -94,7 +95,7 @@ pub(crate) enum Contact {
     AtOnce,
     /// With the first request; one that nobody answers is worth watching too.
     WhenAsked,
-    /// With [`ExternalTestbed::begin`], once there is a place to say that it cannot be reached.
+    /// With [`Machines::begin`], once there is a place to say that it cannot be reached.
     AtBeginning,
 }
 
@@ -102,7 +103,7 @@ pub(crate) enum Contact {
 pub(crate) type Open<'a> =
     dyn Fn(Testbed, Contact, &Interrupt) -> Result<Box<dyn ExternalTestbed>> + Sync + 'a;
 
-/// How a run ended, for a backend that has something to put away.
+/// How a run ended, for a backend that has something to undo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// The gate passed.
@@ -111,43 +112,45 @@ pub(crate) enum Ending {
     NotPassed,
 }
 
-/// A cluster that can be driven from outside. Every method has a deadline of its own and ends early on an interruption.
-pub(crate) trait ExternalTestbed: Sync {
-    /// Its word in files, lines and messages.
+/// Reaches replicas. Every exchange has a deadline of its own and ends early on an interruption; so do the methods of the other
+/// capabilities.
+pub(crate) trait Reach: Sync {
+    /// The backend's word in files, lines and messages.
     fn backend(&self) -> &'static str;
 
     /// How long a primary of it may serve reads without having heard of a majority.
     fn read_lease(&self) -> Duration;
 
-    /// What its staging folders are named after.
-    fn label(&self) -> String;
-
-    /// Reaches it, and gets it ready to be driven by one run that writes below `output_root`.
-    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
-        let _ = (output_root, run);
-        Ok(())
-    }
-
-    /// What its guests were made from, where it has guests and knows.
-    fn guest_image(&self) -> Option<GuestImage> {
-        None
-    }
-
-    /// Puts away what [`ExternalTestbed::begin`] has set up. Returns lines for standard output.
-    fn end(&mut self, ending: Ending) -> Result<String> {
-        let _ = ending;
-        Ok(String::new())
-    }
-
     /// Sends bytes to a listener, closes the sending side, and returns what comes back until the other side closes.
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>>;
+}
 
-    /// Does something to one replica.
-    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()>;
+/// Ends and starts the processes of replicas.
+pub(crate) trait Processes {
+    /// Kills a replica's process.
+    ///
+    /// # Errors
+    /// [`AlreadyStopped`] if there was none; otherwise it is not known that the process has ended.
+    fn crash(&self, replica: ReplicaId) -> Result<()>;
 
-    /// How an operator would do it by hand, for messages.
-    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String;
+    /// Starts a replica's process.
+    ///
+    /// # Errors
+    /// When it does not come up, or runs already.
+    fn restart(&self, replica: ReplicaId) -> Result<()>;
+}
 
+/// Cuts replicas off from clients and peers.
+pub(crate) trait Links {
+    /// Cuts a replica off, in both directions.
+    fn isolate(&self, replica: ReplicaId) -> Result<()>;
+
+    /// Connects it again; fine where there is nothing to undo.
+    fn connect(&self, replica: ReplicaId) -> Result<()>;
+}
+
+/// Moves the files of replicas.
+pub(crate) trait ReplicaFiles {
     /// Writes a replica's folder, whether it runs or not, as a gzip-compressed tar archive.
     fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()>;
 
@@ -158,3 +161,37 @@ pub(crate) trait ExternalTestbed: Sync {
     /// missing in it, each with its reason.
     fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>>;
 }
+
+/// Has the machines of the replicas ready for a run. A backend whose machines are somebody else's has nothing to do.
+pub(crate) trait Machines {
+    /// Reaches them, and gets them ready to be driven by one run that writes below `output_root`.
+    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
+        let _ = (output_root, run);
+        Ok(())
+    }
+
+    /// Undoes what [`Machines::begin`] has set up. Returns lines for standard output.
+    fn end(&mut self, ending: Ending) -> Result<String> {
+        let _ = ending;
+        Ok(String::new())
+    }
+
+    /// What guests were made from, where there are guests and it is known.
+    fn guest_image(&self) -> Option<GuestImage> {
+        None
+    }
+}
+
+/// A cluster that can be driven from outside: all that a backend can do, each by a trait of its own.
+pub(crate) trait ExternalTestbed: Reach + Processes + Links + ReplicaFiles + Machines {
+    /// What its staging folders are named after.
+    fn label(&self) -> String;
+
+    /// How an operator would do it by hand, for messages.
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String;
+}
+
+/// A replica was to be killed that did not run.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct AlreadyStopped(pub(crate) String);

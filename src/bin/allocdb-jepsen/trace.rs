@@ -3,7 +3,7 @@
 //! They are made at the level `debug`, so `ALLOCDB_LOG=debug` shows them, and cost nothing where nobody asks.
 
 use super::common::escaped;
-use super::testbed::{Ending, ExternalTestbed, Port, Verb};
+use super::testbed::{Ending, ExternalTestbed, Links, Machines, Port, Processes, Reach, ReplicaFiles, Verb};
 use allocdb_node::allocator::payload::decode_client;
 use allocdb_node::allocator::{Command, Outcome};
 use allocdb_node::api::{
@@ -23,29 +23,13 @@ use std::time::Duration;
 /// A testbed whose requests and answers are noted.
 pub(crate) struct Noted(pub(crate) Box<dyn ExternalTestbed>);
 
-impl ExternalTestbed for Noted {
+impl Reach for Noted {
     fn backend(&self) -> &'static str {
         self.0.backend()
     }
 
     fn read_lease(&self) -> Duration {
         self.0.read_lease()
-    }
-
-    fn label(&self) -> String {
-        self.0.label()
-    }
-
-    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
-        self.0.begin(output_root, run)
-    }
-
-    fn guest_image(&self) -> Option<GuestImage> {
-        self.0.guest_image()
-    }
-
-    fn end(&mut self, ending: Ending) -> Result<String> {
-        self.0.end(ending)
     }
 
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
@@ -59,15 +43,29 @@ impl ExternalTestbed for Noted {
         }
         answer
     }
+}
 
-    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
-        self.0.command(verb, replica)
+impl Processes for Noted {
+    fn crash(&self, replica: ReplicaId) -> Result<()> {
+        self.0.crash(replica)
     }
 
-    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
-        self.0.command_line(verb, replica)
+    fn restart(&self, replica: ReplicaId) -> Result<()> {
+        self.0.restart(replica)
+    }
+}
+
+impl Links for Noted {
+    fn isolate(&self, replica: ReplicaId) -> Result<()> {
+        self.0.isolate(replica)
     }
 
+    fn connect(&self, replica: ReplicaId) -> Result<()> {
+        self.0.connect(replica)
+    }
+}
+
+impl ReplicaFiles for Noted {
     fn export_replica(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
         self.0.export_replica(replica, archive)
     }
@@ -78,6 +76,30 @@ impl ExternalTestbed for Noted {
 
     fn collect_logs(&self, name: &str, archive: &mut dyn Write) -> Result<Vec<String>> {
         self.0.collect_logs(name, archive)
+    }
+}
+
+impl Machines for Noted {
+    fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
+        self.0.begin(output_root, run)
+    }
+
+    fn end(&mut self, ending: Ending) -> Result<String> {
+        self.0.end(ending)
+    }
+
+    fn guest_image(&self) -> Option<GuestImage> {
+        self.0.guest_image()
+    }
+}
+
+impl ExternalTestbed for Noted {
+    fn label(&self) -> String {
+        self.0.label()
+    }
+
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
+        self.0.command_line(verb, replica)
     }
 }
 

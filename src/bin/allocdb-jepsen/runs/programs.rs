@@ -3,7 +3,7 @@
 
 use super::super::harness_log::carried;
 use super::super::interrupt::Interrupt;
-use super::super::testbed::{ExternalTestbed, Port, REPLICAS};
+use super::super::testbed::{Port, REPLICAS, Reach};
 use allocdb_node::build_info::{BuildInfo, Executable};
 use allocdb_node::cluster::control::command;
 use allocdb_node::ids::ReplicaId;
@@ -39,7 +39,7 @@ fn program(info: BuildInfo) -> Program {
 }
 
 /// The programs of all replicas, asked at once.
-pub(super) fn of_replicas(testbed: &dyn ExternalTestbed, interrupt: &Interrupt) -> Vec<ReplicaProgram> {
+pub(super) fn of_replicas(testbed: &dyn Reach, interrupt: &Interrupt) -> Vec<ReplicaProgram> {
     std::thread::scope(|scope| {
         let asked =
             REPLICAS.map(|replica| (replica, scope.spawn(carried(move || ask(testbed, interrupt, replica)))));
@@ -64,11 +64,7 @@ pub(super) fn of_replicas(testbed: &dyn ExternalTestbed, interrupt: &Interrupt) 
     })
 }
 
-fn ask(
-    testbed: &dyn ExternalTestbed,
-    interrupt: &Interrupt,
-    replica: ReplicaId,
-) -> Result<BuildInfo, String> {
+fn ask(testbed: &dyn Reach, interrupt: &Interrupt, replica: ReplicaId) -> Result<BuildInfo, String> {
     let begun = Instant::now();
     loop {
         let reply = testbed.exchange(replica, Port::Control, command::BUILD.as_bytes());

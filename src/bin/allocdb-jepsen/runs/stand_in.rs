@@ -1,6 +1,6 @@
 //! A testbed for tests of runs: one engine, behind three replicas that are in place for ever. Nothing can be done to them.
 
-use super::super::testbed::{ExternalTestbed, Port, Verb};
+use super::super::testbed::{ExternalTestbed, Links, Machines, Port, Processes, Reach, ReplicaFiles, Verb};
 use allocdb_node::allocator::{AllocatorConfig, ReservationLookup};
 use allocdb_node::api::{
     self, LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse, text,
@@ -98,17 +98,13 @@ impl StandIn {
     }
 }
 
-impl ExternalTestbed for StandIn {
+impl Reach for StandIn {
     fn backend(&self) -> &'static str {
         "stand_in"
     }
 
     fn read_lease(&self) -> Duration {
         Duration::ZERO
-    }
-
-    fn label(&self) -> String {
-        "stand-in".to_owned()
     }
 
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
@@ -125,19 +121,30 @@ impl ExternalTestbed for StandIn {
             },
         })
     }
+}
 
-    fn command(&self, verb: Verb, replica: ReplicaId) -> Result<()> {
-        match verb {
-            // A run that fails heals everybody.
-            Verb::Heal => Ok(()),
-            Verb::Crash | Verb::Restart | Verb::Isolate => bail!("nothing can be done to replica {replica}"),
-        }
+impl Processes for StandIn {
+    fn crash(&self, replica: ReplicaId) -> Result<()> {
+        bail!("nothing can be done to replica {replica}")
     }
 
-    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
-        format!("{verb} {replica}")
+    fn restart(&self, replica: ReplicaId) -> Result<()> {
+        bail!("nothing can be done to replica {replica}")
+    }
+}
+
+impl Links for StandIn {
+    fn isolate(&self, replica: ReplicaId) -> Result<()> {
+        bail!("nothing can be done to replica {replica}")
     }
 
+    /// A run that fails connects everybody.
+    fn connect(&self, _: ReplicaId) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl ReplicaFiles for StandIn {
     fn export_replica(&self, replica: ReplicaId, _: &mut dyn Write) -> Result<()> {
         bail!("replica {replica} has no files")
     }
@@ -157,5 +164,17 @@ impl ExternalTestbed for StandIn {
         }
         archive.into_inner()?.finish()?;
         Ok(vec!["the journal of replica 2".to_owned()])
+    }
+}
+
+impl Machines for StandIn {}
+
+impl ExternalTestbed for StandIn {
+    fn label(&self) -> String {
+        "stand-in".to_owned()
+    }
+
+    fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
+        format!("{verb} {replica}")
     }
 }

@@ -5,7 +5,7 @@ use super::super::args::Testbed;
 use super::super::common::escaped;
 use super::super::interrupt::Interrupt;
 use super::super::runtime::{STATUS, status_in};
-use super::super::testbed::{Contact, ExternalTestbed, Open, Port, REPLICAS};
+use super::super::testbed::{Contact, Open, Port, REPLICAS, Reach};
 use super::super::tracker::lines::LogLine;
 use super::super::tracker::writer::Writer;
 use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State};
@@ -210,7 +210,7 @@ fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     worked.unwrap_or_else(|_| Err(anyhow!("looking at this lane failed in an unexpected way")))
 }
 
-fn probe(testbed: &dyn ExternalTestbed, send: &(dyn Fn(Found) + Sync)) {
+fn probe(testbed: &dyn Reach, send: &(dyn Fn(Found) + Sync)) {
     let slot = Namespaces::default().namespace().slot(0);
     std::thread::scope(|scope| {
         for id in REPLICAS {
@@ -220,7 +220,7 @@ fn probe(testbed: &dyn ExternalTestbed, send: &(dyn Fn(Found) + Sync)) {
 }
 
 /// Asks one replica how it is, and how busy.
-fn ask(testbed: &dyn ExternalTestbed, id: ReplicaId, slot: Slot) -> Replica {
+fn ask(testbed: &dyn Reach, id: ReplicaId, slot: Slot) -> Replica {
     let replica = Replica { id, status: None, metrics: None, error: None, age: Duration::ZERO };
     let reply = testbed.exchange(id, Port::Control, STATUS).map_err(|error| why(&error));
     let status = match reply.and_then(|reply| status_in(&reply, id)) {
@@ -233,7 +233,7 @@ fn ask(testbed: &dyn ExternalTestbed, id: ReplicaId, slot: Slot) -> Replica {
     }
 }
 
-fn metrics(testbed: &dyn ExternalTestbed, id: ReplicaId, slot: Slot) -> Result<Metrics, String> {
+fn metrics(testbed: &dyn Reach, id: ReplicaId, slot: Slot) -> Result<Metrics, String> {
     let request = api::encode_request(&Request::GetMetrics { slot });
     let reply = testbed.exchange(id, Port::Client, &request).map_err(|error| why(&error))?;
     match api::decode_response(&reply) {
