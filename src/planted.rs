@@ -35,11 +35,13 @@ pub enum PlantedFault {
     RetryDefinite,
     /// Go on answering reads without ever hearing of a majority again.
     ReadWithoutLease,
+    /// Replica 3 gives, while it is a backup, what is reserved to another holder than the log says.
+    BackupDiverges,
 }
 
 impl PlantedFault {
     /// All of them with the word that wakes each.
-    pub const ALL: [(&'static str, PlantedFault); 13] = [
+    pub const ALL: [(&'static str, PlantedFault); 14] = [
         ("reserve-taken", PlantedFault::ReserveTaken),
         ("expire-early", PlantedFault::ExpireEarly),
         ("accept-stale-epoch", PlantedFault::AcceptStaleEpoch),
@@ -53,6 +55,7 @@ impl PlantedFault {
         ("slot-unbounded", PlantedFault::SlotUnbounded),
         ("retry-definite", PlantedFault::RetryDefinite),
         ("read-without-lease", PlantedFault::ReadWithoutLease),
+        ("backup-diverges", PlantedFault::BackupDiverges),
     ];
 
     /// The fault with that word.

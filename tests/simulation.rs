@@ -1,4 +1,4 @@
-//! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of nine defects that
+//! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of ten defects that
 //! are planted one at a time is noticed.
 
 #[path = "support/simulation/mod.rs"]
@@ -79,6 +79,8 @@ fn nothing_is_violated_in_thousands_of_seeds() {
     assert!(totals.failovers >= SEEDS / 10 && totals.rejoins >= SEEDS / 10, "{totals:?}");
     assert!(per_seed(totals.starts) >= 4, "{totals:?}");
     assert!(totals.snapshots_taken_over >= SEEDS / 40, "{totals:?}");
+    // States are compared, and some peers do not know how.
+    assert!(per_seed(totals.claims) >= 2 && totals.unknown_claims >= SEEDS / 10, "{totals:?}");
     // A backup can fall behind the primary's log.
     assert!(totals.too_far_behind >= SEEDS / 20 && totals.back_from_behind >= SEEDS / 20, "{totals:?}");
 }
@@ -152,6 +154,15 @@ mod planted {
     #[test]
     fn a_read_after_the_lease_is_found() {
         is_found("read-without-lease");
+    }
+
+    #[test]
+    fn a_backup_that_comes_to_another_state_is_found() {
+        is_found("backup-diverges");
+        // Also by the replicas themselves, before anybody was told something wrong.
+        let done = simulation::sweep(0..200, usize::MAX, || wake(Some(PlantedFault::BackupDiverges)));
+        let compared = done.violations.iter().filter(|(_, what)| what.contains("state digest differs"));
+        assert!(compared.count() >= 20, "{} violations", done.violations.len());
     }
 
     #[test]

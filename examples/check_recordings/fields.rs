@@ -299,6 +299,7 @@ pub(crate) fn peer_request(request: &PeerRequest, payload: Option<&Payload>) -> 
             payload.into_iter().fold(fields, Fields::with_payload)
         }
         PeerRequest::PrepareBatch(entries) => tagged("PrepareBatch").with("entries", entries.len()),
+        PeerRequest::Claim(claim) => tagged("Claim").with("lsn", claim.lsn),
         PeerRequest::Snapshot(piece) => tagged("Snapshot").with("bytes", piece.bytes.len()),
         PeerRequest::Commit { view, lsn } => tagged("Commit").with("view", view).with("commit_lsn", lsn),
     }
@@ -310,6 +311,7 @@ pub(crate) fn ack(ack: &Ack) -> Fields {
         AckKind::Prepare => ("PrepareAck", "lsn"),
         AckKind::Commit => ("CommitAck", "commit_lsn"),
         AckKind::Snapshot => ("SnapshotAck", "lsn"),
+        AckKind::Claim => ("ClaimAck", "lsn"),
     };
     Fields::tagged("message tag", tag)
         .with("view", ack.view)

@@ -103,7 +103,10 @@ fn decode(name: &str, bytes: &[u8]) -> Result<Message> {
         let request = message::decode_request(bytes)?;
         let payload = match &request {
             PeerRequest::Prepare(entry) => Some(open(entry.kind, &entry.payload, &mut problems)?),
-            PeerRequest::PrepareBatch(_) | PeerRequest::Commit { .. } | PeerRequest::Snapshot(_) => None,
+            PeerRequest::PrepareBatch(_)
+            | PeerRequest::Commit { .. }
+            | PeerRequest::Snapshot(_)
+            | PeerRequest::Claim(_) => None,
         };
         (fields::peer_request(&request, payload.as_ref()), message::encode_request(&request))
     } else if name.starts_with("internal-command-") {

@@ -90,7 +90,7 @@ fn current(own: &ReplicaLayout, status: &SharedStatus) -> ControlStatus {
         loaded_snapshot_lsn: engine.and_then(|engine| engine.loaded_snapshot_lsn),
         replayed_wal_frame_count: engine.map(|engine| engine.replayed_wal_frame_count),
         replayed_wal_last_lsn: engine.and_then(|engine| engine.replayed_wal_last_lsn),
-        fault_reason: node.engine.as_ref().err().cloned(),
+        fault_reason: node.engine.as_ref().err().cloned().or(node.doubt),
         paths: StatusPaths {
             workspace_dir: own.workspace_dir.clone(),
             log: own.log_path.clone(),
@@ -144,6 +144,7 @@ mod tests {
             commit_lsn: None,
             highest_prepared: None,
             active_snapshot_lsn: None,
+            doubt: None,
             engine: Err("because".to_owned()),
         };
         let to = Some(IpAddr::from([10, 0, 9, 1]));

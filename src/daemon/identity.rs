@@ -16,6 +16,8 @@ pub(super) enum Answer {
     Peer {
         /// It has told the number of this cluster, so it knows messages with an introduction.
         introduces: bool,
+        /// It is of this implementation, and nothing that it knows is kept from it.
+        is_kin: bool,
         /// Its view.
         view: View,
         /// It says that it holds nothing. Another implementation does not say what it has promised.
@@ -53,15 +55,19 @@ pub(super) fn ask(own_cluster: Option<ClusterId>, peer: &ReplicaLayout) -> Answe
                 return foreign(&who.workspace_dir.display());
             }
             let introduces = own_cluster.is_some() && who.and_then(|who| who.cluster) == own_cluster;
+            let is_kin = introduces || (own_cluster.is_none() && who.is_some());
             let holds_nothing = progress.holds_nothing();
-            Answer::Peer { introduces, view: progress.view, holds_nothing }
+            Answer::Peer { introduces, is_kin, view: progress.view, holds_nothing }
         }
         // Another implementation does not know the question.
         Err(ControlError::Remote(_)) => match query_status_once(peer.control_addr) {
             Ok(status) if status.replica != peer.id || (is_on_this_host && !status.is_of(peer)) => {
                 foreign(&status.paths.workspace_dir.display())
             }
-            Ok(status) => Answer::Peer { introduces: false, view: status.view, holds_nothing: false },
+            Ok(status) => {
+                let (introduces, is_kin, holds_nothing) = (false, false, false);
+                Answer::Peer { introduces, is_kin, view: status.view, holds_nothing }
+            }
             Err(error) => failed(error),
         },
         Err(error) => failed(error),

@@ -9,7 +9,7 @@ use super::source::Source;
 use crate::api::MAX_MESSAGE_BYTES;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
 use crate::replica::introduction::{INTRODUCTION_LEN, INTRODUCTION_TAG, Introduction, encode_introduced};
-use crate::replica::message::{Ack, MessageError, PeerRequest, decode_ack, encode_request};
+use crate::replica::message::{Ack, CLAIM_TAG, MessageError, PeerRequest, decode_ack, encode_request};
 use crate::replica::node::PeerFailure;
 use crate::replica::refusal::{is_of_another_cluster, tells_a_view};
 use std::io::{self, Read as _, Write as _};
@@ -43,6 +43,7 @@ impl Link {
             introduction: layout.cluster_id.map(|cluster| Introduction { cluster, sender: own.id }),
             peer: peer.clone(),
             manner: Manner::Unknown,
+            is_kin: false,
             patience: Patience::new(layout.peer_exchange_limit()),
             source: Source::new(own.protocol_addr.ip()),
         };
@@ -80,6 +81,8 @@ struct Speaker {
     introduction: Option<Introduction>,
     peer: ReplicaLayout,
     manner: Manner,
+    /// The peer is of this implementation, as far as it was asked.
+    is_kin: bool,
     patience: Patience,
     source: Source,
 }
@@ -88,6 +91,15 @@ impl Speaker {
     fn exchange(&mut self, request: &PeerRequest) -> Result<Ack, PeerFailure> {
         if self.manner == Manner::Unknown {
             self.find_out()?;
+        }
+        let takes_claims = match self.manner {
+            Manner::Introduced => true,
+            Manner::Plain => self.is_kin,
+            Manner::Unknown => false,
+        };
+        if request.is_claim() && !takes_claims {
+            // Who is not known to be of this implementation is not bothered with what others do not know.
+            return Err(PeerFailure::Refused(unknown_tag(CLAIM_TAG)));
         }
         let plain = encode_request(request);
         let fits = INTRODUCTION_LEN + plain.len() <= MAX_MESSAGE_BYTES;
@@ -102,7 +114,7 @@ impl Speaker {
                         self.peer.protocol_addr
                     )));
                 }
-                Err(PeerFailure::Refused(words)) if words.contains(&unknown_tag()) => {
+                Err(PeerFailure::Refused(words)) if words.contains(&unknown_tag(INTRODUCTION_TAG)) => {
                     self.manner = Manner::Unknown;
                     self.find_out()?;
                     if self.manner != Manner::Plain {
@@ -151,7 +163,9 @@ impl Speaker {
 
     /// Asks who is there.
     fn find_out(&mut self) -> Result<(), PeerFailure> {
-        self.manner = match identity::ask(self.introduction.map(|own| own.cluster), &self.peer) {
+        let answer = identity::ask(self.introduction.map(|own| own.cluster), &self.peer);
+        self.is_kin = matches!(answer, Answer::Peer { is_kin: true, .. });
+        self.manner = match answer {
             Answer::Peer { introduces: true, .. } => Manner::Introduced,
             Answer::Peer { introduces: false, .. } => Manner::Plain,
             Answer::Absent | Answer::Silent(_) => Manner::Unknown,
@@ -161,9 +175,9 @@ impl Speaker {
     }
 }
 
-/// What a peer that does not know introductions answers to one.
-fn unknown_tag() -> String {
-    MessageError::RequestTag(INTRODUCTION_TAG).to_string()
+/// What a peer answers to a message whose tag it does not know.
+fn unknown_tag(tag: u8) -> String {
+    format!("failed to decode protocol request: {}", MessageError::RequestTag(tag))
 }
 
 /// How long an exchange with one peer may take.
@@ -257,6 +271,37 @@ mod tests {
 
     fn unreachable() -> Result<Ack, PeerFailure> {
         Err(PeerFailure::Unreachable("timed out".to_owned()))
+    }
+
+    #[test]
+    fn a_claim_is_kept_from_a_peer_that_may_not_know_it() {
+        use crate::engine::StateDigest;
+        use crate::replica::message::StateClaim;
+        let of = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let layout = ClusterLayout::in_workspace(
+            std::path::Path::new("/srv"),
+            crate::cluster::layout::Limits::STANDARD,
+            // Nobody listens there: whoever is asked is out of reach.
+            [1, 2, 3].map(|port| [of(port); 3]),
+        );
+        let digest = StateDigest(1);
+        let claim = PeerRequest::Claim(StateClaim { view: View(1), lsn: Lsn(1), agreeing: 1, digest });
+        let asked = |manner, is_kin| {
+            let mut speaker = Speaker {
+                introduction: None,
+                peer: layout.replicas[1].clone(),
+                manner,
+                is_kin,
+                patience: Patience::new(LONGEST),
+                source: Source::new(of(0).ip()),
+            };
+            speaker.exchange(&claim)
+        };
+        let unknown = "failed to decode protocol request: invalid protocol request tag 134";
+        for manner in [Manner::Plain, Manner::Unknown] {
+            assert_eq!(asked(manner, false), Err(PeerFailure::Refused(unknown.to_owned())));
+        }
+        assert!(matches!(asked(Manner::Plain, true), Err(PeerFailure::Unreachable(_))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::engine::Rejection;
 use crate::ids::{ClusterId, ReplicaId};
 use crate::replica::Role;
 use crate::replica::introduction::decode_introduced;
-use crate::replica::message::PeerRequest;
+use crate::replica::message::{CLAIM_TAG, MessageError, PeerRequest};
 use crate::replica::node::Token as Request;
 use crate::replica::refusal::{Refusal, protocol_error};
 use mio::net::{TcpListener, TcpStream};
@@ -485,6 +485,11 @@ impl Network {
                 introduction.cluster
             );
             return Some(Err(refused(&protocol_error(&refusal))));
+        }
+        if self.cluster.is_some() && introduced.is_none() && request.is_claim() {
+            // What it says may be true of another cluster's state.
+            let unknown = MessageError::RequestTag(CLAIM_TAG);
+            return Some(Err(refused(&format!("failed to decode protocol request: {unknown}"))));
         }
         if introduced.is_none() && self.would_end_a_primary(&request) {
             self.doubts.check(token.0 as Request, request, from);

@@ -7,6 +7,7 @@
 mod admission;
 mod checkpoint;
 mod config;
+mod digest;
 mod install;
 pub(crate) mod log_walk;
 mod metrics;
@@ -14,6 +15,7 @@ mod recovery;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{EngineConfig, EngineConfigError};
+pub use digest::StateDigest;
 pub use install::InstallError;
 pub use metrics::{Metrics, StartupKind};
 pub use recovery::{Known, RecoveryError};
@@ -220,6 +222,9 @@ pub struct Engine {
     active_snapshot: Option<Lsn>,
     /// What the snapshot file holds.
     snapshot_cover: Option<SnapshotCover>,
+    /// Applies reservations for another holder, for the defect of that name.
+    #[cfg(feature = "planted-faults")]
+    is_diverging: bool,
     /// The state before the last command, for the defect of that name.
     #[cfg(feature = "planted-faults")]
     one_short: Option<crate::allocator::Snapshot>,
@@ -385,7 +390,18 @@ impl Engine {
             self.one_short = Some(self.allocator.snapshot());
             return self.allocator.apply_run(std::slice::from_ref(last), outcomes);
         }
+        #[cfg(feature = "planted-faults")]
+        if self.is_diverging {
+            let diverging: Vec<Entry> = run.iter().cloned().map(for_another_holder).collect();
+            return self.allocator.apply_run(&diverging, outcomes);
+        }
         self.allocator.apply_run(run, outcomes)
+    }
+
+    /// Has reservations applied for another holder than the log says, or no longer.
+    #[cfg(feature = "planted-faults")]
+    pub(crate) fn set_diverging(&mut self, is_diverging: bool) {
+        self.is_diverging = is_diverging;
     }
 
     fn check_batch(&self, entries: &[LogEntry<'_>]) -> Result<Vec<Entry>, CommitError> {
@@ -548,6 +564,17 @@ impl Engine {
             _ => Ok(()),
         }
     }
+}
+
+/// What the defect of diverging makes of a command: a reservation is another holder's.
+#[cfg(feature = "planted-faults")]
+fn for_another_holder(mut entry: Entry) -> Entry {
+    use crate::allocator::Body;
+    let (Body::Client(ClientCommand { command, .. }) | Body::Internal(command)) = &mut entry.body;
+    if let Command::Reserve { holder, .. } | Command::ReserveBundle { holder, .. } = command {
+        holder.0 = holder.0.wrapping_add(1);
+    }
+    entry
 }
 
 #[cfg(test)]

@@ -239,6 +239,8 @@ impl Engine {
             active_snapshot: loaded,
             snapshot_cover,
             #[cfg(feature = "planted-faults")]
+            is_diverging: false,
+            #[cfg(feature = "planted-faults")]
             one_short: None,
             halted: None,
         })

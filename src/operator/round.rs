@@ -19,7 +19,7 @@ pub struct Standing {
     pub commit_lsn: Option<Lsn>,
     /// LSN of the snapshot in use. Everything behind it is in its log.
     pub snapshot_lsn: Option<Lsn>,
-    /// Why it cannot be trusted.
+    /// Why it cannot be trusted; or, while it is active, why it or another one cannot, and it is not known which.
     pub fault: Option<String>,
 }
 
@@ -89,6 +89,8 @@ pub enum Problem {
     Down(ReplicaId, String),
     /// It does not trust its own files.
     Faulted(ReplicaId, String),
+    /// Its state and another replica's differ, and it is not known which is right.
+    InDoubt(ReplicaId, String),
     /// Nobody serves.
     NoPrimary,
     /// More than one serves.
@@ -113,6 +115,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Down(replica, why) => write!(f, "problem=down replica={replica} reason={why}"),
             Problem::Faulted(replica, why) => write!(f, "problem=faulted replica={replica} reason={why}"),
+            Problem::InDoubt(replica, why) => write!(f, "problem=in_doubt replica={replica} reason={why}"),
             Problem::NoPrimary => f.write_str("problem=no_primary"),
             Problem::TwoPrimaries => f.write_str("problem=two_primaries"),
             Problem::AheadOfPrimary(member) => {
@@ -179,7 +182,10 @@ impl Round {
                     let why = standing.fault.as_deref().unwrap_or("replica faulted");
                     problems.push(Problem::Faulted(sighting.replica, first_line(why)));
                 }
-                Ok(_) => {}
+                Ok(standing) => {
+                    let doubt = standing.fault.as_deref().map(first_line);
+                    problems.extend(doubt.map(|why| Problem::InDoubt(sighting.replica, why)));
+                }
             }
         }
         let Some(primary) = self.current_primary() else {
@@ -272,6 +278,24 @@ mod tests {
         assert_eq!(settled([(Role::ViewUncertain, 2), (Primary, 2), (Backup, 2)]), None);
         let two = round([(Primary, 1), (Backup, 2), (Primary, 2)]);
         assert_eq!(two.named_primaries(), "replica 1 in view 1 and replica 3 in view 2");
+    }
+
+    #[test]
+    fn replicas_in_doubt_are_told_and_nothing_is_done_to_them() {
+        use crate::operator::converge::{Converge, Need};
+        let mut round = round([(Primary, 2), (Backup, 2), (Backup, 2)]);
+        for at in [0, 1] {
+            round.0[at].answer.as_mut().unwrap().fault = Some("state digest differs at lsn 7".to_owned());
+        }
+        let told: Vec<String> = round.problems().iter().map(ToString::to_string).collect();
+        let line =
+            |replica| format!("problem=in_doubt replica={replica} reason=state digest differs at lsn 7");
+        assert_eq!(told, [line(1), line(2)]);
+        assert_eq!(round.settled_primary(), None);
+        assert_eq!(Converge::need(&round), Need::Help);
+        // Who can decide is started.
+        round.0[2].answer = Err("connection refused".to_owned());
+        assert_eq!(Converge::need(&round), Need::Start(crate::ids::ReplicaId(3)));
     }
 
     #[test]

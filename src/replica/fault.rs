@@ -73,6 +73,11 @@ pub enum FaultReason {
     Checksum(DamagedFile),
     /// It could not write what it had to.
     Storage(String),
+    /// The state as of an LSN is another one on the other two replicas.
+    StateDigest {
+        /// Which LSN.
+        lsn: Lsn,
+    },
     /// Its primary numbered two commands with one LSN, or somebody else spoke in its place.
     PreparedEntryConflict {
         /// Which LSN.
@@ -86,6 +91,7 @@ impl fmt::Display for FaultReason {
             FaultReason::EngineRecovery(error) => write!(f, "EngineRecovery({error})"),
             FaultReason::Checksum(file) => write!(f, "Checksum({file})"),
             FaultReason::Storage(problem) => write!(f, "Storage({problem})"),
+            FaultReason::StateDigest { lsn } => write!(f, "state digest differs at lsn {lsn}"),
             other => fmt::Debug::fmt(other, f),
         }
     }
@@ -115,6 +121,7 @@ mod tests {
     fn reasons_read_as_operators_know_them() {
         let rows = [
             (FaultReason::PersistedFaultState, "PersistedFaultState"),
+            (FaultReason::StateDigest { lsn: Lsn(7) }, "state digest differs at lsn 7"),
             (
                 FaultReason::MetadataLoad(LoadError::Io(io::ErrorKind::PermissionDenied.into())),
                 "MetadataLoad(Io(PermissionDenied))",

@@ -1,11 +1,12 @@
 //! What replicas say to one another, as bytes: a prepare, a commit or a piece of a snapshot, and the acknowledgement of each.
 //!
-//! Several prepares may travel as one message. Not every implementation knows that one, or pieces of a snapshot; who sends
-//! them must be ready to hear that the tag is unknown, and send the entries one by one, or nothing.
+//! Several prepares may travel as one message. Not every implementation knows that one, pieces of a snapshot or claims about
+//! the state; who sends them must be ready to hear that the tag is unknown, and send the entries one by one, or nothing.
 
 use super::prepare_log::PreparedEntry;
 use crate::allocator::PayloadKind;
 use crate::bytes::{FieldError, Reader};
+use crate::engine::StateDigest;
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 
 /// Tag of a message with several prepares. Far from the tags that every implementation knows.
@@ -37,6 +38,22 @@ pub struct SnapshotPiece {
     pub bytes: Vec<u8>,
 }
 
+/// Tag of a message that claims what the state is, and of its acknowledgement.
+pub const CLAIM_TAG: u8 = 0x86;
+
+/// What the state is as of an LSN, as far as the sender knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateClaim {
+    /// View of the sender.
+    pub view: View,
+    /// Which state.
+    pub lsn: Lsn,
+    /// Replicas that are known to agree, the sender included.
+    pub agreeing: u8,
+    /// The digest of the sender's state.
+    pub digest: StateDigest,
+}
+
 /// What a primary sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerRequest {
@@ -53,6 +70,8 @@ pub enum PeerRequest {
     },
     /// Keep this piece; with the last one, replace your state by the snapshot, durably.
     Snapshot(SnapshotPiece),
+    /// Say whether this is your state as well.
+    Claim(StateClaim),
 }
 
 impl PeerRequest {
@@ -64,7 +83,14 @@ impl PeerRequest {
             PeerRequest::PrepareBatch(entries) => entries.last().map_or(View(0), |entry| entry.view),
             PeerRequest::Commit { view, .. } => *view,
             PeerRequest::Snapshot(piece) => piece.view,
+            PeerRequest::Claim(claim) => claim.view,
         }
+    }
+
+    /// Whether it asks about the state and changes nothing.
+    #[must_use]
+    pub fn is_claim(&self) -> bool {
+        matches!(self, PeerRequest::Claim(_))
     }
 
     /// The LSN that its acknowledgement names.
@@ -75,6 +101,7 @@ impl PeerRequest {
             PeerRequest::PrepareBatch(entries) => entries.last().map_or(Lsn(0), |entry| entry.lsn),
             PeerRequest::Commit { lsn, .. } => *lsn,
             PeerRequest::Snapshot(piece) => piece.lsn,
+            PeerRequest::Claim(claim) => claim.lsn,
         }
     }
 
@@ -85,6 +112,7 @@ impl PeerRequest {
             PeerRequest::Prepare(_) | PeerRequest::PrepareBatch(_) => AckKind::Prepare,
             PeerRequest::Commit { .. } => AckKind::Commit,
             PeerRequest::Snapshot(_) => AckKind::Snapshot,
+            PeerRequest::Claim(_) => AckKind::Claim,
         }
     }
 }
@@ -98,6 +126,8 @@ pub enum AckKind {
     Commit,
     /// A piece of a snapshot: it is kept until the last one, with which the state as of the LSN is durable there.
     Snapshot,
+    /// A claim: the state there, as of the LSN, has that digest too.
+    Claim,
 }
 
 /// What a backup answers.
@@ -187,6 +217,14 @@ pub fn encode_request(request: &PeerRequest) -> Vec<u8> {
             out.extend_from_slice(&piece.bytes);
             out
         }
+        PeerRequest::Claim(claim) => {
+            let mut out = vec![CLAIM_TAG];
+            out.extend_from_slice(&claim.view.0.to_le_bytes());
+            out.extend_from_slice(&claim.lsn.0.to_le_bytes());
+            out.push(claim.agreeing);
+            out.extend_from_slice(&claim.digest.0.to_le_bytes());
+            out
+        }
     }
 }
 
@@ -209,6 +247,12 @@ fn read_piece(reader: &mut Reader<'_>) -> Result<SnapshotPiece, MessageError> {
     Ok(SnapshotPiece { view, lsn, length, sum, offset, bytes: reader.bytes(len)?.to_vec() })
 }
 
+/// Reads what follows the tag of a claim.
+fn read_claim(reader: &mut Reader<'_>) -> Result<StateClaim, MessageError> {
+    let (view, lsn) = (View(reader.u64()?), Lsn(reader.u64()?));
+    Ok(StateClaim { view, lsn, agreeing: reader.u8()?, digest: StateDigest(reader.u128()?) })
+}
+
 /// Decodes a request. The payload is not looked into.
 ///
 /// # Errors
@@ -229,6 +273,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<PeerRequest, MessageError> {
             PeerRequest::PrepareBatch(entries)
         }
         SNAPSHOT_TAG => PeerRequest::Snapshot(read_piece(&mut reader)?),
+        CLAIM_TAG => PeerRequest::Claim(read_claim(&mut reader)?),
         tag => return Err(MessageError::RequestTag(tag)),
     };
     if reader.is_at_end() { Ok(request) } else { Err(MessageError::TrailingBytes) }
@@ -242,6 +287,7 @@ pub fn encode_ack(ack: &Ack) -> Vec<u8> {
         AckKind::Prepare => 1,
         AckKind::Commit => 2,
         AckKind::Snapshot => SNAPSHOT_TAG,
+        AckKind::Claim => CLAIM_TAG,
     });
     out.extend_from_slice(&ack.view.0.to_le_bytes());
     out.extend_from_slice(&ack.lsn.0.to_le_bytes());
@@ -259,6 +305,7 @@ pub fn decode_ack(bytes: &[u8]) -> Result<Ack, MessageError> {
         1 => AckKind::Prepare,
         2 => AckKind::Commit,
         SNAPSHOT_TAG => AckKind::Snapshot,
+        CLAIM_TAG => AckKind::Claim,
         tag => return Err(MessageError::ResponseTag(tag)),
     };
     let ack =
@@ -335,6 +382,26 @@ mod tests {
         }
         let ack = Ack { kind: AckKind::Snapshot, view: View(1), lsn: Lsn(9), replica: ReplicaId(2) };
         assert_eq!(encode_ack(&ack)[0], SNAPSHOT_TAG);
+        assert_eq!(decode_ack(&encode_ack(&ack)), Ok(ack));
+    }
+
+    #[test]
+    fn a_claim_says_of_which_state_it_is_and_who_agrees() {
+        let digest = StateDigest(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        let claim = PeerRequest::Claim(StateClaim { view: View(1), lsn: Lsn(9), agreeing: 2, digest });
+        let bytes = encode_request(&claim);
+        let fields = [1_u64.to_le_bytes(), 9_u64.to_le_bytes()].concat();
+        assert_eq!(bytes, [&[CLAIM_TAG][..], &fields, &[2], &digest.0.to_le_bytes()].concat());
+        assert_eq!(
+            (bytes.len(), claim.view(), claim.lsn(), claim.ack_kind()),
+            (34, View(1), Lsn(9), AckKind::Claim)
+        );
+        assert_eq!(decode_request(&bytes), Ok(claim));
+        for cut in 0..bytes.len() {
+            assert_eq!(decode_request(&bytes[..cut]), Err(MessageError::TooShort));
+        }
+        let ack = Ack { kind: AckKind::Claim, view: View(1), lsn: Lsn(9), replica: ReplicaId(2) };
+        assert_eq!(encode_ack(&ack)[0], CLAIM_TAG);
         assert_eq!(decode_ack(&encode_ack(&ack)), Ok(ack));
     }
 

@@ -4,10 +4,11 @@
 //!   another; [`refusal`]: what they say instead. [`fault`]: why one cannot be trusted; [`integrity`]: whether its files
 //!   are what they were.
 //! - [`Replica`]: the operations on one replica, each durable before it counts. `open` builds one from its files.
-//! - `receive`: the snapshot that a backup is sent which is too far behind for its primary's log.
+//! - `claim`: whether its state is that of the others. `receive`: the snapshot that a backup is sent which is too far behind for its primary's log.
 //! - [`node`]: clients and peers on one side, a replica on the other, without sockets, threads or clocks.
 //! - [`staging`]: rewriting the files of replicas that are not running, for failover and rejoin.
 
+mod claim;
 pub mod fault;
 pub mod integrity;
 pub mod introduction;
@@ -130,6 +131,8 @@ pub struct Replica {
     stored: Metadata,
     prepared: BTreeMap<Lsn, PreparedEntry>,
     lag: Lag,
+    /// Where its state was found to differ from its primary's, as long as it is not known who is right.
+    doubt: Option<Lsn>,
     /// The snapshot that is being received, as far as it has come.
     receiving: Option<receive::Receiving>,
     /// Running while the replica can be trusted.
@@ -478,7 +481,13 @@ impl Replica {
         }
         let entries: Vec<LogEntry<'_>> =
             self.prepared.range(first..=through).map(|(_, entry)| entry.as_log_entry()).collect();
+        #[cfg(feature = "planted-faults")]
+        let is_diverging = PlantedFault::BackupDiverges.is_awake()
+            && self.role() == Role::Backup
+            && self.id() == ReplicaId(3);
         let State::Active(engine) = &mut self.state else { return Ok(Vec::new()) };
+        #[cfg(feature = "planted-faults")]
+        engine.set_diverging(is_diverging);
         let outcomes = match engine.commit(&entries) {
             Ok(outcomes) => outcomes,
             Err(CommitError::Halted) => {

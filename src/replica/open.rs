@@ -60,6 +60,7 @@ impl Replica {
             stored: shown,
             prepared: BTreeMap::new(),
             lag: Lag::default(),
+            doubt: None,
             receiving: None,
             state: State::Faulted(FaultReason::PersistedFaultState),
         };

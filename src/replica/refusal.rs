@@ -3,9 +3,9 @@
 //! The texts are for logs first. A primary reads some things out of its peers' refusals: which entry, or piece of a
 //! snapshot, a peer is missing, so that it can be sent, and that there is a higher view, so that it stops being primary.
 
-use super::message::{BATCH_TAG, SNAPSHOT_TAG};
+use super::message::{BATCH_TAG, CLAIM_TAG, SNAPSHOT_TAG};
 use super::metadata::Role;
-use crate::engine::Rejection;
+use crate::engine::{Rejection, StateDigest};
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::storage::DiskRefusal;
 use std::fmt;
@@ -91,6 +91,27 @@ pub enum Refusal {
     },
     /// A piece of a snapshot could not be kept.
     SnapshotStorage(DiskRefusal),
+    /// The state as of that LSN is another one here.
+    StateDigestDiffers {
+        /// Which state.
+        lsn: Lsn,
+        /// Its digest here.
+        own: StateDigest,
+        /// The digest that was claimed.
+        claimed: StateDigest,
+    },
+    /// The state as of that LSN is not here, or no longer.
+    StateNotHere {
+        /// Which state.
+        lsn: Lsn,
+        /// What is committed here.
+        commit_lsn: Option<Lsn>,
+    },
+    /// The state differs from the primary's, and it is not known who is right. Until it is, nothing is taken.
+    StateInDoubt {
+        /// Where it was found to differ.
+        lsn: Lsn,
+    },
     /// The sender is not one of the cluster's replicas.
     UnknownPeer(std::net::IpAddr),
     /// The sender is a replica of another cluster.
@@ -119,6 +140,9 @@ impl fmt::Display for Refusal {
             }
             Refusal::AnotherCluster { replica, workspace } => {
                 write!(f, "{ANOTHER_CLUSTER} {{ replica: {replica}, workspace: {} }}", workspace.display())
+            }
+            Refusal::StateDigestDiffers { lsn, own, claimed } => {
+                write!(f, "StateDigestDiffers {{ lsn: Lsn({lsn}), own: {own}, claimed: {claimed} }}")
             }
             Refusal::UnconfirmedView { view } => write!(f, "UnconfirmedView {{ view: {view} }}"),
             Refusal::ViewRegression { highest_known, found } => {
@@ -180,6 +204,14 @@ pub enum Lesson {
     NoSnapshots,
     /// The snapshot that the peer was sent is of no use to it.
     SnapshotUnusable,
+    /// The peer's state as of this LSN is another one.
+    StateDiffers(Lsn),
+    /// The peer has no state of that LSN to compare.
+    StateNotHere,
+    /// The peer's state was found to differ at this LSN, from this primary's or that of one before.
+    InDoubt(Lsn),
+    /// The peer does not compare states.
+    NoClaims,
     /// Nothing a primary can act on.
     Nothing,
 }
@@ -207,9 +239,19 @@ pub fn lesson_of(reply: &str) -> Lesson {
     if reply.contains("SnapshotUnusable {") {
         return Lesson::SnapshotUnusable;
     }
+    if let Some(lsn) = number_after("StateDigestDiffers { lsn: Lsn(") {
+        return Lesson::StateDiffers(Lsn(lsn));
+    }
+    if let Some(lsn) = number_after("StateInDoubt { lsn: Lsn(") {
+        return Lesson::InDoubt(Lsn(lsn));
+    }
+    if reply.contains("StateNotHere {") {
+        return Lesson::StateNotHere;
+    }
     match number_after("failed to decode protocol request: invalid protocol request tag ") {
         Some(tag) if tag == u64::from(BATCH_TAG) => return Lesson::NoBatches,
         Some(tag) if tag == u64::from(SNAPSHOT_TAG) => return Lesson::NoSnapshots,
+        Some(tag) if tag == u64::from(CLAIM_TAG) => return Lesson::NoClaims,
         _ => {}
     }
     let view = number_after("ViewMismatch { expected: ")
@@ -293,6 +335,12 @@ mod tests {
         assert_eq!(lesson(mismatch), Lesson::NeedsPiece(77));
         let unusable = Refusal::SnapshotUnusable { reason: "InvalidMagic(0)".to_owned() };
         assert_eq!(lesson(unusable), Lesson::SnapshotUnusable);
+        assert_eq!(lesson_of(&unknown.replace("131", "134")), Lesson::NoClaims);
+        let (own, claimed) = (StateDigest(1), StateDigest(2));
+        let differs = Refusal::StateDigestDiffers { lsn: Lsn(9), own, claimed };
+        assert_eq!(lesson(differs), Lesson::StateDiffers(Lsn(9)));
+        assert_eq!(lesson(Refusal::StateNotHere { lsn: Lsn(9), commit_lsn: None }), Lesson::StateNotHere);
+        assert_eq!(lesson(Refusal::StateInDoubt { lsn: Lsn(8) }), Lesson::InDoubt(Lsn(8)));
         assert_eq!(lesson_of("network isolated by local harness"), Lesson::Nothing);
         assert_eq!(lesson_of("ViewMismatch { expected: 99999999999999999999 }"), Lesson::Nothing);
     }

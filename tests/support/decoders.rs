@@ -13,7 +13,7 @@ use allocdb_node::cluster::control::{ControlStatus, Progress};
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::timeline::{self, EventKind};
 use allocdb_node::cluster::{ClusterLayout, FaultState};
-use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, Rejection};
+use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, Rejection, StateDigest};
 use allocdb_node::ids::{
     ClientId, ClusterId, HolderId, LeaseEpoch, Lsn, OperationId, ReplicaId, ReservationId, ResourceId,
     ShardId, Slot, View,
@@ -25,7 +25,7 @@ use allocdb_node::jepsen::history::read_history;
 use allocdb_node::jepsen::plan;
 use allocdb_node::keyvalue::Fields;
 use allocdb_node::replica::introduction::{Introduction, decode_introduced, encode_introduced};
-use allocdb_node::replica::message::{self, Ack, AckKind, PeerRequest, SnapshotPiece};
+use allocdb_node::replica::message::{self, Ack, AckKind, PeerRequest, SnapshotPiece, StateClaim};
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{
     Identity, Metadata, PreparedEntry, Replica, ReplicaPaths, ReplicaSetup, Role, Vote, prepare_log,
@@ -101,7 +101,7 @@ pub const WIRE: [Decoder; 8] = [
         name: "peer acknowledgement",
         samples: || {
             let ack = |kind| Ack { kind, view: View(2), lsn: Lsn(3), replica: ReplicaId(1) };
-            [AckKind::Prepare, AckKind::Commit, AckKind::Snapshot]
+            [AckKind::Prepare, AckKind::Commit, AckKind::Snapshot, AckKind::Claim]
                 .map(|kind| message::encode_ack(&ack(kind)))
                 .to_vec()
         },
@@ -415,12 +415,17 @@ fn piece() -> SnapshotPiece {
     SnapshotPiece { view, lsn, length: 100, sum: 9, offset: 60, bytes }
 }
 
+fn claim() -> StateClaim {
+    StateClaim { view: View(1), lsn: Lsn(7), agreeing: 2, digest: StateDigest(9) }
+}
+
 fn peer_requests() -> Vec<PeerRequest> {
     vec![
         PeerRequest::Prepare(entry(7)),
         PeerRequest::PrepareBatch(entries()),
         PeerRequest::Commit { view: View(1), lsn: Lsn(7) },
         PeerRequest::Snapshot(piece()),
+        PeerRequest::Claim(claim()),
     ]
 }
 

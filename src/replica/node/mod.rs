@@ -8,6 +8,7 @@
 //! round. Entries of a round that found no majority stay prepared; the next write or tick finishes them first, together
 //! with a client that asks for the same again.
 
+mod compare;
 mod pace;
 mod peers;
 mod reads;
@@ -22,6 +23,7 @@ use crate::api::{Request, Response, text};
 use crate::engine::{CheckpointError, Engine, Rejection, StartupKind};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
+use compare::{Comparison, Occasion};
 use peers::Peer;
 use reads::Read;
 use rounds::Round;
@@ -91,6 +93,8 @@ pub struct NodeStatus {
     pub highest_prepared: Option<Lsn>,
     /// LSN of the snapshot in use.
     pub active_snapshot_lsn: Option<Lsn>,
+    /// Where its state and another replica's were found to differ, as long as it is not known who is right.
+    pub doubt: Option<String>,
     /// What only a replica that can be trusted can tell.
     pub engine: Result<EngineStatus, String>,
 }
@@ -137,6 +141,10 @@ pub struct Node {
     round: Option<Round>,
     /// When the last message was sent that a majority answered. Unknown at the start and after a round without majority.
     confirmed: Option<Duration>,
+    /// The state that peers are asked about.
+    comparison: Option<Comparison>,
+    /// It holds something that it has not been asked about since it was started.
+    is_to_compare: bool,
     /// The snapshot that peers are being sent.
     outgoing: Option<Outgoing>,
     /// What the clock said when it was last told.
@@ -159,6 +167,7 @@ impl Node {
     pub fn new(replica: Replica, peers: &[ReplicaId], settings: NodeSettings) -> Self {
         let next = Lsn::following(replica.commit_lsn()).unwrap_or_default();
         let log_base = replica.engine().map_or(0, Engine::covered_log_length);
+        let is_to_compare = replica.commit_lsn().is_some();
         Self {
             replica,
             peers: peers.iter().map(|id| Peer::new(*id, next)).collect(),
@@ -166,6 +175,8 @@ impl Node {
             reads: Vec::new(),
             round: None,
             confirmed: None,
+            comparison: None,
+            is_to_compare,
             outgoing: None,
             now: Duration::ZERO,
             round_over: Duration::ZERO,
@@ -220,6 +231,7 @@ impl Node {
             commit_lsn: metadata.commit_lsn,
             highest_prepared: self.replica.highest_prepared(),
             active_snapshot_lsn: metadata.active_snapshot_lsn,
+            doubt: self.doubt(),
             engine,
         }
     }
@@ -328,6 +340,9 @@ impl Node {
         self.learn_view(view);
         let own_view = self.replica.view();
         let replica = self.replica.id();
+        if let Some(lsn) = self.replica.doubt().filter(|_| view == own_view && !request.is_claim()) {
+            return Err(protocol_error(&Refusal::StateInDoubt { lsn }));
+        }
         match request {
             PeerRequest::Prepare(entry) => {
                 self.accept_prepares(vec![entry]).map_err(|refusal| protocol_error(&refusal))?;
@@ -346,6 +361,11 @@ impl Node {
             PeerRequest::Snapshot(piece) => {
                 self.replica.receive(&piece).map_err(|refusal| protocol_error(&refusal))?;
                 Ok(Ack { kind: AckKind::Snapshot, view, lsn, replica })
+            }
+            PeerRequest::Claim(claim) => {
+                let majority = self.majority();
+                self.replica.compare(&claim, majority).map_err(|refusal| protocol_error(&refusal))?;
+                Ok(Ack { kind: AckKind::Claim, view, lsn, replica })
             }
         }
     }
@@ -381,6 +401,7 @@ impl Node {
         self.now = now;
         self.judge_round(now);
         self.checkpoint_if_grown();
+        self.compare_at_start();
         self.start_rounds(now);
         self.seek_lost_peers();
         self.answer_for_a_lost_role();
@@ -428,12 +449,15 @@ impl Node {
             return;
         }
         match self.replica.checkpoint_keeping(self.needed_by_peers()) {
-            Ok(taken) => log::info!(
-                "replica={} event=checkpoint snapshot_lsn={:?} frames_kept={}",
-                self.replica.id(),
-                taken.snapshot.map(Lsn::get),
-                taken.frames_kept
-            ),
+            Ok(taken) => {
+                log::info!(
+                    "replica={} event=checkpoint snapshot_lsn={:?} frames_kept={}",
+                    self.replica.id(),
+                    taken.snapshot.map(Lsn::get),
+                    taken.frames_kept
+                );
+                self.compare_states(Occasion::Checkpoint);
+            }
             Err(error @ (CheckpointError::Snapshot(_) | CheckpointError::QueueNotEmpty { .. })) => {
                 log::warn!("replica={} event=checkpoint_failed error={error}", self.replica.id());
             }

@@ -48,7 +48,7 @@ impl SeekPause {
 }
 
 impl Node {
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         self.replica.fault().is_none() && self.replica.role() == Role::Primary
     }
 

@@ -6,6 +6,7 @@
 //! out of reach, its answer to the next message tells: it may have been restarted or rejoined. `pace` keeps rounds from
 //! running away from a peer.
 
+use super::compare::Compared;
 use super::pace::SeekPause;
 use super::rounds::{Round, Target};
 use super::transfer::Transfer;
@@ -74,6 +75,12 @@ pub(super) struct Peer {
     pub(super) takes_snapshots: bool,
     /// The snapshot that it could not use.
     pub(super) unusable_snapshot: Option<Lsn>,
+    /// It has not said that it does not compare states.
+    pub(super) takes_claims: bool,
+    /// It is still to be asked about the state that is compared.
+    pub(super) to_compare: bool,
+    /// What it said when it was last asked.
+    pub(super) compared: Compared,
     /// Entries read from the log for it.
     pub(super) catch_up: VecDeque<PreparedEntry>,
     /// It has not said that it takes entries one by one only.
@@ -111,6 +118,9 @@ impl Peer {
             transfer: None,
             takes_snapshots: true,
             unusable_snapshot: None,
+            takes_claims: true,
+            to_compare: false,
+            compared: Compared::Unknown,
             catch_up: VecDeque::new(),
             takes_batches: true,
             lost: false,
@@ -134,8 +144,10 @@ impl Peer {
         if std::mem::take(&mut self.lost) {
             self.next = Lsn::following(commit).unwrap_or(Lsn(u64::MAX));
             self.committed = None;
-            // It may be another build by now.
+            // It may be another build by now, and have another state.
             self.takes_batches = true;
+            self.takes_claims = true;
+            self.compared.forget_agreement();
         }
         self.next_at_round = self.next;
     }
@@ -178,6 +190,9 @@ impl Node {
         if ack.kind == AckKind::Snapshot && !self.piece_taken(at) {
             return;
         }
+        if ack.kind == AckKind::Claim {
+            self.state_agrees(at, ack.lsn);
+        }
         let peer = &mut self.peers[at];
         peer.next = peer.next.max(Lsn(ack.lsn.0.saturating_add(1)));
         if ack.kind != AckKind::Prepare {
@@ -207,7 +222,8 @@ impl Node {
 
     /// The latest time since when messages were sent that a majority has acknowledged.
     fn heard_by_majority(&self) -> Option<Duration> {
-        let mut heard: Vec<Duration> = self.peers.iter().filter_map(|peer| peer.heard).collect();
+        let heard = self.peers.iter().filter(|peer| self.counts(peer));
+        let mut heard: Vec<Duration> = heard.filter_map(|peer| peer.heard).collect();
         heard.sort_unstable_by(|one, other| other.cmp(one));
         heard.get(self.peers.len().div_ceil(2).checked_sub(1)?).copied()
     }
@@ -238,6 +254,7 @@ impl Node {
             AckKind::Prepare => "prepare_ack_failed",
             AckKind::Commit => "commit_broadcast_failed",
             AckKind::Snapshot => "snapshot_failed",
+            AckKind::Claim => "state_comparison_failed",
         };
         log::info!(
             "replica={} event={what} peer={} lsn={} error={problem}",
@@ -284,6 +301,16 @@ impl Node {
                 self.give_up_transfer(at);
                 self.peer_failed(at, sent, words);
             }
+            Lesson::NoClaims => {
+                let peer = &mut self.peers[at];
+                (peer.takes_claims, peer.to_compare, peer.compared) = (false, false, Compared::Unknown);
+            }
+            Lesson::StateNotHere => self.state_not_there(at),
+            Lesson::StateDiffers(lsn) | Lesson::InDoubt(lsn) => {
+                self.state_differs(at, lsn);
+                self.peer_failed(at, sent, words);
+                self.settle_doubt();
+            }
             Lesson::Conflict(lsn) => {
                 log::error!(
                     "replica={} event=prepared_entry_conflict peer={} lsn={lsn}: it holds another entry and needs a rejoin",
@@ -323,17 +350,21 @@ impl Node {
 
     fn next_request(&mut self, at: usize) -> Option<PeerRequest> {
         let may_send = self.replica.fault().is_none() && self.replica.role() == Role::Primary;
-        let view = self.replica.view();
         let commit = self.replica.commit_lsn();
         let peer = &self.peers[at];
         if !may_send || peer.in_flight.is_some() || peer.standing == Standing::Failed {
             return None;
         }
+        if let Some(claim) = self.decided_claim(at) {
+            return Some(claim);
+        }
+        self.compare_again(at);
+        let peer = &self.peers[at];
         let last_needed = match self.round.as_ref().map(|round| &round.target) {
             Some(target) if peer.standing == Standing::Open && target.asks_nothing_new_of(peer) => {
                 // Never beyond what it is known to hold: a commit does not say what it commits.
                 let held = Lsn(peer.next.0.saturating_sub(1));
-                return Some(PeerRequest::Commit { view, lsn: held.min(commit.unwrap_or_default()) });
+                return Some(self.commit_or_claim(at, held.min(commit.unwrap_or_default())));
             }
             Some(Target::Entries { last }) => Some(*last),
             _ => commit,
@@ -347,12 +378,13 @@ impl Node {
             let peer = &self.peers[at];
             let held = Lsn(peer.next.0.saturating_sub(1)).min(commit.unwrap_or_default());
             if held.0 > 0 && self.must_commit_first(peer, held, last) {
-                return Some(PeerRequest::Commit { view, lsn: held });
+                return Some(self.commit_or_claim(at, held));
             }
             return self.entries_for(at, last);
         }
         let commit = commit?;
-        (peer.committed < Some(commit)).then_some(PeerRequest::Commit { view, lsn: commit })
+        (self.peers[at].committed < Some(commit) || self.claim_is_due(at))
+            .then(|| self.commit_or_claim(at, commit))
     }
 
     /// Whether a peer has to commit what it holds, up to `held`, before it is sent entries up to `last`, so that it never

@@ -260,10 +260,11 @@ impl Node {
     /// Ends the round if a majority holds what it needs, or can no longer come to.
     pub(super) fn judge_round(&mut self, now: Duration) {
         let Some(round) = &self.round else { return };
-        let acked = self.peers.iter().filter(|peer| peer.standing == Standing::Acked).count();
+        let acked =
+            self.peers.iter().filter(|peer| peer.standing == Standing::Acked && self.counts(peer)).count();
         let failed = self.peers.iter().filter(|peer| peer.standing == Standing::Failed).count();
         let commit_alone = PlantedFault::CommitBeforeQuorum.is_awake();
-        let majority = if commit_alone { 1 } else { self.peers.len().div_ceil(2) + 1 };
+        let majority = if commit_alone { 1 } else { self.majority() };
         if acked + 1 >= majority {
             self.succeed(now);
         } else if self.peers.len() - failed + 1 < majority || now.saturating_sub(round.started) >= ROUND_LIMIT

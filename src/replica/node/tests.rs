@@ -6,7 +6,7 @@ use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, Res
 use crate::api::{ResourceResponse, SubmitResponse, TickResponse};
 use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Rejection, Ticked};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
-use crate::replica::message::{BATCH_TAG, MessageError, SNAPSHOT_TAG, SnapshotPiece};
+use crate::replica::message::{BATCH_TAG, CLAIM_TAG, MessageError, SNAPSHOT_TAG, SnapshotPiece};
 use crate::replica::staging::{
     OtherView, StagedReplica, plan_failover, rewrite_for_failover, rewrite_for_rejoin,
 };
@@ -236,6 +236,7 @@ impl Cluster {
             AckKind::Prepare => "prepare",
             AckKind::Commit => "commit",
             AckKind::Snapshot => "snapshot",
+            AckKind::Claim => "claim",
         };
         *self.sent.entry((to.0, name)).or_default() += 1;
         let answer = if self.isolated.contains(&to.0) {
@@ -245,6 +246,9 @@ impl Cluster {
             Err(PeerFailure::Refused(words))
         } else if self.other_builds.contains(&to.0) && kind == AckKind::Snapshot {
             let tag = MessageError::RequestTag(SNAPSHOT_TAG);
+            Err(PeerFailure::Refused(format!("failed to decode protocol request: {tag}")))
+        } else if self.other_builds.contains(&to.0) && kind == AckKind::Claim {
+            let tag = MessageError::RequestTag(CLAIM_TAG);
             Err(PeerFailure::Refused(format!("failed to decode protocol request: {tag}")))
         } else if self.lose == Some(kind) {
             Err(PeerFailure::Unreachable("lost".to_owned()))
@@ -371,6 +375,8 @@ fn not_primary(role: &str) -> Answer {
 
 mod admission;
 mod catch_up;
+#[cfg(feature = "planted-faults")]
+mod compare;
 mod cost;
 mod reads;
 

@@ -36,6 +36,8 @@ pub(super) struct Record {
     pub(super) unknown_batches: u64,
     pub(super) pieces: u64,
     pub(super) unknown_snapshots: u64,
+    pub(super) claims: u64,
+    pub(super) unknown_claims: u64,
     pub(super) snapshots_taken_over: u64,
 }
 
@@ -88,6 +90,10 @@ pub struct Totals {
     pub pieces: u64,
     /// How many of them a peer did not know.
     pub unknown_snapshots: u64,
+    /// Questions about their state that peers were asked.
+    pub claims: u64,
+    /// How many of them a peer did not know.
+    pub unknown_claims: u64,
     /// How often a replica that was too far behind has taken a snapshot over.
     pub snapshots_taken_over: u64,
 }
@@ -109,6 +115,8 @@ impl Totals {
         self.unknown_batches += other.unknown_batches;
         self.pieces += other.pieces;
         self.unknown_snapshots += other.unknown_snapshots;
+        self.claims += other.claims;
+        self.unknown_claims += other.unknown_claims;
         self.snapshots_taken_over += other.snapshots_taken_over;
     }
 }
@@ -223,6 +231,8 @@ impl World {
             unknown_batches: self.record.unknown_batches,
             pieces: self.record.pieces,
             unknown_snapshots: self.record.unknown_snapshots,
+            claims: self.record.claims,
+            unknown_claims: self.record.unknown_claims,
             snapshots_taken_over: self.record.snapshots_taken_over,
         }
     }

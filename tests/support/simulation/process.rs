@@ -10,7 +10,7 @@ use allocdb_node::engine::{EngineConfig, EnginePaths};
 use allocdb_node::ids::{Lsn, ReplicaId, ShardId, Slot, View};
 use allocdb_node::replica::message::{Ack, PeerRequest};
 use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
-use allocdb_node::replica::{Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
+use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk, Frame};
 use std::collections::HashMap;
@@ -225,6 +225,13 @@ impl World {
             let words = "failed to decode protocol request: invalid protocol request tag 132";
             return self.refuse(at, inbound, Some(words));
         }
+        if machine.is_other_build
+            && let Inbound::Peer { request: PeerRequest::Claim(_), .. } = inbound
+        {
+            self.record.unknown_claims += 1;
+            let words = "failed to decode protocol request: invalid protocol request tag 134";
+            return self.refuse(at, inbound, Some(words));
+        }
         process.inbox.push(inbound);
         if !process.is_woken {
             process.is_woken = true;
@@ -324,6 +331,7 @@ impl World {
             return self.kill(at);
         }
         self.note_commits(at);
+        self.check_states(at);
         let Some(process) = &mut self.machines[at].process else { return };
         let life = process.life;
         for output in process.node.take_outputs() {
@@ -356,6 +364,7 @@ impl World {
         }
         self.record.batches += u64::from(matches!(request, PeerRequest::PrepareBatch(_)));
         self.record.pieces += u64::from(matches!(request, PeerRequest::Snapshot(_)));
+        self.record.claims += u64::from(request.is_claim());
         self.trace(|| format!("{} to {}: {} {exchange}", at + 1, to + 1, brief(&request)));
         self.schedule(EXCHANGE_LIMIT, Happening::ExchangeOver { at, life, to, exchange });
         let copies = 1 + usize::from(self.network.repeats(&mut self.rng));
@@ -435,6 +444,18 @@ impl World {
         }
     }
 
+    /// No two replicas come to different states.
+    fn check_states(&mut self, at: At) {
+        let Some(process) = &self.machines[at].process else { return };
+        let fault = match process.node.replica().fault() {
+            Some(fault @ FaultReason::StateDigest { .. }) => Some(fault.to_string()),
+            _ => process.node.status().doubt,
+        };
+        if let Some(problem) = fault {
+            self.violated(format!("replica {}: {problem}", at + 1));
+        }
+    }
+
     /// A view has one primary.
     fn check_primaries(&mut self) {
         let primaries: Vec<View> = (self.machines.iter())
@@ -456,6 +477,9 @@ fn brief(request: &PeerRequest) -> String {
             format!("prepare {} view={} through lsn={}", entries.len(), request.view(), request.lsn())
         }
         PeerRequest::Commit { view, lsn } => format!("commit view={view} lsn={lsn}"),
+        PeerRequest::Claim(claim) => {
+            format!("claim view={} lsn={} agreeing={}", claim.view, claim.lsn, claim.agreeing)
+        }
         PeerRequest::Snapshot(piece) => {
             format!("snapshot view={} lsn={} offset={}", piece.view, piece.lsn, piece.offset)
         }
