@@ -384,3 +384,74 @@ fn text_histories_get_a_second_opinion() {
     }
     assert_eq!(check(&text_history(&[])).0, Some(2));
 }
+
+/// What `history --to` makes of a file.
+fn converted(text: &str, to: &str) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history");
+    std::fs::write(&file, text).unwrap();
+    let output = jepsen(&["history", "--to", to, "--history-file"]).arg(&file).output().unwrap();
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn a_history_keeps_its_verdict_in_the_other_format() {
+    let reads = r#"1 invoke get_resource {"resource":"5"}"#;
+    let whole = leased(&[
+        reads,
+        r#"1 ok get_resource {"lease":"2","state":"reserved","version":1}"#,
+        r#"n info cut-link {"from":1,"to":[2,3]}"#,
+        "0 invoke tick {\"slot\":2}",
+        "0 info tick",
+    ]);
+    let stale = leased(&[reads, r#"1 ok get_resource {"state":"available","version":0}"#]);
+    for (text, code) in [(&whole[..], 0), (&stale, 1), (&whole[..whole.len() - 9], 2)] {
+        let (ended, edn, err) = converted(text, "edn");
+        assert_eq!(ended, Some(0), "{err}");
+        assert!(
+            edn.starts_with(";; header {\"version\":1,")
+                && edn.contains("\n{:index 0, :time 0, :process 0, ")
+        );
+        let (ended, again, err) = converted(&edn, "jsonl");
+        assert_eq!(ended, Some(0), "{err}");
+        let without_rate = |(code, out, _): (Option<i32>, String, String)| {
+            let lines: Vec<String> = out
+                .lines()
+                .filter(|line| {
+                    !line.starts_with("operations_per_second=") && !line.starts_with("history_file=")
+                })
+                .map(ToOwned::to_owned)
+                .collect();
+            (code, lines)
+        };
+        let judged = without_rate(check(text));
+        assert_eq!(judged.0, Some(code), "{judged:?}");
+        assert_eq!(without_rate(check(&edn)), judged);
+        assert_eq!(without_rate(check(&again)), judged);
+        let values = |text: &str| -> Vec<serde_json::Value> {
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        };
+        let without_empty = text.replace(",\"value\":{}", "");
+        assert_eq!(values(&again.replace(",\"value\":{}", "")), values(&without_empty));
+    }
+}
+
+#[test]
+fn what_is_no_history_is_not_converted() {
+    for (text, expected) in [
+        ("version=1\n", "failed to load history: expected lines of JSON or EDN; in "),
+        ("", "failed to load history: expected lines of JSON or EDN; in "),
+        ("{:index 3}\n", "failed to load history: line 1: `:index`: expected 0, found 3; in "),
+        ("{\"version\":3}\n", "failed to load history: line 1: `version`: expected 1, found 3; in "),
+    ] {
+        let (code, _, err) = converted(text, "jsonl");
+        assert_eq!(code, Some(254), "{err}");
+        assert!(err.starts_with(expected), "{err}");
+    }
+    // A history of Jepsen's own says nothing of the cluster's limits, so it can be converted and not judged.
+    let own = "{:index 0 :time 1 :process 0 :type :invoke :f :tick :value {:slot 2}}\n";
+    assert_eq!(converted(own, "jsonl").0, Some(0));
+    let (code, _, err) = check(own);
+    assert_eq!(code, Some(254));
+    assert!(err.contains("line 1: expected the cluster's limits: missing field `limits`"), "{err}");
+}

@@ -91,6 +91,7 @@ fn carry_out(command: Command) -> Result<()> {
         Command::Plan { format } => surface::print_plan(format),
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
         Command::Check { history_file, format } => check::run(&history_file, format),
+        Command::History { history_file, to } => check::convert(&history_file, to),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),
         Command::Run { testbed, run_id, output_root } => {
             runs::run(testbed, &open, &run_id, &output_root, &listen()?)

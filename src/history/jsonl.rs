@@ -3,39 +3,17 @@
 //! A line counts once its line feed is there. So a history that was cut off at any byte, by a crash or a full disk, can be read
 //! up to its last whole line, and the reader says that it was cut.
 
+pub use super::lines::{MAX_LINE_BYTES, ReadError};
+
+use super::lines::Lines;
 use super::{Event, Kind, Process};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::io::{self, BufRead, Read as _, Write};
-
-/// Longest line that is read, in bytes without its line feed: far above what anybody writes.
-pub const MAX_LINE_BYTES: usize = 1024 * 1024;
+use std::io::{self, BufRead, Write};
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u64 = 1;
-
-/// Why a history cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The system does not hand it out.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// A line is longer than any event.
-    #[error("line {line}: longer than {MAX_LINE_BYTES} bytes")]
-    TooLong {
-        /// Its number, from 1.
-        line: u64,
-    },
-    /// A line is not what it must be.
-    #[error("line {line}: {problem}")]
-    Line {
-        /// Its number, from 1.
-        line: u64,
-        /// What is wrong with it, and what was expected.
-        problem: String,
-    },
-}
 
 /// The first line: what kind of history this is. What else it says is for those who know the system.
 #[derive(Debug, Clone)]
@@ -76,11 +54,8 @@ enum RawProcess<'a> {
 /// Reads a history as a stream.
 #[derive(Debug)]
 pub struct Reader<R> {
-    input: R,
-    line: Vec<u8>,
-    number: u64,
+    lines: Lines<R>,
     next_index: u64,
-    is_cut: bool,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -89,8 +64,8 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// When there is no whole first line, or it is no header of this version.
     pub fn new(input: R) -> Result<(Header, Self), ReadError> {
-        let mut reader = Self { input, line: Vec::new(), number: 0, next_index: 0, is_cut: false };
-        if !reader.read_line()? {
+        let mut reader = Self { lines: Lines::new(input), next_index: 0 };
+        if !reader.lines.advance()? {
             return Err(ReadError::Line {
                 line: 1,
                 problem: "expected a header, found no whole line".to_owned(),
@@ -111,10 +86,10 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// When the next line is no event, or its number does not follow the one before.
     pub fn next_event(&mut self) -> Result<Option<Event>, ReadError> {
-        if !self.read_line()? {
+        if !self.lines.advance()? {
             return Ok(None);
         }
-        let line = self.number;
+        let line = self.lines.number();
         let expected_index = self.next_index;
         let raw: RawEvent<'_> = self.parsed("an event")?;
         let wrong = |problem: String| ReadError::Line { line, problem };
@@ -147,34 +122,18 @@ impl<R: BufRead> Reader<R> {
     /// Number of the line read last, from 1.
     #[must_use]
     pub fn line(&self) -> u64 {
-        self.number
+        self.lines.number()
     }
 
     /// Whether the text ended inside a line, once its end was reached.
     #[must_use]
     pub fn is_cut(&self) -> bool {
-        self.is_cut
-    }
-
-    fn read_line(&mut self) -> Result<bool, ReadError> {
-        self.line.clear();
-        let limit = MAX_LINE_BYTES as u64 + 1;
-        (&mut self.input).take(limit).read_until(b'\n', &mut self.line)?;
-        if self.line.last() == Some(&b'\n') {
-            self.line.pop();
-            self.number += 1;
-            return Ok(true);
-        }
-        if self.line.len() as u64 >= limit {
-            return Err(ReadError::TooLong { line: self.number + 1 });
-        }
-        self.is_cut = !self.line.is_empty();
-        Ok(false)
+        self.lines.is_cut()
     }
 
     fn parsed<'a, T: Deserialize<'a>>(&'a self, expected: &str) -> Result<T, ReadError> {
-        serde_json::from_slice(&self.line).map_err(|error| ReadError::Line {
-            line: self.number,
+        serde_json::from_slice(self.lines.line()).map_err(|error| ReadError::Line {
+            line: self.lines.number(),
             problem: format!("expected {expected}: {error}"),
         })
     }

@@ -2,10 +2,14 @@
 //!
 //! - [`Event`]: an invocation or a completion, with the keys that Jepsen's histories have.
 //! - [`jsonl`]: one object a line, written as things happen, and read again however it was cut off.
+//! - [`edn`]: the same as Jepsen's tools print it. [`reader`]: either of them, told by how it begins.
 //! - [`pairing`]: which completion belongs to which invocation, and the rules that processes obey.
 
+pub mod edn;
 pub mod jsonl;
+mod lines;
 pub mod pairing;
+pub mod reader;
 
 use serde_json::value::RawValue;
 use std::fmt;

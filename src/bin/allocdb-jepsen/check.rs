@@ -1,10 +1,17 @@
-//! `check`: a history held against a model of what the database promises, anywhere and at any time.
+//! `check`: a history held against a model of what the database promises, anywhere and at any time. `check/convert.rs` prints a
+//! history in the other of its formats.
+
+#[path = "check/convert.rs"]
+mod convert;
+
+pub(crate) use convert::convert;
 
 use super::args::Format;
 use super::common::{Exit, print};
 use super::surface::open_history;
 use allocdb_node::check::{Anomaly, Judgement, Verdict};
 use allocdb_node::client::judge;
+use allocdb_node::history::reader;
 use allocdb_node::jepsen::opinion::second_opinion;
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -15,7 +22,7 @@ use std::time::Instant;
 
 /// Judges a history file, prints the verdict, and returns it as an exit code: 0 valid, 1 invalid, 2 unknown.
 ///
-/// The file is one of lines of JSON, whose first character is a brace, or a history text of a scripted run.
+/// The file is one of lines of JSON or of EDN, as its beginning tells, or a history text of a scripted run.
 pub(crate) fn run(history_file: &Path, format: Format) -> Result<()> {
     let began = Instant::now();
     let (judgement, operations) = judge_file(history_file).map_err(|problem| {
@@ -39,7 +46,7 @@ pub(crate) fn run(history_file: &Path, format: Format) -> Result<()> {
 fn judge_file(path: &Path) -> Result<(Judgement, u64), String> {
     let mut input = open_history(path).map_err(|error| error.to_string())?;
     let begins = input.fill_buf().map_err(|error| error.to_string())?;
-    if begins.first() == Some(&b'{') {
+    if reader::Format::of(begins).is_some() {
         let verdict = judge::judge(input).map_err(|error| error.to_string())?;
         return Ok((verdict.judgement, verdict.counts.operations));
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use allocdb_node::cluster;
+use allocdb_node::history::reader;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::qemu_layout::Networks;
 use allocdb_node::testbed::{self, Arch};
@@ -34,6 +35,13 @@ pub(crate) enum Command {
         history_file: PathBuf,
         /// For whom the verdict is.
         format: Format,
+    },
+    /// Print a history of operations in one of its formats.
+    History {
+        /// The history to print.
+        history_file: PathBuf,
+        /// In which format.
+        to: reader::Format,
     },
     /// Write down where the guests of a KubeVirt testbed are.
     CaptureKubevirtLayout(KubevirtCapture),

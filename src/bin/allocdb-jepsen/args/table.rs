@@ -42,7 +42,7 @@ pub(super) const SHOWN_AS_REQUIRED: &str = "namespace";
 pub(super) const NOT_IN_MENUS: &str = "format";
 
 /// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
-pub(super) const WITH_VERDICT: [&str; 1] = ["check"];
+pub(super) const WITH_VERDICT: [&str; 2] = ["check", "history"];
 
 /// What can follow the program's name, without the groups of subcommands that are declared in files of their own.
 pub(super) fn menu() -> Menu {
@@ -70,6 +70,7 @@ pub(super) fn menu() -> Menu {
             watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
             check(),
+            history(),
             repair("repair-qemu", "the QEMU testbed", |m| repair_of(qemu(m)?, m)),
             failover("failover-qemu", "the QEMU testbed", |m| failover_on(qemu(m)?, m)),
             rejoin("rejoin-qemu", "the QEMU testbed", |m| rejoin_on(qemu(m)?, m)),
@@ -115,6 +116,27 @@ fn check() -> Subcommand {
                 history_file: m.remove_one("history-file")?,
                 format: m.remove_one(NOT_IN_MENUS)?,
             })
+        },
+    }
+}
+
+fn history() -> Subcommand {
+    Subcommand {
+        syntax: does(
+            "history",
+            "Print a history of operations as Jepsen's tools read it, or as lines of JSON",
+        )
+        .arg(path("history-file").required(true).help("History to print, in either format"))
+        .arg(
+            Arg::new("to")
+                .long("to")
+                .value_name("edn|jsonl")
+                .value_parser(value::history_format())
+                .required(true)
+                .help("Format to print it in"),
+        ),
+        build: |m| {
+            Some(Command::History { history_file: m.remove_one("history-file")?, to: m.remove_one("to")? })
         },
     }
 }

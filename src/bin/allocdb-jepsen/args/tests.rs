@@ -80,6 +80,7 @@ fn acceptable(id: &str) -> &'static str {
         "addr" => "127.0.0.1:9000",
         "arch" => "aarch64",
         "base-image-sha256" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "to" => "edn",
         _ => "some value",
     }
 }
@@ -121,6 +122,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen watch-local --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen check --history-file <path>
+  allocdb-jepsen history --history-file <path> --to <edn|jsonl>
   allocdb-jepsen repair-qemu --workspace <path> [--dry-run]
   allocdb-jepsen failover-qemu --workspace <path> [--replica-id <id>] [--dry-run]
   allocdb-jepsen rejoin-qemu --workspace <path> --replica-id <id> [--dry-run]

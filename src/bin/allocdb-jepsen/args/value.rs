@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use allocdb_node::history::reader;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::{Arch, Lane as TestbedLane};
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
@@ -86,6 +87,16 @@ pub(super) fn format() -> ValueParser {
             Some("text") => Ok(Format::Text),
             Some("json") => Ok(Format::Json),
             _ => Err(format!("{}; expected text or json", invalid("format", &given))),
+        })
+        .into()
+}
+
+/// A format of a history of operations: `edn` or `jsonl`.
+pub(super) fn history_format() -> ValueParser {
+    OsStringValueParser::new()
+        .try_map(|given| {
+            let format = given.to_str().and_then(reader::Format::from_word);
+            format.ok_or_else(|| format!("{}; expected edn or jsonl", invalid("to", &given)))
         })
         .into()
 }
