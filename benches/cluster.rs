@@ -16,15 +16,17 @@ mod support;
 
 use allocdb_node::allocator::{AllocatorConfig, Command as Operation};
 use allocdb_node::api::{
-    Request, ResourceResponse, Response, SubmitResponse, TickResponse, decode_response, encode_request,
+    MAX_MESSAGE_BYTES, Request, ResourceResponse, Response, SubmitResponse, TickResponse, decode_response,
+    encode_request,
 };
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
+use allocdb_node::exchange::{ExchangeLimits, exchange};
 use allocdb_node::ids::{HolderId, ReplicaId, ResourceId, Slot};
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -149,13 +151,8 @@ fn client_addr(runner: &Runner, id: u64) -> SocketAddr {
 }
 
 fn ask(addr: SocketAddr, request: &Request) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_nodelay(true)?;
-    stream.write_all(&encode_request(request))?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply)?;
-    Ok(reply)
+    let limits = ExchangeLimits::within(Duration::from_secs(20), MAX_MESSAGE_BYTES);
+    Ok(exchange(addr, &encode_request(request), limits)?)
 }
 
 fn commit(addr: SocketAddr, slot: u64, operation: u64, command: Operation) {

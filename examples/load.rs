@@ -13,17 +13,19 @@
 
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command};
-use allocdb_node::api::{Request, Response, SubmitResponse, decode_response, encode_request};
+use allocdb_node::api::{
+    MAX_MESSAGE_BYTES, Request, Response, SubmitResponse, decode_response, encode_request,
+};
 use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::control::{self, ControlStatus};
 use allocdb_node::cluster::layout::{DEFAULT_CHECKPOINT_BYTES, Limits};
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
 use allocdb_node::engine::Certainty;
+use allocdb_node::exchange::ExchangeLimits;
 use allocdb_node::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ResourceId, Slot};
 use anyhow::{Context as _, Result, anyhow, ensure};
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -109,14 +111,8 @@ struct Tally {
 }
 
 fn exchange(addr: SocketAddr, request: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(request)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply)?;
-    Ok(reply)
+    let limits = ExchangeLimits::within(Duration::from_secs(20), MAX_MESSAGE_BYTES);
+    Ok(allocdb_node::exchange::exchange(addr, request, limits)?)
 }
 
 /// One client until the end: a resource, and then leases of it one after the other.

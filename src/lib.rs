@@ -3,7 +3,7 @@
 //! The modules, in reading order; each leans only on those above it:
 //!
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format;
-//!   [`keyvalue`]: text of lines `key=value`.
+//!   [`keyvalue`]: text of lines `key=value`; [`exchange`]: one request over one connection, with a deadline.
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
 //! - [`history`]: what processes asked and what became of it, as lines of JSON; knows no database.
 //! - [`check`]: holding a history against a model; knows no database.
@@ -32,6 +32,7 @@ pub mod client;
 pub mod cluster;
 pub mod daemon;
 pub mod engine;
+pub mod exchange;
 pub mod history;
 pub mod ids;
 pub mod jepsen;

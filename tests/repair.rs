@@ -5,7 +5,7 @@ mod support;
 
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::allocator::payload::decode_client;
-use allocdb_node::api::{Response, SubmitResponse, decode_response, encode_request};
+use allocdb_node::api::{Response, SubmitResponse, encode_request};
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::ids::{Lsn, OperationId, ReservationId, ResourceId, View};
 use allocdb_node::replica::{Metadata, Role};
@@ -13,8 +13,6 @@ use allocdb_node::storage::sum::Sum;
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk, OsDisk};
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -50,16 +48,6 @@ fn logged(cluster: &Cluster, id: u64) -> BTreeMap<Lsn, Vec<u8>> {
         found.insert(scanned.frame.lsn, scanned.frame.payload.to_vec());
     }
     found
-}
-
-/// Sends a request and reads the reply, if there is somebody who answers.
-fn attempt(addr: SocketAddr, request: &[u8]) -> Option<Response> {
-    let mut stream = TcpStream::connect(addr).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write)).ok()?;
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).ok()?;
-    decode_response(&reply).ok()
 }
 
 #[test]

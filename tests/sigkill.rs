@@ -7,13 +7,12 @@ mod support;
 
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::allocator::payload::decode_client;
-use allocdb_node::api::{Response, SubmitResponse, decode_response, encode_request};
+use allocdb_node::api::{Response, SubmitResponse, encode_request};
 use allocdb_node::ids::{Lsn, OperationId, ReservationId, ResourceId};
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk, OsDisk, Stop};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,16 +23,6 @@ const KILLS: u64 = 200;
 
 /// Clients that write at the same time.
 const WRITERS: u64 = 3;
-
-/// Sends a request and reads the reply, if there is somebody who answers.
-fn attempt(addr: SocketAddr, request: &[u8]) -> Option<Response> {
-    let mut stream = TcpStream::connect(addr).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write)).ok()?;
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).ok()?;
-    decode_response(&reply).ok()
-}
 
 /// What clients asked for and were told.
 #[derive(Default)]

@@ -2,8 +2,7 @@
 //!
 //! The replicas are tethered: they end with this process, whichever way it ends.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
 use allocdb_node::cluster::{Network, ReplicaLayout};
+use allocdb_node::exchange::ExchangeLimits;
 use allocdb_node::ids::{ClientId, Lsn, OperationId, ReplicaId, Slot};
 use anyhow::{Context as _, Result, bail};
 
@@ -73,12 +73,6 @@ impl Drop for Cluster {
 
 /// Sends bytes to a port, closes the sending side, and reads to the end.
 pub(crate) fn exchange(addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&addr, STEP_LIMIT)?;
-    stream.set_read_timeout(Some(STEP_LIMIT))?;
-    stream.set_write_timeout(Some(STEP_LIMIT))?;
-    stream.write_all(request)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut reply = Vec::new();
-    stream.take(MAX_MESSAGE_BYTES as u64 + 1).read_to_end(&mut reply)?;
-    Ok(reply)
+    let limits = ExchangeLimits::within(STEP_LIMIT, MAX_MESSAGE_BYTES);
+    Ok(allocdb_node::exchange::exchange(addr, request, limits)?)
 }

@@ -2,23 +2,27 @@
 
 use super::ReplicaLayout;
 use crate::engine::StartupKind;
+use crate::exchange::{ExchangeError, ExchangeLimits};
 use crate::ids::{ClusterId, Lsn, ReplicaId, View};
 use crate::keyvalue::{FieldProblem, Fields, or_none};
 use crate::replica::Role;
 use std::fmt::Write as _;
-use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Limit for connecting, for each write and for each read of a status query.
 const STEP_LIMIT: Duration = Duration::from_millis(250);
 
+/// Limit for everything after connecting.
+const WHOLE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Tries of a status query that goes wrong on the way.
 const ATTEMPTS: u32 = 3;
 
 /// Longest reply that is read.
-const MAX_REPLY_BYTES: u64 = 1024 * 1024;
+const MAX_REPLY_BYTES: usize = 1024 * 1024;
 
 /// Commands of the control port.
 pub mod command {
@@ -304,17 +308,19 @@ impl Who {
 /// # Errors
 /// When a step fails or takes too long, or the reply is too long.
 pub fn exchange(addr: SocketAddr, command: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&addr, STEP_LIMIT)?;
-    stream.set_read_timeout(Some(STEP_LIMIT))?;
-    stream.set_write_timeout(Some(STEP_LIMIT))?;
-    stream.write_all(command.as_bytes())?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut reply = Vec::new();
-    (&stream).take(MAX_REPLY_BYTES + 1).read_to_end(&mut reply)?;
-    if reply.len() as u64 > MAX_REPLY_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply is longer than 1 MiB"));
-    }
-    Ok(reply)
+    let limits = ExchangeLimits {
+        connect: STEP_LIMIT,
+        silence: STEP_LIMIT,
+        whole: WHOLE_LIMIT,
+        reply_bytes: MAX_REPLY_BYTES,
+    };
+    let reply = crate::exchange::exchange(addr, command.as_bytes(), limits);
+    reply.map_err(|error| match error {
+        ExchangeError::TooLong(_) => {
+            io::Error::new(io::ErrorKind::InvalidData, "the reply is longer than 1 MiB")
+        }
+        error => error.into(),
+    })
 }
 
 /// Asks a replica how it is, a few times if something goes wrong on the way.

@@ -9,11 +9,13 @@ pub mod ssh_host;
 
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{ClientCommand, Command as Operation};
-use allocdb_node::api::{Request, Response, decode_response, encode_request};
+use allocdb_node::api::{MAX_MESSAGE_BYTES, Request, Response, decode_response, encode_request};
 use allocdb_node::cluster::{ClusterLayout, ReplicaLayout};
+use allocdb_node::exchange::{ExchangeLimits, exchange_over};
 use allocdb_node::ids::{ClientId, OperationId, ReplicaId, ResourceId, Slot};
+use std::convert::Infallible;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -302,15 +304,18 @@ pub fn submit(slot: u64, operation: u128, command: Operation) -> Request {
     Request::Submit { slot: Slot(slot), payload }
 }
 
-/// Sends bytes, closes the sending side, and reads to the end.
+/// Of everything that these tests ask for.
+const EXCHANGE: ExchangeLimits = ExchangeLimits::within(Duration::from_secs(20), MAX_MESSAGE_BYTES);
+
+/// What a replica answers, if there is somebody who answers.
+pub fn attempt(addr: SocketAddr, request: &[u8]) -> Option<Response> {
+    decode_response(&allocdb_node::exchange::exchange(addr, request, EXCHANGE).ok()?).ok()
+}
+
+/// Sends bytes to somebody who is there, closes the sending side, and reads to the end.
 pub fn exchange(addr: SocketAddr, request: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // Somebody who is cut off is answered before the request is read.
-    let _ = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut reply = Vec::new();
-    let _ = stream.read_to_end(&mut reply);
-    reply
+    let stream = TcpStream::connect(addr).unwrap();
+    exchange_over(stream, request, EXCHANGE, || Ok::<(), Infallible>(())).unwrap_or_default()
 }
 
 /// Names below a folder, sorted.

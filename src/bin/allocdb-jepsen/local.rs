@@ -16,6 +16,7 @@ use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::cluster::runner::{Runner, RunnerError, Tie};
 use allocdb_node::cluster::{ControlStatus, Network, ReplicaLayout, control};
+use allocdb_node::exchange::{ExchangeError, ExchangeLimits, exchange_while};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::planted;
@@ -27,16 +28,13 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long an exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
-
-/// Longest time a read waits before it is looked whether anybody still wants the answer.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub(crate) struct LocalTestbed {
@@ -142,34 +140,14 @@ impl LocalTestbed {
         bail!("another cluster answers on {addr}: {whose}")
     }
 
-    /// Sends, closes the sending side, and reads to the end, with an eye on the clock and on interruptions.
     fn converse(&self, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
-        let give_up_at = Instant::now() + EXCHANGE_LIMIT;
-        let mut stream = TcpStream::connect_timeout(&addr, EXCHANGE_LIMIT)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LOOK))?;
-        stream.set_write_timeout(Some(EXCHANGE_LIMIT))?;
-        // A replica that is cut off answers without reading and closes; what it said may still be there to be read.
-        let sent = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
-        let mut reply = Vec::new();
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            match stream.read(&mut buffer) {
-                Ok(0) => return Ok(reply),
-                Ok(count) => reply.extend_from_slice(&buffer[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) if !reply.is_empty() => return Ok(reply),
-                Err(error) => return Err(sent.err().unwrap_or(error).into()),
-            }
-            self.interrupt.check()?;
-            if reply.len() > MAX_MESSAGE_BYTES {
-                bail!("the reply is longer than {MAX_MESSAGE_BYTES} bytes");
-            }
-            if Instant::now() >= give_up_at {
-                bail!("no complete reply within {}s", EXCHANGE_LIMIT.as_secs());
-            }
-        }
+        let limits = ExchangeLimits::within(EXCHANGE_LIMIT, MAX_MESSAGE_BYTES);
+        exchange_while(addr, request, limits, || self.interrupt.check()).map_err(|error| match error {
+            ExchangeError::Io(error) => error.into(),
+            ExchangeError::TooLate(_) => anyhow!("no complete reply within {}s", EXCHANGE_LIMIT.as_secs()),
+            ExchangeError::TooLong(limit) => anyhow!("the reply is longer than {limit} bytes"),
+            ExchangeError::Unwanted(interrupted) => interrupted.into(),
+        })
     }
 }
 
