@@ -166,6 +166,7 @@ pub fn write_event(out: &mut impl Write, event: &Event) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn events(text: &str) -> Result<Vec<Event>, ReadError> {
         let (_, mut reader) = Reader::new(text.as_bytes())?;
@@ -174,6 +175,27 @@ mod tests {
             events.push(event);
         }
         Ok(events)
+    }
+
+    /// Bytes that mean something in EDN, among others.
+    fn garbage() -> impl Strategy<Value = Vec<u8>> {
+        let some = b"{}[]()#_:;\\\"\n ,index0type:ok1\xff\xc3\x00".to_vec();
+        prop::collection::vec(prop_oneof![4 => prop::sample::select(some), 1 => any::<u8>()], 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_or_read_and_nothing_else(bytes in garbage(), at in 0_usize..100) {
+            let line = b"{:index 0, :time 1, :process 3, :type :ok, :f :tick, :value {:processed 0}, :replica 2}\n";
+            let spoiled = [&line[..at.min(line.len())], &bytes[..], &line[at.min(line.len())..]].concat();
+            for text in [&bytes, &spoiled] {
+                let Ok((_, mut reader)) = Reader::new(&text[..]) else { continue };
+                let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+                while let Ok(Some(event)) = reader.next_event() {
+                    prop_assert!(event.index < lines && reader.line() <= lines);
+                }
+            }
+        }
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Tried {
         }
     }
 
-    const fn word(self) -> &'static str {
+    /// The word in tables.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
         match self {
             Tried::Any(group) => group.word(),
             Tried::One(intent) => intent.word(),

@@ -446,3 +446,31 @@ fn words_are_read_as_they_are_written() {
     assert_eq!(words.len(), Intent::ALL.len());
     assert_eq!(WorkloadKind::from_word("none"), None);
 }
+
+/// The table of minimums as the documentation has it.
+fn table_of_minimums() -> String {
+    let words = WorkloadKind::ALL.map(WorkloadKind::word).join(" | ");
+    let mut table =
+        format!("| tried | result | {words} |\n|---|---|{}\n", "---|".repeat(WorkloadKind::ALL.len()));
+    for minimum in MINIMUMS {
+        let result = minimum.result.map_or_else(|| "any".to_owned(), |result| format!("`{result}`"));
+        let times = minimum.times.map(|times| if times == 0 { String::new() } else { times.to_string() });
+        table.push_str(&format!("| `{}` | {result} | {} |\n", minimum.tried.word(), times.join(" | ")));
+    }
+    table
+}
+
+#[test]
+fn the_documentation_has_the_minimums_that_count() {
+    let text = include_str!("../../docs/workloads.md");
+    let table = table_of_minimums();
+    assert!(text.contains(&table), "docs/workloads.md must hold this table:\n{table}");
+    for workload in WorkloadKind::ALL {
+        assert!(text.contains(&format!("| `{}` |", workload.word())), "{workload:?}");
+    }
+    for (one, other) in schedule::COMBINED {
+        let row = format!("| `{}` |", one.word());
+        let row = text.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
+        assert!(row.contains(&format!("`{}`", other.word())), "{one:?} with {other:?}: {row:?}");
+    }
+}
