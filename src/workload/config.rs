@@ -89,7 +89,7 @@ pub struct Config {
     /// The limits of the cluster.
     pub limits: Limits,
     /// Resources to use; those after the first [`MOST_RESOURCES`] are left alone. The first few are the hot ones. The generator
-    /// creates them, most at the start and the rest on the way.
+    /// creates them, most at the start and the rest on the way. Ids from 2^126 on are those that nobody creates.
     pub resources: Vec<ResourceId>,
     /// Numbers of the replicas; the first is taken for the primary until there is something better.
     pub replicas: Vec<u64>,

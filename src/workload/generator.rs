@@ -130,7 +130,7 @@ impl Generator {
         self.unanswered = 0;
     }
 
-    /// A fault of this family begins.
+    /// A fault of this family begins. Of [`Family::Checkpoint`], which is a setting, once at the start.
     pub fn fault_begins(&mut self, family: Family) {
         self.faults.add(family);
         self.coverage.count_fault(family);
