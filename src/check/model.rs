@@ -92,6 +92,11 @@ pub trait Model: Clone {
         false
     }
 
+    /// Whether nobody can ever tell this state from another; no if that is not known.
+    fn is_same(&self, _other: &Self) -> bool {
+        false
+    }
+
     /// A digest of what a command asks for, the same for repetitions.
     fn digest(_command: &Self::Command) -> u32 {
         0

@@ -12,8 +12,11 @@
 //!
 //! Places that nobody was told of belong to operations whose outcome is not known. Which can stand at such a gap only gets
 //! fewer with every event, since repetitions tell the place of the first execution: where none is left that is an anomaly, where
-//! one is left it stands there, and until then what follows waits (`gaps`). Exported logs tell at once ([`Checker::logged`]).
-//! What still waits at the end is settled by a bounded search ([`Checker::finish`]). Everything that is found is found by the
+//! one is left it stands there, and until then what follows waits (`gaps`). Exported logs tell at once ([`Checker::logged`](super::Checker::logged)).
+//! Repetitions of one command may differ in what the answer does not tell, their time say. Where the places around leave several
+//! possible, the judgement goes on with each of them side by side ([`worlds`](super::worlds)).
+//!
+//! What still waits at the end is settled by a bounded search ([`Checker::finish`](super::Checker::finish)). Everything that is found is found by the
 //! events alone, however often somebody asks.
 //!
 //! Memory is bounded by what is in flight, what the model remembers, [`MOST_WAITING`] events behind the first place that is not
@@ -116,9 +119,9 @@ struct Conflict<M: Model> {
     command: M::Command,
 }
 
-/// Holds a history against a model as it comes in. Invocations and completions are told in the order of their indexes.
+/// A history held against a model, with everything that had to be assumed on the way.
 #[derive(Debug, Clone)]
-pub struct Checker<M: Model> {
+pub(super) struct World<M: Model> {
     model: M,
     gaps: Gaps,
     /// Places up to here have been applied, or skipped where gaps are open.
@@ -144,15 +147,18 @@ pub struct Checker<M: Model> {
     changes: Vec<(M::Key, M::Value)>,
     /// Completions that are still waited for where nothing can stand at the next place.
     patience: u32,
+    /// No more will be told.
+    ending: bool,
     /// Nothing more is looked for.
     ended: bool,
+    /// The same with other assumptions, made since somebody looked.
+    forks: Vec<World<M>>,
     judgement: Judgement,
 }
 
-impl<M: Model + std::fmt::Debug> Checker<M> {
+impl<M: Model + std::fmt::Debug> World<M> {
     /// A checker for a history that begins where the model is before its first place.
-    #[must_use]
-    pub fn new(model: M, gaps: Gaps) -> Self {
+    pub(super) fn new(model: M, gaps: Gaps) -> Self {
         Self {
             model,
             gaps,
@@ -172,47 +178,64 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             conflicts: Vec::new(),
             changes: Vec::new(),
             patience: PATIENCE,
+            ending: false,
             ended: false,
+            forks: Vec::new(),
             judgement: Judgement::default(),
         }
     }
 
-    /// What has been found so far. Nothing of it is taken back later.
-    #[must_use]
-    pub fn judgement(&self) -> &Judgement {
+    /// What has been found so far.
+    pub(super) fn judgement(&self) -> &Judgement {
         &self.judgement
     }
 
-    /// The model, after every place that has been applied.
-    #[must_use]
-    pub fn model(&self) -> &M {
+    pub(super) fn model(&self) -> &M {
         &self.model
     }
 
-    /// The last place that has been applied.
-    #[must_use]
-    pub fn applied(&self) -> u64 {
+    pub(super) fn applied(&self) -> u64 {
         self.applied
     }
 
+    /// The lowest place that somebody in flight, or a read that waits, may ask for.
+    pub(super) fn oldest_floor(&self) -> u64 {
+        let open = self.open.values().next().map_or(u64::MAX, |open| open.floor.0);
+        open.min(self.looks.oldest_floor()).min(self.applied)
+    }
+
+    pub(super) fn take_forks(&mut self) -> Vec<World<M>> {
+        std::mem::take(&mut self.forks)
+    }
+
+    /// What was found may have another explanation, which nobody looked at.
+    pub(super) fn take_back(&mut self, doubt: String) {
+        self.judgement.anomalies.clear();
+        self.judgement.doubts.push(doubt);
+        self.ended = true;
+    }
+
+    pub(super) fn is_wrong(&self) -> bool {
+        !self.judgement.anomalies.is_empty()
+    }
+
     /// Places, operations and reads that are not settled.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.entries.len() + self.lost.len() + self.conflicts.len() + self.looks.len()
     }
 
     /// Notes a reason why the history proves nothing, unless it proves that something is wrong.
-    pub fn doubt(&mut self, reason: impl Into<String>) {
+    pub(super) fn doubt(&mut self, reason: impl Into<String>) {
         self.judgement.doubts.push(reason.into());
     }
 
     /// Notes something wrong that was found by other means.
-    pub fn report(&mut self, anomaly: Anomaly) {
+    pub(super) fn report(&mut self, anomaly: Anomaly) {
         self.anomaly(anomaly);
     }
 
     /// A process asks for something.
-    pub fn invoke(&mut self, index: u64, call: Call<M>) {
+    pub(super) fn invoke(&mut self, index: u64, call: Call<M>) {
         if self.ended {
             return;
         }
@@ -225,7 +248,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     }
 
     /// What was asked for by the invocation `invoked` has come to something, as the event `index` tells.
-    pub fn complete(&mut self, invoked: u64, index: u64, completion: Completion<M>) {
+    pub(super) fn complete(&mut self, invoked: u64, index: u64, completion: Completion<M>) {
         if self.ended {
             return;
         }
@@ -328,8 +351,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
     }
 
-    /// Takes note of something that is wrong, found by whoever knows what the checker does not.
-    pub fn anomaly(&mut self, mut anomaly: Anomaly) {
+    fn anomaly(&mut self, mut anomaly: Anomaly) {
         anomaly.operations.sort_unstable();
         anomaly.operations.dedup();
         if self.judgement.anomalies.len() < MOST_ANOMALIES {

@@ -1,15 +1,17 @@
 //! Judging a recorded history of leases, from its text alone.
 
 use super::model::LeaseModel;
-use super::record::{Fields, Header, Request, parse_command};
+use super::record::{Fields, Header, Request, parse_command, write_completion};
+use super::scan;
 use super::told::{Teller, Told};
-use crate::check::{Checker, Gaps, Judgement};
+use crate::check::hashing::Map;
+use crate::check::{Call, Checker, Gaps, Judgement};
 use crate::history::jsonl::ReadError;
 use crate::history::pairing::{Paired, Processes};
 use crate::history::reader::Reader;
-use crate::history::{Event, Kind};
+use crate::history::scan::Brief;
+use crate::history::{Event, Kind, Process, Stamp};
 use crate::ids::Lsn;
-use std::collections::HashMap;
 use std::io::BufRead;
 
 /// The word under which entries of an exported log stand in a history: told by the nemesis, after the clients are done.
@@ -42,7 +44,8 @@ pub struct Counts {
 pub struct Judge {
     checker: Checker<LeaseModel>,
     processes: Processes,
-    requests: HashMap<u64, Request>,
+    /// What is in flight and no write, by invocation.
+    requests: Map<u64, Request>,
     counts: Counts,
     teller: Teller,
     /// States of replicas that had not applied as much as others, and could not be compared.
@@ -56,7 +59,7 @@ impl Judge {
         Self {
             checker: Checker::new(LeaseModel::new(limits), Gaps::Closed),
             processes: Processes::default(),
-            requests: HashMap::new(),
+            requests: Map::default(),
             counts: Counts::default(),
             teller: Teller::default(),
             uncompared: Vec::new(),
@@ -74,52 +77,104 @@ impl Judge {
     /// # Errors
     /// When it can be no event of such a history: what is wrong, and what was expected.
     pub fn hear(&mut self, event: &Event) -> Result<(), String> {
-        let paired = self.processes.follow(event).map_err(|error| error.to_string())?;
+        if event.process == Process::Nemesis && event.f != LOG {
+            return self.hear_of_replicas(event);
+        }
         let fields = match event.value.as_deref() {
             Some(value) => serde_json::from_str(value.get()).map_err(|error| format!("`value`: {error}")),
             None => Ok(Fields::default()),
         };
-        match paired {
-            Paired::Nemesis if event.f == LOG => {
+        self.take(&event.stamp(), &event.f, fields)
+    }
+
+    /// A process asks for something: the same as hearing of it, without a text in between.
+    ///
+    /// # Errors
+    /// When its process may not do that.
+    pub fn begins(&mut self, stamp: &Stamp, request: Request) -> Result<(), String> {
+        match self.processes.follow(stamp, request.f()).map_err(|error| error.to_string())? {
+            Paired::Begins => self.invoked(stamp.index, request),
+            Paired::Ends { .. } | Paired::Nemesis => {
+                return Err("expected an invocation of a client".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a process asked for by the operation `f` has come to something: the same as hearing of it, without a text in between.
+    ///
+    /// # Errors
+    /// When its process may not do that, or it is no answer to what was asked.
+    pub fn ends(&mut self, stamp: &Stamp, f: &str, fields: &Fields<'_>) -> Result<(), String> {
+        match self.processes.follow(stamp, f).map_err(|error| error.to_string())? {
+            Paired::Ends { invoked } => self.completed(stamp, invoked, fields),
+            Paired::Begins | Paired::Nemesis => Err("expected a completion of a client".to_owned()),
+        }
+    }
+
+    fn take(&mut self, stamp: &Stamp, f: &str, fields: Result<Fields<'_>, String>) -> Result<(), String> {
+        match self.processes.follow(stamp, f).map_err(|error| error.to_string())? {
+            Paired::Nemesis if f == LOG => {
                 let fields = fields?;
                 let f = fields.f.clone().ok_or("`value.f`: expected, found nothing")?;
                 let lsn = fields.lsn.ok_or("`value.lsn`: expected, found nothing")?;
-                let replica = event.replica.unwrap_or(0);
-                self.checker.logged(Lsn(lsn).0, parse_command(&f, &fields)?, replica);
+                let replica = stamp.replica.unwrap_or(0);
+                self.checker.logged(Lsn(lsn).0, &parse_command(&f, &fields)?, replica);
+                Ok(())
             }
-            Paired::Nemesis => self.hear_of_replicas(event)?,
+            Paired::Nemesis => Ok(()),
             Paired::Begins => {
-                let request = Request::parse(&event.f, &fields?)?;
-                self.counts.operations += 1;
-                self.checker.invoke(event.index, request.call());
-                self.requests.insert(event.index, request);
+                let request = Request::parse(f, &fields?)?;
+                self.invoked(stamp.index, request);
+                Ok(())
             }
             Paired::Ends { invoked } => {
-                let count = match event.kind {
-                    Kind::Ok => &mut self.counts.ok,
-                    Kind::Fail => &mut self.counts.fail,
-                    Kind::Invoke | Kind::Info => &mut self.counts.info,
-                };
-                *count += 1;
-                let Some(request) = self.requests.remove(&invoked) else { return Ok(()) };
                 // What is told of a failure is for people, unless it is a fence.
-                let fields = if event.kind == Kind::Ok { fields? } else { fields.unwrap_or_default() };
-                let completion = request.completion(event.kind, &fields)?;
-                self.checker.complete(invoked, event.index, completion);
+                let fields = if stamp.kind == Kind::Ok { fields? } else { fields.unwrap_or_default() };
+                self.completed(stamp, invoked, &fields)
             }
         }
+    }
+
+    fn invoked(&mut self, index: u64, request: Request) {
+        self.counts.operations += 1;
+        let call = match request {
+            Request::Write(command) => Call::Command(command),
+            other => {
+                let call = other.call();
+                self.requests.insert(index, other);
+                call
+            }
+        };
+        self.checker.invoke(index, call);
+    }
+
+    fn completed(&mut self, stamp: &Stamp, invoked: u64, fields: &Fields<'_>) -> Result<(), String> {
+        let count = match stamp.kind {
+            Kind::Ok => &mut self.counts.ok,
+            Kind::Fail => &mut self.counts.fail,
+            Kind::Invoke | Kind::Info => &mut self.counts.info,
+        };
+        *count += 1;
+        let completion = match self.requests.remove(&invoked) {
+            Some(request) => request.completion(stamp.kind, fields)?,
+            None => write_completion(stamp.kind, fields)?,
+        };
+        self.checker.complete(invoked, stamp.index, completion);
         Ok(())
     }
 
     fn hear_of_replicas(&mut self, event: &Event) -> Result<(), String> {
         match self.teller.hear(event)? {
             Told::Nothing => {}
-            Told::Wrong(anomaly) => self.checker.anomaly(anomaly),
+            Told::Wrong(anomaly) => self.checker.report(&anomaly),
             Told::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
             Told::State(state) if state.lsn == self.checker.applied() => {
-                if let Some(anomaly) = state.compare(self.checker.model()) {
-                    self.checker.anomaly(anomaly);
-                }
+                self.checker.inspect(
+                    |model, applied| {
+                        if applied == state.lsn { state.compare(model) } else { None }
+                    },
+                );
             }
             Told::State(state) => self.uncompared.push((state.replica, state.lsn)),
         }
@@ -160,8 +215,28 @@ pub fn judge(input: impl BufRead) -> Result<Verdict, ReadError> {
         problem: format!("expected the cluster's limits: {error}"),
     })?;
     let mut judge = Judge::new(header.limits.into());
-    while let Some(event) = reader.next_event()? {
-        judge.hear(&event).map_err(|problem| ReadError::Line { line: reader.line(), problem })?;
+    while let Some(heard) = hear_next(&mut judge, &mut reader)? {
+        heard.map_err(|problem| ReadError::Line { line: reader.line(), problem })?;
     }
     Ok(judge.finish(reader.is_cut()))
+}
+
+/// Takes the next event of a history, fast where it is of the form in which clients' events are written.
+fn hear_next<R: BufRead>(
+    judge: &mut Judge,
+    reader: &mut Reader<R>,
+) -> Result<Option<Result<(), String>>, ReadError> {
+    let Reader::Jsonl(lines) = reader else {
+        return Ok(reader.next_event()?.map(|event| judge.hear(&event)));
+    };
+    if !lines.advance()? {
+        return Ok(None);
+    }
+    let is_clients = |brief: &Brief<'_>| matches!(brief.stamp.process, Process::Client(_));
+    if let Some(brief) = lines.brief().filter(is_clients)
+        && let Some(fields) = brief.value.map_or_else(|| Some(Fields::default()), scan::fields)
+    {
+        return Ok(Some(judge.take(&brief.stamp, brief.f, Ok(fields))));
+    }
+    Ok(Some(judge.hear(&lines.event()?)))
 }

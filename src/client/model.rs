@@ -48,7 +48,7 @@ pub struct Remembered {
 }
 
 /// The state after some prefix of the log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LeaseModel {
     limits: Limits,
     resources: BTreeMap<ResourceId, ResourceView>,
@@ -526,6 +526,10 @@ impl Model for LeaseModel {
     fn is_spent(&self, sweep: &Slot) -> bool {
         // Every lease that is still to be made is due after the slot of the last command.
         Some(*sweep) <= self.last_slot && self.due.first().is_none_or(|(deadline, _)| deadline > sweep)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self == other
     }
 
     fn digest(command: &Command) -> u32 {

@@ -149,12 +149,24 @@ fn missing(field: &str) -> Problem {
 
 fn id<T: From<u128>>(field: &str, text: Option<&Cow<'_, str>>) -> Result<T, Problem> {
     let text = text.ok_or_else(|| missing(field))?;
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|_| digits);
-    let number: Option<u128> = number;
-    number.map(T::from).ok_or_else(|| {
+    digits(text).map(T::from).ok_or_else(|| {
         format!("`value.{field}`: expected a string of decimal digits for 128 bits, found {text:?}")
     })
+}
+
+/// The number that is written in decimal digits and nothing else, if it has at most 128 bits.
+fn digits(text: &str) -> Option<u128> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    if text.len() > 38 {
+        return text.parse().ok();
+    }
+    // So many digits always fit, and half of them fit into half of the bits.
+    let part =
+        |digits: &[u8]| digits.iter().fold(0, |number: u64, digit| number * 10 + u64::from(digit - b'0'));
+    let (high, low) = text.as_bytes().split_at(text.len().saturating_sub(19));
+    Some(u128::from(part(high)) * 10_000_000_000_000_000_000 + u128::from(part(low)))
 }
 
 fn ids(field: &str, texts: Option<&Vec<Cow<'_, str>>>) -> Result<Vec<ResourceId>, Problem> {
@@ -243,17 +255,7 @@ impl Request {
     /// # Errors
     /// What is wrong with the value.
     pub fn completion(&self, kind: Kind, fields: &Fields<'_>) -> Result<Completion<LeaseModel>, Problem> {
-        match kind {
-            Kind::Invoke => Err("`type`: expected ok, fail or info, found invoke".to_owned()),
-            Kind::Info => Ok(Completion::Info),
-            Kind::Fail => Ok(match (fields.required, &fields.error) {
-                (Some(required), Some(error)) if error == "fence_not_applied" => {
-                    Completion::Behind { required, applied: fields.last_applied.unwrap_or(0) }
-                }
-                _ => Completion::Fail,
-            }),
-            Kind::Ok => self.answered(fields),
-        }
+        unanswered(kind, fields).unwrap_or_else(|| self.answered(fields))
     }
 
     fn answered(&self, fields: &Fields<'_>) -> Result<Completion<LeaseModel>, Problem> {
@@ -263,16 +265,7 @@ impl Request {
             return Ok(Completion::Saw { sight, not_before: None });
         }
         match self {
-            Request::Write(_) => {
-                let place = number("lsn", fields.lsn)?;
-                let code = word("code", fields.code.as_ref(), Code::from_word)?;
-                if code == Code::OperationConflict {
-                    return Ok(Completion::Conflict { place });
-                }
-                let lease = fields.lease.as_ref().map(|lease| id("lease", Some(lease))).transpose()?;
-                let (epoch, deadline) = (fields.epoch.map(LeaseEpoch), fields.deadline.map(Slot));
-                Ok(Completion::At { place, answer: Answer { code, lease, epoch, deadline } })
-            }
+            Request::Write(_) => executed(fields),
             Request::Tick { slot } => match (number("processed", fields.processed)?, fields.last_lsn) {
                 (0, _) => Ok(Completion::Saw { sight: Sight::NothingDue { slot: *slot }, not_before: None }),
                 (count, Some(last)) if last >= count => {
@@ -312,6 +305,40 @@ impl Request {
             }
         }
     }
+}
+
+/// What a checker makes of what became of a write, whichever it was.
+///
+/// # Errors
+/// What is wrong with the value.
+pub fn write_completion(kind: Kind, fields: &Fields<'_>) -> Result<Completion<LeaseModel>, Problem> {
+    unanswered(kind, fields).unwrap_or_else(|| executed(fields))
+}
+
+/// A completion without a definite answer.
+fn unanswered(kind: Kind, fields: &Fields<'_>) -> Option<Result<Completion<LeaseModel>, Problem>> {
+    match kind {
+        Kind::Invoke => Some(Err("`type`: expected ok, fail or info, found invoke".to_owned())),
+        Kind::Info => Some(Ok(Completion::Info)),
+        Kind::Fail => Some(Ok(match (fields.required, &fields.error) {
+            (Some(required), Some(error)) if error == "fence_not_applied" => {
+                Completion::Behind { required, applied: fields.last_applied.unwrap_or(0) }
+            }
+            _ => Completion::Fail,
+        })),
+        Kind::Ok => None,
+    }
+}
+
+fn executed(fields: &Fields<'_>) -> Result<Completion<LeaseModel>, Problem> {
+    let place = number("lsn", fields.lsn)?;
+    let code = word("code", fields.code.as_ref(), Code::from_word)?;
+    if code == Code::OperationConflict {
+        return Ok(Completion::Conflict { place });
+    }
+    let lease = fields.lease.as_ref().map(|lease| id("lease", Some(lease))).transpose()?;
+    let (epoch, deadline) = (fields.epoch.map(LeaseEpoch), fields.deadline.map(Slot));
+    Ok(Completion::At { place, answer: Answer { code, lease, epoch, deadline } })
 }
 
 fn f_of(ask: &Ask) -> &'static str {
@@ -428,6 +455,20 @@ mod tests {
         }
         let json = serde_json::to_string(&Request::Write(commands().swap_remove(1)).fields()).unwrap();
         assert_eq!(json, r#"{"op":"77","resource":"5","holder":"7","ttl":8,"slot":640}"#);
+    }
+
+    #[test]
+    fn digits_make_the_number_that_they_spell() {
+        for number in
+            [0, 7, u128::from(u64::MAX), 10_u128.pow(19), 10_u128.pow(37) + 10_u128.pow(18), u128::MAX]
+        {
+            assert_eq!(digits(&number.to_string()), Some(number));
+        }
+        let long = "9".repeat(38);
+        assert_eq!((digits(&long), digits("007")), (long.parse().ok(), Some(7)));
+        let zeros = format!("{}5", "0".repeat(60));
+        assert_eq!((digits(&zeros), digits(&format!("{}0", u128::MAX))), (Some(5), None));
+        assert_eq!((digits(""), digits("+1"), digits("1 ")), (None, None, None));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub use super::lines::{MAX_LINE_BYTES, ReadError};
 
 use super::lines::Lines;
+use super::scan::{self, Brief};
 use super::{Event, Kind, Process};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -55,7 +56,6 @@ enum RawProcess<'a> {
 #[derive(Debug)]
 pub struct Reader<R> {
     lines: Lines<R>,
-    next_index: u64,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -64,7 +64,7 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// When there is no whole first line, or it is no header of this version.
     pub fn new(input: R) -> Result<(Header, Self), ReadError> {
-        let mut reader = Self { lines: Lines::new(input), next_index: 0 };
+        let mut reader = Self { lines: Lines::new(input) };
         if !reader.lines.advance()? {
             return Err(ReadError::Line {
                 line: 1,
@@ -86,11 +86,35 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// When the next line is no event, or its number does not follow the one before.
     pub fn next_event(&mut self) -> Result<Option<Event>, ReadError> {
-        if !self.lines.advance()? {
-            return Ok(None);
-        }
+        if self.advance()? { self.event().map(Some) } else { Ok(None) }
+    }
+
+    /// Goes on to the next line; says no at the end, or where the history was cut off.
+    ///
+    /// # Errors
+    /// When there is a line that is too long, or the system does not hand it out.
+    pub fn advance(&mut self) -> Result<bool, ReadError> {
+        self.lines.advance()
+    }
+
+    /// The event in this line, if the line has the form in which events are written; else [`Reader::event`] is to say what it is.
+    #[must_use]
+    pub fn brief(&self) -> Option<Brief<'_>> {
+        scan::brief(self.lines.line()).filter(|brief| brief.stamp.index == self.index())
+    }
+
+    /// The number that the event in this line has to have.
+    fn index(&self) -> u64 {
+        self.lines.number().saturating_sub(2)
+    }
+
+    /// The event in this line.
+    ///
+    /// # Errors
+    /// When it is none, or its number does not follow the one before.
+    pub fn event(&self) -> Result<Event, ReadError> {
         let line = self.lines.number();
-        let expected_index = self.next_index;
+        let expected_index = self.index();
         let raw: RawEvent<'_> = self.parsed("an event")?;
         let wrong = |problem: String| ReadError::Line { line, problem };
         if raw.index != expected_index {
@@ -115,8 +139,7 @@ impl<R: BufRead> Reader<R> {
             value: raw.value.map(ToOwned::to_owned),
             replica: raw.replica,
         };
-        self.next_index += 1;
-        Ok(Some(event))
+        Ok(event)
     }
 
     /// Number of the line read last, from 1.

@@ -3,6 +3,7 @@
 //! - [`Event`]: an invocation or a completion, with the keys that Jepsen's histories have.
 //! - [`jsonl`]: one object a line, written as things happen, and read again however it was cut off.
 //! - [`edn`]: the same as Jepsen's tools print it. [`reader`]: either of them, told by how it begins.
+//! - [`scan`]: the same lines read fast, where they have the form in which they are written.
 //! - [`pairing`]: which completion belongs to which invocation, and the rules that processes obey.
 
 pub mod edn;
@@ -10,6 +11,7 @@ pub mod jsonl;
 mod lines;
 pub mod pairing;
 pub mod reader;
+pub mod scan;
 
 use serde_json::value::RawValue;
 use std::fmt;
@@ -67,6 +69,21 @@ impl Kind {
     }
 }
 
+/// What every event has, whatever it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Its number in the history, from 0 without gaps.
+    pub index: u64,
+    /// Nanoseconds since the start, on one monotonic clock.
+    pub time: u64,
+    /// Who.
+    pub process: Process,
+    /// Invocation or completion.
+    pub kind: Kind,
+    /// The replica that was asked, where one was.
+    pub replica: Option<u64>,
+}
+
 /// One event. The value is text of JSON that only those who know the system understand.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -84,4 +101,13 @@ pub struct Event {
     pub value: Option<Box<RawValue>>,
     /// The replica that was asked, where one was.
     pub replica: Option<u64>,
+}
+
+impl Event {
+    /// Everything but what it is about.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let Event { index, time, process, kind, replica, .. } = *self;
+        Stamp { index, time, process, kind, replica }
+    }
 }

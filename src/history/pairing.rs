@@ -3,8 +3,8 @@
 //! A process does one thing at a time. One whose operation came to nothing that is known may still be doing it, so it is never
 //! heard of again; another process takes its place.
 
-use super::{Event, Kind, Process};
-use std::collections::{HashMap, HashSet};
+use super::{Kind, Process, Stamp};
+use std::collections::BTreeMap;
 
 /// What an event is, next to those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +53,20 @@ pub enum ProcessError {
     },
 }
 
-/// Follows the processes of a history.
+/// Follows the processes of a history. Memory is bounded by how many are at work, as long as numbers are given in order: those
+/// of processes that have retired are kept as ranges.
 #[derive(Debug, Default)]
 pub struct Processes {
-    open: HashMap<u64, (u64, String)>,
-    retired: HashSet<u64>,
+    working: BTreeMap<u64, Working>,
+    retired: Ranges,
+}
+
+/// A process that has not retired.
+#[derive(Debug, Default)]
+struct Working {
+    invoked: Option<u64>,
+    /// What it asked for last.
+    f: String,
 }
 
 impl Processes {
@@ -65,36 +74,62 @@ impl Processes {
     ///
     /// # Errors
     /// When its process may not do that.
-    pub fn follow(&mut self, event: &Event) -> Result<Paired, ProcessError> {
-        let Process::Client(process) = event.process else { return Ok(Paired::Nemesis) };
-        let index = event.index;
-        if event.kind == Kind::Invoke {
-            if self.retired.contains(&process) {
+    pub fn follow(&mut self, stamp: &Stamp, f: &str) -> Result<Paired, ProcessError> {
+        let Process::Client(process) = stamp.process else { return Ok(Paired::Nemesis) };
+        let index = stamp.index;
+        if stamp.kind == Kind::Invoke {
+            if self.retired.contains(process) {
                 return Err(ProcessError::Retired { index, process });
             }
-            if let Some((invoked, _)) = self.open.get(&process) {
-                return Err(ProcessError::Busy { index, process, invoked: *invoked });
+            let working = self.working.entry(process).or_default();
+            if let Some(invoked) = working.invoked {
+                return Err(ProcessError::Busy { index, process, invoked });
             }
-            self.open.insert(process, (index, event.f.clone()));
+            working.invoked = Some(index);
+            working.f.clear();
+            working.f.push_str(f);
             return Ok(Paired::Begins);
         }
-        match self.open.remove(&process) {
-            Some((invoked, f)) if f == event.f => {
-                if event.kind == Kind::Info {
+        let invoked = self.working.get_mut(&process).filter(|working| working.f == f);
+        match invoked.and_then(|working| working.invoked.take()) {
+            Some(invoked) => {
+                if stamp.kind == Kind::Info {
+                    self.working.remove(&process);
                     self.retired.insert(process);
                 }
                 Ok(Paired::Ends { invoked })
             }
-            _ => Err(ProcessError::NothingOpen { index, process, f: event.f.clone() }),
+            None => Err(ProcessError::NothingOpen { index, process, f: f.to_owned() }),
         }
     }
 
     /// Invocations without a completion, ascending.
     #[must_use]
     pub fn unfinished(&self) -> Vec<u64> {
-        let mut open: Vec<u64> = self.open.values().map(|(invoked, _)| *invoked).collect();
+        let mut open: Vec<u64> = self.working.values().filter_map(|working| working.invoked).collect();
         open.sort_unstable();
         open
+    }
+}
+
+/// A set of numbers that mostly follow each other: the first of each range, and the last.
+#[derive(Debug, Default)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    fn contains(&self, number: u64) -> bool {
+        self.0.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
+    }
+
+    fn insert(&mut self, number: u64) {
+        if self.contains(number) {
+            return;
+        }
+        let before = self.0.range(..number).next_back().map(|(first, last)| (*first, *last));
+        let first =
+            before.filter(|(_, last)| last.checked_add(1) == Some(number)).map_or(number, |(first, _)| first);
+        let after = number.checked_add(1).and_then(|next| self.0.remove(&next));
+        self.0.insert(first, after.unwrap_or(number));
     }
 }
 
@@ -102,22 +137,25 @@ impl Processes {
 mod tests {
     use super::*;
 
-    fn event(index: u64, process: u64, kind: Kind, f: &str) -> Event {
-        Event {
-            index,
-            time: index,
-            process: Process::Client(process),
-            kind,
-            f: f.to_owned(),
-            value: None,
-            replica: None,
+    #[test]
+    fn retired_numbers_that_follow_each_other_are_one_range() {
+        let mut ranges = Ranges::default();
+        for number in [5, 3, 4, u64::MAX, 9, u64::MAX - 1, 4] {
+            ranges.insert(number);
         }
+        assert_eq!(ranges.0, [(3, 5), (9, 9), (u64::MAX - 1, u64::MAX)].into());
+        let held: Vec<u64> = (0..12).filter(|number| ranges.contains(*number)).collect();
+        assert_eq!(held, [3, 4, 5, 9]);
+    }
+
+    fn stamp(index: u64, process: u64, kind: Kind) -> Stamp {
+        Stamp { index, time: index, process: Process::Client(process), kind, replica: None }
     }
 
     #[test]
     fn a_process_does_one_thing_at_a_time_and_is_retired_by_what_is_not_known() {
         let mut processes = Processes::default();
-        let mut follow = |index, process, kind, f| processes.follow(&event(index, process, kind, f));
+        let mut follow = |index, process, kind, f| processes.follow(&stamp(index, process, kind), f);
         assert_eq!(follow(0, 1, Kind::Invoke, "read"), Ok(Paired::Begins));
         assert_eq!(follow(1, 2, Kind::Invoke, "read"), Ok(Paired::Begins));
         assert_eq!(

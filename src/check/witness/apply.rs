@@ -2,18 +2,21 @@
 
 use super::attempts::{Execution, Few};
 use super::past::Trace;
-use super::{Attempt, Checker, Conflict, Content, Entry, PATIENCE};
+use super::{Attempt, Conflict, Content, Entry, PATIENCE, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::hashing::digest;
 use crate::check::model::{Disagreement, Model};
 use crate::check::{Anomaly, AnomalyKind};
 
+/// Known places behind one at which several attempts may stand after which nothing is waited for.
+const ENTRIES_BEHIND: usize = 64;
+
 /// Places after which it is looked for what nobody needs any more.
 const HOUSEKEEPING: u64 = 64;
 
-impl<M: Model + std::fmt::Debug> Checker<M> {
+impl<M: Model + std::fmt::Debug> World<M> {
     /// Applies the places that are known, in order, up to the first that is not.
-    pub(super) fn advance(&mut self) {
+    pub(in crate::check) fn advance(&mut self) {
         while !self.ended {
             let next = match self.gaps {
                 Gaps::Closed => self.applied.saturating_add(1),
@@ -22,6 +25,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                     None => break,
                 },
             };
+            if self.gaps == Gaps::Closed && !self.is_decided(next) {
+                break;
+            }
             match self.entries.remove(&next) {
                 Some(entry) => self.apply(next, entry),
                 None if self.fill_gap() => {}
@@ -49,7 +55,6 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 self.apply_one(place, &command, entry.answer.as_ref(), entry.index);
             }
             Content::Either(possible) => {
-                let possible = self.narrow(place, possible);
                 if let Some(command) = self.choose(place, &possible, entry.answer.as_ref()) {
                     self.apply_one(place, &command, entry.answer.as_ref(), entry.index);
                 }
@@ -105,8 +110,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             self.anomaly(Anomaly { kind, operations, fields, expected, observed });
         }
         if place.is_multiple_of(HOUSEKEEPING) {
-            let open = self.open.values().next().map_or(u64::MAX, |open| open.floor.0);
-            self.views.keep_from(open.min(self.looks.oldest_floor()).min(self.applied));
+            self.views.keep_from(self.oldest_floor());
         }
         for (key, value) in changes.drain(..) {
             self.views.change(key, place, value, index);
@@ -196,28 +200,71 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
     }
 
-    /// The attempts whose commands can stand at the next place at all; all of them if none can.
-    fn narrow(&mut self, place: u64, mut possible: Vec<Attempt<M>>) -> Vec<Attempt<M>> {
-        let next = self.entries.first_key_value().map(|(_, next)| next);
+    /// Whether it is known which of several attempts stands at the next place, if that is what there is; if it will not become any
+    /// clearer, the others are gone on with in forks.
+    fn is_decided(&mut self, place: u64) -> bool {
+        let Some(Entry { content: Content::Either(possible), .. }) = self.entries.get(&place) else {
+            return true;
+        };
+        let behind = place.saturating_add(1);
+        let next = self.entries.range(behind..).next().map(|(at, next)| (*at, &next.content));
         let can_stand = |attempt: &Attempt<M>| {
             let command = &attempt.command;
-            let in_order = match next.map(|next| &next.content) {
-                Some(Content::Command(next)) => M::in_order(command, next),
+            let in_order = match next {
+                Some((_, Content::Command(next))) => M::in_order(command, next),
+                Some((_, Content::Either(next))) => {
+                    next.iter().any(|attempt| M::in_order(command, &attempt.command))
+                }
                 _ => true,
             };
             in_order && self.model.admits(command) && !self.model.remembers(command)
         };
-        if possible.iter().any(can_stand) {
-            possible.retain(can_stand);
+        let narrowed: Vec<Attempt<M>> =
+            possible.iter().filter(|attempt| can_stand(attempt)).cloned().collect();
+        // If none can, any is as wrong as the others.
+        let possible = if narrowed.is_empty() { possible.clone() } else { narrowed };
+        let mut choices: Vec<Vec<Attempt<M>>> = Vec::new();
+        for attempt in possible {
+            match choices.iter_mut().find(|choice| choice[0].command == attempt.command) {
+                Some(choice) => choice.push(attempt),
+                None => choices.push(vec![attempt]),
+            }
         }
-        let identity = possible.first().and_then(|attempt| M::identity(&attempt.command));
+        let is_clear = self.ending
+            || next.is_some_and(|(at, _)| at == behind)
+            || self.entries.len() >= ENTRIES_BEHIND
+            || choices.len() == 1;
+        if !is_clear {
+            return false;
+        }
+        let mut choices = choices.into_iter();
+        let first = choices.next();
+        for choice in choices {
+            let mut fork = self.clone();
+            fork.forks.clear();
+            fork.decide(place, choice);
+            self.forks.push(fork);
+        }
+        if let Some(choice) = first {
+            self.decide(place, choice);
+        }
+        true
+    }
+
+    /// One of these attempts, which ask for the same at the same time, stands at a place.
+    fn decide(&mut self, place: u64, choice: Vec<Attempt<M>>) {
+        let identity = M::identity(&choice[0].command);
         let attempts = identity.and_then(|identity| self.attempts.get_mut(&identity));
-        if let Some(known) =
-            attempts.and_then(|attempts| attempts.executions.find_mut(|known| known.place == place))
-        {
-            known.by.retain(|index| possible.iter().any(|attempt| attempt.index == *index));
+        let known = attempts.and_then(|known| known.executions.find_mut(|known| known.place == place));
+        if let Some(known) = known {
+            known.by.retain(|index| choice.iter().any(|attempt| attempt.index == *index));
         }
-        possible
+        if let Some(entry) = self.entries.get_mut(&place)
+            && let Some(first) = choice.into_iter().next()
+        {
+            (entry.first_invoked, entry.floor) = (first.index, first.floor);
+            entry.content = Content::Command(first.command);
+        }
     }
 
     /// The command among several that would be answered as this one was; the first if there is none.

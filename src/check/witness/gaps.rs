@@ -1,11 +1,11 @@
 //! What can stand at a place that nobody was told of.
 
-use super::{Checker, Content, Entry, Open};
+use super::{Content, Entry, Open, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::model::Model;
 use crate::check::{Anomaly, AnomalyKind};
 
-impl<M: Model + std::fmt::Debug> Checker<M> {
+impl<M: Model + std::fmt::Debug> World<M> {
     /// Settles the next place, if a later one is known and it is certain what stands here; says whether it did.
     ///
     /// Candidates only get fewer: whoever was not asked for when a later place was told cannot stand here.

@@ -1,17 +1,17 @@
 //! What exported logs of the system hold, next to what clients were told and to each other.
 
-use super::{Checker, Content, Entry};
+use super::{Content, Entry, World};
 use crate::check::call::Call;
 use crate::check::hashing::digest;
 use crate::check::model::Model;
 use crate::check::{Anomaly, AnomalyKind};
 
-impl<M: Model + std::fmt::Debug> Checker<M> {
+impl<M: Model + std::fmt::Debug> World<M> {
     /// The exported log of a replica, 0 if it is not known whose, holds this command at this place.
     ///
     /// Logs decide what stands at places that nobody was told of. Where two logs differ, or a log holds another command than the
     /// one that a client was told stands there, replicas have diverged.
-    pub fn logged(&mut self, place: u64, command: M::Command, replica: u64) {
+    pub(in crate::check) fn logged(&mut self, place: u64, command: M::Command, replica: u64) {
         if self.ended {
             return;
         }

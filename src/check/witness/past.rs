@@ -1,6 +1,7 @@
 //! What stood at places that have been applied, as far back as anybody may still name them, in a few bytes each.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Places that are kept in mind, the last ones: 16 bytes each.
 const MOST_PLACES: usize = 1_000_000;
@@ -21,59 +22,66 @@ pub(super) const NOBODY: u64 = u64::MAX;
 
 const NOTHING: Trace = Trace { identity: 0, content: 0, index: NOBODY };
 
-/// A value for each of the last places.
+/// Applied places, the last ones. Copies share what is full.
 #[derive(Debug, Clone)]
-pub(super) struct Ring<T> {
+pub(super) struct Past {
+    /// The first place that is kept.
     first: u64,
-    last: VecDeque<Option<T>>,
+    full: VecDeque<Arc<[Trace]>>,
+    last: Vec<Trace>,
 }
 
-impl<T> Default for Ring<T> {
+/// Places of a part that is shared.
+const PART: usize = 4_096;
+
+impl Default for Past {
     fn default() -> Self {
-        Self { first: 1, last: VecDeque::new() }
+        Self { first: 1, full: VecDeque::new(), last: Vec::new() }
     }
 }
-
-impl<T: Copy> Ring<T> {
-    /// Notes what stands at a place behind all others.
-    pub(super) fn push(&mut self, place: u64, value: T) {
-        let next = self.first.saturating_add(self.last.len() as u64);
-        if place < next || place - next > MOST_PLACES as u64 {
-            self.last.clear();
-            self.first = place;
-        } else {
-            (next..place).for_each(|_| self.last.push_back(None));
-        }
-        self.last.push_back(Some(value));
-        while self.last.len() > MOST_PLACES {
-            self.last.pop_front();
-            self.first += 1;
-        }
-    }
-
-    /// What stands there, if that is known.
-    pub(super) fn at(&self, place: u64) -> Option<T> {
-        let offset = usize::try_from(place.checked_sub(self.first)?).ok()?;
-        self.last.get(offset).copied().flatten()
-    }
-}
-
-/// Applied places.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Past(Ring<Trace>);
 
 impl Past {
+    fn next(&self) -> u64 {
+        self.first.saturating_add((self.full.len() * PART + self.last.len()) as u64)
+    }
+
+    /// Notes what stands at a place behind all others.
     pub(super) fn push(&mut self, place: u64, trace: Trace) {
-        self.0.push(place, trace);
+        let next = self.next();
+        if place < next || place - next > MOST_PLACES as u64 {
+            *self = Self { first: place, ..Self::default() };
+        } else {
+            (next..place).for_each(|_| self.add(NOTHING));
+        }
+        self.add(trace);
+    }
+
+    fn add(&mut self, trace: Trace) {
+        self.last.push(trace);
+        if self.last.len() == PART {
+            self.full.push_back(self.last.as_slice().into());
+            self.last.clear();
+        }
+        if self.full.len() > MOST_PLACES / PART {
+            self.full.pop_front();
+            self.first = self.first.saturating_add(PART as u64);
+        }
     }
 
     /// Places up to this one are past, whatever stood there.
     pub(super) fn skip_to(&mut self, place: u64) {
-        self.0.push(place, NOTHING);
+        self.push(place, NOTHING);
     }
 
+    /// What stands there, if that is known.
     pub(super) fn at(&self, place: u64) -> Option<Trace> {
-        self.0.at(place).filter(|trace| *trace != NOTHING)
+        let offset = usize::try_from(place.checked_sub(self.first)?).ok()?;
+        let part = match self.full.get(offset / PART) {
+            Some(full) => full,
+            None => self.last.as_slice(),
+        };
+        let at = offset - (offset / PART).min(self.full.len()) * PART;
+        part.get(at).copied().filter(|trace| *trace != NOTHING)
     }
 
     /// The invocation that a place is known by.
@@ -117,15 +125,22 @@ mod tests {
 
     #[test]
     fn the_last_places_are_remembered_and_no_more() {
-        let mut ring = Ring::default();
-        for place in 1..=MOST_PLACES as u64 + 10 {
-            ring.push(place, place);
+        let trace = |number: u64| Trace { identity: 1, content: 2, index: number };
+        let mut past = Past::default();
+        for place in 1..=MOST_PLACES as u64 + PART as u64 {
+            past.push(place, trace(place));
+            assert_eq!(past.index(place), Some(place));
         }
-        assert_eq!((ring.at(10), ring.at(11), ring.at(MOST_PLACES as u64 + 11)), (None, Some(11), None));
-        ring.push(MOST_PLACES as u64 + 13, 1);
-        assert_eq!(ring.at(MOST_PLACES as u64 + 12), None);
-        ring.push(u64::MAX - 1, 2);
-        assert_eq!((ring.at(u64::MAX - 1), ring.at(11)), (Some(2), None));
+        let last = MOST_PLACES as u64 + PART as u64;
+        assert_eq!(
+            (past.at(1), past.index(last - MOST_PLACES as u64 / 2)),
+            (None, Some(last - MOST_PLACES as u64 / 2))
+        );
+        assert!(past.full.len() * PART + past.last.len() <= MOST_PLACES + PART);
+        past.push(last + 3, trace(7));
+        assert_eq!((past.at(last + 2), past.index(last + 3), past.at(last + 4)), (None, Some(7), None));
+        past.push(u64::MAX - 1, trace(8));
+        assert_eq!((past.index(u64::MAX - 1), past.at(last)), (Some(8), None));
     }
 
     #[test]

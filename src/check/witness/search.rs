@@ -1,7 +1,7 @@
 //! What still waits when the history has ended: operations whose outcome is not known, tried one after the other.
 
 use super::attempts::{Execution, Few};
-use super::{Checker, Content, Entry};
+use super::{Content, Entry, World};
 use crate::check::Judgement;
 use crate::check::call::{Call, Gaps};
 use crate::check::model::Model;
@@ -18,14 +18,13 @@ const OPEN_SEARCH_LIMIT: usize = 300;
 /// Operations whose outcome is not known that are taken to have been executed at once.
 const OPEN_SEARCH_DEPTH: usize = 3;
 
-impl<M: Model + std::fmt::Debug> Checker<M> {
+impl<M: Model + std::fmt::Debug> World<M> {
     /// The history has ended: what is not settled yet is settled as far as possible.
     ///
     /// Where unknown places remain, every way to fill them with operations whose outcome is not known is tried, up to a limit.
     /// One that explains everything is enough. If none does, the anomalies of the first are reported; if the limit is reached
     /// before one is found, the judgement is in doubt.
-    #[must_use]
-    pub fn finish(mut self) -> Judgement {
+    pub(in crate::check) fn finish(mut self) -> Judgement {
         // What is in flight has no known outcome.
         let open = std::mem::take(&mut self.open).into_iter();
         self.lost.extend(open.filter(|(_, open)| !matches!(open.call, Call::Look)));
@@ -33,7 +32,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             return self.finish_open();
         }
         self.advance_to_end();
-        if self.ended || !self.judgement.anomalies.is_empty() {
+        if self.forks.is_empty() && (self.ended || !self.judgement.anomalies.is_empty()) {
             self.look_until(u64::MAX);
             return self.judged();
         }
@@ -158,6 +157,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     fn advance_to_end(&mut self) {
         self.advance();
         self.patience = 0;
+        self.ending = true;
         self.advance();
     }
 
@@ -176,6 +176,13 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         first_failure: &mut Option<Judgement>,
     ) -> Option<Judgement> {
         self.advance_to_end();
+        let forks = self.take_forks();
+        if !forks.is_empty() {
+            return [self].into_iter().chain(forks).find_map(|world| {
+                *budget = budget.saturating_sub(1);
+                if *budget == 0 { None } else { world.explain(budget, depth, first_failure) }
+            });
+        }
         if self.ended || !self.judgement.anomalies.is_empty() {
             first_failure.get_or_insert_with(|| self.judged());
             return None;

@@ -1,13 +1,13 @@
 //! What clients were told about their commands: where one stands, or that an attempt was not executed.
 
 use super::attempts::{Execution, Few};
-use super::{Attempt, Checker, Content, Entry, MOST_REFUSED, Mark, Open};
+use super::{Attempt, Content, Entry, MOST_REFUSED, Mark, Open, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::hashing::digest;
 use crate::check::model::Model;
 use crate::check::{Anomaly, AnomalyKind};
 
-impl<M: Model + std::fmt::Debug> Checker<M> {
+impl<M: Model + std::fmt::Debug> World<M> {
     /// It was certainly not executed by this attempt.
     pub(super) fn fail(&mut self, command: &M::Command, invoked: u64) {
         let Some(identity) = M::identity(command) else { return };
