@@ -15,7 +15,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
     &["cluster/faults", "cluster/layout", "cluster/timeline"],
     &["daemon/higher_view", "daemon/network"],
     &["engine/log_walk", "engine/recovery"],
-    &["replica/node/pace", "replica/node/peers", "replica/node/rounds"],
+    &["replica/node/compare", "replica/node/pace", "replica/node/peers", "replica/node/rounds"],
 ];
 
 /// Files outside `src` that compile files of the binary into themselves. What no longer does goes from this list.
@@ -266,4 +266,137 @@ fn only_the_operator_says_what_a_failover_and_a_rejoin_do() {
     };
     assert!(users.iter().any(|name| name.starts_with("src/operator/")), "{users:?}");
     assert!(users.iter().all(is_theirs), "these do what the operator does: {users:?}");
+}
+
+/// Words that are no names here: the field has others for what they were used for.
+const DIALECT: &[&str] = &[
+    "Road",
+    "Way",
+    "Lesson",
+    "Standing",
+    "Tie",
+    "Wish",
+    "Wanted",
+    "Told",
+    "Life",
+    "Peace",
+    "Backstage",
+    "Cast",
+    "backstage",
+    "cast",
+    "find_cast",
+    "complain",
+    "foresee",
+    "foretell",
+    "lower",
+    "raise",
+    "raised",
+    "hurt",
+    "mend",
+    "mended",
+    "awake",
+    "is_awake",
+    "salvage",
+    "put_away",
+    "road",
+    "lesson",
+    "wish",
+    "tie",
+];
+
+/// Where such names still are, by module. What was renamed goes from this list.
+const DIALECT_LEFT: &[(&str, &str)] = &[
+    ("allocator", "is_awake"),
+    ("bin/allocdb-jepsen/check.rs", "Told"),
+    ("bin/allocdb-jepsen/local.rs", "Tie"),
+    ("bin/allocdb-jepsen/local_cluster.rs", "Standing"),
+    ("bin/allocdb-jepsen/local_cluster.rs", "Tie"),
+    ("bin/allocdb-jepsen/local_cluster.rs", "tie"),
+    ("bin/allocdb-jepsen/runtime.rs", "Standing"),
+    ("client", "Told"),
+    ("cluster", "Tie"),
+    ("cluster", "complain"),
+    ("cluster", "tie"),
+    ("daemon", "put_away"),
+    ("engine", "is_awake"),
+    ("operator", "Standing"),
+    ("planted", "is_awake"),
+    ("replica", "Lesson"),
+    ("replica", "Standing"),
+    ("replica", "is_awake"),
+    ("replica", "lesson"),
+    ("workload", "Told"),
+];
+
+/// The module that a file below `src` belongs to, or its file in the binary.
+fn module_of(file: &Path) -> String {
+    let relative = file.strip_prefix(root()).unwrap();
+    let mut parts = relative.iter().map(|part| part.to_str().unwrap().trim_end_matches(".rs"));
+    match parts.next().unwrap() {
+        "bin" => relative.display().to_string(),
+        module => module.to_owned(),
+    }
+}
+
+#[test]
+fn names_are_the_fields() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let mut found = BTreeSet::new();
+    for file in &files {
+        let code = code(file);
+        let words: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let dialect = DIALECT.iter().filter(|word| words.contains(*word));
+        found.extend(dialect.map(|word| (module_of(file), (*word).to_owned())));
+    }
+    let left = DIALECT_LEFT.iter().map(|(module, word)| ((*module).to_owned(), (*word).to_owned()));
+    let left: BTreeSet<(String, String)> = left.collect();
+    let new: Vec<_> = found.difference(&left).collect();
+    assert!(new.is_empty(), "the glossary in docs/architecture.md has other words for these: {new:#?}");
+    let gone: Vec<_> = left.difference(&found).collect();
+    assert!(gone.is_empty(), "not there any more, take them from the list: {gone:#?}");
+}
+
+/// Modules of the library in which a doc comment may still be a single word.
+const TERSE: &[&str] = &[
+    "allocator",
+    "api",
+    "check",
+    "client",
+    "cluster",
+    "daemon",
+    "engine",
+    "history",
+    "jepsen",
+    "operator",
+    "replica",
+    "storage",
+    "testbed",
+    "workload",
+];
+
+#[test]
+fn a_doc_comment_says_more_than_one_word() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let mut terse = BTreeSet::new();
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let is_doc = |line: &str| line.starts_with("///") || line.starts_with("//!");
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_doc(line)) {
+            let is_alone =
+                (at == 0 || !is_doc(lines[at - 1])) && !lines.get(at + 1).is_some_and(|next| is_doc(next));
+            let words = line[3..].split_whitespace().count();
+            let points_elsewhere = line[3..].trim_start().starts_with("See ") && words <= 3;
+            if is_alone && (words <= 1 || points_elsewhere) {
+                terse.insert(module_of(file));
+            }
+        }
+    }
+    let known: BTreeSet<String> = TERSE.iter().map(|module| (*module).to_owned()).collect();
+    let new: Vec<_> = terse.difference(&known).collect();
+    assert!(new.is_empty(), "say what it means, its unit, bound or source, or nothing: {new:#?}");
+    let gone: Vec<_> = known.difference(&terse).collect();
+    assert!(gone.is_empty(), "these say more now, take them from the list: {gone:#?}");
 }

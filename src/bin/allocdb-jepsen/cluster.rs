@@ -135,7 +135,7 @@ fn wait_for(
     drive(actions, &mut |_| {}, |hands| waiting.step(hands, &fits))
 }
 
-/// The primary.
+/// Waits for the primary that serves.
 pub(crate) fn find_primary(actions: &Actions<'_>) -> Result<Member> {
     wait_for(actions, "a live primary", |_, member, _| member.role == Role::Primary)
 }

@@ -50,7 +50,7 @@ pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     let ending = error.downcast_ref::<Ending>();
     let message = format!("{error:#}");
     if !message.is_empty() {
-        complain(&message);
+        print_error(&message);
     }
     ending.map_or(ExitCode::FAILURE, |ending| ExitCode::from(ending.exit as u8))
 }
@@ -63,7 +63,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 
 /// Tells on standard error why the program fails. What comes from elsewhere is in it too: a file and a script get it byte for
 /// byte, a terminal gets control characters spelled out.
-pub(crate) fn complain(message: &str) {
+pub(crate) fn print_error(message: &str) {
     let mut err = io::stderr().lock();
     let shown = if err.is_terminal() { escaped(message) } else { message.to_owned() };
     // Nobody is left to tell if standard error is gone too.

@@ -141,9 +141,9 @@ pub(crate) fn reserved(committed: &Committed, holder: HolderId) -> Result<WriteR
 /// A lease as a committed reserve made it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Granted {
-    /// Its id.
+    /// As the reserve returned it.
     pub(crate) reservation: ReservationId,
-    /// Its epoch.
+    /// What its holder must show with every later step.
     pub(crate) epoch: LeaseEpoch,
     /// LSN of the reserve.
     pub(crate) lsn: Lsn,
@@ -187,7 +187,7 @@ pub(crate) fn tick_outcome(reply: Reply, expected: &[Expired]) -> Result<Outcome
 pub(crate) struct Reader {
     /// Which replica.
     pub(crate) replica: ReplicaId,
-    /// Its role.
+    /// Its role when it was last probed, not necessarily when it answered.
     pub(crate) role: Role,
     /// What the state must include.
     pub(crate) required: Option<Lsn>,

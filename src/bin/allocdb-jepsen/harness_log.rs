@@ -6,7 +6,7 @@
 //! Which run a note is about follows from the thread that takes it: a thread works for the run of the thread that started it,
 //! as long as what it does was [`carried`] over.
 
-use super::common::{append_to, complain, now_millis};
+use super::common::{append_to, now_millis, print_error};
 use anyhow::Result;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::cell::RefCell;
@@ -139,14 +139,14 @@ pub(crate) fn tell(text: &str) {
     let is_shown = LOG.get().and_then(|log| log.stderr.as_ref()).is_some();
     let is_held = || LOG.get().is_some_and(|log| log.holds(|| text.to_owned()));
     if !is_shown && !is_held() {
-        complain(text);
+        print_error(text);
     }
 }
 
 /// Keeps notes off standard error, because a terminal is drawn on, until this is dropped.
 pub(crate) struct Quiet(());
 
-/// See [`Quiet`].
+/// Holds notes back until what is returned is dropped.
 pub(crate) fn keep_quiet() -> Quiet {
     if let Some(log) = LOG.get() {
         *log.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(VecDeque::new());
@@ -157,6 +157,6 @@ pub(crate) fn keep_quiet() -> Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         let held = LOG.get().and_then(|log| log.held.lock().unwrap_or_else(PoisonError::into_inner).take());
-        held.into_iter().flatten().for_each(|line| complain(&line));
+        held.into_iter().flatten().for_each(|line| print_error(&line));
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and its kin. Nothing is torn down in a signal handler: a flag is raised, whoever waits looks at it, and what was
+//! Ctrl-C and its kin. Nothing is torn down in a signal handler: a flag is set, whoever waits looks at it, and what was
 //! begun is ended in the ordinary way.
 
 use anyhow::{Context as _, Result};
@@ -19,7 +19,7 @@ pub(crate) struct Interrupted(&'static str);
 /// Whether somebody wants the program to end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt {
-    raised: Arc<AtomicBool>,
+    flag: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
 }
 
@@ -30,7 +30,7 @@ impl Interrupt {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             // The number first, so that whoever sees the flag sees it too.
             signal_hook::flag::register_usize(signal, interrupt.signal.clone(), signal as usize)
-                .and_then(|_| signal_hook::flag::register(signal, interrupt.raised.clone()))
+                .and_then(|_| signal_hook::flag::register(signal, interrupt.flag.clone()))
                 .context("failed to listen for signals")?;
         }
         Ok(interrupt)
@@ -38,17 +38,17 @@ impl Interrupt {
 
     /// The flag itself, for waits that are not made here.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
-        self.raised.clone()
+        self.flag.clone()
     }
 
     /// Ends what looks at this, as a signal would.
-    pub(crate) fn raise(&self) {
-        self.raised.store(true, Ordering::Relaxed);
+    pub(crate) fn set(&self) {
+        self.flag.store(true, Ordering::Relaxed);
     }
 
     /// Fails if somebody wants the program to end.
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
-        if !self.raised.load(Ordering::Relaxed) {
+        if !self.flag.load(Ordering::Relaxed) {
             return Ok(());
         }
         Err(Interrupted(match self.signal.load(Ordering::Relaxed) as i32 {
@@ -77,12 +77,12 @@ impl Interrupt {
     }
 
     /// Takes note that the end is under way, so that ending itself is not interrupted.
-    pub(crate) fn lower(&self) {
-        self.raised.store(false, Ordering::Relaxed);
+    pub(crate) fn clear(&self) {
+        self.flag.store(false, Ordering::Relaxed);
     }
 }
 
-/// See [`Interrupt::watch`].
+/// A writer that an interruption ends; [`Interrupt::watch`] makes it.
 pub(crate) struct Watched<'a, W> {
     inner: W,
     interrupt: &'a Interrupt,

@@ -17,7 +17,7 @@ use super::testbed::{Contact, ExternalTestbed};
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use helper_pod::{HelperPod, Wanted};
+use helper_pod::{HelperPod, PodOptions};
 use kubectl::{CallError, Kubectl, Running, current_context};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
@@ -158,7 +158,7 @@ fn load(workspace: &Path) -> Result<KubevirtLayout> {
 }
 
 /// The helper pod of a testbed, as it has to be.
-fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Wanted {
+fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> PodOptions {
     let kubectl = Kubectl {
         kubeconfig: layout.kubeconfig_path.clone(),
         context: layout.kubeconfig_context.clone(),
@@ -166,7 +166,7 @@ fn helper_pod(layout: &KubevirtLayout, interrupt: &Interrupt) -> Wanted {
         interrupt: interrupt.clone(),
         deadline: None,
     };
-    Wanted { kubectl, name: layout.helper_pod_name.clone(), image: layout.helper_image.clone() }
+    PodOptions { kubectl, name: layout.helper_pod_name.clone(), image: layout.helper_image.clone() }
 }
 
 /// The bytes of a connection to the control guest's SSH server, which has said its first word. What carries them ends with
@@ -356,7 +356,7 @@ impl Connection for Tunnel {
 
 /// Through the helper pod to the control guest.
 struct ThroughPod {
-    wanted: Wanted,
+    wanted: PodOptions,
     /// `None` until it was asked for.
     pod: Mutex<Option<HelperPod>>,
     control: KubevirtGuest,

@@ -1,6 +1,6 @@
-//! The local backend: three replica processes on this machine, reached over loopback, hurt through the runner.
+//! The local backend: three replica processes on this machine, reached over loopback, their faults injected through the runner.
 
-use super::args::LocalTestbed as Wanted;
+use super::args::LocalTestbed as Options;
 use super::common::{now_millis, sanitized_run_id};
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
@@ -36,9 +36,9 @@ use std::time::Duration;
 /// How long an exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// A cluster of replica processes on this machine; none until it is set up or opened.
 pub(crate) struct LocalTestbed {
-    wanted: Wanted,
+    options: Options,
     interrupt: Interrupt,
     cluster: Option<Cluster>,
 }
@@ -55,9 +55,9 @@ struct Cluster {
 
 impl LocalTestbed {
     /// The cluster that the command line asks for. One that somebody else owns must be there.
-    pub(crate) fn open(wanted: Wanted, interrupt: Interrupt) -> Result<Self> {
-        let mut testbed = Self { wanted, interrupt, cluster: None };
-        if let Wanted::Existing { workspace } = &testbed.wanted {
+    pub(crate) fn open(options: Options, interrupt: Interrupt) -> Result<Self> {
+        let mut testbed = Self { options, interrupt, cluster: None };
+        if let Options::Existing { workspace } = &testbed.options {
             let runner = Runner::open(workspace, launcher(Tie::Detached, testbed.interrupt.flag())?)?;
             testbed.cluster = Some(Cluster { runner, found_running: true, is_own: false, _lock: None });
         }
@@ -268,7 +268,7 @@ impl ReplicaFiles for LocalTestbed {
 
 impl Machines for LocalTestbed {
     fn begin(&mut self, output_root: &Path, run: &RunSpec) -> Result<()> {
-        if let Wanted::ForOneRun { workspace, .. } = &self.wanted {
+        if let Options::ForOneRun { workspace, .. } = &self.options {
             let cluster = match workspace {
                 None => self.begin_own(output_root, run)?,
                 Some(workspace) => self.begin_in(workspace, run)?,
@@ -283,7 +283,7 @@ impl Machines for LocalTestbed {
 
     fn end(&mut self, ending: Ending) -> Result<String> {
         let Some(mut cluster) = self.cluster.take() else { return Ok(String::new()) };
-        let Wanted::ForOneRun { keep_cluster, .. } = self.wanted else { return Ok(String::new()) };
+        let Options::ForOneRun { keep_cluster, .. } = self.options else { return Ok(String::new()) };
         let root = cluster.runner.root().to_owned();
         if cluster.found_running {
             return Ok(String::new());

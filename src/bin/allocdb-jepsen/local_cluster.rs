@@ -39,10 +39,10 @@ pub(crate) fn run(command: LocalCluster) -> Result<()> {
 }
 
 /// How this program starts replicas: itself, as one.
-pub(crate) fn launcher(tie: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
+pub(crate) fn launcher(ownership: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
     let executable = own_program()?;
     let leading = words_before_verbs(executable.as_os_str(), "local-cluster");
-    Ok(Launcher { executable, leading, tie, cancelled })
+    Ok(Launcher { executable, leading, tie: ownership, cancelled })
 }
 
 /// Under which path this program is started again. Where the system would name the loader instead of the program, whoever

@@ -26,7 +26,7 @@ struct State {
     events: u64,
 }
 
-/// See the module.
+/// The line, as long as it is drawn, and what it says. On no terminal it is only kept.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     state: Arc<Mutex<State>>,

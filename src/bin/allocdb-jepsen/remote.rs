@@ -58,7 +58,7 @@ const COMMAND: Duration = Duration::from_secs(30 * 60);
 /// Most bytes that are kept of what a command complains about.
 const MAX_COMPLAINT: usize = 4 * 1024;
 
-/// See the module.
+/// Three replicas in virtual machines, and the control guest through which they are reached.
 pub(crate) struct GuestTestbed {
     session: GuestSession,
     exchanges: Exchanges,

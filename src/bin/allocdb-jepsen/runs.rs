@@ -25,7 +25,7 @@ use super::scenarios::script;
 use super::sink::{
     Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks, Terminal, create_output_root, write_events,
 };
-use super::stage::{Backstage, Stage};
+use super::stage::{ScriptContext, Stage};
 use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb, claim};
 use super::tracker::lines::Iteration;
@@ -168,10 +168,11 @@ pub(crate) fn carry_out(
     sinks: &Sinks,
     interrupt: &Interrupt,
 ) -> Result<Outcome> {
-    let life = Life { interrupt, spec, sinks, started: Instant::now() };
-    let lived =
-        life.verify_and_execute(testbed).and_then(|executed| life.judge_and_archive(testbed, executed));
-    let failure = match lived {
+    let under_way = UnderWay { interrupt, spec, sinks, started: Instant::now() };
+    let came = under_way
+        .verify_and_execute(testbed)
+        .and_then(|executed| under_way.judge_and_archive(testbed, executed));
+    let failure = match came {
         Ok(outcome) => {
             let ending = if outcome.report.passed() { Ending::Passed } else { Ending::NotPassed };
             let released = testbed.end(ending)?;
@@ -181,7 +182,7 @@ pub(crate) fn carry_out(
         Err(failure) => failure,
     };
     // What was begun is ended in the ordinary way, also if it was a signal that ended it.
-    interrupt.lower();
+    interrupt.clear();
     let released = testbed.end(Ending::NotPassed);
     let mut message = format!("{:#}", failure.error);
     match released {
@@ -195,7 +196,7 @@ pub(crate) fn carry_out(
 }
 
 /// A run under way.
-struct Life<'a> {
+struct UnderWay<'a> {
     interrupt: &'a Interrupt,
     spec: &'a Spec,
     sinks: &'a Sinks,
@@ -222,7 +223,7 @@ struct Executed {
     evidence: Evidence,
 }
 
-impl Life<'_> {
+impl UnderWay<'_> {
     fn phase(&self, phase: Phase) -> Result<(), Failure> {
         self.sinks.tell(&RunEvent::Phase(phase)).map_err(Failure::in_phase(phase))
     }
@@ -303,9 +304,9 @@ impl Life<'_> {
             if !run.is_control() {
                 cluster::ensure_ready(actions)?;
             }
-            let backstage = Backstage { actions, recorder, namespaces };
+            let context = ScriptContext { actions, recorder, namespaces };
             let mut stage =
-                if run.is_control() { Stage::for_control(backstage)? } else { Stage::for_faults(backstage)? };
+                if run.is_control() { Stage::for_control(context)? } else { Stage::for_faults(context)? };
             script(&mut stage)?;
             if recorder.len() == before {
                 bail!("run `{}` iteration {number} produced no Jepsen history events", run.id);
@@ -329,7 +330,7 @@ impl Life<'_> {
 
     /// Saves what a failed run can still show, heals what it cut off, and names it all in the error.
     fn clean_up(&self, actions: &Actions<'_>, events: &[Event], error: anyhow::Error) -> anyhow::Error {
-        self.interrupt.lower();
+        self.interrupt.clear();
         let unhealed = self.heal_all(actions);
         let mut message = format!("{error:#}{}", self.kept(events));
         match self.sinks.keep_logs(actions.testbed, self.interrupt) {
@@ -356,7 +357,7 @@ impl Life<'_> {
 
     /// Heals every replica. Returns those that were cut off, and for all that is known still are.
     fn heal_all(&self, actions: &Actions<'_>) -> Vec<ReplicaId> {
-        self.interrupt.lower();
+        self.interrupt.clear();
         let faults: Vec<Fault> = actions.spans().into_iter().map(|span| span.fault).collect();
         let mut unhealed = Vec::new();
         for replica in REPLICAS {
@@ -424,12 +425,12 @@ impl Life<'_> {
     }
 
     fn check_window(&self) -> Result<()> {
-        let lived = self.started.elapsed();
+        let came = self.started.elapsed();
         match self.spec.window.effective {
-            Some(window) if lived < window.0 => bail!(
+            Some(window) if came < window.0 => bail!(
                 "run `{}` finished after {}s, below required fault window {}s",
                 self.spec.run.id,
-                lived.as_secs(),
+                came.as_secs(),
                 window.as_secs()
             ),
             _ => Ok(()),

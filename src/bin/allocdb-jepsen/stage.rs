@@ -27,7 +27,7 @@ const FOLLOW_UP_TICKS: u64 = 16;
 
 /// Who plays which part in one iteration.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cast {
+pub(crate) struct Roles {
     /// The primary at its beginning.
     pub(crate) primary: Member,
     /// The first backup; in a failover it becomes primary.
@@ -75,7 +75,7 @@ pub(crate) struct Tick {
 }
 
 /// What a stage is set with.
-pub(crate) struct Backstage<'s, 'r> {
+pub(crate) struct ScriptContext<'s, 'r> {
     pub(crate) actions: &'s Actions<'s>,
     pub(crate) recorder: &'s mut Recorder<'r>,
     pub(crate) namespaces: &'s mut Namespaces,
@@ -89,59 +89,59 @@ struct Answered {
     answer: String,
 }
 
-/// See the module.
+/// One iteration of a script: its roles, its part of the ids and slots, and where its operations are recorded.
 pub(crate) struct Stage<'s, 'r> {
     actions: &'s Actions<'s>,
     recorder: &'s mut Recorder<'r>,
     namespace: Namespace,
     base: u128,
-    cast: Cast,
+    roles: Roles,
 }
 
 impl<'s, 'r> Stage<'s, 'r> {
     /// A stage for a run without faults.
-    pub(crate) fn for_control(backstage: Backstage<'s, 'r>) -> Result<Self> {
-        Self::set(backstage, |actions| {
+    pub(crate) fn for_control(context: ScriptContext<'s, 'r>) -> Result<Self> {
+        Self::set(context, |actions| {
             let primary = cluster::find_primary(actions)?;
             let target = cluster::find_backup(actions, primary.id)?;
-            Ok(Cast { primary, target, supporting: None })
+            Ok(Roles { primary, target, supporting: None })
         })
     }
 
     /// A stage for a run with faults.
-    pub(crate) fn for_faults(backstage: Backstage<'s, 'r>) -> Result<Self> {
-        Self::set(backstage, |actions| {
+    pub(crate) fn for_faults(context: ScriptContext<'s, 'r>) -> Result<Self> {
+        Self::set(context, |actions| {
             let primary = cluster::find_primary(actions)?;
             let target = cluster::find_backup(actions, primary.id)?;
             let supporting = cluster::find_backup(actions, target.id)?;
-            Ok(Cast { primary, target, supporting: Some(supporting) })
+            Ok(Roles { primary, target, supporting: Some(supporting) })
         })
     }
 
     fn set(
-        backstage: Backstage<'s, 'r>,
-        find_cast: impl FnOnce(&Actions<'_>) -> Result<Cast>,
+        context: ScriptContext<'s, 'r>,
+        find_roles: impl FnOnce(&Actions<'_>) -> Result<Roles>,
     ) -> Result<Self> {
-        let namespace = backstage.namespaces.namespace();
-        let cast = find_cast(backstage.actions)?;
-        let base = backstage.namespaces.base_id();
-        let Backstage { actions, recorder, .. } = backstage;
-        Ok(Self { actions, recorder, namespace, base, cast })
+        let namespace = context.namespaces.namespace();
+        let roles = find_roles(context.actions)?;
+        let base = context.namespaces.base_id();
+        let ScriptContext { actions, recorder, .. } = context;
+        Ok(Self { actions, recorder, namespace, base, roles })
     }
 
     /// The primary at the beginning.
     pub(crate) fn primary(&self) -> Member {
-        self.cast.primary
+        self.roles.primary
     }
 
     /// The first backup at the beginning.
     pub(crate) fn target(&self) -> Member {
-        self.cast.target
+        self.roles.target
     }
 
     /// The other backup, in runs with faults.
     pub(crate) fn supporting(&self) -> Result<Member> {
-        self.cast.supporting.ok_or_else(|| anyhow!("this run has no supporting backup"))
+        self.roles.supporting.ok_or_else(|| anyhow!("this run has no supporting backup"))
     }
 
     fn operation(&self, offset: u128) -> OperationId {
@@ -165,7 +165,7 @@ impl<'s, 'r> Stage<'s, 'r> {
     /// Makes a resource at the primary, before the history begins.
     pub(crate) fn create(&mut self, op: u128, resource: u128) -> Result<ResourceId> {
         let resource = self.resource(resource);
-        let reply = self.submit(self.cast.primary, SETUP_SLOT, op, Command::CreateResource { resource })?;
+        let reply = self.submit(self.roles.primary, SETUP_SLOT, op, Command::CreateResource { resource })?;
         resource_created(resource, reply)?;
         Ok(resource)
     }
@@ -487,15 +487,15 @@ impl<'s, 'r> Stage<'s, 'r> {
 
     /// Kills the primary, makes the target primary with the supporting backup, and returns the new primary.
     pub(crate) fn crash_and_fail_over(&mut self) -> Result<Member> {
-        self.crash(self.cast.primary)?;
+        self.crash(self.roles.primary)?;
         self.fail_over()
     }
 
     /// Makes the target primary with the supporting backup, and returns the new primary.
     pub(crate) fn fail_over(&mut self) -> Result<Member> {
         let roles = FailoverRoles {
-            old_primary: self.cast.primary,
-            new_primary: self.cast.target.id,
+            old_primary: self.roles.primary,
+            new_primary: self.roles.target.id,
             supporting: self.supporting()?.id,
         };
         cluster::fail_over(self.actions, roles)?;
@@ -504,12 +504,12 @@ impl<'s, 'r> Stage<'s, 'r> {
 
     /// Makes the old primary a backup of the new one.
     pub(crate) fn rejoin_old_primary(&mut self, new_primary: Member) -> Result<()> {
-        cluster::rejoin(self.actions, new_primary, self.cast.primary.id)
+        cluster::rejoin(self.actions, new_primary, self.roles.primary.id)
     }
 
     /// The old primary, in the role it has now.
     pub(crate) fn find_old_primary(&self) -> Result<Member> {
-        cluster::find_replica(self.actions, self.cast.primary.id)
+        cluster::find_replica(self.actions, self.roles.primary.id)
     }
 }
 

@@ -76,7 +76,7 @@ words! {
         Analyzing = "analyzing",
         /// Collecting logs and writing the bundle.
         Archiving = "archiving",
-        /// Done.
+        /// The gate has its answer.
         Completed = "completed",
         /// Never written; a run that failed keeps its phase. Others may have written it.
         Failed = "failed",

@@ -20,7 +20,7 @@ use super::common::{now_millis, obeys_escapes};
 use super::interrupt::Interrupt;
 use super::testbed::Open;
 use super::tracker::State;
-use super::watch_render::{Heading, LaneView, Line, Subject, frame, text_of};
+use super::watch_render::{Heading, LaneView, StyledLine, Subject, frame, text_of};
 use anyhow::{Context as _, Result};
 use lanes::Lanes;
 use look::Source;
@@ -149,7 +149,7 @@ pub(crate) fn print_frames(
     view: &View,
     interrupt: &Interrupt,
     open: &Open<'_>,
-    print: &mut dyn FnMut(&[Line]) -> Result<()>,
+    print: &mut dyn FnMut(&[StyledLine]) -> Result<()>,
 ) -> Result<()> {
     with_lanes(view, open, |lanes| {
         let mut late = vec![false; view.sources.len()];
@@ -195,6 +195,6 @@ struct Ending<'a>(&'a Interrupt);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.0.raise();
+        self.0.set();
     }
 }

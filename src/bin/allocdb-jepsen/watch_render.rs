@@ -20,7 +20,7 @@ mod units;
 
 pub(crate) use frame::frame;
 pub(crate) use screen::{Size, screen};
-pub(crate) use style::{Line, text_of};
+pub(crate) use style::{StyledLine, text_of};
 
 use super::tracker::lines::LogLine;
 use super::tracker::{RunStatus, State};

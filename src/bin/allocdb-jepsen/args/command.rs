@@ -78,7 +78,7 @@ pub(crate) enum Command {
     WatchFleet(FleetWatch),
     /// Repair a cluster, or carry out a failover or a rejoin by hand.
     Operate(Operate),
-    /// Start, stop, hurt or be a replica of a cluster on this machine.
+    /// Start, stop, inject faults into, or be a replica of a cluster on this machine.
     LocalCluster(LocalCluster),
     /// Make, start, stop or work on virtual machines under QEMU on this machine.
     QemuTestbed(QemuTestbed),

@@ -60,7 +60,7 @@ const ATTEMPTS_TO_LEAVE: u32 = 30;
 
 /// Which pod.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct PodOptions {
     pub(crate) kubectl: Kubectl,
     pub(crate) name: String,
     pub(crate) image: String,
@@ -69,7 +69,7 @@ pub(crate) struct Wanted {
 /// A helper pod in use. When it is dropped, the use ends, and with the last use the pod.
 #[derive(Debug)]
 pub(crate) struct HelperPod {
-    wanted: Wanted,
+    options: PodOptions,
     /// What this use is called on the pod.
     user: String,
     /// It has an owner, so that uses are noted on it.
@@ -211,13 +211,13 @@ impl<E: Into<anyhow::Error>> From<E> for Trouble {
     }
 }
 
-impl Wanted {
+impl PodOptions {
     /// Gets the pod ready and notes that it is in use.
     ///
     /// # Errors
     /// When it cannot be had. A pod that was made on the way is removed again.
     pub(crate) fn prepare(&self) -> Result<HelperPod> {
-        let mut pod = HelperPod { wanted: self.clone(), user: new_user(), is_shared: false, renewal: None };
+        let mut pod = HelperPod { options: self.clone(), user: new_user(), is_shared: false, renewal: None };
         pod.get_ready()?;
         Ok(pod)
     }
@@ -236,41 +236,41 @@ impl HelperPod {
             }
         }
         if self.is_shared && self.renewal.is_none() {
-            self.renewal = Some(renew(self.wanted.in_its_own_time(), self.user.clone())?);
+            self.renewal = Some(renew(self.options.in_its_own_time(), self.user.clone())?);
         }
         Ok(())
     }
 
     /// The same, given up when the deadline comes.
     pub(crate) fn get_ready_by(&mut self, deadline: Instant) -> Result<()> {
-        self.wanted.kubectl.deadline = Some(deadline);
+        self.options.kubectl.deadline = Some(deadline);
         let got_ready = self.get_ready();
-        self.wanted.kubectl.deadline = None;
+        self.options.kubectl.deadline = None;
         got_ready
     }
 
     /// Its name.
     pub(crate) fn name(&self) -> &str {
-        &self.wanted.name
+        &self.options.name
     }
 
     /// How it is called in a cluster.
     pub(crate) fn kubectl(&self) -> &Kubectl {
-        &self.wanted.kubectl
+        &self.options.kubectl
     }
 
     fn try_to_get_ready(&mut self) -> Result<(), Trouble> {
         // Testbeds of one process may share a pod, and are often opened at the same moment.
         static LOOKING: Mutex<()> = Mutex::new(());
         let looking = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = self.wanted.query()?;
+        let found = self.options.query()?;
         if let Some(pod) = &found {
-            self.wanted.ensure_helper(pod)?;
+            self.options.ensure_helper(pod)?;
         }
         let usable = match found {
             Some(pod) if pod.is_leaving() => {
                 drop(looking);
-                self.wanted.wait_until_gone()?;
+                self.options.wait_until_gone()?;
                 return Err(Trouble::Again(anyhow!("kubevirt helper pod {} is being removed", self.name())));
             }
             Some(pod) if pod.is_dead() => {
@@ -284,17 +284,17 @@ impl HelperPod {
             Some(pod) => self.is_shared = pod.has_owner(),
         }
         if self.is_shared {
-            self.wanted.note_use(&self.user)?;
+            self.options.note_use(&self.user)?;
         }
         drop(looking);
-        self.wanted.wait_until_ready()?;
-        let Some(pod) = self.wanted.query()? else {
+        self.options.wait_until_ready()?;
+        let Some(pod) = self.options.query()? else {
             return Err(Trouble::Again(anyhow!(
                 "kubevirt helper pod {} was removed by somebody",
                 self.name()
             )));
         };
-        self.wanted.ensure_helper(&pod)?;
+        self.options.ensure_helper(&pod)?;
         if pod.is_leaving() || pod.is_dead() {
             return Err(Trouble::Again(anyhow!("kubevirt helper pod {} is being removed", self.name())));
         }
@@ -305,7 +305,7 @@ impl HelperPod {
         let keep = std::env::var_os(KEEP).is_some_and(|value| value == "1");
         // From here on the pod may be there, whatever comes back.
         self.is_shared = !keep;
-        if !self.wanted.apply((!keep).then_some(self.user.as_str()))? {
+        if !self.options.apply((!keep).then_some(self.user.as_str()))? {
             self.is_shared = false;
             return Err(Trouble::Again(anyhow!(
                 "kubevirt helper pod {} was made by somebody else meanwhile",
@@ -316,13 +316,13 @@ impl HelperPod {
     }
 
     fn replace(&self, dead: &Pod) -> Result<(), Trouble> {
-        if !self.wanted.claim(dead, &self.user)? {
+        if !self.options.claim(dead, &self.user)? {
             return Err(Trouble::Again(anyhow!(
                 "kubevirt helper pod {} has ended, and others keep changing it",
                 self.name()
             )));
         }
-        self.wanted.delete()?;
+        self.options.delete()?;
         Ok(())
     }
 
@@ -336,22 +336,22 @@ impl HelperPod {
             return Ok(());
         }
         // What was begun is put away also when somebody wants the program to end.
-        let mut wanted = self.wanted.clone();
-        wanted.kubectl.interrupt = Interrupt::default();
+        let mut options = self.options.clone();
+        options.kubectl.interrupt = Interrupt::default();
         for _ in 0..ATTEMPTS_TO_LEAVE {
-            let Some(pod) = wanted.query()? else { return Ok(()) };
+            let Some(pod) = options.query()? else { return Ok(()) };
             if !pod.is_helper() || !pod.has_owner() || pod.is_leaving() {
                 return Ok(());
             }
             if pod.is_used_by_others(&self.user) {
                 // Two that leave at once must not each take the other for somebody who stays.
-                if wanted.forget_use(&pod, &self.user)? {
+                if options.forget_use(&pod, &self.user)? {
                     return Ok(());
                 }
                 continue;
             }
-            if wanted.claim(&pod, &self.user)? {
-                return wanted.delete_at_once();
+            if options.claim(&pod, &self.user)? {
+                return options.delete_at_once();
             }
         }
         bail!("others keep changing it")
@@ -361,7 +361,7 @@ impl HelperPod {
 impl Drop for HelperPod {
     fn drop(&mut self) {
         if let Err(error) = self.leave() {
-            let (name, kubectl) = (&self.wanted.name, &self.wanted.kubectl);
+            let (name, kubectl) = (&self.options.name, &self.options.kubectl);
             log::warn!(
                 "kubevirt helper pod {name} may be left behind: {error:#}; remove it with: {kubectl} delete pod/{name}"
             );
@@ -370,13 +370,13 @@ impl Drop for HelperPod {
 }
 
 /// Renews the note of a use until the sender is dropped.
-fn renew(wanted: Wanted, user: String) -> Result<(Sender<()>, JoinHandle<()>)> {
+fn renew(options: PodOptions, user: String) -> Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = channel::<()>();
     let work = move || {
         while stopped.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
             // The interruption ends a call that hangs; what ends the use waits for this thread.
-            if let Err(error) = wanted.note_use(&user) {
-                log::warn!("the use of kubevirt helper pod {} could not be renewed: {error:#}", wanted.name);
+            if let Err(error) = options.note_use(&user) {
+                log::warn!("the use of kubevirt helper pod {} could not be renewed: {error:#}", options.name);
             }
         }
     };
@@ -384,7 +384,7 @@ fn renew(wanted: Wanted, user: String) -> Result<(Sender<()>, JoinHandle<()>)> {
     Ok((stop, thread.context("failed to start a thread")?))
 }
 
-impl Wanted {
+impl PodOptions {
     fn target(&self) -> String {
         format!("pod/{}", self.name)
     }
@@ -661,8 +661,8 @@ mod tests {
             deadline: None,
         };
         let image = "x\"\n  privileged: true".to_owned();
-        let wanted = Wanted { kubectl, name: "$(p)".to_owned(), image: image.clone() };
-        let manifest: serde_json::Value = serde_json::from_slice(&wanted.manifest(None)).unwrap();
+        let options = PodOptions { kubectl, name: "$(p)".to_owned(), image: image.clone() };
+        let manifest: serde_json::Value = serde_json::from_slice(&options.manifest(None)).unwrap();
         assert_eq!(manifest["spec"]["containers"][0]["image"], image);
         assert_eq!(manifest["metadata"]["name"], "$(p)");
         assert_eq!(manifest["metadata"]["namespace"], "a: b");

@@ -462,10 +462,10 @@ fn without_secrets(line: &str) -> String {
     let mut announced = false;
     let word = |word: &str| {
         let bare = word.trim().trim_matches(['"', '\'', ',', '}', '{', ')', '(']);
-        let lower = word.trim().to_ascii_lowercase();
-        let lower = lower.trim_start_matches(['{', '(']);
-        let is_announcement = ANNOUNCE.contains(&lower);
-        let holds_secret = ["token=", "password=", "secret="].iter().any(|key| lower.contains(key));
+        let lowercase = word.trim().to_ascii_lowercase();
+        let lowercase = lowercase.trim_start_matches(['{', '(']);
+        let is_announcement = ANNOUNCE.contains(&lowercase);
+        let holds_secret = ["token=", "password=", "secret="].iter().any(|key| lowercase.contains(key));
         let is_secret = (announced && !bare.is_empty() && !is_announcement)
             || holds_secret
             || (bare.starts_with("eyJ") && bare.contains('.'));

@@ -66,7 +66,7 @@ pub(crate) trait Transport: Send + Sync {
 
 /// A connection to the SSH server of the control guest.
 pub(crate) trait Connection: Send {
-    /// Its bytes.
+    /// The socket or pipe that carries its bytes, to be waited for.
     fn stream(&self) -> BorrowedFd<'_>;
 
     /// What was complained about on the way, if anything.
@@ -438,7 +438,7 @@ fn note_hosts(known: &KnownHosts, file: &Path) -> Result<()> {
     replace_file(file, &temporary_beside(file), |out| out.write_all(lines.as_bytes()))
 }
 
-/// See the module.
+/// The session to a control guest, and the thread that keeps it alive. It is opened when it is first needed.
 pub(crate) struct GuestSession {
     shared: Arc<Shared>,
     keeper: Option<(Sender<()>, JoinHandle<()>)>,

@@ -143,41 +143,41 @@ struct Flusher {
 
 #[derive(Debug, Default)]
 struct Shared {
-    wanted: Mutex<Wanted>,
+    request: Mutex<FlushRequest>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Wanted {
+struct FlushRequest {
     flush: bool,
     end: bool,
 }
 
 impl Shared {
-    fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn request(&self) -> MutexGuard<'_, FlushRequest> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep_flushing(&self, file: &File) {
         let mut has_failed = false;
-        let mut wanted = self.wanted();
+        let mut request = self.request();
         loop {
-            wanted = self
+            request = self
                 .changed
-                .wait_while(wanted, |wanted| !wanted.flush && !wanted.end)
+                .wait_while(request, |request| !request.flush && !request.end)
                 .unwrap_or_else(PoisonError::into_inner);
-            if wanted.end {
+            if request.end {
                 return;
             }
-            wanted.flush = false;
-            drop(wanted);
+            request.flush = false;
+            drop(request);
             if let Err(error) = file.sync_data()
                 && !std::mem::replace(&mut has_failed, true)
             {
                 log::warn!("the history so far may not survive a crash of this host: {error}");
             }
-            let paused = self.changed.wait_timeout_while(self.wanted(), PAUSE, |wanted| !wanted.end);
-            wanted = paused.unwrap_or_else(PoisonError::into_inner).0;
+            let paused = self.changed.wait_timeout_while(self.request(), PAUSE, |request| !request.end);
+            request = paused.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -193,14 +193,14 @@ impl Flusher {
     }
 
     fn wake(&self) {
-        self.shared.wanted().flush = true;
+        self.shared.request().flush = true;
         self.shared.changed.notify_one();
     }
 }
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        self.shared.wanted().end = true;
+        self.shared.request().end = true;
         self.shared.changed.notify_one();
         // Flushing has no result that anybody waits for.
         self.thread.take().map(JoinHandle::join);

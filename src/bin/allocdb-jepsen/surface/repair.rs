@@ -38,7 +38,7 @@ pub(crate) fn run(operate: Operate, open: &Open<'_>, interrupt: &Interrupt) -> R
     }
     if operate.dry_run {
         print("dry_run=true\n")?;
-        return foretell(actions, operate.operation, &round);
+        return dry_run(actions, operate.operation, &round);
     }
     let done = carry_out(actions, operate.operation, &round);
     // What was done is told, whatever it came to.
@@ -133,7 +133,7 @@ fn carry_out(actions: &Actions<'_>, operation: Operation, round: &Round) -> Resu
 }
 
 /// Says what would be done, from files that are only read.
-fn foretell(actions: &Actions<'_>, operation: Operation, round: &Round) -> Result<()> {
+fn dry_run(actions: &Actions<'_>, operation: Operation, round: &Round) -> Result<()> {
     match operation {
         Operation::Repair => match Converge::need(round) {
             Need::Nothing(_) => print("action=none\n"),
@@ -142,8 +142,8 @@ fn foretell(actions: &Actions<'_>, operation: Operation, round: &Round) -> Resul
                 let lines = idle.map(|sighting| format!("action=restart replica={}\n", sighting.replica));
                 print(&lines.collect::<String>())
             }
-            Need::Rejoin(target) => foretell(actions, Operation::Rejoin(target), round),
-            Need::FailOver => foretell(actions, Operation::FailOver(None), round),
+            Need::Rejoin(target) => dry_run(actions, Operation::Rejoin(target), round),
+            Need::FailOver => dry_run(actions, Operation::FailOver(None), round),
             Need::Help => bail!("nothing can be done; last_probe={}", round.summary()),
         },
         Operation::FailOver(named) => {

@@ -12,7 +12,7 @@ const REST: Duration = Duration::from_millis(50);
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum ViewRequest {
     Quit,
     /// Scroll so many lines.
     Up(usize),
@@ -21,7 +21,7 @@ pub(super) enum Wish {
     Anew,
 }
 
-/// See the module.
+/// The keys of a terminal, as bytes that come in.
 #[derive(Debug)]
 pub(super) struct Keys(OwnedFd);
 
@@ -36,12 +36,12 @@ impl Keys {
     }
 
     /// Waits for keys, for a limited time.
-    pub(super) fn wait(&self, limit: Duration) -> io::Result<Vec<Wish>> {
+    pub(super) fn wait(&self, limit: Duration) -> io::Result<Vec<ViewRequest>> {
         let mut bytes = self.read(limit)?;
         if is_begun(&bytes) {
             bytes.extend(self.read(REST)?);
         }
-        Ok(wishes(&bytes))
+        Ok(requests(&bytes))
     }
 
     fn read(&self, limit: Duration) -> io::Result<Vec<u8>> {
@@ -81,35 +81,35 @@ fn is_begun(bytes: &[u8]) -> bool {
     }
 }
 
-fn wishes(mut bytes: &[u8]) -> Vec<Wish> {
-    let mut wishes = Vec::new();
+fn requests(mut bytes: &[u8]) -> Vec<ViewRequest> {
+    let mut requests = Vec::new();
     while let [first, rest @ ..] = bytes {
-        let (wish, rest) = if *first == ESCAPE { sequence(rest) } else { (plain(*first), rest) };
-        wishes.extend(wish);
+        let (request, rest) = if *first == ESCAPE { sequence(rest) } else { (plain(*first), rest) };
+        requests.extend(request);
         bytes = rest;
     }
-    wishes
+    requests
 }
 
-fn plain(byte: u8) -> Option<Wish> {
+fn plain(byte: u8) -> Option<ViewRequest> {
     const CONTROL_C: u8 = 0x03;
     const CONTROL_D: u8 = 0x04;
     const CONTROL_L: u8 = 0x0c;
     match byte {
-        b'q' | b'Q' | CONTROL_C | CONTROL_D => Some(Wish::Quit),
-        CONTROL_L => Some(Wish::Anew),
-        b'k' => Some(Wish::Up(1)),
-        b'j' => Some(Wish::Down(1)),
-        b' ' => Some(Wish::Down(10)),
+        b'q' | b'Q' | CONTROL_C | CONTROL_D => Some(ViewRequest::Quit),
+        CONTROL_L => Some(ViewRequest::Anew),
+        b'k' => Some(ViewRequest::Up(1)),
+        b'j' => Some(ViewRequest::Down(1)),
+        b' ' => Some(ViewRequest::Down(10)),
         _ => None,
     }
 }
 
 /// What follows an escape character. One by itself is the Escape key.
-fn sequence(bytes: &[u8]) -> (Option<Wish>, &[u8]) {
+fn sequence(bytes: &[u8]) -> (Option<ViewRequest>, &[u8]) {
     let (parameter, end) = match bytes {
-        [] => return (Some(Wish::Quit), bytes),
-        [ESCAPE, ..] => return (Some(Wish::Quit), bytes),
+        [] => return (Some(ViewRequest::Quit), bytes),
+        [ESCAPE, ..] => return (Some(ViewRequest::Quit), bytes),
         [b'O', rest @ ..] => (&rest[..0], rest),
         [b'[', rest @ ..] => {
             let end = rest.iter().position(|byte| (0x40..=0x7e).contains(byte)).unwrap_or(rest.len());
@@ -119,16 +119,16 @@ fn sequence(bytes: &[u8]) -> (Option<Wish>, &[u8]) {
         [_, rest @ ..] => return (None, rest),
     };
     let [last, rest @ ..] = end else { return (None, end) };
-    let wish = match (last, parameter) {
-        (b'A', _) => Some(Wish::Up(1)),
-        (b'B', _) => Some(Wish::Down(1)),
-        (b'H', _) | (b'~', b"1" | b"7") => Some(Wish::Up(usize::MAX)),
-        (b'F', _) | (b'~', b"4" | b"8") => Some(Wish::Down(usize::MAX)),
-        (b'~', b"5") => Some(Wish::Up(10)),
-        (b'~', b"6") => Some(Wish::Down(10)),
+    let request = match (last, parameter) {
+        (b'A', _) => Some(ViewRequest::Up(1)),
+        (b'B', _) => Some(ViewRequest::Down(1)),
+        (b'H', _) | (b'~', b"1" | b"7") => Some(ViewRequest::Up(usize::MAX)),
+        (b'F', _) | (b'~', b"4" | b"8") => Some(ViewRequest::Down(usize::MAX)),
+        (b'~', b"5") => Some(ViewRequest::Up(10)),
+        (b'~', b"6") => Some(ViewRequest::Down(10)),
         _ => None,
     };
-    (wish, rest)
+    (request, rest)
 }
 
 #[cfg(test)]
@@ -139,20 +139,25 @@ mod tests {
     #[test]
     fn keys_mean_what_they_say() {
         for (bytes, expected) in [
-            (&b"q"[..], &[Wish::Quit][..]),
-            (b"\x03", &[Wish::Quit]),
-            (b"\x1b", &[Wish::Quit]),
-            (b"\x1b\x1b[A", &[Wish::Quit, Wish::Up(1)]),
-            (b"\x1b[A\x1bOBj", &[Wish::Up(1), Wish::Down(1), Wish::Down(1)]),
-            (b"\x1b[5~\x1b[6~", &[Wish::Up(10), Wish::Down(10)]),
+            (&b"q"[..], &[ViewRequest::Quit][..]),
+            (b"\x03", &[ViewRequest::Quit]),
+            (b"\x1b", &[ViewRequest::Quit]),
+            (b"\x1b\x1b[A", &[ViewRequest::Quit, ViewRequest::Up(1)]),
+            (b"\x1b[A\x1bOBj", &[ViewRequest::Up(1), ViewRequest::Down(1), ViewRequest::Down(1)]),
+            (b"\x1b[5~\x1b[6~", &[ViewRequest::Up(10), ViewRequest::Down(10)]),
             (
                 b"\x1b[H\x1b[F\x1b[1~\x1b[4~",
-                &[Wish::Up(usize::MAX), Wish::Down(usize::MAX), Wish::Up(usize::MAX), Wish::Down(usize::MAX)],
+                &[
+                    ViewRequest::Up(usize::MAX),
+                    ViewRequest::Down(usize::MAX),
+                    ViewRequest::Up(usize::MAX),
+                    ViewRequest::Down(usize::MAX),
+                ],
             ),
             (b"\x1b[1;5C\x1b[200~x\x1bqa\xff", &[]),
-            (b"\x0c", &[Wish::Anew]),
+            (b"\x0c", &[ViewRequest::Anew]),
         ] {
-            assert_eq!(wishes(bytes), expected, "{bytes:?}");
+            assert_eq!(requests(bytes), expected, "{bytes:?}");
         }
     }
 
@@ -177,7 +182,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_are_too_odd_to_read(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            prop_assert!(wishes(&bytes).len() <= bytes.len());
+            prop_assert!(requests(&bytes).len() <= bytes.len());
         }
     }
 }

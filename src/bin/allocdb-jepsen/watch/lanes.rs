@@ -5,7 +5,7 @@ use super::super::common::now_millis;
 use super::super::interrupt::Interrupt;
 use super::super::testbed::{Open, REPLICAS};
 use super::super::watch_render::{LaneView, Replica};
-use super::look::{BadStatus, Found, Part, Source, Told, probe_when_asked, read_when_asked};
+use super::look::{BadStatus, FilesReport, Found, Part, Source, probe_when_asked, read_when_asked};
 use allocdb_node::ids::ReplicaId;
 use anyhow::{Context as _, Result};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -41,7 +41,7 @@ impl Looking {
 }
 
 /// How a lane's testbed is reached.
-enum Way {
+enum TestbedState {
     /// It is being tried for the first time.
     Tried,
     Open,
@@ -53,10 +53,10 @@ struct Lane {
     files: Looking,
     replicas: Looking,
     /// What the files told last, and when.
-    told: Option<(Result<Told>, Instant)>,
+    told: Option<(Result<FilesReport>, Instant)>,
     /// When the run said something new, as far as it was seen.
     word: Option<Word>,
-    way: Way,
+    testbed: TestbedState,
     /// What each replica said last, and when.
     heard: [Option<(Replica, Instant)>; REPLICAS.len()],
 }
@@ -123,7 +123,15 @@ impl Lanes {
                 .spawn_scoped(scope, move || probe_when_asked(source, open, interrupt, &to_probe, &send))
                 .context("failed to start a thread")?;
             let (name, heard) = (source.name.clone(), [const { None }; REPLICAS.len()]);
-            lanes.push(Lane { name, files, replicas, told: None, word: None, way: Way::Tried, heard });
+            lanes.push(Lane {
+                name,
+                files,
+                replicas,
+                told: None,
+                word: None,
+                testbed: TestbedState::Tried,
+                heard,
+            });
         }
         Ok(Self { lanes, found })
     }
@@ -160,7 +168,7 @@ impl Lanes {
 
     /// Whether it is known of every lane what its files tell and whether its testbed can be asked.
     pub(super) fn are_known(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.told.is_some() && !matches!(lane.way, Way::Tried))
+        self.lanes.iter().all(|lane| lane.told.is_some() && !matches!(lane.testbed, TestbedState::Tried))
     }
 
     /// Whether the replicas of a lane are being asked.
@@ -198,15 +206,15 @@ impl Lane {
     fn note(&mut self, found: Found) {
         let now = Instant::now();
         match found {
-            Found::Told(told) => {
+            Found::Files(told) => {
                 let told = told.map(|told| *told);
-                if let Ok(Told { status: Some(status), .. }) = &told {
+                if let Ok(FilesReport { status: Some(status), .. }) = &told {
                     self.word = Some(Word::next(self.word, status.updated_at_millis, now, now_millis()));
                 }
                 self.told = Some((told, now));
             }
-            Found::Reached(Ok(())) => self.way = Way::Open,
-            Found::Reached(Err(error)) => self.way = Way::Closed(error),
+            Found::Reached(Ok(())) => self.testbed = TestbedState::Open,
+            Found::Reached(Err(error)) => self.testbed = TestbedState::Closed(error),
             Found::Replica(replica) => {
                 let place = place(replica.id);
                 self.heard[place] = Some((*replica, now));
@@ -222,13 +230,16 @@ impl Lane {
     }
 
     fn is_reached(&self) -> bool {
-        matches!(self.way, Way::Open)
+        matches!(self.testbed, TestbedState::Open)
     }
 
     /// The testbed comes first: without it a run is not told.
     fn take_failure(&mut self) -> Option<anyhow::Error> {
-        if let Way::Closed(_) = self.way {
-            let Way::Closed(error) = std::mem::replace(&mut self.way, Way::Tried) else { return None };
+        if let TestbedState::Closed(_) = self.testbed {
+            let TestbedState::Closed(error) = std::mem::replace(&mut self.testbed, TestbedState::Tried)
+            else {
+                return None;
+            };
             return Some(error);
         }
         let is_damaged = self.is_reached() && matches!(self.told, Some((Err(_), _)));
@@ -237,10 +248,10 @@ impl Lane {
 
     /// What keeps the testbed from being asked.
     fn obstacle(&self) -> Option<String> {
-        match &self.way {
-            Way::Open => None,
-            Way::Closed(error) => Some(format!("{error:#}")),
-            Way::Tried => {
+        match &self.testbed {
+            TestbedState::Open => None,
+            TestbedState::Closed(error) => Some(format!("{error:#}")),
+            TestbedState::Tried => {
                 let waited = self.replicas.under_way().unwrap_or_default().as_secs();
                 Some(format!("the testbed is not reached yet, after {waited}s"))
             }

@@ -42,13 +42,16 @@ impl Source {
         if self.run_id.is_some() { files.status() } else { files.latest_status() }
     }
 
-    fn told(&self) -> Result<Told> {
+    fn told(&self) -> Result<FilesReport> {
         let status = match load(&self.status_file())? {
             Some(status) => {
                 match LastRun::of(&self.output_root).filter(|run| run.is_later(&status, &self.run_id)) {
                     // What is there is of an earlier run, and so are the events.
                     Some(run) => {
-                        return Ok(Told { status: run.status_without_its_own(status), events: Vec::new() });
+                        return Ok(FilesReport {
+                            status: run.status_without_its_own(status),
+                            events: Vec::new(),
+                        });
                     }
                     None => Some(as_it_is(status, &self.output_root)),
                 }
@@ -58,7 +61,7 @@ impl Source {
         let run = status.as_ref().map(|status| status.run_id.as_str()).or(self.run_id.as_deref());
         let log = run.map(|run| RunFiles::new(&self.output_root, run).events());
         let events = log.map_or_else(Vec::new, |log| recent_events(&log, self.events));
-        Ok(Told { status, events })
+        Ok(FilesReport { status, events })
     }
 }
 
@@ -125,7 +128,7 @@ impl LastRun {
 
 /// What the files of a run tell.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told {
+pub(super) struct FilesReport {
     pub(super) status: Option<RunStatus>,
     pub(super) events: Vec<LogLine>,
 }
@@ -133,7 +136,7 @@ pub(super) struct Told {
 /// A piece of what was found.
 #[derive(Debug)]
 pub(super) enum Found {
-    Told(Result<Box<Told>>),
+    Files(Result<Box<FilesReport>>),
     /// Whether the testbed can be asked.
     Reached(Result<()>),
     Replica(Box<Replica>),
@@ -172,7 +175,7 @@ fn load(path: &Path) -> Result<Option<RunStatus>> {
 /// The life of the thread that reads files.
 pub(super) fn read_when_asked(source: &Source, requested: &Receiver<()>, send: &(dyn Fn(Found) + Sync)) {
     while requested.recv().is_ok() {
-        send(Found::Told(caught(|| source.told()).map(Box::new)));
+        send(Found::Files(caught(|| source.told()).map(Box::new)));
         send(Found::Done(Part::Files));
     }
 }
@@ -283,7 +286,7 @@ mod tests {
             Self(folder)
         }
 
-        fn told(&self, run_id: Option<&str>) -> Told {
+        fn told(&self, run_id: Option<&str>) -> FilesReport {
             let source = Source {
                 name: String::new(),
                 testbed: Testbed::Qemu { workspace: PathBuf::new() },

@@ -6,7 +6,7 @@ use super::super::harness_log;
 use super::super::interrupt::Interrupt;
 use super::super::testbed::Open;
 use super::super::watch_render::{Size, frame, screen, text_of};
-use super::keys::{Keys, Wish};
+use super::keys::{Keys, ViewRequest};
 use super::{ROUND, View, with_lanes};
 use anyhow::{Context as _, Result};
 use crossterm::cursor::{Hide, Show};
@@ -66,12 +66,12 @@ pub(super) fn follow(view: &View, interrupt: &Interrupt, open: &Open<'_>, colour
                     return Ok(Some(frame(&heading, &views)));
                 }
             }
-            for wish in stage.wishes(interrupt)? {
-                match wish {
-                    Wish::Quit => return Ok(None),
-                    Wish::Up(lines) => first = first.saturating_sub(lines),
-                    Wish::Down(lines) => first = first.saturating_add(lines),
-                    Wish::Anew => stage.shown.clear(),
+            for request in stage.requests(interrupt)? {
+                match request {
+                    ViewRequest::Quit => return Ok(None),
+                    ViewRequest::Up(lines) => first = first.saturating_sub(lines),
+                    ViewRequest::Down(lines) => first = first.saturating_add(lines),
+                    ViewRequest::Anew => stage.shown.clear(),
                 }
             }
         }
@@ -128,7 +128,7 @@ impl<W: Write> Stage<W> {
     }
 
     /// Waits a moment for keys.
-    fn wishes(&mut self, interrupt: &Interrupt) -> Result<Vec<Wish>> {
+    fn requests(&mut self, interrupt: &Interrupt) -> Result<Vec<ViewRequest>> {
         match &self.keys {
             // A signal may say more about why it is gone.
             Some(keys) => {

@@ -3,7 +3,7 @@
 //! Terminals do not agree on how wide every picture and every mark is. So each cell is put where it belongs by itself, and
 //! what stands before it cannot move it.
 
-use super::style::{Line, Span, span};
+use super::style::{Span, StyledLine, span};
 use unicode_width::UnicodeWidthChar as _;
 
 /// Where a text stands in its cell.
@@ -19,7 +19,7 @@ pub(super) struct Cell {
     pub(super) at: usize,
     pub(super) width: usize,
     pub(super) align: Align,
-    pub(super) text: Line,
+    pub(super) text: StyledLine,
 }
 
 /// Cells from left to right; none reaches into another.
@@ -59,10 +59,10 @@ fn beginning(text: &str, columns: usize) -> String {
 }
 
 /// Cut to so many columns; what is cut ends in an ellipsis.
-pub(super) fn fitted(line: &[Span], columns: usize) -> Line {
+pub(super) fn fitted(line: &[Span], columns: usize) -> StyledLine {
     let is_cut = line_width(line) > columns;
     let mut left = columns.saturating_sub(usize::from(is_cut));
-    let mut kept = Line::new();
+    let mut kept = StyledLine::new();
     for part in line {
         let text = beginning(&part.text, left);
         let is_whole = width(&text) == width(&part.text);

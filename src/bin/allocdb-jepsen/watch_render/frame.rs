@@ -3,7 +3,7 @@
 use super::super::tracker::State;
 use super::super::tracker::lines::LogLine;
 use super::parts::{self, ReplicaCells};
-use super::style::{Line, Span, Style, plain, spaced, span};
+use super::style::{Span, Style, StyledLine, plain, spaced, span};
 use super::units::{counter, duration, flatten, one_line, relative, truncate};
 use super::{Heading, LaneView, Subject, pulse, spinner};
 
@@ -32,7 +32,7 @@ pub(super) const NO_RUN: &str = "<waiting>";
 pub(super) const NO_EVENTS: &str = "<none yet>";
 
 /// Everything, in lines.
-pub(crate) fn frame(heading: &Heading, lanes: &[LaneView]) -> Vec<Line> {
+pub(crate) fn frame(heading: &Heading, lanes: &[LaneView]) -> Vec<StyledLine> {
     let mut lines = vec![
         vec![span(title(heading, lanes, spinner(heading, lanes)), Style::BOLD_CYAN)],
         vec![span(subtitle(heading), Style::DIM)],
@@ -65,35 +65,39 @@ pub(super) fn subtitle(heading: &Heading) -> String {
     }
 }
 
-pub(super) fn section(name: &str) -> Line {
+pub(super) fn section(name: &str) -> StyledLine {
     vec![span(name, Style::BOLD_BLUE)]
 }
 
-fn header(text: &str) -> Line {
+fn header(text: &str) -> StyledLine {
     vec![span(text, Style::DIM)]
 }
 
-fn run(heading: &Heading, lane: &LaneView, lines: &mut Vec<Line>) {
+fn run(heading: &Heading, lane: &LaneView, lines: &mut Vec<StyledLine>) {
     lines.push(section("Run Summary"));
     for (label, value) in summary(heading, lane, 18) {
-        let value: Line = match label {
+        let value: StyledLine = match label {
             "Detail" => value.into_iter().map(|part| cut(part, DETAIL)).collect(),
             "Last Error" => value.into_iter().map(|part| cut(part, ERROR)).collect(),
             _ => value,
         };
         lines.push([vec![plain("  "), span(label, Style::DIM).left(10), plain(" ")], value].concat());
     }
-    lines.push(Line::new());
+    lines.push(StyledLine::new());
     lines.push(section("Replica Vibes"));
     lines.push(header(REPLICA_HEADER));
     lines.extend(lane.replicas.iter().map(|replica| spaced(replica_row(ReplicaCells::of(replica), NOTE))));
-    lines.push(Line::new());
+    lines.push(StyledLine::new());
     lines.push(section("Recent Events"));
     lines.extend(events(lane, "  ", EVENT));
 }
 
 /// Labels and what they say about a run. Nothing of it is cut.
-pub(super) fn summary(heading: &Heading, lane: &LaneView, bar_width: usize) -> Vec<(&'static str, Line)> {
+pub(super) fn summary(
+    heading: &Heading,
+    lane: &LaneView,
+    bar_width: usize,
+) -> Vec<(&'static str, StyledLine)> {
     let Some(status) = &lane.status else {
         let hint = format!("start `{}` in another terminal and this view will lock on", heading.command);
         return vec![
@@ -138,7 +142,7 @@ fn replica_row(cells: ReplicaCells, note: usize) -> [Span; 10] {
     ]
 }
 
-fn events(lane: &LaneView, indent: &str, limit: usize) -> Vec<Line> {
+fn events(lane: &LaneView, indent: &str, limit: usize) -> Vec<StyledLine> {
     if lane.events.is_empty() {
         return vec![vec![span(format!("{indent}{NO_EVENTS}"), Style::DIM)]];
     }
@@ -152,11 +156,11 @@ fn events(lane: &LaneView, indent: &str, limit: usize) -> Vec<Line> {
     lane.events.iter().map(line).collect()
 }
 
-fn fleet(lanes: &[LaneView], lines: &mut Vec<Line>) {
+fn fleet(lanes: &[LaneView], lines: &mut Vec<StyledLine>) {
     lines.push(section("Lane Pulse"));
     lines.push(header(LANE_HEADER));
     lines.extend(lanes.iter().enumerate().map(|(index, lane)| lane_row(index, lane)));
-    lines.push(Line::new());
+    lines.push(StyledLine::new());
     lines.push(section("Replica Vibes"));
     lines.push(header(&format!("lane  {REPLICA_HEADER}")));
     for (index, lane) in lanes.iter().enumerate() {
@@ -166,7 +170,7 @@ fn fleet(lanes: &[LaneView], lines: &mut Vec<Line>) {
         };
         lines.extend(lane.replicas.iter().map(row));
     }
-    lines.push(Line::new());
+    lines.push(StyledLine::new());
     lines.push(section("Lane Feed"));
     for (index, lane) in lanes.iter().enumerate() {
         let run = span(run_of(lane), Style::DIM);
@@ -180,7 +184,7 @@ pub(super) fn run_of(lane: &LaneView) -> String {
     lane.status.as_ref().map_or_else(|| NO_RUN.to_owned(), |status| one_line(&status.run_id))
 }
 
-fn lane_row(index: usize, lane: &LaneView) -> Line {
+fn lane_row(index: usize, lane: &LaneView) -> StyledLine {
     let white = |text: String| span(text, Style::WHITE);
     let dim = |text: &str| span(text, Style::DIM);
     let name = parts::lane_name(&lane.name, index).left(LANE);

@@ -5,7 +5,7 @@ use super::super::runtime::role_label;
 use super::super::tracker::lines::{Happening, LogLine};
 use super::super::tracker::{Phase, RunStatus, State};
 use super::Replica;
-use super::style::{Line, Span, Style, plain, span};
+use super::style::{Span, Style, StyledLine, plain, span};
 use super::units::{bar, counter, duration, flatten, one_line, share};
 use allocdb_node::replica::Role;
 
@@ -30,7 +30,7 @@ pub(super) fn phase(phase: Phase) -> Span {
 }
 
 /// How much of the fault window is over, or that there is none.
-pub(super) fn window(elapsed: u64, window: Option<u64>, width: usize) -> Line {
+pub(super) fn window(elapsed: u64, window: Option<u64>, width: usize) -> StyledLine {
     let Some(window) = window else {
         return vec![span("🎮 control run • no minimum fault window", Style::GREEN)];
     };

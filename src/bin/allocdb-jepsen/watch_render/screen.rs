@@ -5,7 +5,7 @@ use super::super::tracker::State;
 use super::fit::{Align, Cell, Row, drawn, width, wrapped};
 use super::frame::{self, NO_EVENTS, REPLICA_HEADER, section};
 use super::parts::{self, ReplicaCells};
-use super::style::{Line, Span, Style, plain, span};
+use super::style::{Span, Style, StyledLine, plain, span};
 use super::units::{counter, duration, flatten, relative};
 use super::{Heading, LaneView, Replica, SPINNER, Subject, in_turn};
 use std::time::Duration;
@@ -88,11 +88,11 @@ fn footer(first: usize, room: usize, lines: usize) -> Row {
     vec![cell(0, usize::MAX, vec![span(text, Style::DIM)])]
 }
 
-fn cell(at: usize, width: usize, text: Line) -> Cell {
+fn cell(at: usize, width: usize, text: StyledLine) -> Cell {
     Cell { at, width, align: Align::Left, text }
 }
 
-fn whole(line: Line) -> Row {
+fn whole(line: StyledLine) -> Row {
     vec![cell(0, usize::MAX, line)]
 }
 
@@ -100,7 +100,7 @@ fn whole(line: Line) -> Row {
 struct Column(&'static str, usize, Align);
 
 /// One row of a table, its last cell as wide as there is room.
-fn table_row(columns: &[Column], texts: impl IntoIterator<Item = Line>) -> Row {
+fn table_row(columns: &[Column], texts: impl IntoIterator<Item = StyledLine>) -> Row {
     let mut at = 0;
     let placed = columns.iter().zip(texts).map(|(Column(_, width, align), text)| {
         let cell = Cell { at, width: *width, align: *align, text };
@@ -167,7 +167,7 @@ impl Layout<'_> {
         self.event_rows(lane, 2, rows);
     }
 
-    fn summary(&self, lane: &LaneView) -> Vec<(&'static str, Line)> {
+    fn summary(&self, lane: &LaneView) -> Vec<(&'static str, StyledLine)> {
         let mut summary = Vec::new();
         for (label, mut value) in frame::summary(self.heading, lane, 18) {
             match label {
@@ -222,7 +222,7 @@ impl Layout<'_> {
 
     fn replica(&self, columns: &[Column], lane: Option<Span>, replica: &Replica) -> Row {
         let cells = ReplicaCells::of(replica);
-        let note: Line = self.stale(replica.age).into_iter().chain([cells.note]).collect();
+        let note: StyledLine = self.stale(replica.age).into_iter().chain([cells.note]).collect();
         let note_width: usize = note.iter().map(|part| width(&part.text)).sum();
         let texts = [
             cells.id,
@@ -313,7 +313,7 @@ impl Layout<'_> {
             let remarks = self.stale(lane.age).into_iter().chain(self.quiet_remark(lane));
             let obstacle = lane.error.as_deref().filter(|_| lane.status.is_some());
             let obstacle = obstacle.map(|error| span(format!("   {}", flatten(error)), Style::ORANGE));
-            let remark: Line = remarks.chain([frame::remark(lane)]).chain(obstacle).collect();
+            let remark: StyledLine = remarks.chain([frame::remark(lane)]).chain(obstacle).collect();
             let name = vec![parts::lane_name(&lane.name, index)];
             let state = self.lane_state(lane);
             if is_wide {
@@ -330,7 +330,7 @@ impl Layout<'_> {
         self.quiet(lane).map(|quiet| span(format!("{}: ", quiet.text.trim()), quiet.style))
     }
 
-    fn lane_state(&self, lane: &LaneView) -> [Line; 6] {
+    fn lane_state(&self, lane: &LaneView) -> [StyledLine; 6] {
         let white = |text: String| span(text, Style::WHITE);
         let dim = |text: &str| span(text, Style::DIM);
         let lead = white(frame::lead(lane));

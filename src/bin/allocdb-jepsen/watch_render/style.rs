@@ -31,7 +31,7 @@ pub(crate) struct Span {
 }
 
 /// A line of a frame, without its line end.
-pub(crate) type Line = Vec<Span>;
+pub(crate) type StyledLine = Vec<Span>;
 
 pub(crate) fn span(text: impl Into<String>, style: Style) -> Span {
     Span { text: text.into(), style }
@@ -69,8 +69,8 @@ impl Span {
 }
 
 /// Cells with a single space between two of them.
-pub(crate) fn spaced(cells: impl IntoIterator<Item = Span>) -> Line {
-    let mut line = Line::new();
+pub(crate) fn spaced(cells: impl IntoIterator<Item = Span>) -> StyledLine {
+    let mut line = StyledLine::new();
     for cell in cells {
         if !line.is_empty() {
             line.push(plain(" "));
@@ -81,7 +81,7 @@ pub(crate) fn spaced(cells: impl IntoIterator<Item = Span>) -> Line {
 }
 
 /// Lines as text, each with a line end.
-pub(crate) fn text_of(lines: &[Line], colour: bool) -> String {
+pub(crate) fn text_of(lines: &[StyledLine], colour: bool) -> String {
     let mut text = String::new();
     for line in lines {
         for span in line {

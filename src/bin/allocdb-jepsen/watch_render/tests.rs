@@ -367,9 +367,9 @@ fn a_wrong_sentence_changes_no_icon_and_no_colour() {
         lane.status.as_mut().unwrap().detail = detail.to_owned();
         lane
     };
-    let of = |detail: &str| -> Vec<Line> {
+    let of = |detail: &str| -> Vec<StyledLine> {
         let lines = frame(&heading(Subject::Run { status_file: "s".into() }, 1), &[lane(detail)]);
-        let without = |mut line: Line| {
+        let without = |mut line: StyledLine| {
             line.iter_mut().for_each(|span| span.text = span.text.replace(detail, "<detail>"));
             line
         };
