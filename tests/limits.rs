@@ -14,6 +14,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::*;
 
@@ -71,6 +72,7 @@ fn send_as(addr: SocketAddr, whole: &[u8], operation: u128) -> Vec<u8> {
 #[derive(Debug, Default)]
 struct Came {
     overloaded: usize,
+    known_to_be_new: usize,
     indefinite: usize,
     committed: usize,
     too_long: usize,
@@ -95,7 +97,8 @@ fn flood(addr: SocketAddr, count: u128) -> Came {
             Ok(Response::Submit(SubmitResponse::Committed(_))) => came.committed += 1,
             Ok(Response::Submit(SubmitResponse::Rejected(failure))) => match failure.code {
                 Rejection::Overloaded { queue_depth, queue_capacity } => {
-                    assert_eq!(failure.category, Certainty::Definite);
+                    // More at once than can be looked up, or not read to its end, are not known to be new.
+                    came.known_to_be_new += usize::from(failure.category == Certainty::Definite);
                     assert!(queue_depth <= queue_capacity, "{failure:?}");
                     came.overloaded += 1;
                 }
@@ -136,6 +139,7 @@ fn long_writes_that_wait_without_a_majority_are_bounded_and_refused_for_good() {
     });
     println!("{came:?}");
     assert!(came.overloaded > 100 && came.committed == 0, "{came:?}");
+    assert!(came.known_to_be_new > 0, "{came:?}");
     pids[1..].iter().for_each(|pid| signal_pid(*pid, "CONT"));
     assert_modest(pids, "without a majority");
     // With its majority back it serves, and takes long ones too.
@@ -146,6 +150,36 @@ fn long_writes_that_wait_without_a_majority_are_bounded_and_refused_for_good() {
         )
     });
     assert_modest(pids, "with the majority back");
+}
+
+#[test]
+fn a_retry_is_answered_with_its_outcome_where_there_is_no_room_for_writes() {
+    let cluster = Cluster::started();
+    let committed = cluster.create(1, 1, 1).unwrap();
+    let Response::Submit(SubmitResponse::Committed(first)) = committed else { panic!("{committed:?}") };
+    let pids = pids(&cluster);
+    pids[1..].iter().for_each(|pid| signal_pid(*pid, "STOP"));
+    let refused = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // They find no majority, and wait as long as they may; the last of them have no room.
+        for operation in 0..440 {
+            let (cluster, refused) = (&cluster, &refused);
+            scope.spawn(move || {
+                let answer = cluster.create(1, 1, 1_000 + operation);
+                if let Ok(Response::Submit(SubmitResponse::Rejected(failure))) = answer
+                    && let Rejection::Overloaded { .. } = failure.code
+                {
+                    assert_eq!(failure.category, Certainty::Definite);
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        until("an overload", || refused.load(Ordering::Relaxed) > 0);
+        let retried = cluster.create(1, 1, 1).unwrap();
+        pids[1..].iter().for_each(|pid| signal_pid(*pid, "CONT"));
+        let Response::Submit(SubmitResponse::Committed(again)) = retried else { panic!("{retried:?}") };
+        assert!(again.from_retry_cache && again.lsn == first.lsn, "{again:?}");
+    });
 }
 
 #[test]

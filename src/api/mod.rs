@@ -56,7 +56,8 @@ pub enum Request {
 /// A request that was not executed, or may not have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubmissionFailure {
-    /// What the client may conclude. Follows from the code in everything sent here; carried separately on the wire.
+    /// What the client may conclude. Carried separately on the wire; follows from the code in everything sent here, but for an
+    /// overload where it is not known whether the request was executed earlier.
     pub category: Certainty,
     /// Why.
     pub code: Rejection,
@@ -186,6 +187,13 @@ impl Response {
     #[must_use]
     pub fn submit_rejected(rejection: Rejection) -> Self {
         Response::Submit(SubmitResponse::Rejected(rejection.into()))
+    }
+
+    /// A submit for which there is no room, and of which it is not known whether it was executed earlier.
+    #[must_use]
+    pub fn submit_unknown(code: Rejection) -> Self {
+        let failure = SubmissionFailure { category: Certainty::Indefinite, code };
+        Response::Submit(SubmitResponse::Rejected(failure))
     }
 
     /// A refused tick.

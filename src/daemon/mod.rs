@@ -21,6 +21,7 @@ use crate::api::{Request, encode_response, text};
 use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
 use crate::cluster::lock::{Lock, LockError};
 use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
+use crate::engine::{Attempt, Rejection};
 use crate::ids::{ReplicaId, View};
 use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
@@ -115,6 +116,12 @@ enum Event {
     Client {
         token: Token,
         request: Request,
+    },
+    /// A submit for which there is no room; it may be a retry.
+    Overloaded {
+        token: Token,
+        attempt: Attempt,
+        overload: Rejection,
     },
     Peer {
         token: Token,
@@ -403,6 +410,7 @@ impl Process<'_> {
         match event {
             // The time is looked at once the request is there: the process may have been stopped before.
             Event::Client { token, request } => self.node.client(token, request, self.started.elapsed()),
+            Event::Overloaded { token, attempt, overload } => self.node.overloaded(token, attempt, overload),
             Event::Peer { token, request } => self.node.peer(token, request),
             Event::PeerAnswer { from, answer } => self.node.answered(from, answer, self.started.elapsed()),
             Event::PeerView(view) => self.node.learn_view(view),

@@ -9,7 +9,7 @@ use super::{DaemonError, Event, SharedStatus, control, descriptors};
 use crate::api::{self, MAX_MESSAGE_BYTES, text};
 use crate::cluster::faults::IsolationWatch;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
-use crate::engine::Rejection;
+use crate::engine::{Attempt, Rejection};
 use crate::ids::{ClusterId, ReplicaId};
 use crate::replica::Role;
 use crate::replica::introduction::decode_introduced;
@@ -35,6 +35,9 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// lost to a reset.
 const DRAIN_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+
+/// Clients that wait at most, those included whose submit is refused as soon as it is known whether it is a retry.
+const MAX_WAITING_WITH_LOOKUPS: usize = 448;
 
 /// How often limits are looked at while anybody is connected.
 const SWEEP: Duration = Duration::from_millis(50);
@@ -398,7 +401,8 @@ impl Network {
         }
     }
 
-    /// Says that there is no room for a request that has not been read to its end. It can not have been executed.
+    /// Says that there is no room for a request that has not been read to its end. It cannot have been executed, but what it
+    /// repeats may have been.
     fn refuse_unread(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let request = std::mem::take(&mut connection.request);
@@ -407,7 +411,7 @@ impl Network {
         let is_submit = port == Port::Client && request.first() == Some(&api::SUBMIT_TAG);
         let waiting = self.waiting[port as usize].count;
         let reply = if is_submit {
-            api::encode_response(&api::Response::submit_rejected(overload(waiting, port)))
+            api::encode_response(&api::Response::submit_unknown(overload(waiting, port)))
         } else {
             text::error_reply(text::OVERLOADED)
         };
@@ -440,10 +444,7 @@ impl Network {
         let bytes = request.len();
         let waiting = self.waiting[port as usize];
         match answer {
-            Ok(event) if !waiting.has_room(port, bytes) => {
-                let reply = overloaded(&event, overload(waiting.count, port));
-                self.reply(token, reply, Then::Close);
-            }
+            Ok(event) if !waiting.has_room(port, bytes) => self.refuse_overload(token, &event),
             Ok(event) => {
                 self.wait(token, bytes);
                 // If nobody takes it the process is ending.
@@ -451,6 +452,32 @@ impl Network {
             }
             Err((reply, then)) => self.reply(token, reply, then),
         }
+    }
+
+    /// Answers a request that the node is not given because too many wait already. Whether a submit is a retry it is asked.
+    fn refuse_overload(&mut self, token: Token, event: &Event) {
+        let port = Port::Client;
+        let waiting = self.waiting[port as usize];
+        let overload = overload(waiting.count, port);
+        let Event::Client { request, .. } = event else {
+            return self.reply(token, text::error_reply(text::OVERLOADED), Then::Close);
+        };
+        let response = match request {
+            api::Request::Submit { slot, payload } => match Attempt::of(*slot, payload) {
+                // Nobody has ever executed that.
+                None => api::Response::submit_rejected(overload),
+                Some(attempt) if waiting.count < MAX_WAITING_WITH_LOOKUPS => {
+                    self.wait(token, 0);
+                    let token = token.0 as Request;
+                    // If nobody takes it the process is ending.
+                    return drop(self.events.send(Event::Overloaded { token, attempt, overload }));
+                }
+                Some(_) => api::Response::submit_unknown(overload),
+            },
+            api::Request::TickExpirations { .. } => api::Response::tick_rejected(overload),
+            _ => return self.reply(token, text::error_reply(text::OVERLOADED), Then::Close),
+        };
+        self.reply(token, api::encode_response(&response), Then::Close);
     }
 
     /// From here on a request of so many bytes waits for its answer.
@@ -636,20 +663,8 @@ fn room(descriptors: u64) -> [usize; 3] {
 
 /// The rejection of what there is no room for.
 fn overload(waiting: usize, port: Port) -> Rejection {
-    Rejection::Overloaded { queue_depth: waiting as u32, queue_capacity: port.max_waiting() as u32 }
-}
-
-/// The answer to a request that the node is not given because too many wait already.
-fn overloaded(event: &Event, rejection: Rejection) -> Vec<u8> {
-    match event {
-        Event::Client { request: api::Request::Submit { .. }, .. } => {
-            api::encode_response(&api::Response::submit_rejected(rejection))
-        }
-        Event::Client { request: api::Request::TickExpirations { .. }, .. } => {
-            api::encode_response(&api::Response::tick_rejected(rejection))
-        }
-        _ => text::error_reply(text::OVERLOADED),
-    }
+    let capacity = port.max_waiting();
+    Rejection::Overloaded { queue_depth: waiting.min(capacity) as u32, queue_capacity: capacity as u32 }
 }
 
 type Answer = Result<Event, (Vec<u8>, Then)>;

@@ -5,13 +5,37 @@
 //! command that cannot be executed by anybody, or one whose record would still be there.
 
 use super::{Committed, Engine, Rejection};
+use crate::allocator::Fingerprint;
 use crate::allocator::payload::decode_client;
 use crate::allocator::{ClientCommand, Command, PayloadError, fingerprint};
-use crate::ids::Slot;
+use crate::ids::{OperationId, Slot};
 use crate::planted::PlantedFault;
 
 /// Slots that the first request with a clock's slot may have: 2^52, which the harness's clock reaches in the year 2109.
 const FIRST_SLOT_LIMIT: u64 = 1 << 52;
+
+/// As much of a client's command as tells whether it was executed earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Slot of the request.
+    pub slot: Slot,
+    /// Which operation.
+    pub operation: OperationId,
+    /// Of its command.
+    pub fingerprint: Fingerprint,
+}
+
+impl Attempt {
+    /// Reads a payload; nothing if it is no command.
+    #[must_use]
+    pub fn of(slot: Slot, payload: &[u8]) -> Option<Self> {
+        decode_client(payload).ok().map(|client| Self::new(slot, &client))
+    }
+
+    fn new(slot: Slot, client: &ClientCommand) -> Self {
+        Self { slot, operation: client.operation, fingerprint: fingerprint(&client.command) }
+    }
+}
 
 impl Engine {
     /// Whether a client's command that is not among the remembered operations is known not to have been executed under this
@@ -37,16 +61,21 @@ impl Engine {
     /// [`Rejection::StorageFailure`] if the operation's id was used again since: whether it was executed itself before
     /// that is no longer known.
     pub fn find_retry(&self, slot: Slot, payload: &[u8]) -> Result<Option<Committed>, Rejection> {
-        match decode_client(payload) {
-            Ok(client) => self.known(slot, &client),
-            Err(_) => Ok(None),
-        }
+        Attempt::of(slot, payload).map_or(Ok(None), |attempt| self.find_attempt(attempt))
     }
 
     pub(super) fn known(&self, slot: Slot, client: &ClientCommand) -> Result<Option<Committed>, Rejection> {
-        let Some(record) = self.allocator.operation(client.operation, slot) else { return Ok(None) };
+        self.find_attempt(Attempt::new(slot, client))
+    }
+
+    /// What is remembered of an operation.
+    ///
+    /// # Errors
+    /// As for [`Engine::find_retry`].
+    pub fn find_attempt(&self, attempt: Attempt) -> Result<Option<Committed>, Rejection> {
+        let Attempt { slot, operation, fingerprint } = attempt;
+        let Some(record) = self.allocator.operation(operation, slot) else { return Ok(None) };
         let window = self.allocator.config().operation_window();
-        let fingerprint = fingerprint(&client.command);
         // Had it been executed within a window before the one that is remembered, that one would have been the conflict.
         let executed_at = record.retire_after.0.saturating_sub(window);
         if record.fingerprint != fingerprint

@@ -13,6 +13,7 @@ pub(crate) mod log_walk;
 mod metrics;
 mod recovery;
 
+pub use admission::Attempt;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{EngineConfig, EngineConfigError};
 pub use digest::StateDigest;

@@ -19,9 +19,11 @@ use super::Replica;
 use super::message::{Ack, AckKind, MAX_PIECE_BYTES, PeerRequest};
 use super::metadata::Role;
 use super::refusal::{Refusal, commit_view_mismatch, protocol_error};
+use crate::allocator::PayloadKind;
 use crate::api::{Request, Response, text};
-use crate::engine::{CheckpointError, Engine, Rejection, StartupKind};
-use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::bytes::Reader;
+use crate::engine::{Attempt, CheckpointError, Engine, Rejection, StartupKind};
+use crate::ids::{Lsn, OperationId, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
 use compare::{Comparison, Occasion};
 use peers::Peer;
@@ -319,6 +321,35 @@ impl Node {
         }
     }
 
+    /// Answers a submit for which there is no room, of which only so much is kept: as the retry that it may be, and otherwise
+    /// with `overload`, which is definite only if it is known that no other attempt was or will be executed.
+    pub fn overloaded(&mut self, token: Token, attempt: Attempt, overload: Rejection) {
+        let Some(engine) = self.replica.engine() else {
+            return self.reply_text(token, text::FAULTED);
+        };
+        if self.replica.role() != Role::Primary {
+            return self.reply_text(token, text::not_primary(self.replica.role().word()));
+        }
+        match engine.find_attempt(attempt).transpose() {
+            Some(answer) => self.answer_retry(token, answer),
+            None if engine.is_known_unexecuted(attempt.slot) && !self.is_under_way(attempt.operation) => {
+                self.respond(token, Response::submit_rejected(overload));
+            }
+            None => self.respond(token, Response::submit_unknown(overload)),
+        }
+    }
+
+    /// Whether a command of that operation waits or is prepared.
+    fn is_under_way(&self, operation: OperationId) -> bool {
+        let waiting = self.waiting.iter().filter_map(|work| match work {
+            Work::Submit { payload, .. } => Some(payload),
+            Work::Tick { .. } => None,
+        });
+        let prepared = self.replica.prepared().filter(|entry| entry.kind == PayloadKind::Client);
+        let payloads = waiting.chain(prepared.map(|entry| &entry.payload));
+        payloads.into_iter().any(|payload| operation_of(payload) == Some(operation))
+    }
+
     fn wait(&mut self, token: Token, work: Work) {
         if self.replica.fault().is_some() {
             self.reply_text(token, text::FAULTED);
@@ -467,6 +498,11 @@ impl Node {
         // Also after a failure: it is tried again when the log has grown as much once more.
         self.log_base = self.replica.engine().map_or(0, |engine| engine.wal().length());
     }
+}
+
+/// The operation of a client's command, which its payload begins with.
+fn operation_of(payload: &[u8]) -> Option<OperationId> {
+    Reader::new(payload).u128().ok().map(OperationId)
 }
 
 #[cfg(test)]

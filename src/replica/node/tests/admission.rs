@@ -144,3 +144,40 @@ proptest! {
         }
     }
 }
+
+/// What a replica without room says to a submit.
+fn without_room(cluster: &mut Cluster, slot: u64, operation: u128, command: Command) -> Answer {
+    let Request::Submit { slot, payload } = submit(slot, operation, command) else { unreachable!() };
+    let attempt = crate::engine::Attempt::of(slot, &payload).unwrap();
+    cluster.node(1).overloaded(77, attempt, NO_ROOM);
+    match cluster.node(1).take_outputs().pop() {
+        Some(Output::Client { token: 77, reply }) => Answer::from(reply),
+        other => panic!("{other:?}"),
+    }
+}
+
+const NO_ROOM: Rejection = Rejection::Overloaded { queue_depth: 384, queue_capacity: 384 };
+
+#[test]
+fn without_room_a_retry_is_answered_and_only_what_is_new_is_refused_for_good() {
+    let mut cluster = Cluster::new();
+    assert_eq!(cluster.submit(1, 1, 1, create(41)), Done(1, Fine));
+    assert_eq!(without_room(&mut cluster, 1, 1, create(41)), Known(1, Fine));
+    assert_eq!(without_room(&mut cluster, 1, 1, create(42)), Known(1, ResultCode::OperationConflict));
+    assert_eq!(without_room(&mut cluster, 1, 2, create(43)), Refused(NO_ROOM));
+    // One that found no majority may still be executed, and so may one that waits.
+    cluster.stop(2);
+    cluster.stop(3);
+    assert_eq!(cluster.submit(1, 1, 3, create(44)), Indefinite);
+    assert_eq!(without_room(&mut cluster, 1, 3, create(44)), Indefinite);
+    cluster.hand_in(1, submit(1, 4, create(45)));
+    assert_eq!(without_room(&mut cluster, 1, 4, create(45)), Indefinite);
+    assert_eq!(without_room(&mut cluster, 1, 5, create(46)), Refused(NO_ROOM));
+    // Whose record may be gone is not said to be undone.
+    cluster.start(2);
+    assert_eq!(cluster.submit(1, 2 + WINDOW, 6, create(47)), Done(4, Fine));
+    assert_eq!(without_room(&mut cluster, 1, 1, create(41)), Indefinite);
+    let take_over = (View(2), Role::ViewUncertain.word());
+    cluster.node(1).learn_view(take_over.0);
+    assert_eq!(without_room(&mut cluster, 1, 9, create(9)), not_primary(take_over.1));
+}
