@@ -36,6 +36,7 @@ fn in_guest(shell: &str, script: &str) -> Done {
     fs::create_dir(folder.path().join("bin")).unwrap();
     for (name, does) in [
         ("ssh", SSH),
+        ("mv", MV),
         ("sudo", "#!/bin/sh\nexec \"$@\"\n"),
         ("chown", "#!/bin/sh\n[ \"$1 $2\" = '-R allocdb:allocdb' ]\n"),
         ("allocdb-local-cluster", "#!/bin/sh\necho \"program $*\"; exit ${PROGRAM_STATUS:-0}\n"),
@@ -118,6 +119,37 @@ fn files_go_out_and_come_in_whole_or_not_at_all() {
         );
         assert_eq!(
             done.stdout, "refused\nrefused\nkept\n.\n..\ncluster-faults.txt\nreplica-1\nreplica-2\n",
+            "{shell}: {done:#?}"
+        );
+    }
+}
+
+/// Ends the shell that calls it where the new folder is to take its place, as a guest that loses its power does.
+const MV: &str = "#!/bin/sh\ncase $1 in .import-*) [ -z \"$POWER_CUT\" ] || { kill -9 $PPID; exit 1; } ;; esac\nexec /bin/mv \"$@\"\n";
+
+#[test]
+fn an_import_that_is_cut_off_between_two_folders_is_made_good_by_the_next() {
+    if missing_namespaces() {
+        return;
+    }
+    for shell in shells() {
+        let cut_off =
+            "cd /var/lib/allocdb; control export-replica 1 >/var/lib/archive; echo newer >replica-1/state.wal
+             POWER_CUT=1 control import-replica 1 </var/lib/archive 2>/dev/null; [ $? -ne 0 ] && ls -A";
+        let left = ".import-1\n.replaced-1\ncluster-faults.txt\n";
+        let next = "control import-replica 1 </var/lib/archive; echo $?; cat replica-1/state.wal; ls -A";
+        let done = in_guest(shell, &format!("{cut_off}; {next}"));
+        assert_eq!(
+            done.stdout,
+            format!("{left}0\nold\ncluster-faults.txt\nreplica-1\n"),
+            "{shell}: {done:#?}"
+        );
+        // Also one that is refused leaves the replica what it had.
+        let next = "echo nothing | control import-replica 1 2>/dev/null; [ $? -ne 0 ] && cat replica-1/state.wal; ls -A";
+        let done = in_guest(shell, &format!("{cut_off}; {next}"));
+        assert_eq!(
+            done.stdout,
+            format!("{left}newer\ncluster-faults.txt\nreplica-1\n"),
             "{shell}: {done:#?}"
         );
     }

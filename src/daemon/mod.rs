@@ -165,11 +165,13 @@ pub fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
     let not_in_layout =
         || DaemonError::NotInLayout { replica: options.replica, layout: options.layout_file.clone() };
     let own = layout.replica(options.replica).ok_or_else(not_in_layout)?.clone();
-    for folder in [Some(own.workspace_dir.as_path()), own.pid_path.parent()].into_iter().flatten() {
+    if let Some(folder) = own.pid_path.parent() {
         create_private_folder(folder).map_err(io_at(folder))?;
     }
     let _lock = Lock::take(&own.pid_path.with_extension("lock"))
         .map_err(|error| DaemonError::Locked { replica: own.id, error })?;
+    put_back_replaced(&own)?;
+    create_private_folder(&own.workspace_dir).map_err(io_at(&own.workspace_dir))?;
     log::info!("replica={} event=startup startup=begin", own.id);
 
     let (events, inbox) = channel();
@@ -191,6 +193,19 @@ pub fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
         .run(&inbox);
     log::info!("replica={} event=shutdown shutdown=clean", own.id);
     drop(pid_file);
+    Ok(())
+}
+
+/// Gives a replica its folder back that an import has put aside and did not come to replace.
+fn put_back_replaced(own: &ReplicaLayout) -> Result<(), DaemonError> {
+    let folder = &own.workspace_dir;
+    let aside = folder.with_file_name(format!(".replaced-{}", own.id));
+    let is_there = |path: &Path| path.try_exists().map_err(io_at(path));
+    if is_there(folder)? || !is_there(&aside)? {
+        return Ok(());
+    }
+    std::fs::rename(&aside, folder).map_err(io_at(&aside))?;
+    log::warn!("replica={} event=put_back: an import was interrupted; {}", own.id, folder.display());
     Ok(())
 }
 

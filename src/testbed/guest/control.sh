@@ -59,16 +59,19 @@ export_replica() {
         tar -czf - replica-$1 || { status=\$?; [ \$status -eq 1 ] && tar --version 2>/dev/null | grep -q GNU; }'" </dev/null
 }
 
-# The new files take the old ones' place only when all of them are there, and on the disk.
+# The new files take the old ones' place only when all of them are there, and on the disk. The old ones step aside until then; if the
+# guest ends in between, the next import puts them back, or the next start of the replica.
 import_replica() {
     on "$long" "$1" "sudo sh -c 'set -e; mkdir -p $workspace; cd $workspace
         pid=\$(cat /run/allocdb/replica-$1.pid 2>/dev/null || true)
         if [ -n \"\$pid\" ] && tr \"\\000\" \"\\n\" 2>/dev/null </proc/\$pid/cmdline | grep -qx replica-daemon; then
             echo replica $1 is already running with pid \$pid, so its files are not replaced >&2; exit 1
         fi
-        trap \"rm -rf .import-$1\" EXIT; rm -rf .import-$1; mkdir .import-$1
+        put_back() { if test -e replica-$1; then rm -rf .replaced-$1; elif test -e .replaced-$1; then mv .replaced-$1 replica-$1; fi; }
+        trap \"put_back; rm -rf .import-$1\" EXIT; put_back; rm -rf .import-$1; mkdir .import-$1
         tar -xzf - -C .import-$1; test -d .import-$1/replica-$1; chown -R allocdb:allocdb .import-$1; sync
-        rm -rf replica-$1; mv .import-$1/replica-$1 replica-$1; sync'"
+        if test -e replica-$1; then mv replica-$1 .replaced-$1; fi
+        test ! -e replica-$1; mv .import-$1/replica-$1 replica-$1; sync'"
 }
 
 # What a replica's guest has to say, as a tar archive without the folder, whose mode is nobody else's business. Whatever is
