@@ -16,6 +16,8 @@ mod common;
 mod events;
 #[path = "allocdb-jepsen/harness_log.rs"]
 mod harness_log;
+#[path = "allocdb-jepsen/hunt.rs"]
+mod hunt;
 #[path = "allocdb-jepsen/inspect.rs"]
 mod inspect;
 #[path = "allocdb-jepsen/interrupt.rs"]
@@ -82,16 +84,15 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> Result<()> {
     // The processes of a cluster keep a log of another kind.
-    if !matches!(command, Command::LocalCluster(_)) {
-        harness_log::start();
-    }
-    // The others end with a signal as any program does.
-    let listen = Interrupt::listen;
+    let is_harness = !matches!(command, Command::LocalCluster(_));
+    is_harness.then(harness_log::start);
+    let listen = Interrupt::listen; // Who does not ends with a signal as any program does.
     match command {
         Command::Plan { format } => surface::print_plan(format),
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
         Command::Check { history_file, format } => check::run(&history_file, format),
         Command::History { history_file, to } => check::convert(&history_file, to),
+        Command::Hunt(options) => hunt::run(&options, &listen()?),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),
         Command::Run { testbed, run_id, output_root } => {
             runs::run(testbed, &open, &run_id, &output_root, &listen()?)

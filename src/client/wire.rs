@@ -38,6 +38,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether a replica that serves has looked at the request; else it says nothing but that this one does not serve now.
+    #[must_use]
+    pub fn is_about_the_request(&self) -> bool {
+        let refused_unread = |words: &str| {
+            words.starts_with("connect: ")
+                || words.starts_with("write: ")
+                || words.starts_with("not primary: ")
+                || [text::ISOLATED, text::FAULTED, text::OVERLOADED].contains(&words)
+        };
+        self.kind != Kind::Fail || !self.fields.error.as_deref().is_some_and(refused_unread)
+    }
+
     fn ok(fields: Fields<'static>) -> Self {
         Self { kind: Kind::Ok, fields }
     }

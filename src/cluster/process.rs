@@ -86,12 +86,32 @@ pub enum KillError {
 /// # Errors
 /// When it is something else, gone, or not ours to kill.
 pub fn kill_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> Result<(), KillError> {
+    signal_replica(pid, layout_file, replica, Signal::KILL)
+}
+
+/// Stops a process where it is if it is that replica, as [`kill_replica`] kills it: it does nothing until it is resumed.
+///
+/// # Errors
+/// As for [`kill_replica`].
+pub fn pause_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> Result<(), KillError> {
+    signal_replica(pid, layout_file, replica, Signal::STOP)
+}
+
+/// Lets a process go on that was paused.
+///
+/// # Errors
+/// As for [`kill_replica`].
+pub fn resume_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> Result<(), KillError> {
+    signal_replica(pid, layout_file, replica, Signal::CONT)
+}
+
+fn signal_replica(pid: u32, layout_file: &Path, replica: ReplicaId, signal: Signal) -> Result<(), KillError> {
     let raw = raw(pid).ok_or(KillError::NotThatReplica)?;
     let handle = Handle::open(raw);
     if !is_replica(pid, layout_file, replica) {
         return Err(KillError::NotThatReplica);
     }
-    Ok(handle.kill()?)
+    Ok(handle.signal(signal)?)
 }
 
 /// A process that stays the same one.
@@ -110,12 +130,12 @@ impl Handle {
         }
     }
 
-    fn kill(&self) -> io::Result<()> {
+    fn signal(&self, signal: Signal) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if let Some(process) = &self.opened {
-            return Ok(rustix::process::pidfd_send_signal(process, Signal::KILL)?);
+            return Ok(rustix::process::pidfd_send_signal(process, signal)?);
         }
-        Ok(kill_process(self.raw, Signal::KILL)?)
+        Ok(kill_process(self.raw, signal)?)
     }
 }
 

@@ -297,6 +297,20 @@ impl Runner {
         host: Host,
         launcher: Launcher,
     ) -> Result<Self, RunnerError> {
+        Self::create_or_open_with(workspace, limits, host, launcher, None)
+    }
+
+    /// The same for a cluster whose replicas, if it is new, take a checkpoint whenever their logs have grown by so many bytes.
+    ///
+    /// # Errors
+    /// As for [`Runner::create_or_open`].
+    pub fn create_or_open_with(
+        workspace: &Path,
+        limits: layout::Limits,
+        host: Host,
+        launcher: Launcher,
+        checkpoint_bytes: Option<u64>,
+    ) -> Result<Self, RunnerError> {
         let io_error = |path: &Path| {
             let path = path.to_owned();
             move |error| RunnerError::Io { path, error }
@@ -311,6 +325,7 @@ impl Runner {
             let reserved = reservation.insert(Reservation::take(host).map_err(io_error(&root))?);
             let layout = ClusterLayout {
                 cluster_id: Some(new_cluster_id().map_err(io_error(&root))?),
+                checkpoint_bytes,
                 ..ClusterLayout::in_workspace(&root, limits, reserved.addresses)
             };
             for folder in ["logs", "run"] {
@@ -668,6 +683,28 @@ impl Runner {
         remove_if_there(&replica.pid_path)?;
         self.note(EventKind::ReplicaCrash, Some(id))?;
         Ok(pid)
+    }
+
+    /// Stops a replica's process where it is, or lets it go on. The one that is done already is as good as done.
+    ///
+    /// # Errors
+    /// When it is not running, or cannot be told.
+    pub fn set_paused(&self, id: ReplicaId, is_paused: bool) -> Result<(), RunnerError> {
+        let replica = self.replica(id)?;
+        let _lock = self.lock()?;
+        // A process that was paused does not say which it is.
+        let pid = self.own_process(replica).ok_or(RunnerError::AlreadyStopped(id))?;
+        let signal = if is_paused { process::pause_replica } else { process::resume_replica };
+        signal(pid, &self.layout_path, id).map_err(|error| match error {
+            KillError::NotThatReplica => RunnerError::NotThatReplica { id, pid, addr: replica.control_addr },
+            KillError::Io(error) => RunnerError::Kill { id, pid, error },
+        })
+    }
+
+    /// Whether a replica's process runs, paused or not.
+    #[must_use]
+    pub fn is_process_there(&self, id: ReplicaId) -> bool {
+        self.layout.replica(id).is_some_and(|replica| self.own_process(replica).is_some())
     }
 
     /// Whether this very replica answers.

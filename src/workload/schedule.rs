@@ -142,6 +142,8 @@ pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
 pub struct Schedule {
     rng: Rng,
     families: Vec<Family>,
+    /// Families that have not had their turn since all of them last had one.
+    bag: Vec<Family>,
     mean_interval: Duration,
 }
 
@@ -150,22 +152,36 @@ impl Schedule {
     #[must_use]
     pub fn new(seed: u64, families: &[Family], mean_interval: Duration) -> Self {
         let families = families.iter().copied().filter(|family| *family != Family::Checkpoint).collect();
-        Self { rng: Rng::of(seed, 0x66_6c_74), families, mean_interval }
+        Self { rng: Rng::of(seed, 0x66_6c_74), families, bag: Vec::new(), mean_interval }
     }
 
     /// How long to wait, and the fault that comes then; none if nothing may be done to this cluster at present.
     pub fn next(&mut self, view: &ClusterView) -> (Duration, Option<Fault>) {
         let mean = u64::try_from(self.mean_interval.as_millis()).unwrap_or(u64::MAX);
         let wait = self.rng.within(mean / 2, mean.saturating_add(mean / 2));
-        let mut fault = None;
-        for _ in 0..MOST_DRAWS {
-            let Some(family) = self.rng.pick(&self.families).copied() else { break };
-            fault = self.draw(family, view).filter(|fault| allows(fault, view).is_ok());
-            if fault.is_some() {
-                break;
+        (Duration::from_millis(wait), self.next_fault(view))
+    }
+
+    /// Each family has its turn before any has a second one, in an order of its own each time. One whose turn it is and that may
+    /// not come now keeps it.
+    fn next_fault(&mut self, view: &ClusterView) -> Option<Fault> {
+        if self.bag.is_empty() {
+            let mut left = self.families.clone();
+            while !left.is_empty() {
+                let at = self.rng.below(left.len() as u64) as usize;
+                self.bag.push(left.swap_remove(at));
             }
         }
-        (Duration::from_millis(wait), fault)
+        for _ in 0..MOST_DRAWS {
+            let at = self.rng.below((self.bag.len() as u64).max(1)) as usize;
+            let Some(family) = self.bag.get(at).copied() else { break };
+            let fault = self.draw(family, view).filter(|fault| allows(fault, view).is_ok());
+            if fault.is_some() {
+                self.bag.swap_remove(at);
+                return fault;
+            }
+        }
+        None
     }
 
     fn draw(&mut self, family: Family, view: &ClusterView) -> Option<Fault> {

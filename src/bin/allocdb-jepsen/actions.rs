@@ -7,7 +7,7 @@ use super::nemesis::{Change, Fault, Kind, Span, spans};
 use super::testbed::{AlreadyStopped, ExternalTestbed};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::FaultRecord;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -18,6 +18,8 @@ pub(crate) struct Actions<'a> {
     /// Whether to go on at all.
     pub(crate) interrupt: &'a Interrupt,
     record: Mutex<Vec<Done>>,
+    /// A replica whose process cannot be ended, as if nobody reached its machine.
+    out_of_reach: Mutex<Option<ReplicaId>>,
 }
 
 /// Something that was done, or tried, to a replica.
@@ -50,7 +52,7 @@ impl What {
 
 impl<'a> Actions<'a> {
     pub(crate) fn new(testbed: &'a dyn ExternalTestbed, interrupt: &'a Interrupt) -> Self {
-        Self { testbed, interrupt, record: Mutex::default() }
+        Self { testbed, interrupt, record: Mutex::default(), out_of_reach: Mutex::default() }
     }
 
     fn done(&self) -> Vec<Done> {
@@ -86,10 +88,22 @@ impl<'a> Actions<'a> {
         result
     }
 
+    /// From now on this replica's process cannot be ended, as if nobody reached its machine.
+    pub(crate) fn set_out_of_reach(&self, replica: Option<ReplicaId>) {
+        *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner) = replica;
+    }
+
     /// Injects a fault. A replica that is stopped already is as good as killed.
     pub(crate) fn inject(&self, fault: Fault) -> Result<()> {
         self.interrupt.check()?;
-        match self.note(What::Fault(Change::Injected(fault)), fault.inject(self.testbed)) {
+        let out_of_reach = *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let injected = match fault.kind {
+            Kind::Crash if out_of_reach == Some(fault.target) => {
+                Err(anyhow!("replica {} is out of reach", fault.target))
+            }
+            _ => fault.inject(self.testbed),
+        };
+        match self.note(What::Fault(Change::Injected(fault)), injected) {
             Err(error) if fault.kind == Kind::Crash && error.is::<AlreadyStopped>() => Ok(()),
             injected => injected,
         }

@@ -6,6 +6,8 @@
 
 #[path = "args/command.rs"]
 mod command;
+#[path = "args/hunt.rs"]
+mod hunt;
 #[path = "args/qemu_testbed.rs"]
 mod qemu_testbed;
 #[path = "args/reader.rs"]
@@ -43,6 +45,7 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
 /// Everything that can follow the program's name. A further group of subcommands is one more of its groups.
 fn menu() -> table::Menu {
     let mut menu = table::menu();
+    menu.subcommands.push(hunt::hunt_local());
     menu.groups.push(qemu_testbed::menu());
     menu
 }

@@ -108,6 +108,20 @@ pub(crate) fn carry_out<O: Operation>(
     drive(actions, decided, |hands| operation.step(hands))
 }
 
+/// Begins an operation and gives it up after so many of its calls, as an operator does who is interrupted; it may end before.
+pub(crate) fn begin<O: Operation>(actions: &Actions<'_>, mut operation: O, calls: u64) -> Result<()> {
+    let mut hands = Hands { actions, began: Instant::now(), staged: BTreeMap::new(), decided: &mut |_| {} };
+    for _ in 0..calls {
+        actions.interrupt.check()?;
+        match operation.step(&mut hands) {
+            Ok(Step::After(pause)) => actions.interrupt.pause(pause)?,
+            Ok(Step::Done(_)) => break,
+            Err(failure) => return Err(anyhow!("{failure}")),
+        }
+    }
+    Ok(())
+}
+
 fn drive<T>(
     actions: &Actions<'_>,
     decided: &mut dyn FnMut(&Decision),

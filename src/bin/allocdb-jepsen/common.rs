@@ -39,6 +39,11 @@ impl Exit {
         Ending { exit: self, message }.into()
     }
 
+    /// Whether an error has an exit code of its own.
+    pub(crate) fn is_in(error: &anyhow::Error) -> bool {
+        error.is::<Ending>()
+    }
+
     /// Without another word.
     pub(crate) fn silently(self) -> anyhow::Error {
         self.because(String::new())

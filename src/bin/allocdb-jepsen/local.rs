@@ -15,7 +15,7 @@ use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::cluster::runner::{Runner, RunnerError, Tie};
-use allocdb_node::cluster::{ControlStatus, Network, ReplicaLayout, control};
+use allocdb_node::cluster::{ClusterLayout, ControlStatus, Network, ReplicaLayout, control};
 use allocdb_node::exchange::{ExchangeError, ExchangeLimits, exchange_while};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
@@ -62,6 +62,48 @@ impl LocalTestbed {
             testbed.cluster = Some(Cluster { runner, found_running: true, is_own: false, _lock: None });
         }
         Ok(testbed)
+    }
+
+    /// A cluster made for a hunt in a folder of its own, and started. Its replicas end with this process.
+    pub(crate) fn create_for_hunt(
+        workspace: &Path,
+        limits: Limits,
+        checkpoint_bytes: Option<u64>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let launcher = launcher(Tie::Tethered, interrupt.flag())?;
+        let mut runner =
+            Runner::create_or_open_with(workspace, limits, Host::Own, launcher, checkpoint_bytes)?;
+        runner.start()?;
+        let cluster = Cluster { runner, found_running: false, is_own: true, _lock: None };
+        let wanted = Wanted::ForOneRun { workspace: None, keep_cluster: false };
+        Ok(Self { wanted, interrupt: interrupt.clone(), cluster: Some(cluster) })
+    }
+
+    /// The layout of the cluster.
+    ///
+    /// # Errors
+    /// When it is not set up.
+    pub(crate) fn layout(&self) -> Result<&ClusterLayout> {
+        Ok(self.runner()?.layout())
+    }
+
+    /// Stops a replica's process where it is, or lets it go on.
+    pub(crate) fn set_paused(&self, replica: ReplicaId, is_paused: bool) -> Result<()> {
+        self.interrupt.check()?;
+        Ok(self.runner()?.set_paused(replica, is_paused)?)
+    }
+
+    /// Whether a replica's process runs.
+    pub(crate) fn is_process_there(&self, replica: ReplicaId) -> bool {
+        self.runner().is_ok_and(|runner| runner.is_process_there(replica))
+    }
+
+    /// Ends every replica, so that its files are as it leaves them.
+    pub(crate) fn stop_replicas(&mut self) -> Result<()> {
+        let cluster = self.cluster.as_mut().ok_or_else(|| anyhow!("the local cluster is not set up"))?;
+        stop(&mut cluster.runner);
+        Ok(())
     }
 
     fn runner(&self) -> Result<&Runner> {

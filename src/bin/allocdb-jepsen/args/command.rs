@@ -13,6 +13,8 @@ use allocdb_node::history::reader;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::qemu_layout::Networks;
 use allocdb_node::testbed::{self, Arch};
+use allocdb_node::workload::faults::Family;
+use allocdb_node::workload::{SlotMode, WorkloadKind};
 
 /// One invocation of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(crate) enum Command {
         /// In which format.
         to: reader::Format,
     },
+    /// Let concurrent clients work on a cluster while faults come and go, and judge every answer.
+    Hunt(Hunt),
     /// Write down where the guests of a KubeVirt testbed are.
     CaptureKubevirtLayout(KubevirtCapture),
     /// Check that a testbed can be driven.
@@ -82,6 +86,78 @@ pub(crate) enum Command {
     LocalCluster(LocalCluster),
     /// Make, start, stop or work on virtual machines under QEMU on this machine.
     QemuTestbed(QemuTestbed),
+}
+
+/// What a hunt is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hunt {
+    /// Receives history, report and evidence.
+    pub(crate) output_root: PathBuf,
+    /// What clients dwell on.
+    pub(crate) workload: WorkloadKind,
+    /// Fault families; none is a hunt without faults.
+    pub(crate) nemesis: Vec<Family>,
+    /// Mean time between two faults.
+    pub(crate) nemesis_interval: Duration,
+    /// Processes at once, at least 1.
+    pub(crate) concurrency: u64,
+    /// Most operations a second, at least 1.
+    pub(crate) rate: Option<u64>,
+    /// Length of the main phase.
+    pub(crate) time_limit: Duration,
+    /// Decides every choice.
+    pub(crate) seed: Option<u64>,
+    /// Hunts one after the other, at least 1.
+    pub(crate) test_count: u64,
+    /// When the clock may rise.
+    pub(crate) slots: SlotMode,
+    /// Whether it goes on after the first anomaly.
+    pub(crate) keep_going: bool,
+    /// For whom the result is.
+    pub(crate) format: Format,
+}
+
+impl Hunt {
+    /// The flags as they stand in a history's header, by their names.
+    pub(crate) fn flags(&self) -> serde_json::Value {
+        serde_json::json!({
+            "workload": self.workload.word(),
+            "nemesis": self.nemesis_word(),
+            "nemesis-interval": self.nemesis_interval.as_secs(),
+            "concurrency": self.concurrency,
+            "rate": self.rate,
+            "time-limit": self.time_limit.as_secs(),
+            "slots": self.slots.word(),
+            "keep-going": self.keep_going,
+        })
+    }
+
+    /// Processes at once.
+    pub(crate) fn processes(&self) -> usize {
+        usize::try_from(self.concurrency).unwrap_or(usize::MAX)
+    }
+
+    fn nemesis_word(&self) -> String {
+        let words: Vec<&str> = self.nemesis.iter().map(|family| family.word()).collect();
+        if words.is_empty() { "none".to_owned() } else { words.join(",") }
+    }
+
+    /// The words that ask for the same hunt again, with this seed.
+    pub(crate) fn command_line(&self, seed: u64) -> String {
+        let rate = self.rate.map_or(String::new(), |rate| format!(" --rate {rate}"));
+        let keep_going = if self.keep_going { " --keep-going" } else { "" };
+        format!(
+            "hunt-local --output-root {} --workload {} --nemesis {} --nemesis-interval {} --concurrency {}{rate} \
+             --time-limit {} --slots {}{keep_going} --seed {seed}",
+            self.output_root.display(),
+            self.workload.word(),
+            self.nemesis_word(),
+            self.nemesis_interval.as_secs(),
+            self.concurrency,
+            self.time_limit.as_secs(),
+            self.slots.word(),
+        )
+    }
 }
 
 /// What an operator asks for by hand.

@@ -42,7 +42,7 @@ pub(super) const SHOWN_AS_REQUIRED: &str = "namespace";
 pub(super) const NOT_IN_MENUS: &str = "format";
 
 /// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
-pub(super) const WITH_VERDICT: [&str; 2] = ["check", "history"];
+pub(super) const WITH_VERDICT: [&str; 3] = ["check", "history", "hunt-local"];
 
 /// What can follow the program's name, without the groups of subcommands that are declared in files of their own.
 pub(super) fn menu() -> Menu {
@@ -474,7 +474,7 @@ fn run_id() -> Arg {
     text("run-id", "run-id").required(true).help("One of the 17 run ids that `plan` lists")
 }
 
-fn output_root() -> Arg {
+pub(super) fn output_root() -> Arg {
     path("output-root").required(true).help("Folder that receives the evidence; created if absent")
 }
 
@@ -500,7 +500,7 @@ fn refresh_millis() -> Arg {
         .help("Pause between two screens in milliseconds; less than 250 is taken as 250")
 }
 
-fn format() -> Arg {
+pub(super) fn format() -> Arg {
     Arg::new(NOT_IN_MENUS)
         .long(NOT_IN_MENUS)
         .value_name("text|json")

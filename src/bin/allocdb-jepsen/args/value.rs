@@ -106,7 +106,7 @@ pub(super) fn lane() -> ValueParser {
     OsStringValueParser::new().try_map(|given| read_lane(&given)).into()
 }
 
-fn invalid(flag: &str, given: &OsStr) -> String {
+pub(super) fn invalid(flag: &str, given: &OsStr) -> String {
     format!("invalid value for `--{flag}`: `{}`", given.display())
 }
 

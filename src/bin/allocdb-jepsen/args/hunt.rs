@@ -1,0 +1,139 @@
+//! `hunt-local`: its flags, and what comes of them.
+
+use super::command::{Command, Format, Hunt};
+use super::table::{Subcommand, does, format, output_root, switch, text};
+use super::value;
+use allocdb_node::workload::faults::Family;
+use allocdb_node::workload::{SlotMode, WorkloadKind};
+use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
+use clap::{Arg, ArgMatches};
+use std::ffi::OsStr;
+use std::time::Duration;
+
+/// Fault families of processes on this machine; `all` is all of these.
+pub(super) const LOCAL: &[Family] =
+    &[Family::Kill, Family::Pause, Family::Isolate, Family::Failover, Family::Checkpoint];
+
+/// Longest time limit and interval: a week.
+const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
+
+/// Most processes at once.
+const MOST_PROCESSES: u64 = 1_024;
+
+pub(super) fn hunt_local() -> Subcommand {
+    Subcommand {
+        syntax: does(
+            "hunt-local",
+            "Let concurrent clients work on three replicas on this machine while faults come and go, and hold every answer against a model",
+        )
+        .arg(output_root())
+        .arg(
+            text("workload", "name")
+                .value_parser(word("workload", &words(WorkloadKind::ALL.map(WorkloadKind::word)), WorkloadKind::from_word))
+                .default_value("mixed")
+                .help("What clients dwell on: contention, retries, fences, expiry, bundles or mixed"),
+        )
+        .arg(
+            text("nemesis", "list")
+                .value_parser(nemesis(LOCAL, "hunt-local"))
+                .default_value("all")
+                .help("Fault families, with commas between them, or none, or all: kill, pause, isolate, failover, checkpoint"),
+        )
+        .arg(number("nemesis-interval", "secs", 1, LONGEST_SECS).default_value("5").help("Mean time between two faults"))
+        .arg(number("concurrency", "n", 1, MOST_PROCESSES).default_value("16").help("Processes at once"))
+        .arg(number("rate", "n", 1, 10_000_000).help("Most operations a second in all [default: unlimited]"))
+        .arg(number("time-limit", "secs", 1, LONGEST_SECS).default_value("60").help("Length of the main phase"))
+        .arg(number("seed", "n", 0, u64::MAX).help("Decides every choice of clients and faults [default: random, printed]"))
+        .arg(
+            number("test-count", "n", 1, 1_000_000)
+                .default_value("1")
+                .help("Hunts one after the other, each with its own seed, until one is not valid"),
+        )
+        .arg(
+            text("slots", "mode")
+                .value_parser(word("slots", "racing or fenced", SlotMode::from_word))
+                .default_value("racing")
+                .help("Whether the clock may rise while writes are under way: racing or fenced"),
+        )
+        .arg(switch("keep-going").help("Go on after the first anomaly [default: off]"))
+        .arg(format()),
+        build: hunt,
+    }
+}
+
+fn hunt(m: &mut ArgMatches) -> Option<Command> {
+    let secs = |m: &mut ArgMatches, name: &str| m.remove_one::<u64>(name).map(Duration::from_secs);
+    Some(Command::Hunt(Hunt {
+        output_root: m.remove_one("output-root")?,
+        workload: m.remove_one("workload")?,
+        nemesis: m.remove_one::<Vec<Family>>("nemesis")?,
+        nemesis_interval: secs(m, "nemesis-interval")?,
+        concurrency: m.remove_one::<u64>("concurrency")?,
+        rate: m.remove_one("rate"),
+        time_limit: secs(m, "time-limit")?,
+        seed: m.remove_one("seed"),
+        test_count: m.remove_one("test-count")?,
+        slots: m.remove_one("slots")?,
+        keep_going: m.get_flag("keep-going"),
+        format: m.remove_one::<Format>("format")?,
+    }))
+}
+
+fn words<const N: usize>(words: [&str; N]) -> String {
+    words.join(", ")
+}
+
+fn refused(flag: &str, given: &OsStr, expected: &str) -> String {
+    format!("{}; expected {expected}", value::invalid(flag, given))
+}
+
+fn word<T: Clone + Send + Sync + 'static>(
+    flag: &'static str,
+    expected: &str,
+    parse: fn(&str) -> Option<T>,
+) -> ValueParser {
+    let expected = expected.to_owned();
+    OsStringValueParser::new()
+        .try_map(move |given| given.to_str().and_then(parse).ok_or_else(|| refused(flag, &given, &expected)))
+        .into()
+}
+
+fn number(name: &'static str, value_name: &'static str, least: u64, most: u64) -> Arg {
+    let parser = OsStringValueParser::new().try_map(move |given| {
+        let parsed = given.to_str().and_then(|text| text.parse::<u64>().ok());
+        parsed
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| refused(name, &given, &format!("a number from {least} to {most}")))
+    });
+    Arg::new(name).long(name).value_name(value_name).value_parser(ValueParser::from(parser))
+}
+
+/// A list of families that the backend can do.
+fn nemesis(possible: &'static [Family], subcommand: &'static str) -> ValueParser {
+    OsStringValueParser::new()
+        .try_map(move |given| {
+            let possible_words = possible.iter().map(|family| family.word()).collect::<Vec<_>>().join(", ");
+            let expected = format!("none, all, or some of: {possible_words}");
+            let text = given.to_str().ok_or_else(|| refused("nemesis", &given, &expected))?;
+            match text.trim() {
+                "none" => return Ok(Vec::new()),
+                "all" => return Ok(possible.to_vec()),
+                _ => {}
+            }
+            let mut families = Vec::new();
+            for name in text.split(',').map(str::trim) {
+                let family = Family::from_word(name).ok_or_else(|| refused("nemesis", &given, &expected))?;
+                if !possible.contains(&family) {
+                    return Err(format!(
+                        "{}: {subcommand} cannot do `{name}`",
+                        value::invalid("nemesis", &given)
+                    ));
+                }
+                if !families.contains(&family) {
+                    families.push(family);
+                }
+            }
+            Ok(families)
+        })
+        .into()
+}

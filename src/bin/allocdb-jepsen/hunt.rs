@@ -1,0 +1,384 @@
+//! `hunt-local`: concurrent clients against three live replicas while everything breaks, every answer held against a model.
+//!
+//! `hunt/clients.rs` asks, `hunt/journal.rs` writes and judges, `hunt/nemesis.rs` breaks and heals, `hunt/settle.rs` asks for what
+//! is left to be known, `hunt/compare.rs` reads the replicas' own files, `hunt/report.rs` tells. Here they are put in order.
+
+#[path = "hunt/clients.rs"]
+mod clients;
+#[path = "hunt/compare.rs"]
+mod compare;
+#[path = "hunt/journal.rs"]
+mod journal;
+#[path = "hunt/nemesis.rs"]
+mod nemesis;
+#[path = "hunt/report.rs"]
+mod report;
+#[path = "hunt/settle.rs"]
+mod settle;
+#[path = "hunt/transport.rs"]
+mod transport;
+
+use super::actions::Actions;
+use super::args::{Format, Hunt};
+use super::common::{Exit, now_millis, print};
+use super::harness_log::{Notes, carried};
+use super::interrupt::Interrupt;
+use super::leftovers::clear_staging;
+use super::local::LocalTestbed;
+use super::sink::{OutputRoot, create_output_root};
+use super::testbed::{Ending, Machines as _};
+use allocdb_node::allocator::AllocatorConfig;
+use allocdb_node::check::Verdict;
+use allocdb_node::client::judge::Judge;
+use allocdb_node::client::lease;
+use allocdb_node::client::record::LimitFields;
+use allocdb_node::client::told::{COVERAGE, UNAVAILABLE};
+use allocdb_node::cluster::ClusterLayout;
+use allocdb_node::cluster::layout::Limits;
+use allocdb_node::history::Kind;
+use allocdb_node::ids::{ClientId, ResourceId, Slot};
+use allocdb_node::workload::faults::Family;
+use allocdb_node::workload::schedule::Schedule;
+use allocdb_node::workload::{Config, Generator, MOST_RESOURCES};
+use anyhow::{Context as _, Result};
+use clients::Shared;
+use journal::Journal;
+use nemesis::Nemesis;
+use report::{Files, Found, Report};
+use serde_json::json;
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often the main phase is looked at.
+const TURN: Duration = Duration::from_millis(50);
+
+/// The cluster must serve again so long after the last heal.
+const SERVES_WITHIN: Duration = Duration::from_secs(30);
+
+/// A checkpoint comes whenever logs have grown by so much, where the family of that name is asked for.
+const SMALL_CHECKPOINT: u64 = 32 * 1024;
+
+/// Limits of a cluster made for a hunt: room for operations that are remembered, and bundles.
+const LIMITS: Limits = Limits {
+    allocator: AllocatorConfig {
+        max_resources: 256,
+        max_reservations: 16_384,
+        max_bundle_size: 4,
+        max_operations: 65_536,
+        max_expiration_bucket_len: 16_384,
+        ..Limits::STANDARD.allocator
+    },
+    ..Limits::STANDARD
+};
+
+/// What clusters that were made for hunts are called while they are in use.
+const CLUSTER: (&str, &str) = (".hunt-", ".cluster.tmp");
+
+/// Carries out hunts, one after the other, until one is not valid or there have been enough.
+pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
+    let failed = |error: anyhow::Error| match Exit::is_in(&error) {
+        true => error,
+        false => Exit::Failed.because(format!("{error:#}")),
+    };
+    create_output_root(&options.output_root).map_err(failed)?;
+    let root = OutputRoot::take(&options.output_root, "a hunt").map_err(failed)?;
+    root.clear();
+    clear_clusters(root.path());
+    clear_staging(&std::env::temp_dir());
+    let first = options.seed.unwrap_or_else(random_seed);
+    for number in 0..options.test_count {
+        let seed = first.wrapping_add(number);
+        let report = hunt(options, seed, &root, interrupt).map_err(failed)?;
+        print(&match options.format {
+            Format::Text => report.text(),
+            Format::Json => report.json(),
+        })
+        .map_err(failed)?;
+        match report.verdict() {
+            Verdict::Valid => {}
+            Verdict::Invalid => return Err(Exit::Invalid.silently()),
+            Verdict::Unknown => return Err(Exit::Unknown.silently()),
+        }
+        if interrupt.check().is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A seed that nobody asked for.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// Removes the clusters of hunts that were killed: the output root is nobody else's now.
+fn clear_clusters(root: &Path) {
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_left =
+            name.to_str().is_some_and(|name| name.starts_with(CLUSTER.0) && name.ends_with(CLUSTER.1));
+        if is_left && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            log::warn!("failed to remove {}: {error}", entry.path().display());
+        }
+    }
+}
+
+/// The limits of a cluster, as clients have to know them.
+fn limits_of(layout: &ClusterLayout) -> lease::Limits {
+    let core = &layout.allocator;
+    lease::Limits {
+        shard: core.shard_id,
+        max_resources: core.max_resources.into(),
+        max_reservations: core.max_reservations.into(),
+        max_bundle_size: core.max_bundle_size.into(),
+        max_operations: core.max_operations.into(),
+        max_ttl_slots: core.max_ttl_slots,
+        max_client_retry_window_slots: core.max_client_retry_window_slots,
+        reservation_history_window_slots: core.reservation_history_window_slots,
+        max_expiration_bucket_len: core.max_expiration_bucket_len.into(),
+        max_expirations_per_tick: layout.engine.max_expirations_per_tick.into(),
+    }
+}
+
+/// One hunt, from a new cluster to the report. Whatever way it takes out, no replica lives on.
+fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, interrupt: &Interrupt) -> Result<Report> {
+    let id = format!("hunt-local-{}-{seed:016x}", now_millis());
+    let files = Files::new(root.path(), &id);
+    let notes = Notes::default();
+    notes.write_to(&files.harness_log)?;
+    let _taken = notes.take();
+    let workspace = root.path().join(format!("{}{id}{}", CLUSTER.0, CLUSTER.1));
+    let checkpoint = options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT);
+    let created = LocalTestbed::create_for_hunt(&workspace, LIMITS, checkpoint, interrupt);
+    let mut testbed = created.inspect_err(|_| drop(std::fs::remove_dir_all(&workspace)))?;
+    let hunted = Hunting { options, seed, id: &id, files: &files, interrupt }.hunt(&mut testbed);
+    let ended = testbed.stop_replicas();
+    let report = match hunted {
+        Ok(report) => report,
+        Err(error) => {
+            // Nothing was judged; what the replicas left may say why.
+            let kept = files.keep_replicas(&workspace);
+            return Err(error.context(format!("the hunt failed; its cluster is kept in {}", kept.display())));
+        }
+    };
+    ended?;
+    if report.verdict() == Verdict::Valid {
+        testbed.end(Ending::Passed)?;
+    } else {
+        files.keep_replicas(&workspace);
+    }
+    report.archive(&files)?;
+    Ok(report)
+}
+
+/// A hunt under way.
+struct Hunting<'a> {
+    options: &'a Hunt,
+    seed: u64,
+    id: &'a str,
+    files: &'a Files,
+    interrupt: &'a Interrupt,
+}
+
+impl Hunting<'_> {
+    fn hunt(&self, testbed: &mut LocalTestbed) -> Result<Report> {
+        let layout = testbed.layout()?.clone();
+        let limits = limits_of(&layout);
+        let generator = Generator::new(&Config {
+            workload: self.options.workload,
+            limits,
+            resources: (1..=MOST_RESOURCES as u128).map(ResourceId).collect(),
+            replicas: layout.replicas.iter().map(|replica| replica.id.0).collect(),
+            seed: self.seed,
+            slots: self.options.slots,
+            first_slot: Slot(1),
+            max_slot_advance: layout.max_slot_advance(),
+        });
+        let header = json!({
+            "version": 1,
+            "hunt_id": self.id,
+            "seed": self.seed,
+            "backend": "local",
+            "limits": LimitFields::from(limits),
+            "read_lease_millis": u64::try_from(layout.read_lease().as_millis()).unwrap_or(u64::MAX),
+            "flags": self.options.flags(),
+        });
+        let (journal, writer) = Journal::create(&self.files.history, &header, Judge::new(limits))?;
+        let clients = layout.replicas.iter().map(|replica| (replica.id.0, replica.client_addr)).collect();
+        let shared = Shared::new(generator, journal, clients, ClientId(1), self.options.rate);
+        let began = Instant::now();
+        let phases = self.phases(&shared, testbed, &layout);
+        let took = began.elapsed();
+        let state = shared.into_state();
+        let coverage = state.generator.coverage().clone();
+        let (tally, progress) = (state.tally, state.journal.progress.clone());
+        // With the last journal gone the thread that writes comes to its end.
+        drop(state);
+        let mut ended = writer.finish()?;
+        let phases = phases?;
+        if let Some(why) = ended.failed.take() {
+            ended.verdict.judgement.doubts.push(why);
+        }
+        ended.verdict.judgement.doubts.extend(phases.doubts);
+        drop(progress);
+        Ok(Report::new(
+            Found {
+                options: self.options.clone(),
+                seed: self.seed,
+                id: self.id.to_owned(),
+                tally,
+                took,
+                faults: phases.faults,
+                main: phases.main,
+            },
+            ended.verdict,
+            &coverage,
+            self.files,
+        ))
+    }
+
+    /// Main phase, heal, settle, compare.
+    fn phases(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Result<Phases> {
+        let began = Instant::now();
+        let mut phases = self.break_and_settle(shared, testbed)?;
+        phases.main = phases.main.min(began.elapsed());
+        if self.interrupt.check().is_err() {
+            phases.doubts.push("interrupted before the replicas' files were compared".to_owned());
+            return Ok(phases);
+        }
+        self.show("comparing", shared);
+        testbed.stop_replicas()?;
+        let spare = tempfile::Builder::new()
+            .prefix(CLUSTER.0)
+            .suffix(CLUSTER.1)
+            .tempdir_in(self.files.root())
+            .context("failed to create a folder for copies of the replicas' files")?;
+        compare::compare(shared, layout, spare.path())?;
+        Ok(phases)
+    }
+
+    fn break_and_settle(&self, shared: &Shared, testbed: &LocalTestbed) -> Result<Phases> {
+        let families: Vec<Family> =
+            self.options.nemesis.iter().copied().filter(|family| *family != Family::Checkpoint).collect();
+        if self.options.nemesis.contains(&Family::Checkpoint) {
+            shared.lock().generator.fault_begins(Family::Checkpoint);
+        }
+        // A short hunt has room for a turn of every family, and then for another.
+        let turns = 2 * u32::try_from(families.len()).unwrap_or(u32::MAX).max(1);
+        let interval = self.options.nemesis_interval.min(self.options.time_limit / turns);
+        let longest = self.options.time_limit / 5;
+        let mut nemesis = Nemesis::new(shared, testbed, Actions::new(testbed, self.interrupt), longest);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..self.options.concurrency {
+                scope.spawn(|| shared.be_a_client());
+            }
+            let schedule = Schedule::new(self.seed, &families, interval);
+            let watcher = scope.spawn(carried(|| self.watch_main(shared, began)));
+            // This thread breaks things: nobody else may touch the record of what was done.
+            nemesis.work(schedule);
+            let _ = watcher.join();
+        });
+        let main = began.elapsed();
+        // From here on a signal ends everything.
+        self.interrupt.lower();
+        let mut doubts = Vec::new();
+        self.show("healing", shared);
+        nemesis.heal_all()?;
+        nemesis.look();
+        let healed = Instant::now();
+        let serves = settle::await_service(shared, nemesis.actions(), healed + SERVES_WITHIN);
+        if let Err(error) = serves {
+            if self.interrupt.check().is_err() {
+                doubts.push("interrupted before the cluster was seen to serve again".to_owned());
+            } else {
+                let value = json!({ "reason": format!("{error:#}") });
+                shared.lock().journal.nemesis(Kind::Info, UNAVAILABLE, None, value);
+            }
+        } else {
+            self.show("settling", shared);
+            if let Err(error) = settle::settle(shared, nemesis.actions(), self.options.processes()) {
+                doubts.push(format!("not everything was settled: {error:#}"));
+            }
+        }
+        let missing =
+            shared.lock().generator.coverage().missing(self.options.workload, &self.options.nemesis);
+        if !missing.is_empty() {
+            shared.lock().journal.nemesis(Kind::Info, COVERAGE, None, json!({ "missing": missing }));
+        }
+        Ok(Phases { faults: nemesis.faults, main, doubts })
+    }
+
+    /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops.
+    fn watch_main(&self, shared: &Shared, began: Instant) {
+        let progress = shared.lock().journal.progress.clone();
+        let mut shown = Instant::now();
+        let mut operations = 0;
+        while began.elapsed() < self.options.time_limit {
+            let has_found = progress.has_anomaly() && !self.options.keep_going;
+            if has_found || !progress.is_alive() || self.interrupt.check().is_err() {
+                break;
+            }
+            std::thread::sleep(TURN);
+            if shown.elapsed() >= Duration::from_millis(500) {
+                operations = self.show_main(shared, began, operations, shown.elapsed());
+                shown = Instant::now();
+            }
+        }
+        shared.end();
+        if !progress.is_alive() {
+            shared.given_up.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn show_main(&self, shared: &Shared, began: Instant, before: u64, since: Duration) -> u64 {
+        let (tally, mut took, primary) = {
+            let mut state = shared.lock();
+            (state.tally, std::mem::take(&mut state.took), state.generator.primary())
+        };
+        let operations = tally.operations();
+        took.sort_unstable();
+        let p99 = took.get(took.len().saturating_sub(1) * 99 / 100).copied().unwrap_or_default();
+        let rate = (operations - before) as f64 / since.as_secs_f64().max(0.001);
+        self.line(&format!(
+            "main {}s/{}s  {rate:.0}/s  ok {} fail {} info {}  p99 {:.1}ms  primary {primary}",
+            began.elapsed().as_secs(),
+            self.options.time_limit.as_secs(),
+            tally.ok,
+            tally.fail,
+            tally.info,
+            p99.as_secs_f64() * 1000.0,
+        ));
+        operations
+    }
+
+    fn show(&self, phase: &str, shared: &Shared) {
+        let tally = shared.lock().tally;
+        self.line(&format!("{phase}  ok {} fail {} info {}", tally.ok, tally.fail, tally.info));
+    }
+
+    fn line(&self, text: &str) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K{}", text.chars().take(79).collect::<String>());
+        }
+    }
+}
+
+/// What the phases came to.
+struct Phases {
+    faults: u64,
+    main: Duration,
+    /// Why not everything was looked at.
+    doubts: Vec<String>,
+}
+
+impl Drop for Hunting<'_> {
+    fn drop(&mut self) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The processes of a hunt: each asks for one thing after the other, as fast as it is answered.
+//!
+//! What is asked next and what was learned is the generator's, under one lock with the numbering of events, so that the history
+//! has one order. Nothing is sent or waited for under that lock but the next turn.
+
+use super::journal::Journal;
+use super::transport::exchange;
+use allocdb_node::client::wire::{self, Outcome, encode};
+use allocdb_node::history::Kind;
+use allocdb_node::ids::ClientId;
+use allocdb_node::workload::{Generator, Step};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a process waits for a turn before it looks whether the phase is over.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Pause of a process whose request nobody took.
+const REFUSED: Duration = Duration::from_millis(5);
+
+/// Answers whose durations are kept for the progress line.
+const RECENT: usize = 4_096;
+
+/// What the operations of a hunt came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) ok: u64,
+    pub(super) fail: u64,
+    pub(super) info: u64,
+}
+
+impl Tally {
+    pub(super) fn operations(self) -> u64 {
+        self.ok + self.fail + self.info
+    }
+
+    fn count(&mut self, kind: Kind) {
+        match kind {
+            Kind::Ok => self.ok += 1,
+            Kind::Fail => self.fail += 1,
+            Kind::Info | Kind::Invoke => self.info += 1,
+        }
+    }
+}
+
+/// What everybody who acts in a hunt shares.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    turn: Condvar,
+    /// Nothing new is begun.
+    is_over: AtomicBool,
+    /// Nobody waits for answers any more.
+    pub(super) given_up: AtomicBool,
+    clients: BTreeMap<u64, SocketAddr>,
+    client: ClientId,
+}
+
+/// What is under the lock.
+pub(super) struct State {
+    pub(super) generator: Generator,
+    pub(super) journal: Journal,
+    pub(super) tally: Tally,
+    /// How long recent answers took.
+    pub(super) took: Vec<Duration>,
+    next_process: u64,
+    pace: Option<Pace>,
+}
+
+/// The most operations a second.
+struct Pace {
+    every: Duration,
+    next: Instant,
+}
+
+impl Pace {
+    fn of(rate: u64) -> Self {
+        Self {
+            every: Duration::from_secs(1) / u32::try_from(rate.max(1)).unwrap_or(u32::MAX),
+            next: Instant::now(),
+        }
+    }
+
+    /// Takes a turn; else says when there is one.
+    fn take(&mut self) -> Result<(), Duration> {
+        let now = Instant::now();
+        if now < self.next {
+            return Err(self.next - now);
+        }
+        // Turns that nobody took are gone.
+        self.next = self.next.max(now - self.every.min(TURN)) + self.every;
+        Ok(())
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        generator: Generator,
+        journal: Journal,
+        clients: BTreeMap<u64, SocketAddr>,
+        client: ClientId,
+        rate: Option<u64>,
+    ) -> Self {
+        let state = State {
+            generator,
+            journal,
+            tally: Tally::default(),
+            took: Vec::new(),
+            next_process: 0,
+            pace: rate.map(Pace::of),
+        };
+        Self {
+            state: Mutex::new(state),
+            turn: Condvar::new(),
+            is_over: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            clients,
+            client,
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the main phase: who waits for an answer gets it, nothing new is begun.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.turn.notify_all();
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// What everybody did, and that is all that is left of it.
+    pub(super) fn into_state(self) -> State {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that no process has had.
+    fn new_process(state: &mut State) -> u64 {
+        state.next_process += 1;
+        state.next_process - 1
+    }
+
+    /// Is one process after the other until the main phase is over.
+    pub(super) fn be_a_client(&self) {
+        let mut process = Self::new_process(&mut self.lock());
+        while let Some(step) = self.next_step(process) {
+            let outcome = self.carry_out(process, &step);
+            match outcome.kind {
+                // It may still be going on.
+                Kind::Info => process = Self::new_process(&mut self.lock()),
+                // Nobody serves, or not here: asking as fast as that is refused would only fill the history.
+                Kind::Fail if !outcome.is_about_the_request() => std::thread::sleep(REFUSED),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the next thing to ask for, and numbers it.
+    fn next_step(&self, process: u64) -> Option<Step> {
+        let mut state = self.lock();
+        loop {
+            if self.is_over() {
+                return None;
+            }
+            let wait = match state.pace.as_mut().map_or(Ok(()), Pace::take) {
+                Ok(()) => match state.generator.next(process) {
+                    Some(step) => {
+                        state.journal.invoke(process, step.replica, step.request.clone());
+                        return Some(step);
+                    }
+                    None => TURN,
+                },
+                Err(wait) => wait.min(TURN),
+            };
+            state = self.turn.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Asks for something outside the generator's order, as a process of its own.
+    pub(super) fn ask(&self, step: &Step) -> Outcome {
+        let process = {
+            let mut state = self.lock();
+            let process = Self::new_process(&mut state);
+            state.generator.begin(process, step.clone());
+            state.journal.invoke(process, step.replica, step.request.clone());
+            process
+        };
+        self.carry_out(process, step)
+    }
+
+    /// Asks, waits for what comes back, and numbers that.
+    fn carry_out(&self, process: u64, step: &Step) -> Outcome {
+        let began = Instant::now();
+        let reply = match self.clients.get(&step.replica) {
+            Some(addr) => exchange(*addr, &encode(&step.request, self.client), &self.given_up),
+            None => wire::Reply::Unsent(format!("there is no replica {}", step.replica)),
+        };
+        let outcome = wire::outcome(&step.request, &reply);
+        let kind = outcome.kind;
+        let mut state = self.lock();
+        state.journal.complete(process, step.request.f(), kind, outcome.fields.clone());
+        state.generator.completed(process, kind, &outcome.fields);
+        state.tally.count(kind);
+        if kind == Kind::Ok {
+            if state.took.len() >= RECENT {
+                state.took.clear();
+            }
+            state.took.push(began.elapsed());
+        }
+        drop(state);
+        self.turn.notify_one();
+        outcome
+    }
+}

@@ -1,0 +1,257 @@
+//! What a hunt has to show: lines for standard output, a report for people, evidence for programs.
+
+use super::super::args::Hunt;
+use super::super::common::sanitized;
+use super::clients::Tally;
+use allocdb_node::build_info::BuildInfo;
+use allocdb_node::check::{Anomaly, Verdict};
+use allocdb_node::client::judge::Verdict as Judged;
+use allocdb_node::history::jsonl::Reader;
+use allocdb_node::history::{Event, Kind, Process};
+use allocdb_node::storage::{Flush, OsDisk, replace_file};
+use allocdb_node::workload::Coverage;
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where everything about one hunt is.
+pub(super) struct Files {
+    root: PathBuf,
+    id: String,
+    pub(super) history: PathBuf,
+    pub(super) harness_log: PathBuf,
+    report: PathBuf,
+    evidence: PathBuf,
+    replicas: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(root: &Path, id: &str) -> Self {
+        let named = |rest: &str| root.join(format!("{}-{rest}", sanitized(id, "hunt")));
+        Self {
+            root: root.to_owned(),
+            id: id.to_owned(),
+            history: named("history.jsonl"),
+            harness_log: named("harness.log"),
+            report: named("report.txt"),
+            evidence: named("evidence.json"),
+            replicas: named("replicas"),
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Keeps the folder of a cluster as evidence. Returns where it is.
+    pub(super) fn keep_replicas(&self, workspace: &Path) -> PathBuf {
+        match std::fs::rename(workspace, &self.replicas) {
+            Ok(()) => self.replicas.clone(),
+            Err(error) => {
+                log::warn!("hunt {}: {} stays where it is: {error}", self.id, workspace.display());
+                workspace.to_owned()
+            }
+        }
+    }
+}
+
+/// What is known of a hunt besides its verdict.
+pub(super) struct Found {
+    pub(super) options: Hunt,
+    pub(super) seed: u64,
+    pub(super) id: String,
+    pub(super) tally: Tally,
+    pub(super) took: Duration,
+    /// Of the main phase.
+    pub(super) main: Duration,
+    pub(super) faults: u64,
+}
+
+/// See the module.
+pub(super) struct Report {
+    found: Found,
+    judged: Judged,
+    coverage: Vec<serde_json::Value>,
+    /// Events of the operations that anomalies name, by the index of the invocation.
+    involved: HashMap<u64, Vec<String>>,
+    files: (PathBuf, PathBuf, PathBuf),
+}
+
+impl Report {
+    pub(super) fn new(found: Found, judged: Judged, coverage: &Coverage, files: &Files) -> Self {
+        let cell = |(seen, times): (&allocdb_node::workload::Seen, u64)| {
+            json!({
+                "intent": seen.intent.word(),
+                "result": seen.result,
+                "role": seen.role.word(),
+                "faults": seen.faults.iter().map(|family| family.word()).collect::<Vec<_>>(),
+                "times": times,
+            })
+        };
+        let involved = involved(&files.history, &judged.judgement.anomalies);
+        Self {
+            found,
+            judged,
+            coverage: coverage.cells().map(cell).collect(),
+            involved,
+            files: (files.history.clone(), files.report.clone(), files.evidence.clone()),
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        self.judged.judgement.verdict()
+    }
+
+    fn command(&self) -> String {
+        let program = std::env::args().next().unwrap_or_else(|| "allocdb-jepsen".to_owned());
+        format!("{program} {}", self.found.options.command_line(self.found.seed))
+    }
+
+    /// The lines of standard output.
+    pub(super) fn text(&self) -> String {
+        let Found { id, seed, tally, faults, main, .. } = &self.found;
+        let (history, report, evidence) = &self.files;
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "hunt_id={id}\nseed={seed}\nhistory_file={}\nreport={}\nartifact_bundle={}\noperations={}\nok={}\nfail={}\ninfo={}\nfaults={faults}\n",
+            history.display(),
+            report.display(),
+            evidence.display(),
+            tally.operations(),
+            tally.ok,
+            tally.fail,
+            tally.info,
+        );
+        let rate = tally.operations() as f64 / main.as_secs_f64().max(0.001);
+        let _ = writeln!(text, "operations_per_second={rate:.0}");
+        let _ = writeln!(text, "verdict={}", self.verdict().word());
+        for doubt in &self.judged.judgement.doubts {
+            let _ = writeln!(text, "doubt={}", one_line(doubt));
+        }
+        for anomaly in &self.judged.judgement.anomalies {
+            let _ = writeln!(text, "anomaly={anomaly}");
+        }
+        if self.verdict() != Verdict::Valid {
+            let _ = writeln!(text, "reproduce={}", self.command());
+        }
+        text
+    }
+
+    /// The same for programs, with all that is known.
+    pub(super) fn json(&self) -> String {
+        format!("{}\n", self.document())
+    }
+
+    fn document(&self) -> serde_json::Value {
+        let Found { options, id, seed, tally, took, main, faults } = &self.found;
+        let anomaly = |anomaly: &Anomaly| {
+            let fields: serde_json::Map<String, serde_json::Value> =
+                anomaly.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
+            json!({
+                "name": anomaly.kind.word(),
+                "fields": fields,
+                "operations": anomaly.operations,
+                "expected": anomaly.expected,
+                "observed": anomaly.observed,
+            })
+        };
+        let program = BuildInfo::own();
+        json!({
+            "version": 1,
+            "hunt_id": id,
+            "seed": seed,
+            "backend": "local",
+            "flags": options.flags(),
+            "history_file": self.files.0.display().to_string(),
+            "report": self.files.1.display().to_string(),
+            "operations": tally.operations(),
+            "ok": tally.ok,
+            "fail": tally.fail,
+            "info": tally.info,
+            "faults": faults,
+            "seconds": took.as_secs_f64(),
+            "main_seconds": main.as_secs_f64(),
+            "verdict": self.verdict().word(),
+            "doubts": self.judged.judgement.doubts,
+            "anomalies": self.judged.judgement.anomalies.iter().map(anomaly).collect::<Vec<_>>(),
+            "coverage": self.coverage,
+            "program": program.encode(),
+            "reproduce": self.command(),
+        })
+    }
+
+    /// For people: what was done, and what cannot all be right.
+    fn report(&self) -> String {
+        let mut text = self.text();
+        for anomaly in &self.judged.judgement.anomalies {
+            let Anomaly { expected, observed, operations, .. } = anomaly;
+            let _ = write!(text, "\n{anomaly}\n  expected  {expected}\n  observed  {observed}\n");
+            for line in operations.iter().filter_map(|operation| self.involved.get(operation)).flatten() {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+        text
+    }
+
+    /// Writes report and evidence.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub(super) fn archive(&self, files: &Files) -> Result<()> {
+        for (path, content) in [(&files.report, self.report()), (&files.evidence, self.json())] {
+            replace_file(&OsDisk, path, content.as_bytes(), Flush::Full)
+                .with_context(|| format!("failed to write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.trim().replace(['\n', '\r'], " ")
+}
+
+/// The events of the operations that anomalies name, as lines, read from the history. What cannot be read is left out: the
+/// verdict stands without it.
+fn involved(history: &Path, anomalies: &[Anomaly]) -> HashMap<u64, Vec<String>> {
+    let wanted: Vec<u64> = anomalies.iter().flat_map(|anomaly| anomaly.operations.iter().copied()).collect();
+    let mut lines: HashMap<u64, Vec<String>> = HashMap::new();
+    if wanted.is_empty() {
+        return lines;
+    }
+    let Ok(file) = File::open(history) else { return lines };
+    let Ok((_, mut reader)) = Reader::new(BufReader::new(file)) else { return lines };
+    let mut open: HashMap<Process, u64> = HashMap::new();
+    while let Ok(Some(event)) = reader.next_event() {
+        let invoked = match event.kind {
+            Kind::Invoke if wanted.contains(&event.index) => {
+                open.insert(event.process, event.index);
+                event.index
+            }
+            _ => match open.remove(&event.process) {
+                Some(invoked) => invoked,
+                None => continue,
+            },
+        };
+        lines.entry(invoked).or_default().push(in_words(&event));
+    }
+    lines
+}
+
+fn in_words(event: &Event) -> String {
+    let replica = event.replica.map_or_else(String::new, |replica| format!(" at replica {replica}"));
+    let value = event.value.as_deref().map_or("", |value| value.get());
+    format!(
+        "{:>10.3} ms  process {:<6} {:<6} {}{replica} {value}",
+        event.time as f64 / 1e6,
+        event.process,
+        event.kind.word(),
+        event.f
+    )
+}
