@@ -284,7 +284,7 @@ impl Hunting<'_> {
         });
         let main = began.elapsed();
         // From here on a signal ends everything.
-        self.interrupt.lower();
+        self.interrupt.clear();
         let mut doubts = Vec::new();
         self.show("healing", shared);
         nemesis.heal_all()?;

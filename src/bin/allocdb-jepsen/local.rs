@@ -76,8 +76,8 @@ impl LocalTestbed {
             Runner::create_or_open_with(workspace, limits, Host::Own, launcher, checkpoint_bytes)?;
         runner.start()?;
         let cluster = Cluster { runner, found_running: false, is_own: true, _lock: None };
-        let wanted = Wanted::ForOneRun { workspace: None, keep_cluster: false };
-        Ok(Self { wanted, interrupt: interrupt.clone(), cluster: Some(cluster) })
+        let options = Options::ForOneRun { workspace: None, keep_cluster: false };
+        Ok(Self { options, interrupt: interrupt.clone(), cluster: Some(cluster) })
     }
 
     /// The layout of the cluster.
