@@ -30,9 +30,10 @@ pub use config::{AllocatorConfig, ConfigError};
 pub use deadlines::Due;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use lookup::{ReservationLookup, ReservationView, ResourceView};
+pub use operations::OperationRecord;
 pub use payload::{PayloadError, PayloadKind};
 pub use run::{Body, Entry};
-pub use snapshot::{OperationRecord, Snapshot, SnapshotError};
+pub use snapshot::{Snapshot, SnapshotError};
 
 use crate::ids::{Lsn, ReservationId, ResourceId, Slot};
 use deadlines::Deadlines;

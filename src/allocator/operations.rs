@@ -6,8 +6,35 @@
 use super::config::ConfigError;
 use super::fingerprint::Fingerprint;
 use super::table::{IdIndex, NOWHERE, Position, RETIREMENT_LEAD, Slab, note_step};
-use super::{OperationRecord, Outcome, ResultCode};
+use super::{Outcome, ResultCode};
 use crate::ids::{LeaseEpoch, Lsn, OperationId, ReservationId, Slot};
+
+/// What is remembered of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperationRecord {
+    /// Which operation.
+    pub operation: OperationId,
+    /// Of its command.
+    pub fingerprint: Fingerprint,
+    /// What it came to the first time.
+    pub outcome: Outcome,
+    /// LSN of that first time.
+    pub applied_lsn: Lsn,
+    /// Last slot at which it is remembered.
+    pub retire_after: Slot,
+}
+
+impl OperationRecord {
+    /// What a retry with this fingerprint is told: the first outcome, or that the id was used for something else.
+    #[must_use]
+    pub fn answer_to(&self, fingerprint: Fingerprint) -> Outcome {
+        if self.fingerprint == fingerprint {
+            self.outcome
+        } else {
+            Outcome::plain(ResultCode::OperationConflict)
+        }
+    }
+}
 
 /// An [`OperationRecord`], without the room that three optional parts take, and its neighbours in age.
 #[derive(Debug)]

@@ -4,13 +4,12 @@
 //! What the records look like in a file is the storage layer's affair.
 
 use super::deadlines::Due;
-use super::fingerprint::Fingerprint;
 use super::table::{NOWHERE, Position};
 use super::{
-    Allocator, AllocatorConfig, ConfigError, Outcome, ReservationState, Resource, ResourceState,
-    ResourceView, ResultCode,
+    Allocator, AllocatorConfig, ConfigError, OperationRecord, ReservationState, Resource, ResourceState,
+    ResourceView,
 };
-use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 
 /// A complete state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,33 +66,6 @@ pub struct MemberRecord {
     pub index: u32,
     /// Which resource.
     pub resource: ResourceId,
-}
-
-/// What is remembered of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OperationRecord {
-    /// Which operation.
-    pub operation: OperationId,
-    /// Of its command.
-    pub fingerprint: Fingerprint,
-    /// What it came to the first time.
-    pub outcome: Outcome,
-    /// LSN of that first time.
-    pub applied_lsn: Lsn,
-    /// Last slot at which it is remembered.
-    pub retire_after: Slot,
-}
-
-impl OperationRecord {
-    /// What a retry with this fingerprint is told: the first outcome, or that the id was used for something else.
-    #[must_use]
-    pub fn answer_to(&self, fingerprint: Fingerprint) -> Outcome {
-        if self.fingerprint == fingerprint {
-            self.outcome
-        } else {
-            Outcome::plain(ResultCode::OperationConflict)
-        }
-    }
 }
 
 /// Why records are no state under a configuration.

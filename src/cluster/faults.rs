@@ -12,9 +12,6 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Name of the file in a workspace.
-pub const FILE_NAME: &str = "cluster-faults.txt";
-
 /// What its fields are fields of, in [`FieldProblem::sentence`].
 pub const FIELD_OF: &str = "fault state";
 

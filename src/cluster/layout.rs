@@ -16,6 +16,10 @@ use std::time::Duration;
 /// Name of the file in a workspace.
 pub const FILE_NAME: &str = "cluster-layout.txt";
 
+/// Names of the fault file and of the timeline beside it.
+const FAULTS_FILE_NAME: &str = "cluster-faults.txt";
+const TIMELINE_FILE_NAME: &str = "cluster-timeline.log";
+
 /// Key of [`ClusterLayout::peer_exchange_millis`].
 const PEER_EXCHANGE_KEY: &str = "replica.peer_exchange_limit_ms";
 
@@ -268,13 +272,13 @@ impl ClusterLayout {
     /// Fault file of the cluster.
     #[must_use]
     pub fn faults_path(&self) -> PathBuf {
-        self.workspace_root.join(super::faults::FILE_NAME)
+        self.workspace_root.join(FAULTS_FILE_NAME)
     }
 
     /// Timeline of the cluster.
     #[must_use]
     pub fn timeline_path(&self) -> PathBuf {
-        self.workspace_root.join(super::timeline::FILE_NAME)
+        self.workspace_root.join(TIMELINE_FILE_NAME)
     }
 
     /// What a replica is built with.

@@ -9,9 +9,6 @@ use crate::storage::{Flush, OsDisk, replace_file};
 use std::fmt::Write as _;
 use std::io;
 
-/// Name of the file in a workspace.
-pub const FILE_NAME: &str = "cluster-timeline.log";
-
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
