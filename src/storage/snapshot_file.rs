@@ -92,17 +92,32 @@ impl From<FieldError> for SnapshotFileError {
 /// The longest file that can be restored under a configuration.
 #[must_use]
 pub fn longest(config: &AllocatorConfig) -> u64 {
-    let records = u64::from(config.max_resources) * 42
-        + u64::from(config.max_reservations) * (95 + 16)
-        + config.member_capacity().saturating_mul(36)
-        + u64::from(config.max_operations) * 84;
-    records.saturating_add(config.bucket_count().saturating_mul(4)).saturating_add(61)
+    let (resources, reservations) = (config.max_resources.into(), config.max_reservations.into());
+    longest_of(
+        [resources, reservations, config.member_capacity(), config.max_operations.into()],
+        config.bucket_count(),
+    )
+}
+
+/// The longest file with so many resources, reservations, members and operations, in so many buckets.
+fn longest_of([resources, reservations, members, operations]: [u64; 4], buckets: u64) -> u64 {
+    let records = resources * 42 + reservations * (95 + 16) + operations * 84;
+    let records = records.saturating_add(members.saturating_mul(36));
+    records.saturating_add(buckets.saturating_mul(4)).saturating_add(61)
 }
 
 /// Encodes a snapshot, version 4. Equal states give equal bytes.
 #[must_use]
 pub fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let mut out = Vec::new();
+    // What grows by doubling takes twice the room, and that may be much.
+    let records = [
+        snapshot.resources.len(),
+        snapshot.reservations.len(),
+        snapshot.members.len(),
+        snapshot.operations.len(),
+    ];
+    let longest = longest_of(records.map(|count| count as u64), snapshot.buckets.len() as u64);
+    let mut out = Vec::with_capacity(usize::try_from(longest).unwrap_or(0));
     out.extend_from_slice(&MAGIC.to_le_bytes());
     out.extend_from_slice(&VERSION.to_le_bytes());
     put_opt_u64(&mut out, snapshot.last_applied_lsn.map(Lsn::get));
@@ -454,6 +469,14 @@ mod tests {
             }],
             buckets: vec![vec![], vec![], vec![], vec![], vec![id]],
         }
+    }
+
+    #[test]
+    fn an_encoded_snapshot_takes_no_more_room_than_its_longest_records() {
+        let snapshot = sample();
+        let bytes = encode(&snapshot);
+        assert!(bytes.capacity() as u64 <= longest_of([1, 1, 1, 1], 5), "{}", bytes.capacity());
+        assert!(bytes.capacity() < bytes.len() + 50, "{} of {}", bytes.len(), bytes.capacity());
     }
 
     /// The bytes of [`sample`] as an older version wrote them: the same fields without those it did not know.
