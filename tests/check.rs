@@ -15,21 +15,28 @@ fn stderr(output: &Output) -> String {
 
 /// The limits of every history here: bundles of two, leases of at most eight slots, ended ones kept for four.
 const HEADER: &str = concat!(
-    r#"{"version":1,"hunt_id":"h","seed":1,"backend":"local","limits":{"shard_id":0,"max_resources":4,"max_reservations":8,"#,
+    r#"{"version":1,"read_lease_millis":500,"hunt_id":"h","seed":1,"backend":"local","limits":{"shard_id":0,"max_resources":4,"max_reservations":8,"#,
     r#""max_bundle_size":2,"max_operations":64,"max_ttl_slots":8,"max_client_retry_window_slots":4,"#,
     r#""reservation_history_window_slots":4,"max_expiration_bucket_len":8,"max_expirations_per_tick":4}}"#
 );
 
-/// A history out of lines `process type f value`.
+/// A history out of lines `process type f value`. A process may be followed by `@`, the replica that is asked, and that by `+`
+/// and milliseconds at which it happens.
 fn history(lines: &[&str]) -> String {
     let mut text = format!("{HEADER}\n");
+    let mut next = 0;
     for (index, line) in lines.iter().enumerate() {
         let mut parts = line.splitn(4, ' ');
-        let [process, kind, f] = [(); 3].map(|()| parts.next().unwrap());
+        let [who, kind, f] = [(); 3].map(|()| parts.next().unwrap());
         let value = parts.next().unwrap_or("{}");
-        let process = if process == "n" { "\"nemesis\"".to_owned() } else { process.to_owned() };
+        let (process, place) = who.split_once('@').unwrap_or((who, ""));
+        let (replica, millis) = place.split_once('+').unwrap_or((place, ""));
+        let time = millis.parse::<u64>().map_or(next, |millis| millis * 1_000_000);
+        next = time + 1;
+        let process = if process == "n" { "\"nemesis\"" } else { process };
+        let replica = if replica.is_empty() { String::new() } else { format!(",\"replica\":{replica}") };
         text.push_str(&format!(
-            "{{\"index\":{index},\"time\":{index},\"process\":{process},\"type\":\"{kind}\",\"f\":\"{f}\",\"value\":{value}}}\n"
+            "{{\"index\":{index},\"time\":{time},\"process\":{process},\"type\":\"{kind}\",\"f\":\"{f}\",\"value\":{value}{replica}}}\n"
         ));
     }
     text
@@ -291,6 +298,215 @@ fn a_request_that_was_refused_for_good_is_never_executed() {
         r#"n info log {"lsn":3,"f":"release","op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
     ];
     assert_eq!(anomalies(&leased(&lines)), ["wrong-result lsn=3 operations=4"]);
+}
+
+#[test]
+fn logs_that_differ_are_divergence() {
+    let create = r#"{"lsn":1,"f":"create_resource","op":"1","resource":"5","slot":1}"#;
+    let reserve = |holder: u64| {
+        format!(r#"{{"lsn":2,"f":"reserve","op":"2","resource":"5","holder":"{holder}","ttl":4,"slot":1}}"#)
+    };
+    let logs = |first: u64, second: u64| {
+        let (first, second) = (reserve(first), reserve(second));
+        let line = |replica: u64, value: &str| format!("n@{replica} info log {value}");
+        let lines = [line(1, create), line(1, &first), line(2, create), line(2, &second)];
+        anomalies(&leased(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
+    };
+    assert_eq!(logs(7, 7), [""; 0]);
+    assert_eq!(logs(7, 8), ["replica-divergence lsn=2 replicas=1,2 operations="]);
+    // Both logs agree, and not with what the client was told.
+    assert_eq!(
+        logs(8, 8),
+        [
+            "replica-divergence lsn=2 replicas=1 operations=2",
+            "replica-divergence lsn=2 replicas=2 operations=2"
+        ]
+    );
+}
+
+#[test]
+fn a_log_tells_which_of_several_stands_at_a_place() {
+    let lost = [
+        r#"1 invoke release {"op":"3","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+        r#"1 info release"#,
+        r#"2 invoke confirm {"op":"4","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+        r#"2 info confirm"#,
+    ];
+    let later = [
+        r#"3 invoke create_resource {"op":"5","resource":"6","slot":1}"#,
+        r#"3 ok create_resource {"lsn":4,"code":"ok"}"#,
+    ];
+    let logged =
+        r#"n@2 info log {"lsn":3,"f":"confirm","op":"4","lease":"2","holder":"7","epoch":1,"slot":1}"#;
+    let reads = r#"4 invoke get_resource {"resource":"5"}"#;
+    let with = |seen: &str, log: &[&str]| {
+        let seen = format!(r#"4 ok get_resource {{"state":"{seen}}}"#);
+        anomalies(&leased(&[&lost[..], &later, &[reads, &seen], log].concat()))
+    };
+    let (free, confirmed) = (r#"available","version":2"#, r#"confirmed","lease":"2","version":2"#);
+    assert_eq!(with(free, &[]), [""; 0]);
+    assert_eq!(with(confirmed, &[]), [""; 0]);
+    assert_eq!(with(confirmed, &[logged]), [""; 0]);
+    assert_eq!(with(free, &[logged]), ["wrong-read resource=5 lsn=4 operations=6,10"]);
+}
+
+#[test]
+fn who_reaches_nobody_commits_nothing_and_soon_reads_nothing() {
+    let alone = r#"n info no-majority {"primary":1,"since":"now"}"#;
+    let again = "n info majority {}";
+    let asks = r#"1@1 invoke create_resource {"op":"3","resource":"6","slot":1}"#;
+    let done = r#"1 ok create_resource {"lsn":3,"code":"ok"}"#;
+    let found = |lines: &[&str]| anomalies(&leased(lines));
+    assert_eq!(found(&[alone, asks, done]), ["no-quorum-commit primary=1 lsn=3 operations=5"]);
+    // It was asked of another, or before, or answered when there may have been a majority again.
+    assert_eq!(found(&[alone, &asks.replace("1@1", "1@2"), done]), [""; 0]);
+    assert_eq!(found(&[asks, alone, done]), [""; 0]);
+    assert_eq!(found(&[alone, asks, again, done]), [""; 0]);
+    // A repetition is answered from its record, also one that nobody was told of.
+    let lost = asks.replace("1@1", "2@1");
+    assert_eq!(found(&[&lost, "2 info create_resource", alone, asks, done]), [""; 0]);
+    let tick = [r#"1@1 invoke tick {"slot":5}"#, r#"1 ok tick {"processed":1,"last_lsn":3}"#];
+    assert_eq!(found(&[alone, tick[0], tick[1]]), ["no-quorum-commit primary=1 lsn=3 operations=5"]);
+    assert_eq!(found(&[tick[0], tick[1], alone]), [""; 0]);
+    let sees = r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#;
+    let read = |millis: u64| {
+        let asks = format!(r#"1@1+{millis} invoke get_resource {{"resource":"5"}}"#);
+        found(&[&alone.replace("n ", "n@+1000 "), &asks, sees])
+    };
+    assert_eq!(read(1_550), [""; 0]);
+    assert_eq!(read(1_551), ["no-quorum-commit primary=1 answer=read operations=5"]);
+}
+
+/// Each row: what comes first, what is asked, what is wrong to be answered, how that is called, and what is right.
+#[test]
+fn every_kind_of_wrong_answer_has_its_name() {
+    let confirm = |holder: u64, epoch: u64, op: u64| {
+        format!(
+            r#"1 invoke confirm {{"op":"{op}","lease":"2","holder":"{holder}","epoch":{epoch},"slot":1}}"#
+        )
+    };
+    let confirmed = [&*confirm(7, 1, 3), r#"1 ok confirm {"lsn":3,"code":"ok"}"#].map(ToOwned::to_owned);
+    let revoked =
+        [r#"1 invoke revoke {"op":"4","lease":"2","slot":1}"#, r#"1 ok revoke {"lsn":4,"code":"ok"}"#];
+    let expired = [r#"1 invoke tick {"slot":5}"#, r#"1 ok tick {"processed":1,"last_lsn":3}"#];
+    let other = [
+        r#"1 invoke create_resource {"op":"9","resource":"6","slot":1}"#,
+        r#"1 ok create_resource {"lsn":3,"code":"ok"}"#,
+    ];
+    let nothing: &[&str] = &[];
+    let revoking = [&confirmed[0], &confirmed[1], revoked[0], revoked[1]];
+    let seen = |change: (&str, &str)| {
+        r#"1 ok get_lease {"state":"reserved","holder":"7","epoch":1,"created":2,"deadline":5,"members":["5"]}"#
+            .replace(change.0, change.1)
+    };
+    let right_lease = seen(("", ""));
+    let read_lease = r#"1 invoke get_lease {"lease":"2","slot":1}"#;
+    let lease_rows = [
+        (r#""holder":"7""#, r#""holder":"8""#, "wrong-read"),
+        (r#""epoch":1"#, r#""epoch":2"#, "wrong-read"),
+        (r#""deadline":5"#, r#""deadline":6"#, "wrong-read"),
+        (r#""members":["5"]"#, r#""members":["5","6"]"#, "wrong-read"),
+        (r#""created":2"#, r#""created":1"#, "wrong-read"),
+        (r#""state":"reserved""#, r#""state":"confirmed""#, "wrong-read"),
+        (r#""state":"reserved""#, r#""state":"expired""#, "early-expiry"),
+    ];
+    for (from, to, name) in lease_rows {
+        let wrong = seen((from, to));
+        let expected = format!("{name} lease=2 lsn=2 operations=2,4");
+        assert_eq!(anomalies(&leased(&[read_lease, &wrong])), [expected]);
+        assert_eq!(anomalies(&leased(&[read_lease, &right_lease])), [""; 0]);
+    }
+    let rows: &[(&[&str], &str, &str, &str, &str)] = &[
+        (
+            &other,
+            r#"2 invoke reserve_bundle {"op":"3","resources":["6","5"],"holder":"8","ttl":4,"slot":1}"#,
+            r#"2 ok reserve_bundle {"lsn":4,"code":"ok","lease":"4","epoch":1,"deadline":5}"#,
+            "double-allocation operation_id=3 resources=6,5 lsn=4 operations=2,4,6",
+            r#"2 ok reserve_bundle {"lsn":4,"code":"resource_busy"}"#,
+        ),
+        (
+            nothing,
+            &confirm(8, 1, 3),
+            r#"1 ok confirm {"lsn":3,"code":"ok"}"#,
+            "stale-holder operation_id=3 lease=2 lsn=3 operations=2,4",
+            r#"1 ok confirm {"lsn":3,"code":"holder_mismatch"}"#,
+        ),
+        (
+            &revoking,
+            r#"1 invoke release {"op":"5","lease":"2","holder":"7","epoch":1,"slot":1}"#,
+            r#"1 ok release {"lsn":5,"code":"ok"}"#,
+            "stale-holder operation_id=5 lease=2 lsn=5 operations=6,8",
+            r#"1 ok release {"lsn":5,"code":"stale_epoch"}"#,
+        ),
+        (
+            &revoking,
+            r#"1 invoke reserve {"op":"5","resource":"5","holder":"8","ttl":4,"slot":1}"#,
+            r#"1 ok reserve {"lsn":5,"code":"ok","lease":"5","epoch":1,"deadline":5}"#,
+            "double-allocation operation_id=5 resource=5 lsn=5 operations=6,8",
+            r#"1 ok reserve {"lsn":5,"code":"resource_busy"}"#,
+        ),
+        (
+            &expired,
+            r#"1 invoke reserve {"op":"3","resource":"5","holder":"8","ttl":4,"slot":5}"#,
+            r#"1 ok reserve {"lsn":4,"code":"resource_busy"}"#,
+            "missing-expiry operation_id=3 resource=5 lsn=4 operations=4,6",
+            r#"1 ok reserve {"lsn":4,"code":"ok","lease":"4","epoch":1,"deadline":9}"#,
+        ),
+        (
+            nothing,
+            &confirm(7, 1, 3),
+            r#"1 ok confirm {"lsn":3,"code":"reservation_not_found"}"#,
+            "lost-write operation_id=3 lease=2 lsn=3 operations=2,4",
+            r#"1 ok confirm {"lsn":3,"code":"ok"}"#,
+        ),
+        (
+            nothing,
+            r#"1 invoke create_resource {"op":"3","resource":"5","slot":1}"#,
+            r#"1 ok create_resource {"lsn":3,"code":"ok"}"#,
+            "lost-write operation_id=3 resource=5 lsn=3 operations=2,4",
+            r#"1 ok create_resource {"lsn":3,"code":"already_exists"}"#,
+        ),
+        (
+            nothing,
+            r#"1 invoke reserve {"op":"2","resource":"6","holder":"7","ttl":4,"slot":1}"#,
+            r#"1 ok reserve {"lsn":3,"code":"resource_not_found"}"#,
+            "wrong-retry operation_id=2 lsn=3 operations=2,4",
+            r#"1 ok reserve {"lsn":2,"code":"operation_conflict"}"#,
+        ),
+        (
+            nothing,
+            r#"1 invoke create_resource {"op":"3","resource":"6","slot":0}"#,
+            r#"1 ok create_resource {"lsn":3,"code":"ok"}"#,
+            "order-violation operation_id=3 resource=6 lsn=3 operations=4",
+            r#"1 fail create_resource {"error":"invalid_request"}"#,
+        ),
+        (
+            nothing,
+            r#"1 invoke get_resource {"resource":"5"}"#,
+            r#"1 ok get_resource {"state":"reserved","lease":"2","version":2}"#,
+            "wrong-read resource=5 lsn=2 operations=2,4",
+            r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#,
+        ),
+        (
+            nothing,
+            r#"1 invoke get_resource {"resource":"5"}"#,
+            r#"1 ok get_resource {"state":"not_found"}"#,
+            "lost-write resource=5 lsn=2 operations=2,4",
+            r#"1 ok get_resource {"state":"reserved","lease":"2","version":1}"#,
+        ),
+        (
+            nothing,
+            r#"1 invoke tick {"slot":9}"#,
+            r#"1 ok tick {"processed":2,"last_lsn":4}"#,
+            "early-expiry processed=2 due=1 operations=2,4",
+            r#"1 ok tick {"processed":1,"last_lsn":3}"#,
+        ),
+    ];
+    for (before, asks, wrong, expected, right) in rows {
+        let with = |answer: &str| anomalies(&leased(&[before, &[*asks, answer][..]].concat()));
+        assert_eq!(with(wrong), [*expected], "{asks}");
+        assert_eq!(with(right), [""; 0], "{asks}");
+    }
 }
 
 #[test]

@@ -167,6 +167,11 @@ impl<M: Model> Looks<M> {
         self.waiting.insert(completed, Look { invoked, floor, sight, not_before });
     }
 
+    /// Whether one waits that was answered before an event.
+    pub(super) fn has_before(&self, index: u64) -> bool {
+        self.waiting.first_key_value().is_some_and(|(completed, _)| *completed < index)
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
@@ -182,9 +187,6 @@ impl<M: Model> Looks<M> {
     /// Settles every read that was answered before the event `before`, with all places up to `applied` as candidates. Each
     /// takes the lowest that fits: that leaves most room to those who come later.
     pub(super) fn settle(&mut self, before: u64, applied: u64, views: &Views<M>, gaps: Gaps) -> Vec<Anomaly> {
-        if self.waiting.first_key_value().is_none_or(|(completed, _)| *completed >= before) {
-            return Vec::new();
-        }
         let mut due = Vec::new();
         while let Some(first) = self.waiting.first_entry().filter(|first| *first.key() < before) {
             due.push(first.remove_entry());

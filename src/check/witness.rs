@@ -198,6 +198,14 @@ impl<M: Model + std::fmt::Debug> World<M> {
         self.applied
     }
 
+    pub(super) fn committed(&self) -> u64 {
+        self.floor.0
+    }
+
+    pub(super) fn knows(&self, command: &M::Command) -> bool {
+        M::identity(command).is_some_and(|identity| self.attempts.contains_key(&identity))
+    }
+
     /// The lowest place that somebody in flight, or a read that waits, may ask for.
     pub(super) fn oldest_floor(&self) -> u64 {
         let open = self.open.values().next().map_or(u64::MAX, |open| open.floor.0);

@@ -67,6 +67,18 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         self.first.applied()
     }
 
+    /// The highest place that is certainly committed.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.first.committed()
+    }
+
+    /// Whether a command was sent before and can still be answered for it, or is in flight.
+    #[must_use]
+    pub fn knows(&self, command: &M::Command) -> bool {
+        self.first.knows(command)
+    }
+
     /// Places, operations and reads that are not settled.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -1,6 +1,7 @@
 //! Judging a recorded history of leases, from its text alone.
 
 use super::model::LeaseModel;
+use super::quorum::Quorum;
 use super::record::{Fields, Header, Request, parse_command, write_completion};
 use super::scan;
 use super::told::{Teller, Told};
@@ -48,6 +49,7 @@ pub struct Judge {
     requests: Map<u64, Request>,
     counts: Counts,
     teller: Teller,
+    quorum: Quorum,
     /// States of replicas that had not applied as much as others, and could not be compared.
     uncompared: Vec<(u64, u64)>,
 }
@@ -62,8 +64,17 @@ impl Judge {
             requests: Map::default(),
             counts: Counts::default(),
             teller: Teller::default(),
+            quorum: Quorum::default(),
             uncompared: Vec::new(),
         }
+    }
+
+    /// For how many milliseconds a primary may go on reading once it reaches no other replica. Where it is not known such reads
+    /// are not judged.
+    #[must_use]
+    pub fn with_read_lease(mut self, millis: Option<u64>) -> Self {
+        self.quorum.set_read_lease(millis);
+        self
     }
 
     /// What was found so far.
@@ -84,7 +95,7 @@ impl Judge {
             Some(value) => serde_json::from_str(value.get()).map_err(|error| format!("`value`: {error}")),
             None => Ok(Fields::default()),
         };
-        self.take(&event.stamp(), &event.f, fields)
+        self.take(&event.stamp(), &event.f, fields.as_ref().map_err(Clone::clone))
     }
 
     /// A process asks for something: the same as hearing of it, without a text in between.
@@ -93,7 +104,7 @@ impl Judge {
     /// When its process may not do that.
     pub fn begins(&mut self, stamp: &Stamp, request: Request) -> Result<(), String> {
         match self.processes.follow(stamp, request.f()).map_err(|error| error.to_string())? {
-            Paired::Begins => self.invoked(stamp.index, request),
+            Paired::Begins => self.invoked(stamp, request),
             Paired::Ends { .. } | Paired::Nemesis => {
                 return Err("expected an invocation of a client".to_owned());
             }
@@ -112,32 +123,39 @@ impl Judge {
         }
     }
 
-    fn take(&mut self, stamp: &Stamp, f: &str, fields: Result<Fields<'_>, String>) -> Result<(), String> {
+    fn take(&mut self, stamp: &Stamp, f: &str, fields: Result<&Fields<'_>, String>) -> Result<(), String> {
         match self.processes.follow(stamp, f).map_err(|error| error.to_string())? {
             Paired::Nemesis if f == LOG => {
                 let fields = fields?;
                 let f = fields.f.clone().ok_or("`value.f`: expected, found nothing")?;
                 let lsn = fields.lsn.ok_or("`value.lsn`: expected, found nothing")?;
                 let replica = stamp.replica.unwrap_or(0);
-                self.checker.logged(Lsn(lsn).0, &parse_command(&f, &fields)?, replica);
+                self.checker.logged(Lsn(lsn).0, &parse_command(&f, fields)?, replica);
                 Ok(())
             }
             Paired::Nemesis => Ok(()),
             Paired::Begins => {
-                let request = Request::parse(f, &fields?)?;
-                self.invoked(stamp.index, request);
+                let request = Request::parse(f, fields?)?;
+                self.invoked(stamp, request);
                 Ok(())
             }
             Paired::Ends { invoked } => {
                 // What is told of a failure is for people, unless it is a fence.
-                let fields = if stamp.kind == Kind::Ok { fields? } else { fields.unwrap_or_default() };
-                self.completed(stamp, invoked, &fields)
+                let nothing = Fields::default();
+                let fields = if stamp.kind == Kind::Ok { fields? } else { fields.unwrap_or(&nothing) };
+                self.completed(stamp, invoked, fields)
             }
         }
     }
 
-    fn invoked(&mut self, index: u64, request: Request) {
+    fn invoked(&mut self, stamp: &Stamp, request: Request) {
+        let index = stamp.index;
         self.counts.operations += 1;
+        let is_new = match &request {
+            Request::Write(command) => !self.checker.knows(command),
+            _ => true,
+        };
+        self.quorum.begins(stamp, &request, is_new);
         let call = match request {
             Request::Write(command) => Call::Command(command),
             other => {
@@ -160,11 +178,16 @@ impl Judge {
             Some(request) => request.completion(stamp.kind, fields)?,
             None => write_completion(stamp.kind, fields)?,
         };
+        if let Some(anomaly) = self.quorum.ends(invoked, &completion) {
+            self.checker.report(&anomaly);
+        }
         self.checker.complete(invoked, stamp.index, completion);
         Ok(())
     }
 
     fn hear_of_replicas(&mut self, event: &Event) -> Result<(), String> {
+        let value = event.value.as_deref().map(serde_json::value::RawValue::get);
+        self.quorum.hear(&event.stamp(), &event.f, value, self.checker.committed())?;
         match self.teller.hear(event)? {
             Told::Nothing => {}
             Told::Wrong(anomaly) => self.checker.report(&anomaly),
@@ -204,17 +227,27 @@ impl Judge {
     }
 }
 
+/// What the header may say of reads.
+#[derive(serde::Deserialize)]
+struct ReadLease {
+    #[serde(default)]
+    read_lease_millis: Option<u64>,
+}
+
 /// Reads a history and judges it.
 ///
 /// # Errors
 /// The first line that is no part of such a history.
 pub fn judge(input: impl BufRead) -> Result<Verdict, ReadError> {
     let (header, mut reader) = Reader::new(input)?;
+    let ReadLease { read_lease_millis } = serde_json::from_str(header.text.get()).map_err(|error| {
+        ReadError::Line { line: 1, problem: format!("expected a number of milliseconds: {error}") }
+    })?;
     let header: Header = serde_json::from_str(header.text.get()).map_err(|error| ReadError::Line {
         line: 1,
         problem: format!("expected the cluster's limits: {error}"),
     })?;
-    let mut judge = Judge::new(header.limits.into());
+    let mut judge = Judge::new(header.limits.into()).with_read_lease(read_lease_millis);
     while let Some(heard) = hear_next(&mut judge, &mut reader)? {
         heard.map_err(|problem| ReadError::Line { line: reader.line(), problem })?;
     }
@@ -233,10 +266,11 @@ fn hear_next<R: BufRead>(
         return Ok(None);
     }
     let is_clients = |brief: &Brief<'_>| matches!(brief.stamp.process, Process::Client(_));
-    if let Some(brief) = lines.brief().filter(is_clients)
-        && let Some(fields) = brief.value.map_or_else(|| Some(Fields::default()), scan::fields)
-    {
-        return Ok(Some(judge.take(&brief.stamp, brief.f, Ok(fields))));
+    if let Some(brief) = lines.brief().filter(is_clients) {
+        let mut fields = Fields::default();
+        if brief.value.is_none_or(|value| scan::fields(value, &mut fields).is_some()) {
+            return Ok(Some(judge.take(&brief.stamp, brief.f, Ok(&fields))));
+        }
     }
     Ok(Some(judge.hear(&lines.event()?)))
 }

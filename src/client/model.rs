@@ -6,10 +6,10 @@
 use super::lease::{
     Answer, Ask, Code, Command, LeaseSeen, LeaseState, LeaseView, Limits, ResourceState, ResourceView, Sight,
 };
-use crate::check::hashing::digest;
+use crate::check::hashing::{Map, digest};
 use crate::check::{AnomalyKind, Disagreement, Model};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a reader can look at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ pub struct LeaseModel {
     limits: Limits,
     resources: BTreeMap<ResourceId, ResourceView>,
     leases: BTreeMap<ReservationId, LeaseView>,
-    operations: HashMap<OperationId, Remembered>,
+    operations: Map<OperationId, Remembered>,
     /// Ended leases by the slot after which they are forgotten, and operations likewise.
     ended: BTreeSet<(Slot, ReservationId)>,
     remembered: BTreeSet<(Slot, OperationId)>,
@@ -73,7 +73,7 @@ impl LeaseModel {
             limits,
             resources: BTreeMap::new(),
             leases: BTreeMap::new(),
-            operations: HashMap::new(),
+            operations: Map::default(),
             ended: BTreeSet::new(),
             remembered: BTreeSet::new(),
             due: BTreeSet::new(),
@@ -146,6 +146,13 @@ impl LeaseModel {
         self.operations.insert(operation, record);
         self.remembered.insert((retire_after, operation));
         answer
+    }
+
+    /// Whether the last lease of a resource that is remembered to have ended did so at its deadline.
+    fn last_expired(&self, resource: ResourceId) -> bool {
+        let ended = self.leases.values().filter(|view| view.members.contains(&resource));
+        let last = ended.filter(|view| view.released.is_some()).max_by_key(|view| view.released);
+        last.is_some_and(|view| view.state == LeaseState::Expired)
     }
 
     /// Whether a sum of slots that the command needs leaves the numbers. Such a command changes nothing at all.
@@ -286,8 +293,9 @@ impl LeaseModel {
         let deadline = Slot(now.0 + ttl);
         let buckets = self.limits.max_ttl_slots.saturating_add(1);
         let neighbours =
-            self.due.iter().filter(|(other, _)| other.0 % buckets == deadline.0 % buckets).count();
-        if neighbours as u64 >= self.limits.max_expiration_bucket_len {
+            || self.due.iter().filter(|(other, _)| other.0 % buckets == deadline.0 % buckets).count() as u64;
+        let most = self.limits.max_expiration_bucket_len;
+        if self.due.len() as u64 >= most && neighbours() >= most {
             return Answer::plain(Code::ExpirationIndexFull);
         }
         let lease = ReservationId::mint(self.limits.shard, lsn);
@@ -460,8 +468,14 @@ impl Model for LeaseModel {
         }
         let expected = self.execute(Lsn(place), command, changes);
         let observed = observed.filter(|observed| **observed != expected)?;
+        let kind = match (&command.ask, expected.code, observed.code) {
+            (Ask::Reserve { resource, .. }, Code::Ok, Code::ResourceBusy) if self.last_expired(*resource) => {
+                AnomalyKind::MissingExpiry
+            }
+            _ => name_of(&command.ask, &expected, observed),
+        };
         Some(Disagreement {
-            kind: name_of(&command.ask, &expected, observed),
+            kind,
             expected: in_words(&expected),
             observed: in_words(observed),
             fields: fields_of(command),

@@ -7,14 +7,13 @@ use super::record::Fields;
 use crate::history::scan::Scanner;
 use std::borrow::Cow;
 
-/// Reads a value, if it is of the form that is written.
+/// Reads a value into fields without any, if it is of the form that is written.
 #[must_use]
-pub fn fields(text: &[u8]) -> Option<Fields<'_>> {
+pub fn fields<'a>(text: &'a [u8], found: &mut Fields<'a>) -> Option<()> {
     let mut scanner = Scanner::new(text);
-    let mut found = Fields::default();
     scanner.expect(b"{")?;
     if scanner.expect(b"}").is_some() {
-        return scanner.is_done().then_some(found);
+        return scanner.is_done().then_some(());
     }
     loop {
         let key = scanner.text()?;
@@ -48,7 +47,7 @@ pub fn fields(text: &[u8]) -> Option<Fields<'_>> {
         }
         match scanner.byte()? {
             b',' => {}
-            b'}' => return scanner.is_done().then_some(found),
+            b'}' => return scanner.is_done().then_some(()),
             _ => return None,
         }
     }
@@ -177,8 +176,11 @@ mod tests {
             assert!(reader.advance().unwrap());
             let brief = reader.brief();
             let quick = brief.and_then(|brief| {
-                let fields = brief.value.map_or_else(|| Some(Fields::default()), fields)?;
-                Some((brief.stamp, brief.f, fields))
+                let mut found = Fields::default();
+                if let Some(value) = brief.value {
+                    fields(value, &mut found)?;
+                }
+                Some((brief.stamp, brief.f, found))
             });
             let event = reader.event();
             broken += u32::from(event.is_err());

@@ -5,6 +5,17 @@
 
 use super::{Kind, Process, Stamp};
 
+/// Printable ASCII but quotation mark and backslash: what stands for itself in a text.
+const IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        is_plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    is_plain
+};
+
 /// Text that is read from its beginning. Everything returns none where the text is of another form than expected.
 #[derive(Debug, Clone, Copy)]
 pub struct Scanner<'a>(&'a [u8]);
@@ -68,10 +79,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub fn text(&mut self) -> Option<&'a str> {
         self.expect(b"\"")?;
-        let end = self
-            .0
-            .iter()
-            .position(|byte| *byte == b'"' || *byte == b'\\' || !(b' '..=b'~').contains(byte))?;
+        let end = self.0.iter().position(|byte| !IS_PLAIN[usize::from(*byte)])?;
         if self.0[end] != b'"' {
             return None;
         }

@@ -38,6 +38,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
 
     /// Settles what was seen by reads that were answered before the event `index`: what comes next was asked for later.
     pub(super) fn look_until(&mut self, index: u64) {
+        if !self.looks.has_before(index) {
+            return;
+        }
         for anomaly in self.looks.settle(index, self.applied, &self.views, self.gaps) {
             self.anomaly(anomaly);
         }
@@ -91,13 +94,20 @@ impl<M: Model + std::fmt::Debug> World<M> {
             let mut operations: Vec<u64> =
                 executions.filter(|known| known.place < place).map(|known| known.index).collect();
             operations.push(index);
+            // Under an identity that is recorded for something else nothing is executed, either.
+            let is_other = self.gaps == Gaps::Closed && self.model.recall(command).is_none();
+            let (kind, expected) = if is_other {
+                (AnomalyKind::WrongRetry, "a conflict: another command is recorded under its identity")
+            } else {
+                let expected = "the outcome and the place of the first execution, which is still remembered";
+                (AnomalyKind::DuplicateExecution, expected)
+            };
             self.anomaly(Anomaly {
-                kind: AnomalyKind::DuplicateExecution,
+                kind,
                 operations,
                 fields: vec![("operation_id", identity.to_string()), ("lsn", place.to_string())],
-                expected: "the outcome and the place of the first execution, which is still remembered"
-                    .to_owned(),
-                observed: format!("executed again at {place}"),
+                expected: expected.to_owned(),
+                observed: format!("executed {} at {place}", if is_other { "anew" } else { "again" }),
             });
         }
         let mut changes = std::mem::take(&mut self.changes);

@@ -16,7 +16,12 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let latest = self.latest();
         let place = self.applied.saturating_add(1);
         // Whoever is in flight may still tell.
-        if self.open.range(..latest).any(|(_, open)| self.standing(open).is_some()) {
+        let may_tell = |open: &Open<M>| match &open.call {
+            Call::Command(command) => open.floor.0 <= self.applied && self.model.admits(command),
+            Call::Sweep(sweep) => open.floor.0 <= self.applied && !self.model.is_spent(sweep),
+            Call::Look => false,
+        };
+        if self.open.iter().take_while(|(index, _)| **index < latest).any(|(_, open)| may_tell(open)) {
             return false;
         }
         let mut candidates = self.candidates(latest);

@@ -40,6 +40,24 @@ impl<M: Model + std::fmt::Debug> World<M> {
     ) {
         let Some(identity) = M::identity(&command) else { return };
         let attempts = self.attempts.entry(identity).or_default();
+        // Mostly it was sent once.
+        if attempts.executions.is_empty() && attempts.tries.len() == 1 && place > self.applied {
+            attempts.tries = Few::default();
+            let (told, by) = (Some(answer.clone()), Few::of(invoked));
+            attempts.executions.push(Execution {
+                place,
+                answer: told,
+                index: invoked,
+                command: command.clone(),
+                by,
+            });
+            let content = Content::Command(command);
+            let (answer, completed) = (Some(answer), Some(index));
+            return self.insert(
+                place,
+                Entry { content, answer, index: invoked, first_invoked: invoked, completed, floor },
+            );
+        }
         if let Some(known) = attempts.executions.find_mut(|known| known.place == place) {
             let same_command = M::repeats(&known.command, &command);
             let problem = match &known.answer {
@@ -162,7 +180,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
 
     pub(super) fn insert(&mut self, place: u64, entry: Entry<M>) {
         let last = entry.last(place);
-        let before = self.entries.range(..=last).next_back();
+        let before = if self.entries.is_empty() { None } else { self.entries.range(..=last).next_back() };
         let taken = before
             .filter(|(at, known)| **at >= place || known.last(**at) >= place)
             .map(|(_, known)| known.index)
@@ -189,7 +207,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 observed: place.to_string(),
             });
         }
-        if let Some(completed) = entry.completed {
+        // What is applied at once nobody waits for.
+        let is_next = place == self.applied + 1 && matches!(entry.content, Content::Command(_));
+        if let Some(completed) = entry.completed.filter(|_| !is_next) {
             self.told.insert((completed, place));
         }
         self.entries.insert(place, entry);
