@@ -223,6 +223,21 @@ fn scripts_and_backends_keep_their_distance() {
 }
 
 #[test]
+fn a_run_writes_and_keeps_nothing_beside_its_sinks() {
+    let folder = root().join("bin/allocdb-jepsen");
+    for name in ["runs", "scenarios", "stage", "events", "cluster", "actions", "nemesis", "runtime"] {
+        let code = code(&folder.join(format!("{name}.rs")));
+        for output in ["stdout", "stderr", "print(", "println!", "fs::write", "File::create"] {
+            assert!(!code.contains(output), "{name} has {output}");
+        }
+        let keeps = code
+            .lines()
+            .find(|line| line.trim_start().trim_start_matches("pub(crate) ").starts_with("static "));
+        assert_eq!(keeps, None, "{name} keeps something for every run of a process");
+    }
+}
+
+#[test]
 fn the_binarys_root_only_parses_dispatches_and_exits() {
     let text = fs::read_to_string(root().join("bin/allocdb-jepsen.rs")).unwrap();
     assert!(text.lines().count() < 120, "{} lines", text.lines().count());

@@ -98,7 +98,7 @@ fn carry_out(command: Command) -> Result<()> {
             runs::run(testbed, &open, &run_id, &output_root, &listen()?)
         }
         Command::Archive { testbed, run_id, history_file, output_root } => {
-            runs::archive(testbed, &open, &run_id, &history_file, &output_root, &listen()?)
+            runs::archive::run(testbed, &open, &run_id, &history_file, &output_root, &listen()?)
         }
         Command::Operate(operate) => surface::operate(operate, &open, &listen()?),
         Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &listen()?),

@@ -1,7 +1,7 @@
 //! The files of the harness that make up the watch views, as they are, compiled into this tool so that they can be given
 //! recorded answers in place of a testbed.
 
-#![allow(dead_code, unreachable_pub, reason = "only the views are used here")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "only the views are used here")]
 
 #[path = "../../../src/bin/allocdb-jepsen/args.rs"]
 pub(crate) mod args;

@@ -1,6 +1,8 @@
 //! The life of a run, from looking up its id to the bundle: verify, execute, judge, archive, with a tracker that says at
 //! every moment where it is, and an end that leaves nothing behind whichever way it comes.
 
+#[path = "runs/archive.rs"]
+pub(crate) mod archive;
 #[path = "runs/origin.rs"]
 mod origin;
 #[path = "runs/programs.rs"]
@@ -15,30 +17,27 @@ mod tests;
 use super::actions::Actions;
 use super::args::Testbed;
 use super::cluster;
-use super::common::{now_millis, print};
-use super::harness_log::{self, Notes};
+use super::common::now_millis;
+use super::harness_log::Notes;
 use super::interrupt::{Interrupt, Interrupted};
 use super::leftovers::{check_staging, clear_staging};
 use super::nemesis::Fault;
 use super::runtime;
 use super::scenarios::script;
-use super::sink::{
-    Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks, Terminal, create_output_root, write_events,
-};
+use super::sink::{Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks, Terminal, write_events};
 use super::stage::{ScriptContext, Stage};
-use super::surface::{BLOCKED, fail_if_blocked, judge_file, open_history, verify_surface};
+use super::surface::{fail_if_blocked, verify_surface};
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb, claim};
 use super::tracker::lines::Iteration;
 use super::tracker::{Completion, Namespaces, Phase, RunFiles};
 use allocdb_node::ids::ReplicaId;
-use allocdb_node::jepsen::analysis::{Analyzer, Report, analyze};
+use allocdb_node::jepsen::analysis::{Report, analyze};
 use allocdb_node::jepsen::artifacts::Bundle;
 use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence};
-use allocdb_node::jepsen::history::{Event, HistoryReader, HistoryWriter};
+use allocdb_node::jepsen::history::Event;
 use allocdb_node::jepsen::plan::{self, FaultWindow, RunSpec};
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -435,67 +434,5 @@ impl UnderWay<'_> {
             ),
             _ => Ok(()),
         }
-    }
-}
-
-/// Judges a history that was recorded earlier and archives it with the testbed's logs.
-pub(crate) fn archive(
-    testbed: Testbed,
-    open: &Open<'_>,
-    run_id: &str,
-    history_file: &Path,
-    output_root: &Path,
-    interrupt: &Interrupt,
-) -> Result<()> {
-    let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
-    let run = find_run(run_id)?;
-    origin::check(history_file, run)?;
-    let report = judge_file(history_file)?;
-    create_output_root(output_root)?;
-    let root = OutputRoot::take(output_root, &format!("archive of {}", run.id))?;
-    let files = RunFiles::new(output_root, run.id.as_str());
-    testbed.begin(output_root, run)?;
-    let logs = root.keep_logs(&*testbed, &files, interrupt)?;
-    for missing in &logs.missing {
-        harness_log::tell(&format!("missing in the bundle: {missing}"));
-    }
-    let bundle = Bundle {
-        run,
-        created_at_millis: u128::from(now_millis()),
-        history: &mut |out| copy_history(history_file, &report, out),
-        report: &report,
-        logs_archive: logs.archive.as_deref(),
-        evidence: Evidence {
-            harness: programs::own(),
-            logs: Some(logs.evidence()),
-            ..Evidence::of_unknown_run(testbed.backend(), run)
-        },
-    };
-    let artifact_bundle = root.keep_bundle(bundle)?;
-    print(&format!(
-        "artifact_bundle={}\n{}_logs_archive={}\n",
-        artifact_bundle.display(),
-        testbed.backend(),
-        logs.shown()
-    ))?;
-    if report.passed() { Ok(()) } else { Err(anyhow!(BLOCKED)) }
-}
-
-/// Writes a history file again, in its canonical form. What is archived must be what was judged, so it is judged once more
-/// on its way.
-fn copy_history(from: &Path, judged: &Report, out: &mut dyn io::Write) -> io::Result<()> {
-    let unreadable = |error: allocdb_node::jepsen::history::HistoryError| io::Error::other(error.to_string());
-    let mut reader = HistoryReader::new(open_history(from).map_err(unreadable)?);
-    let mut analyzer = Analyzer::new();
-    let mut writer = HistoryWriter::new(out)?;
-    while let Some(event) = reader.next_event().map_err(unreadable)? {
-        analyzer.observe(event);
-        writer.write(event)?;
-    }
-    writer.finish()?;
-    if analyzer.finish() == *judged {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("{} changed while it was archived", from.display())))
     }
 }

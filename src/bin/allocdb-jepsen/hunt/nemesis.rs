@@ -40,7 +40,7 @@ struct Active {
     heal_at: Instant,
 }
 
-/// See the module.
+/// Injects what the schedule draws and heals it when its time is over; what is active at a moment, and for how long.
 pub(super) struct Nemesis<'a> {
     shared: &'a Shared,
     testbed: &'a LocalTestbed,
@@ -291,11 +291,11 @@ impl<'a> Nemesis<'a> {
     /// Looks whether every replica that nothing is done to is as it should be.
     pub(super) fn look(&mut self) {
         self.looked_at = Instant::now();
-        let hurt = self.unreachable();
+        let unreachable = self.unreachable();
         let round = runtime::probe(self.testbed);
         for (at, sighting) in round.0.iter().enumerate() {
             let replica = sighting.replica.0;
-            if hurt.contains(&replica) || self.failed.contains(&replica) {
+            if unreachable.contains(&replica) || self.failed.contains(&replica) {
                 self.silent[at] = 0;
                 continue;
             }

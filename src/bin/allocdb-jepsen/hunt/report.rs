@@ -72,7 +72,7 @@ pub(super) struct Found {
     pub(super) faults: u64,
 }
 
-/// See the module.
+/// All that a hunt has to show at its end, as lines, as JSON and as files.
 pub(super) struct Report {
     found: Found,
     judged: Judged,

@@ -1,3 +1,4 @@
+use super::super::harness_log;
 use super::stand_in::StandIn;
 use super::*;
 use std::ffi::OsStr;

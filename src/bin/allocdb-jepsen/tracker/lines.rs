@@ -3,7 +3,7 @@
 //! A sentence is taken for what it says only if it is exactly one that is written for that. Whatever else stands in a log is
 //! shown as it is and means nothing.
 
-use super::{Phase, escape, unescape};
+use super::status::{Phase, escape, unescape};
 use std::fmt;
 
 /// Something that happened in a run, as its events log has it.
