@@ -102,6 +102,11 @@ pub trait Model: Clone {
         0
     }
 
+    /// A digest of an answer; 0 if answers are not told apart by it.
+    fn digest_answer(_answer: &Self::Answer) -> u32 {
+        0
+    }
+
     /// The keys that what was seen depends on.
     fn keys(sight: &Self::Sight) -> Vec<Self::Key>;
 

@@ -20,7 +20,7 @@
 //! events alone, however often somebody asks.
 //!
 //! Memory is bounded by what is in flight, what the model remembers, [`MOST_WAITING`] events behind the first place that is not
-//! known yet, and 16 bytes for each of the last million places, which late repetitions and logs are held against.
+//! known yet, and 24 bytes for each of the last million places, which late repetitions and logs are held against.
 
 mod apply;
 mod attempts;
@@ -117,6 +117,8 @@ struct Conflict<M: Model> {
     index: u64,
     completed: u64,
     command: M::Command,
+    /// What was certainly committed when it was asked for.
+    floor: Mark,
 }
 
 /// A history held against a model, with everything that had to be assumed on the way.
@@ -278,7 +280,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             (Call::Command(command), Completion::Conflict { place }) => {
                 self.fail(&command, invoked);
                 self.commit(place, invoked);
-                let conflict = Conflict { place, index: invoked, completed: index, command };
+                let conflict = Conflict { place, index: invoked, completed: index, command, floor };
                 if place <= self.applied {
                     self.compare_conflict(&conflict, true);
                 } else {

@@ -112,7 +112,7 @@ pub struct Command {
 }
 
 /// What a client was told about a command of its own. Only a reservation that succeeded has more than a code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// What it came to.
     pub code: Code,

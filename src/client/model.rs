@@ -550,6 +550,10 @@ impl Model for LeaseModel {
         digest(&command.ask)
     }
 
+    fn digest_answer(answer: &Answer) -> u32 {
+        digest(answer).max(1)
+    }
+
     fn keys(sight: &Sight) -> Vec<Key> {
         match sight {
             Sight::Resource { resource, .. } => vec![Key::Resource(*resource)],

@@ -127,8 +127,15 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         self.changes = changes;
         self.applied = place;
-        let trace =
-            Trace { identity: identity.as_ref().map_or(0, digest), content: M::digest(command), index };
+        let told = answer.map(M::digest_answer);
+        let answer_digest =
+            told.or_else(|| self.model.recall(command).as_ref().map(M::digest_answer)).unwrap_or(0);
+        let trace = Trace {
+            identity: identity.as_ref().map_or(0, digest),
+            content: M::digest(command),
+            answer: answer_digest,
+            index,
+        };
         self.past.push(place, trace);
         self.compare_claim(place, command, index);
         if let Some(identity) = identity {
@@ -331,11 +338,14 @@ impl<M: Model + std::fmt::Debug> World<M> {
 
     /// A refusal for another command under the same identity needs that command, at the place it names, committed in time.
     pub(super) fn compare_conflict(&mut self, conflict: &Conflict<M>, in_time: bool) {
-        let Conflict { place, index, command, .. } = conflict;
+        let Conflict { place, index, command, floor, .. } = conflict;
         let identity = M::identity(command);
         let attempts = identity.and_then(|identity| self.attempts.get(&identity));
         let mut executions = attempts.into_iter().flat_map(|known| known.executions.iter());
         let is_other = |known: &Execution<M>| known.place == *place && !M::repeats(&known.command, command);
+        // One that was executed anew before it was asked for is what is recorded.
+        let is_replaced = |known: &Execution<M>| known.place > *place && known.place <= floor.0;
+        let in_time = in_time && !executions.clone().any(is_replaced);
         // Its record may be gone by now, and was not when it was asked for.
         let was_other = |trace: Trace| {
             trace.identity == identity.as_ref().map_or(0, digest) && trace.content != M::digest(command)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Places that are kept in mind, the last ones: 16 bytes each.
+/// Places that are kept in mind, the last ones: 24 bytes each.
 const MOST_PLACES: usize = 1_000_000;
 
 /// What is known of a command that was applied.
@@ -13,6 +13,8 @@ pub(super) struct Trace {
     pub(super) identity: u32,
     /// Digest of what it asks for.
     pub(super) content: u32,
+    /// Digest of its answer; 0 where that is not known.
+    pub(super) answer: u32,
     /// The invocation it is known by; [`NOBODY`] where there is none.
     pub(super) index: u64,
 }
@@ -20,7 +22,7 @@ pub(super) struct Trace {
 /// For a command that no invocation is known for.
 pub(super) const NOBODY: u64 = u64::MAX;
 
-const NOTHING: Trace = Trace { identity: 0, content: 0, index: NOBODY };
+const NOTHING: Trace = Trace { identity: 0, content: 0, answer: 0, index: NOBODY };
 
 /// Applied places, the last ones. Copies share what is full.
 #[derive(Debug, Clone)]
@@ -125,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_last_places_are_remembered_and_no_more() {
-        let trace = |number: u64| Trace { identity: 1, content: 2, index: number };
+        let trace = |number: u64| Trace { identity: 1, content: 2, answer: 3, index: number };
         let mut past = Past::default();
         for place in 1..=MOST_PLACES as u64 + PART as u64 {
             past.push(place, trace(place));

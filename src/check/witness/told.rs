@@ -90,11 +90,22 @@ impl<M: Model + std::fmt::Debug> World<M> {
         // A record that the model has forgotten may still have answered one who asked in time.
         if self.gaps == Gaps::Closed
             && place <= self.applied
-            && self.past.at(place).is_some_and(|trace| {
-                trace.identity == digest(&identity) && trace.content == M::digest(&command)
-            })
+            && let Some(trace) = self
+                .past
+                .at(place)
+                .filter(|trace| trace.identity == digest(&identity) && trace.content == M::digest(&command))
         {
-            return self.forget_attempt(identity, invoked);
+            self.forget_attempt(identity, invoked);
+            if trace.answer != 0 && trace.answer != M::digest_answer(&answer) {
+                self.anomaly(Anomaly {
+                    kind: AnomalyKind::WrongRetry,
+                    operations: self.past.index(place).into_iter().chain([invoked]).collect(),
+                    fields: vec![("lsn", place.to_string())],
+                    expected: "the answer of the first execution".to_owned(),
+                    observed: format!("{answer:?}"),
+                });
+            }
+            return;
         }
         self.withdraw(identity, invoked, place);
         let mut possible = self.executed_by(identity, invoked, floor, &command, place);
