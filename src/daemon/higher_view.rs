@@ -5,7 +5,7 @@
 
 use super::Event;
 use super::identity::{Answer, ask};
-use super::network::Replies;
+use super::replies::Replies;
 use crate::api::text;
 use crate::cluster::ReplicaLayout;
 use crate::ids::{ClusterId, ReplicaId};

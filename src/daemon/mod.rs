@@ -13,6 +13,7 @@ mod link;
 pub mod log_file;
 mod network;
 mod peers;
+mod replies;
 #[cfg(feature = "planted-faults")]
 mod slow_disk;
 mod source;
@@ -29,7 +30,8 @@ use crate::replica::node::{ClientReply, Node, NodeSettings, NodeStatus, Output, 
 use crate::replica::{Replica, Role};
 use crate::storage::{Disk, OsDisk, create_private_folder, private_file};
 use link::Link;
-use network::{Network, Replies};
+use network::Network;
+use replies::Replies;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

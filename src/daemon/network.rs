@@ -5,6 +5,7 @@
 //! the node are bounded in number and bytes; what would be too much is refused at once, and was not looked at.
 
 use super::higher_view::Doubts;
+use super::replies::Replies;
 use super::{DaemonError, Event, SharedStatus, control, descriptors};
 use crate::api::{self, MAX_MESSAGE_BYTES, text};
 use crate::cluster::faults::IsolationWatch;
@@ -151,25 +152,7 @@ struct Connection {
     heard: Instant,
 }
 
-/// Hands replies to the network's thread.
-#[derive(Clone)]
-pub(super) struct Replies {
-    outbox: Sender<(Request, Vec<u8>)>,
-    waker: Arc<Waker>,
-}
-
-impl Replies {
-    pub(super) fn put(&self, token: Request, reply: Vec<u8>) {
-        // The thread lives as long as the process.
-        let _ = self.outbox.send((token, reply));
-    }
-
-    pub(super) fn wake(&self) {
-        let _ = self.waker.wake();
-    }
-}
-
-/// See the module.
+/// The ports, the connections to them, and what the node has of their requests.
 pub(super) struct Network {
     poll: Poll,
     listeners: [TcpListener; 3],
@@ -210,7 +193,7 @@ impl Network {
         }
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(DaemonError::Setup)?);
         let (outbox, replies) = channel();
-        let told = Replies { outbox, waker };
+        let told = Replies::new(outbox, waker);
         let peers: Vec<ReplicaLayout> = layout.peers_of(own.id).cloned().collect();
         let network = Self {
             poll,

@@ -12,6 +12,7 @@ mod install;
 pub(crate) mod log_walk;
 mod metrics;
 mod recovery;
+mod recovery_error;
 
 pub use admission::Attempt;
 pub use checkpoint::{Checkpoint, CheckpointError};
@@ -19,7 +20,7 @@ pub use config::{EngineConfig, EngineConfigError};
 pub use digest::StateDigest;
 pub use install::InstallError;
 pub use metrics::{Metrics, StartupKind};
-pub use recovery::{Known, RecoveryError};
+pub use recovery_error::{Known, RecoveryError};
 
 use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
 use crate::allocator::{
