@@ -4,208 +4,35 @@
 //! it knows is in the workspace, and replicas started detached go on without it. Replicas started tethered end with the
 //! process that started them, however that ends.
 
+mod error;
+mod processes;
+
 use super::addresses::{Host, Reservation, new_cluster_id};
 use super::control::{self, ControlError, ControlStatus};
-use super::lock::{Lock, LockError};
+use super::lock::Lock;
 use super::process::{self, KillError};
 use super::report::Condition;
 use super::timeline::{self, EventKind};
-use super::{ClusterLayout, FaultState, Network, ReplicaLayout, TextFileError, layout};
+use super::{ClusterLayout, FaultState, Network, ReplicaLayout, layout};
 use crate::ids::{ReplicaId, View};
 use crate::replica::integrity::replace_metadata;
 use crate::replica::{Metadata, Role, metadata::MAX_FILE_LEN};
-use crate::storage::{OsDisk, create_private_folder, private_file, read_file};
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt as _;
+use crate::storage::{OsDisk, create_private_folder, read_file};
+use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use error::{RunnerError, says_already_stopped};
+use processes::{Started, Wait};
 
 /// How long a replica may take to answer once its files are open, or to be gone after its end.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Longest pause between two looks at something that is waited for.
-const POLL: Duration = Duration::from_millis(50);
-
 /// How often other addresses are tried for a new cluster whose first choice was taken meanwhile.
 const ADDRESS_ATTEMPTS: u32 = 5;
-
-/// Why something was not done to a cluster.
-#[derive(Debug, thiserror::Error)]
-pub enum RunnerError {
-    /// The workspace is not there.
-    #[error("failed to resolve workspace {}: {error}", path.display())]
-    Workspace {
-        /// As it was given.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Its layout cannot be used.
-    #[error("failed to load local cluster layout: {error}; in {}", path.display())]
-    Layout {
-        /// Where it should be.
-        path: PathBuf,
-        /// Why not.
-        error: TextFileError,
-    },
-    /// Its fault file cannot be used.
-    #[error("failed to load local cluster fault state {}: {error}", path.display())]
-    Faults {
-        /// Where it is.
-        path: PathBuf,
-        /// Why not.
-        error: TextFileError,
-    },
-    /// Its timeline cannot be used.
-    #[error("failed to update local cluster timeline {}: {error}", path.display())]
-    Timeline {
-        /// Where it is.
-        path: PathBuf,
-        /// Why not.
-        error: TextFileError,
-    },
-    /// Another runner is at work, or the lock cannot be used.
-    #[error("failed to lock the workspace: {0}")]
-    Lock(LockError),
-    /// There is no such replica.
-    #[error("replica {id} is not present in {}", layout.display())]
-    NoSuchReplica {
-        /// Which.
-        id: ReplicaId,
-        /// The layout it is missing from.
-        layout: PathBuf,
-    },
-    /// It runs.
-    #[error("replica {id} is already running on {addr}{}", pid.map_or_else(String::new, |pid| format!(" with pid {pid}")))]
-    AlreadyRunning {
-        /// Which.
-        id: ReplicaId,
-        /// Where it answers.
-        addr: SocketAddr,
-        /// Its process.
-        pid: Option<u32>,
-    },
-    /// Its address is taken by the replica of another workspace.
-    #[error("replica {id}: {addr} is answered by a replica of another workspace, {}", workspace.display())]
-    Foreign {
-        /// Which.
-        id: ReplicaId,
-        /// Its control address.
-        addr: SocketAddr,
-        /// Who answers.
-        workspace: PathBuf,
-    },
-    /// It does not run.
-    #[error("replica {0} is already stopped")]
-    AlreadyStopped(ReplicaId),
-    /// It does not answer, but its process is there.
-    #[error("replica {id} still has a live pid {pid} at {}", path.display())]
-    LivePid {
-        /// Which.
-        id: ReplicaId,
-        /// Its process.
-        pid: u32,
-        /// Where that is written.
-        path: PathBuf,
-    },
-    /// Its process could not be started.
-    #[error("failed to start replica {id}: {error}")]
-    Spawn {
-        /// Which.
-        id: ReplicaId,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Its process ended at once.
-    #[error("replica {id} exited before it became ready: {status}{}", last_words(log))]
-    Exited {
-        /// Which.
-        id: ReplicaId,
-        /// How.
-        status: ExitStatus,
-        /// What it said.
-        log: String,
-    },
-    /// It did not answer in time.
-    #[error("replica {id} did not become ready on {addr} within 5s")]
-    NotReady {
-        /// Which.
-        id: ReplicaId,
-        /// Where it should answer.
-        addr: SocketAddr,
-    },
-    /// It is still opening its files, however long that was waited for.
-    #[error("replica {id} did not become ready on {addr} within {}s: it is still opening its files", limit.as_secs())]
-    StillOpening {
-        /// Which.
-        id: ReplicaId,
-        /// Where it should answer.
-        addr: SocketAddr,
-        /// How long it was waited for.
-        limit: Duration,
-    },
-    /// Replicas that could not be asked to stop.
-    #[error("{}", .0.join("\n"))]
-    Unresponsive(Vec<String>),
-    /// They were asked, but did not.
-    #[error("cluster did not stop within 5s")]
-    DidNotStop,
-    /// It was killed, but did not end.
-    #[error("process {0} did not exit within 5s")]
-    DidNotExit(u32),
-    /// It could not be killed.
-    #[error("failed to kill replica {id} with pid {pid}: {error}")]
-    Kill {
-        /// Which.
-        id: ReplicaId,
-        /// Its process.
-        pid: u32,
-        /// Why not.
-        error: io::Error,
-    },
-    /// It answers under the number of a process that is something else here.
-    #[error(
-        "replica {id} answers on {addr} as process {pid}, which is not found to be that replica here; nothing was killed"
-    )]
-    NotThatReplica {
-        /// Which.
-        id: ReplicaId,
-        /// The process it says it is.
-        pid: u32,
-        /// Where it answers.
-        addr: SocketAddr,
-    },
-    /// A file or folder of the workspace cannot be used.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-}
-
-/// Whether text that a command on some machine ended with says [`RunnerError::AlreadyStopped`]. The sentence is all that comes
-/// from there.
-#[must_use]
-pub fn says_already_stopped(text: &str) -> bool {
-    text.lines().any(|line| {
-        let said = line.trim_end().rsplit_once("replica ").map(|(_, said)| said);
-        let id = said.and_then(|said| said.split(' ').next()?.parse().ok()).map(ReplicaId);
-        id.is_some_and(|id| line.trim_end().ends_with(&RunnerError::AlreadyStopped(id).to_string()))
-    })
-}
-
-impl From<LockError> for RunnerError {
-    fn from(error: LockError) -> Self {
-        RunnerError::Lock(error)
-    }
-}
 
 fn unanswered(replica: &ReplicaLayout) -> String {
     format!(
@@ -214,10 +41,6 @@ fn unanswered(replica: &ReplicaLayout) -> String {
         replica.control_addr,
         replica.pid_path.display()
     )
-}
-
-fn last_words(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!("; its log ends: {log}") }
 }
 
 /// How replicas are started.
@@ -251,13 +74,6 @@ pub enum Stopped {
     Already,
     /// It runs but cannot be asked, or refuses.
     Unresponsive,
-}
-
-/// A replica's process that this process has started.
-struct Started {
-    id: ReplicaId,
-    child: Child,
-    tether: Option<ChildStdin>,
 }
 
 /// See the module.
@@ -472,19 +288,6 @@ impl Runner {
         self.layout.replicas.iter().map(|replica| self.wait_until_ready(replica)).collect()
     }
 
-    /// Ends whatever a start that failed has left.
-    fn abandon_start(&self) {
-        for mut started in self.take_started() {
-            drop(started.tether.take());
-            // It has served nobody yet, so there is nothing it could finish.
-            let _ = started.child.kill();
-            let _ = started.child.wait();
-        }
-        for replica in &self.layout.replicas {
-            let _ = remove_if_there(&replica.pid_path);
-        }
-    }
-
     /// Gives a cluster that has never run other addresses. False if that cannot be done.
     fn choose_other_addresses(&mut self) -> bool {
         let is_on_localhost =
@@ -499,92 +302,6 @@ impl Runner {
         }
         self.reservation = Some(reservation);
         self.layout.store(&self.layout_path).is_ok()
-    }
-
-    fn spawn(&self, replica: &ReplicaLayout, new_cluster: bool) -> Result<(), RunnerError> {
-        let spawn_error = |error| RunnerError::Spawn { id: replica.id, error };
-        if let Some(folder) = replica.log_path.parent() {
-            create_private_folder(folder).map_err(spawn_error)?;
-        }
-        let log = private_file().create(true).append(true).open(&replica.log_path).map_err(spawn_error)?;
-        let mut command = Command::new(&self.launcher.executable);
-        command
-            .args(&self.launcher.leading)
-            .arg("replica-daemon")
-            .arg("--layout-file")
-            .arg(&self.layout_path)
-            .args(["--replica-id", &replica.id.to_string()])
-            .stdout(log.try_clone().map_err(spawn_error)?)
-            .stderr(log)
-            // A signal to the terminal's processes is meant for whoever started them, not for the replicas.
-            .process_group(0);
-        if new_cluster {
-            command.arg("--new-cluster");
-        }
-        let tethered = self.launcher.tie == Tie::Tethered;
-        if tethered {
-            command.arg("--tethered").stdin(Stdio::piped());
-        } else {
-            command.stdin(Stdio::null());
-        }
-        let mut child = command.spawn().map_err(spawn_error)?;
-        let tether = child.stdin.take();
-        self.started.lock().unwrap_or_else(PoisonError::into_inner).push(Started {
-            id: replica.id,
-            child,
-            tether,
-        });
-        Ok(())
-    }
-
-    fn wait_until_ready(&self, replica: &ReplicaLayout) -> Result<ControlStatus, RunnerError> {
-        let mut wait = Wait::new(SETTLE_LIMIT, &self.launcher.cancelled);
-        let limit = self.layout.ready_limit().max(SETTLE_LIMIT);
-        let give_up_at = Instant::now() + limit;
-        loop {
-            match control::query_status_once(replica.control_addr) {
-                Ok(status) if status.is_of(replica) => return Ok(status),
-                _ => {}
-            }
-            if let Some(status) = self.collect_ended(replica.id) {
-                let log = last_line(&replica.log_path);
-                return Err(RunnerError::Exited { id: replica.id, status, log });
-            }
-            // It writes that file when its files are open. How long they take depends on them, and on the disk.
-            let is_opening = !replica.pid_path.exists();
-            if is_opening && Instant::now() < give_up_at {
-                wait.prolong();
-            }
-            if !wait.pause() {
-                let (id, addr) = (replica.id, replica.control_addr);
-                let is_cancelled = self.launcher.cancelled.load(Ordering::Relaxed);
-                return Err(match is_opening && !is_cancelled {
-                    true => RunnerError::StillOpening { id, addr, limit },
-                    false => RunnerError::NotReady { id, addr },
-                });
-            }
-        }
-    }
-
-    /// Collects a process started here if it has ended.
-    fn collect_ended(&self, id: ReplicaId) -> Option<ExitStatus> {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = started.iter().position(|started| started.id == id)?;
-        let status = started[at].child.try_wait().ok().flatten()?;
-        started.remove(at);
-        Some(status)
-    }
-
-    /// Whether a process is over; one that was started here is collected.
-    fn is_gone(&self, id: ReplicaId, pid: u32) -> bool {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_child = started.iter().any(|started| started.id == id && started.child.id() == pid);
-        drop(started);
-        if is_child { self.collect_ended(id).is_some() } else { !process::is_running(pid) }
-    }
-
-    fn take_started(&self) -> Vec<Started> {
-        std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Stops all replicas, whether each of them answers or not. `tell` hears of each as it is dealt with.
@@ -641,13 +358,6 @@ impl Runner {
         } else {
             Err(RunnerError::Unresponsive(unresponsive))
         }
-    }
-
-    /// The process in a replica's process id file, if it runs and is that replica.
-    fn own_process(&self, replica: &ReplicaLayout) -> Option<u32> {
-        process::read_pid(&replica.pid_path)
-            .filter(|pid| process::is_running(*pid))
-            .filter(|pid| process::is_replica(*pid, &self.layout_path, replica.id))
     }
 
     /// Kills a replica's process and returns its number.
@@ -785,55 +495,6 @@ impl Runner {
         self.note(kind, Some(id))?;
         Ok(replica)
     }
-
-    /// Lets replicas that were started tethered go on without this process.
-    pub fn release(&self) {
-        for mut started in self.take_started() {
-            if let Some(mut tether) = started.tether.take() {
-                // A replica that is gone does not need to hear it.
-                let _ = tether.write_all(b"release\n");
-            }
-        }
-    }
-
-    /// Kills every replica that this process has started and that still runs.
-    pub fn kill_started(&self) {
-        for mut started in self.take_started() {
-            let _ = started.child.kill();
-            let _ = started.child.wait();
-            if let Some(replica) = self.layout.replica(started.id) {
-                let _ = remove_if_there(&replica.pid_path);
-            }
-        }
-    }
-}
-
-/// A pause that grows from short to [`POLL`], until a limit.
-struct Wait<'a> {
-    give_up_at: Instant,
-    pause: Duration,
-    cancelled: &'a AtomicBool,
-}
-
-impl<'a> Wait<'a> {
-    fn new(limit: Duration, cancelled: &'a AtomicBool) -> Self {
-        Self { give_up_at: Instant::now() + limit, pause: Duration::from_millis(1), cancelled }
-    }
-
-    /// Begins anew, because something was seen to go on.
-    fn prolong(&mut self) {
-        self.give_up_at = Instant::now() + SETTLE_LIMIT;
-    }
-
-    /// False once the limit is reached, or nobody waits any more.
-    fn pause(&mut self) -> bool {
-        if Instant::now() >= self.give_up_at || self.cancelled.load(Ordering::Relaxed) {
-            return false;
-        }
-        std::thread::sleep(self.pause);
-        self.pause = (self.pause * 2).min(POLL);
-        true
-    }
 }
 
 fn remove_if_there(path: &Path) -> Result<(), RunnerError> {
@@ -843,19 +504,6 @@ fn remove_if_there(path: &Path) -> Result<(), RunnerError> {
         }
         _ => Ok(()),
     }
-}
-
-/// The end of a log, for a message.
-fn last_line(path: &Path) -> String {
-    let tail = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(2000)))?;
-        let mut bytes = Vec::new();
-        file.take(2000).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    tail().ok().and_then(|text| text.lines().last().map(str::to_owned)).unwrap_or_default()
 }
 
 fn stored_metadata(replica: &ReplicaLayout) -> Option<Metadata> {
@@ -877,27 +525,4 @@ fn demote_if_outdated(replica: &ReplicaLayout, highest: Option<View>) -> Result<
     let path = &replica.metadata_path;
     replace_metadata(&OsDisk, path, &stored, &demoted)
         .map_err(|error| RunnerError::Io { path: path.clone(), error })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn that_a_replica_did_not_run_is_read_as_it_is_said() {
-        let said = RunnerError::AlreadyStopped(ReplicaId(2)).to_string();
-        for text in
-            [said.clone(), format!("Welcome\n{said}\ncontrol command exited\n"), format!("error: {said}\r\n")]
-        {
-            assert!(says_already_stopped(&text), "{text}");
-        }
-        for text in [
-            "",
-            "replica 2 is already stopped working",
-            "replica two is already stopped",
-            "it is already stopped",
-        ] {
-            assert!(!says_already_stopped(text), "{text}");
-        }
-    }
 }

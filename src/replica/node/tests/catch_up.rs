@@ -313,3 +313,46 @@ fn a_peer_that_was_sought_in_vain_is_asked_again_by_the_round_that_began_meanwhi
     cluster.run();
     assert_eq!(Answer::from(cluster.replies.remove(&token).unwrap()), Done(2, Fine));
 }
+
+#[test]
+fn a_backup_that_missed_entries_is_sent_them() {
+    let mut cluster = Cluster::new();
+    cluster.submit(1, 1, 1, create(1));
+    cluster.isolated = vec![2];
+    for id in 2..200 {
+        cluster.submit(1, 1, id, create(id));
+    }
+    assert_eq!(cluster.commits(), [199, 1, 199]);
+    cluster.isolated = vec![];
+    assert_eq!(cluster.submit(1, 2, 200, create(200)), Done(200, Fine));
+    assert_eq!(cluster.commits(), [200, 200, 200]);
+    assert_eq!(cluster.lengths(2), cluster.lengths(1));
+}
+
+#[test]
+fn a_backup_that_missed_only_commits_is_brought_along_by_the_next() {
+    let mut cluster = Cluster::new();
+    cluster.lose = Some(AckKind::Commit);
+    assert_eq!(cluster.submit(1, 1, 1, create(1)), Done(1, Fine));
+    assert_eq!(cluster.commits(), [1, 0, 0]);
+    cluster.lose = None;
+    assert_eq!(cluster.submit(1, 1, 2, create(2)), Done(2, Fine));
+    assert_eq!(cluster.commits(), [2, 2, 2]);
+}
+
+#[test]
+fn a_backup_that_was_restarted_behind_the_primary_catches_up() {
+    let mut cluster = Cluster::new();
+    for id in 1..5 {
+        cluster.submit(1, 1, id, create(id));
+    }
+    cluster.stop(3);
+    for id in 5..9 {
+        cluster.submit(1, 1, id, create(id));
+    }
+    cluster.start(3);
+    cluster.stop(1);
+    cluster.start(1);
+    assert_eq!(cluster.submit(1, 1, 9, create(9)), Done(9, Fine));
+    assert_eq!(cluster.commits(), [9, 9, 9]);
+}
