@@ -36,6 +36,9 @@ use std::time::Duration;
 /// How long an exchange may take.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 
+/// The same with a control port, which waits neither for a disk nor for a peer.
+const CONTROL_LIMIT: Duration = Duration::from_secs(3);
+
 /// A cluster of replica processes on this machine; none until it is set up or opened.
 pub(crate) struct LocalTestbed {
     options: Options,
@@ -182,11 +185,11 @@ impl LocalTestbed {
         bail!("another cluster answers on {addr}: {whose}")
     }
 
-    fn converse(&self, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
-        let limits = ExchangeLimits::within(EXCHANGE_LIMIT, MAX_MESSAGE_BYTES);
+    fn converse(&self, addr: SocketAddr, limit: Duration, request: &[u8]) -> Result<Vec<u8>> {
+        let limits = ExchangeLimits::within(limit, MAX_MESSAGE_BYTES);
         exchange_while(addr, request, limits, || self.interrupt.check()).map_err(|error| match error {
             ExchangeError::Io(error) => error.into(),
-            ExchangeError::TooLate(_) => anyhow!("no complete reply within {}s", EXCHANGE_LIMIT.as_secs()),
+            ExchangeError::TooLate(_) => anyhow!("no complete reply within {}s", limit.as_secs()),
             ExchangeError::TooLong(limit) => anyhow!("the reply is longer than {limit} bytes"),
             ExchangeError::Unwanted(interrupted) => interrupted.into(),
         })
@@ -207,8 +210,9 @@ impl Reach for LocalTestbed {
         self.interrupt.check()?;
         let layout = self.replica(replica)?;
         let addr = Self::address(layout, port);
+        let limit = if port == Port::Control { CONTROL_LIMIT } else { EXCHANGE_LIMIT };
         let reply = self
-            .converse(addr, request)
+            .converse(addr, limit, request)
             .with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))?;
         if port == Port::Control && request.trim_ascii() == STATUS {
             self.check_whose(&reply, layout)?;

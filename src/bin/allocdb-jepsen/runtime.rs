@@ -14,14 +14,18 @@ pub(crate) const STATUS: &[u8] = b"status";
 
 /// Asks every replica how it is, all at once.
 pub(crate) fn probe(testbed: &dyn Reach) -> Round {
+    probe_of(testbed, &REPLICAS)
+}
+
+/// Asks some replicas how they are, all at once.
+pub(crate) fn probe_of(testbed: &dyn Reach, replicas: &[ReplicaId]) -> Round {
     let sightings = std::thread::scope(|scope| {
-        let asked: Vec<_> = REPLICAS
-            .into_iter()
-            .map(|replica| scope.spawn(carried(move || probe_one(testbed, replica))))
+        let asked: Vec<_> = replicas
+            .iter()
+            .map(|replica| (*replica, scope.spawn(carried(|| probe_one(testbed, *replica)))))
             .collect();
-        REPLICAS
+        asked
             .into_iter()
-            .zip(asked)
             .map(|(replica, asked)| {
                 let answer = asked.join().unwrap_or(Err("the probe ended unexpectedly".to_owned()));
                 Sighting { replica, answer: answer.map(|status| Standing::from(&status)) }

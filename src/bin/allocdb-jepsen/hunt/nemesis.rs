@@ -18,7 +18,7 @@ use allocdb_node::workload::faults::{Fault, OldPrimary};
 use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, allows};
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How often replicas are looked at while nothing else is to be done.
@@ -53,7 +53,7 @@ pub(super) struct Nemesis<'a> {
     /// The history says that this replica can reach nobody.
     alone: Option<u64>,
     /// Looks at each replica in a row that it did not answer.
-    silent: [u32; REPLICAS.len()],
+    silent: BTreeMap<u64, u32>,
     failed: BTreeSet<u64>,
     looked_at: Instant,
 }
@@ -73,7 +73,7 @@ impl<'a> Nemesis<'a> {
             active: Vec::new(),
             faults: 0,
             alone: None,
-            silent: [0; REPLICAS.len()],
+            silent: BTreeMap::new(),
             failed: BTreeSet::new(),
             looked_at: Instant::now(),
         }
@@ -277,9 +277,8 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// Brings everybody in place where the operator would.
+    /// Brings everybody in place as an operator does after a failover, which leaves the old primary down.
     fn converge(&mut self) {
-        self.look();
         if let Err(error) = cluster::ensure_ready(&self.actions) {
             log::warn!("after a failover: {error:#}");
         }
@@ -292,16 +291,19 @@ impl<'a> Nemesis<'a> {
     pub(super) fn look(&mut self) {
         self.looked_at = Instant::now();
         let unreachable = self.unreachable();
-        let round = runtime::probe(self.testbed);
-        for (at, sighting) in round.0.iter().enumerate() {
+        // Nobody waits for one that stands still.
+        let (left_alone, others): (Vec<ReplicaId>, Vec<ReplicaId>) = REPLICAS
+            .into_iter()
+            .partition(|replica| !unreachable.contains(&replica.0) && !self.failed.contains(&replica.0));
+        for replica in others {
+            self.silent.remove(&replica.0);
+        }
+        let round = runtime::probe_of(self.testbed, &left_alone);
+        for sighting in &round.0 {
             let replica = sighting.replica.0;
-            if unreachable.contains(&replica) || self.failed.contains(&replica) {
-                self.silent[at] = 0;
-                continue;
-            }
             let problem = match &sighting.answer {
                 Ok(standing) => {
-                    self.silent[at] = 0;
+                    self.silent.remove(&replica);
                     let reason =
                         || standing.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
                     (!standing.is_active).then(|| format!("it is faulted: {}", reason()))
@@ -310,8 +312,9 @@ impl<'a> Nemesis<'a> {
                     Some("its process has ended".to_owned())
                 }
                 Err(why) => {
-                    self.silent[at] += 1;
-                    (self.silent[at] >= PATIENCE).then(|| format!("it does not answer: {why}"))
+                    let silent = self.silent.entry(replica).or_default();
+                    *silent += 1;
+                    (*silent >= PATIENCE).then(|| format!("it does not answer: {why}"))
                 }
             };
             if let Some(problem) = problem {
