@@ -56,6 +56,11 @@ impl Clock {
         (self.writes_per_window / 8).clamp(1, 64)
     }
 
+    /// Writes that may be answered while it waits for others, at most: there has to be room for them.
+    pub(super) fn most_held(&self) -> u64 {
+        self.writes_per_window / 2
+    }
+
     pub(super) fn now(&self) -> Slot {
         Slot(self.now)
     }

@@ -64,6 +64,8 @@ pub struct Generator {
     old_primary: Option<u64>,
     /// Requests to the primary since its last answer.
     unanswered: u32,
+    /// Writes that were answered since the clock last rose.
+    answered_while_held: u64,
     faults: Families,
     coverage: Coverage,
 }
@@ -92,6 +94,7 @@ impl Generator {
             primary: config.replicas.first().copied().unwrap_or(1),
             old_primary: None,
             unanswered: 0,
+            answered_while_held: 0,
             faults: Families::default(),
             coverage: Coverage::default(),
         }
@@ -161,7 +164,6 @@ impl Generator {
     pub fn begin(&mut self, process: u64, step: Step) -> Step {
         if let Request::Write(_) = step.request {
             self.writes_under_way += 1;
-            self.clock.count_write();
         }
         let role = if step.replica == self.primary {
             Role::Primary
@@ -180,8 +182,9 @@ impl Generator {
             return false;
         }
         if !self.clock_may_rise() {
-            return true;
+            return self.clock.mode() == SlotMode::Fenced;
         }
+        self.answered_while_held = 0;
         self.clock.rise(&mut self.rng);
         self.memory.forget_unresolved(self.clock.now(), self.limits.operation_window());
         false
@@ -189,7 +192,9 @@ impl Generator {
 
     fn clock_may_rise(&self) -> bool {
         match self.clock.mode() {
-            SlotMode::Racing => true,
+            // What is not known is asked for again before it is forgotten, unless that takes too long: then it gets too late,
+            // which is worth trying, too.
+            SlotMode::Racing => !self.memory.has_unresolved() || self.answered_while_held >= self.clock.most_held(),
             SlotMode::Fenced => self.writes_under_way == 0 && !self.memory.has_unresolved(),
         }
     }
@@ -199,7 +204,8 @@ impl Generator {
             return Some(step);
         }
         // What is not known holds up the clock, so it is asked for again before anything else.
-        if writes_wait && self.memory.has_unresolved() && self.rng.one_in(2) {
+        let is_held = writes_wait || self.clock.is_due();
+        if is_held && self.memory.has_unresolved() && self.rng.one_in(2) {
             return self.step(Intent::RetryAfterInfo);
         }
         for _ in 0..MOST_DRAWS {
@@ -298,6 +304,9 @@ impl Generator {
         let is_first = self.memory.operations.get(id).is_none_or(|known| known.command.ask == command.ask);
         match outcome {
             Outcome::Answered { lsn, answer } => {
+                // Only what is executed takes room, and time stands still while nobody serves.
+                self.clock.count_write();
+                self.answered_while_held += 1;
                 self.note_lsn(*lsn);
                 let was_lost = self.memory.resolve(id, &command.ask);
                 let before = self.memory.operations.get(id).map(|known| known.known);
