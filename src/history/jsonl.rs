@@ -7,7 +7,7 @@ pub use super::lines::{MAX_LINE_BYTES, ReadError};
 
 use super::lines::Lines;
 use super::scan::{self, Brief};
-use super::{Event, Kind, Process};
+use super::{Event, Kind, Process, Stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -163,7 +163,7 @@ impl<R: BufRead> Reader<R> {
 }
 
 #[derive(Serialize)]
-struct EventLine<'a> {
+struct EventLine<'a, T: Serialize> {
     index: u64,
     time: u64,
     process: ProcessField,
@@ -171,7 +171,7 @@ struct EventLine<'a> {
     kind: &'a str,
     f: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a RawValue>,
+    value: Option<&'a T>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replica: Option<u64>,
 }
@@ -201,14 +201,28 @@ pub fn write_header(out: &mut impl Write, header: &impl Serialize) -> io::Result
 /// # Errors
 /// When it cannot be written.
 pub fn write_event(out: &mut impl Write, event: &Event) -> io::Result<()> {
+    write_line(out, &event.stamp(), &event.f, event.value.as_deref())
+}
+
+/// Writes an event as one line whose value is not text yet.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_line(
+    out: &mut impl Write,
+    stamp: &Stamp,
+    f: &str,
+    value: Option<&(impl Serialize + ?Sized)>,
+) -> io::Result<()> {
+    let Stamp { index, time, process, kind, replica } = *stamp;
     let line = EventLine {
-        index: event.index,
-        time: event.time,
-        process: ProcessField(event.process),
-        kind: event.kind.word(),
-        f: &event.f,
-        value: event.value.as_deref(),
-        replica: event.replica,
+        index,
+        time,
+        process: ProcessField(process),
+        kind: kind.word(),
+        f,
+        value: value.as_ref(),
+        replica,
     };
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")

@@ -194,7 +194,9 @@ impl Generator {
         match self.clock.mode() {
             // What is not known is asked for again before it is forgotten, unless that takes too long: then it gets too late,
             // which is worth trying, too.
-            SlotMode::Racing => !self.memory.has_unresolved() || self.answered_while_held >= self.clock.most_held(),
+            SlotMode::Racing => {
+                !self.memory.has_unresolved() || self.answered_while_held >= self.clock.most_held()
+            }
             SlotMode::Fenced => self.writes_under_way == 0 && !self.memory.has_unresolved(),
         }
     }

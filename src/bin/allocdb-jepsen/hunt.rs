@@ -197,16 +197,18 @@ impl Hunting<'_> {
             first_slot: Slot(1),
             max_slot_advance: layout.max_slot_advance(),
         });
+        let read_lease = u64::try_from(layout.read_lease().as_millis()).unwrap_or(u64::MAX);
+        let judge = Judge::new(limits).with_read_lease(Some(read_lease));
         let header = json!({
             "version": 1,
             "hunt_id": self.id,
             "seed": self.seed,
             "backend": "local",
             "limits": LimitFields::from(limits),
-            "read_lease_millis": u64::try_from(layout.read_lease().as_millis()).unwrap_or(u64::MAX),
+            "read_lease_millis": read_lease,
             "flags": self.options.flags(),
         });
-        let (journal, writer) = Journal::create(&self.files.history, &header, Judge::new(limits))?;
+        let (journal, writer) = Journal::create(&self.files.history, &header, judge)?;
         let clients = layout.replicas.iter().map(|replica| (replica.id.0, replica.client_addr)).collect();
         let shared = Shared::new(generator, journal, clients, ClientId(1), self.options.rate);
         let began = Instant::now();

@@ -6,11 +6,11 @@
 use allocdb_node::check::Anomaly;
 use allocdb_node::client::judge::{Judge, Verdict};
 use allocdb_node::client::record::{Fields, Request};
-use allocdb_node::history::jsonl::{write_event, write_header};
-use allocdb_node::history::{Event, Kind, Process};
+use allocdb_node::history::jsonl::{write_event, write_header, write_line};
+use allocdb_node::history::{Event, Kind, Process, Stamp};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::to_raw_value;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -194,17 +194,24 @@ fn write_all(
 
 fn write_and_judge(out: &mut BufWriter<File>, judge: &mut Judge, happened: Happened) -> Result<(), String> {
     let Happened { index, time, process, replica, what } = happened;
-    let (kind, f, value) = match what {
+    let stamp = |kind| Stamp { index, time, process, kind, replica };
+    let (written, judged) = match what {
         What::Invoked(request) => {
-            (Kind::Invoke, request.f().to_owned(), serde_json::value::to_raw_value(&request.fields()))
+            let stamp = stamp(Kind::Invoke);
+            let written = write_line(out, &stamp, request.f(), Some(&request.fields()));
+            (written, judge.begins(&stamp, request))
         }
-        What::Completed(f, kind, fields) => (kind, f.to_owned(), serde_json::value::to_raw_value(&fields)),
-        What::Nemesis(kind, f, value) => (kind, f, serde_json::value::to_raw_value(&value)),
+        What::Completed(f, kind, fields) => {
+            let stamp = stamp(kind);
+            (write_line(out, &stamp, f, Some(&fields)), judge.ends(&stamp, f, &fields))
+        }
+        What::Nemesis(kind, f, value) => {
+            let value =
+                to_raw_value(&value).map_err(|error| format!("an event could not be written: {error}"))?;
+            let event = Event { index, time, process, kind, f, value: Some(value), replica };
+            (write_event(out, &event), judge.hear(&event))
+        }
     };
-    let value: Box<RawValue> = value.map_err(|error| format!("an event could not be written: {error}"))?;
-    let event = Event { index, time, process, kind, f, value: Some(value), replica };
-    let written = write_event(out, &event);
-    let judged = judge.hear(&event);
     written.map_err(|error| format!("the history could not be written: {error}"))?;
     judged.map_err(|problem| format!("the history makes no sense at event {index}: {problem}"))
 }
