@@ -6,73 +6,214 @@
 #[cfg(feature = "planted-faults")]
 use std::cell::Cell;
 
-/// A way in which a replica, or the rules for failing over to one, may be made to misbehave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlantedFault {
+/// Names the defect that a process is to have.
+pub const VARIABLE: &str = "ALLOCDB_PLANTED_FAULT";
+
+macro_rules! planted_faults {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)*) => {
+        /// A way in which a replica, or the rules for failing over to one, may be made to misbehave.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum PlantedFault {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl PlantedFault {
+            /// All of them with the word that wakes each.
+            pub const ALL: &[(&'static str, PlantedFault)] = &[$(($word, PlantedFault::$name),)*];
+
+            /// What a replica with it does, in a sentence.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self {
+                    $(PlantedFault::$name => concat!($($doc),+).trim_ascii_start(),)*
+                }
+            }
+        }
+    };
+}
+
+planted_faults! {
     /// Reserve without checking that the resource is available.
-    ReserveTaken,
+    ReserveTaken = "reserve-taken",
     /// Propose reservations for expiry before their deadline.
-    ExpireEarly,
+    ExpireEarly = "expire-early",
     /// Accept a confirm or release under an epoch that has passed.
-    AcceptStaleEpoch,
+    AcceptStaleEpoch = "accept-stale-epoch",
     /// Forget every operation at once, so that a retry executes again.
-    ForgetRetries,
+    ForgetRetries = "forget-retries",
     /// Commit what nobody but the primary holds.
-    CommitBeforeQuorum,
+    CommitBeforeQuorum = "commit-before-quorum",
     /// Acknowledge an entry, and write it down later.
-    AcknowledgeBeforeDurable,
+    AcknowledgeBeforeDurable = "acknowledge-before-durable",
     /// Fail over from whoever has committed more, in whatever view.
-    FailOverByCommit,
+    FailOverByCommit = "fail-over-by-commit",
     /// Go on as primary although a higher view is known.
-    OldPrimaryServes,
+    OldPrimaryServes = "old-primary-serves",
     /// Come back from a restart without memory of operations.
-    RetriesLostInRecovery,
+    RetriesLostInRecovery = "retries-lost-in-recovery",
     /// Write a snapshot without what its last entry did.
-    SnapshotOneShort,
+    SnapshotOneShort = "snapshot-one-short",
     /// Let one request move the slot as far as it wants to.
-    SlotUnbounded,
+    SlotUnbounded = "slot-unbounded",
     /// Say of a retry whose record is gone that it was not executed.
-    RetryDefinite,
+    RetryDefinite = "retry-definite",
     /// Go on answering reads without ever hearing of a majority again.
-    ReadWithoutLease,
+    ReadWithoutLease = "read-without-lease",
     /// Replica 3 gives, while it is a backup, what is reserved to another holder than the log says.
-    BackupDiverges,
+    BackupDiverges = "backup-diverges",
+
+    /// Let anybody confirm or release a lease who knows its id and epoch.
+    HolderUnchecked = "holder-unchecked",
+    /// Say ok to the confirm of a lease that has expired.
+    ConfirmExpired = "confirm-expired",
+    /// Reclaim a confirmed lease that nobody has revoked.
+    ReclaimUnrevoked = "reclaim-unrevoked",
+    /// Revoke a lease that was never confirmed.
+    RevokeReserved = "revoke-reserved",
+    /// Leave a resource's version as it is when its lease is confirmed.
+    VersionNotBumped = "version-not-bumped",
+    /// Take only the first resource of a bundle.
+    BundleFirstOnly = "bundle-first-only",
+    /// Accept a bundle that lists a resource twice.
+    BundleMemberTwice = "bundle-member-twice",
+    /// Say ok to the creation of a resource that exists.
+    CreateAgain = "create-again",
+    /// Accept a reservation for no slots at all.
+    TtlZero = "ttl-zero",
+    /// Accept a reservation for longer than the longest.
+    TtlTooLong = "ttl-too-long",
+    /// Give each reservation a slot more than it asks for.
+    DeadlineLate = "deadline-late",
+    /// Forget ended leases after half their time.
+    HistoryForgottenEarly = "history-forgotten-early",
+
+    /// Answer another command under a known operation id with the first one's outcome.
+    ConflictUnseen = "conflict-unseen",
+    /// Take two operations for one whose ids differ in the last bit only.
+    RetryKeyTruncated = "retry-key-truncated",
+    /// Remember only operations that came to something, so that the retry of a refused one executes.
+    RefusalsForgotten = "refusals-forgotten",
+    /// Forget operations after half their window.
+    RetireEarly = "retire-early",
+    /// Remember operations for twice their window.
+    RetireLate = "retire-late",
+    /// Answer a retry with the last LSN instead of that of its first execution.
+    RetryOtherLsn = "retry-other-lsn",
+
+    /// Find nothing due, ever.
+    ExpireNever = "expire-never",
+    /// Take a lease for due only after its deadline, not at it.
+    ExpireLate = "expire-late",
+    /// End one lease at each tick, however many are due.
+    ExpireOneOfSeveral = "expire-one-of-several",
+    /// End what is due with the latest deadline first.
+    ExpireOutOfOrder = "expire-out-of-order",
+    /// End a confirmed lease at the deadline it had before.
+    ExpireConfirmed = "expire-confirmed",
+    /// Leave a lease its epoch when it expires.
+    ExpireKeepsEpoch = "expire-keeps-epoch",
+    /// Say of a tick that it ended one lease more than it did.
+    TickMiscounts = "tick-miscounts",
+
+    /// Leave a lease its epoch when it is revoked, so that its holder may go on.
+    RevokeKeepsEpoch = "revoke-keeps-epoch",
+    /// Accept a confirm or release under an epoch that is still to come.
+    FutureEpochAccepted = "future-epoch-accepted",
+
+    /// Answer most reads of a resource as an earlier one was answered.
+    ReadCached = "read-cached",
+    /// Answer reads whatever state they demand.
+    FenceIgnored = "fence-ignored",
+    /// Answer a read that demands the next state with the present one.
+    FenceOneShort = "fence-one-short",
+    /// Answer reads on backups.
+    BackupServesReads = "backup-serves-reads",
+    /// Show a resource as it will be once the entries that are prepared are committed.
+    DirtyRead = "dirty-read",
+    /// List the resources of a lease from the last to the first.
+    MembersReversed = "members-reversed",
+    /// Show the deadline of a lease one slot late.
+    LeaseDeadlineOff = "lease-deadline-off",
+    /// Say of a lease that was forgotten that there never was one.
+    RetiredUnknown = "retired-unknown",
+
+    /// Count a peer that did not take an entry as one that did.
+    DeadPeerCounts = "dead-peer-counts",
+    /// Count whatever a peer acknowledges as an acknowledgement of the present round.
+    AnyAnswerCounts = "any-answer-counts",
+    /// Give the clients of a round each other's answers.
+    AnswersSwapped = "answers-swapped",
+
+    /// Acknowledge an entry before the name of its prepare log is flushed.
+    PrepareLogUnflushed = "prepare-log-unflushed",
+    /// Commit an entry whose frame is written and not flushed.
+    LogUnflushed = "log-unflushed",
+
+    /// Come back from a restart without what the last entry of the log did.
+    LastEntryLostInRecovery = "last-entry-lost-in-recovery",
+    /// Come back from a snapshot without knowing which leases are due when.
+    ExpiriesLostInRecovery = "expiries-lost-in-recovery",
+    /// Come back from a snapshot without knowing how far ended leases were forgotten.
+    WatermarkLostInRecovery = "watermark-lost-in-recovery",
+    /// Come back from a snapshot with every lease in its first epoch.
+    EpochsLostInRecovery = "epochs-lost-in-recovery",
+
+    /// Follow whoever sends entries, also the primary of a view that has passed.
+    OldViewAccepted = "old-view-accepted",
+    /// Fail over without what was prepared and not yet committed.
+    FailOverDropsPrepared = "fail-over-drops-prepared",
+
+    /// Replica 2, while it is a backup, leaves one entry of each 64 without effect.
+    BackupSkipsEntry = "backup-skips-entry",
+    /// Backups give reservations another deadline than the log says.
+    BackupOtherTtl = "backup-other-ttl",
+    /// Backups do not end leases that a tick has ended.
+    BackupKeepsExpired = "backup-keeps-expired",
+    /// Backups remember no operations, which only a retry after a failover shows.
+    BackupForgetsOperations = "backup-forgets-operations",
+
+    /// Replica 2 ends by itself after 500 entries.
+    ReplicaEnds = "replica-ends",
+    /// Replica 3 takes itself for faulted after 500 entries.
+    ReplicaFaults = "replica-faults",
+    /// Replica 2 stops doing anything after 500 entries.
+    ReplicaHangs = "replica-hangs",
 }
 
 impl PlantedFault {
-    /// All of them with the word that wakes each.
-    pub const ALL: [(&'static str, PlantedFault); 14] = [
-        ("reserve-taken", PlantedFault::ReserveTaken),
-        ("expire-early", PlantedFault::ExpireEarly),
-        ("accept-stale-epoch", PlantedFault::AcceptStaleEpoch),
-        ("forget-retries", PlantedFault::ForgetRetries),
-        ("commit-before-quorum", PlantedFault::CommitBeforeQuorum),
-        ("acknowledge-before-durable", PlantedFault::AcknowledgeBeforeDurable),
-        ("fail-over-by-commit", PlantedFault::FailOverByCommit),
-        ("old-primary-serves", PlantedFault::OldPrimaryServes),
-        ("retries-lost-in-recovery", PlantedFault::RetriesLostInRecovery),
-        ("snapshot-one-short", PlantedFault::SnapshotOneShort),
-        ("slot-unbounded", PlantedFault::SlotUnbounded),
-        ("retry-definite", PlantedFault::RetryDefinite),
-        ("read-without-lease", PlantedFault::ReadWithoutLease),
-        ("backup-diverges", PlantedFault::BackupDiverges),
+    /// Those that no hunt on one machine can find, each with the reason.
+    pub const BEYOND_LOCAL_HUNTS: &[(PlantedFault, &'static str)] = &[
+        (
+            PlantedFault::PrepareLogUnflushed,
+            "only a loss of power loses what was written and not flushed; the simulation has such disks",
+        ),
+        (
+            PlantedFault::LogUnflushed,
+            "only a loss of power loses what was written and not flushed; the simulation has such disks",
+        ),
     ];
+
+    /// Whether it is one of the rules for failing over, which the program that operates a cluster has, and no replica.
+    #[must_use]
+    pub const fn is_operators(self) -> bool {
+        matches!(self, Self::FailOverByCommit | Self::FailOverDropsPrepared)
+    }
 
     /// The fault with that word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(name, _)| *name == word).map(|(_, fault)| fault)
+        Self::ALL.iter().find(|(name, _)| *name == word).map(|(_, fault)| *fault)
     }
 
     /// Whether this thread is to misbehave in this way.
     #[cfg(feature = "planted-faults")]
-    pub(crate) fn is_awake(self) -> bool {
+    pub(crate) fn is_enabled(self) -> bool {
         AWAKE.get() == Some(self)
     }
 
     /// Whether this thread is to misbehave in this way.
     #[cfg(not(feature = "planted-faults"))]
-    pub(crate) const fn is_awake(self) -> bool {
+    pub(crate) const fn is_enabled(self) -> bool {
         false
     }
 }
@@ -86,6 +227,18 @@ thread_local! {
 #[cfg(feature = "planted-faults")]
 pub fn wake(fault: Option<PlantedFault>) {
     AWAKE.set(fault);
+}
+
+/// Wakes, for the calling thread, the defect that the environment names, if it is one of an operator's rules: replicas, which
+/// inherit the environment, have the others.
+pub fn wake_operators() {
+    #[cfg(feature = "planted-faults")]
+    if let Some(fault) = std::env::var(VARIABLE).ok().and_then(|word| PlantedFault::from_word(&word))
+        && fault.is_operators()
+    {
+        log::warn!("event=planted_fault fault of the operator");
+        wake(Some(fault));
+    }
 }
 
 /// Says at which of the points that [`reach_kill_point`] marks, counted from 1, the process is killed.

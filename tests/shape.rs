@@ -316,7 +316,6 @@ const DIALECT: &[&str] = &[
 
 /// Where such names still are, by module. What was renamed goes from this list.
 const DIALECT_LEFT: &[(&str, &str)] = &[
-    ("allocator", "is_awake"),
     ("bin/allocdb-jepsen/check.rs", "Told"),
     ("bin/allocdb-jepsen/local.rs", "Tie"),
     ("bin/allocdb-jepsen/local_cluster.rs", "Standing"),
@@ -328,12 +327,9 @@ const DIALECT_LEFT: &[(&str, &str)] = &[
     ("cluster", "complain"),
     ("cluster", "tie"),
     ("daemon", "put_away"),
-    ("engine", "is_awake"),
     ("operator", "Standing"),
-    ("planted", "is_awake"),
     ("replica", "Lesson"),
     ("replica", "Standing"),
-    ("replica", "is_awake"),
     ("replica", "lesson"),
     ("workload", "Told"),
 ];

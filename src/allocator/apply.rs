@@ -65,7 +65,7 @@ impl Allocator {
         }
         self.begin(lsn, slot)?;
         let fingerprint = fingerprint(&client.command);
-        if let Some(position) = self.operations.find(client.operation) {
+        if let Some(position) = self.find_operation(client.operation) {
             let known = self.operations.record(position);
             if slot <= known.retire_after {
                 return Ok(known.answer_to(fingerprint));
@@ -77,10 +77,17 @@ impl Allocator {
             return Ok(Outcome::plain(ResultCode::OperationTableFull));
         }
         let outcome = self.execute(lsn, slot, &client.command);
-        if PlantedFault::ForgetRetries.is_awake() {
+        let refused = outcome.code != ResultCode::Ok;
+        if PlantedFault::ForgetRetries.is_enabled()
+            || (PlantedFault::RefusalsForgotten.is_enabled() && refused)
+        {
             return Ok(outcome);
         }
-        let retire_after = Slot(slot.0 + self.config.operation_window());
+        let retire_after = match self.config.operation_window() {
+            window if PlantedFault::RetireEarly.is_enabled() => Slot(slot.0 + window / 2),
+            window if PlantedFault::RetireLate.is_enabled() => Slot(slot.0.saturating_add(2 * window)),
+            window => Slot(slot.0 + window),
+        };
         let record = OperationRecord {
             operation: client.operation,
             fingerprint,
@@ -173,7 +180,10 @@ impl Allocator {
 
     fn create_resource(&mut self, id: ResourceId) -> ResultCode {
         if self.find_resource(id).is_some() {
-            return ResultCode::AlreadyExists;
+            return match PlantedFault::CreateAgain.is_enabled() {
+                true => ResultCode::Ok,
+                false => ResultCode::AlreadyExists,
+            };
         }
         if self.resources.len() >= self.config.max_resources as usize {
             return ResultCode::ResourceTableFull;
@@ -196,17 +206,21 @@ impl Allocator {
         if ids.is_empty() || ids.len() > self.config.max_bundle_size as usize {
             return refused(ResultCode::BundleTooLarge);
         }
-        if ttl_slots == 0 || ttl_slots > self.config.max_ttl_slots {
+        let is_none = ttl_slots == 0 && !PlantedFault::TtlZero.is_enabled();
+        let is_too_long = ttl_slots > self.config.max_ttl_slots && !PlantedFault::TtlTooLong.is_enabled();
+        if is_none || is_too_long {
             return refused(ResultCode::TtlOutOfRange);
         }
         for id in ids {
             let Some(resource) = self.find_resource(*id) else {
                 return refused(ResultCode::ResourceNotFound);
             };
-            if ids.len() > 1 && std::mem::replace(&mut self.listed_at[resource as usize], lsn.0) == lsn.0 {
+            let is_twice =
+                ids.len() > 1 && std::mem::replace(&mut self.listed_at[resource as usize], lsn.0) == lsn.0;
+            if is_twice && !PlantedFault::BundleMemberTwice.is_enabled() {
                 return refused(ResultCode::ResourceBusy);
             }
-            let unchecked = PlantedFault::ReserveTaken.is_awake();
+            let unchecked = PlantedFault::ReserveTaken.is_enabled();
             if self.resources[resource as usize].state != ResourceState::Available && !unchecked {
                 return refused(ResultCode::ResourceBusy);
             }
@@ -217,7 +231,10 @@ impl Allocator {
         if self.reservations.member_count() as u64 + ids.len() as u64 > self.config.member_capacity() {
             return refused(ResultCode::ReservationMemberTableFull);
         }
-        let deadline = Slot(slot.0 + ttl_slots);
+        let deadline = match PlantedFault::DeadlineLate.is_enabled() {
+            true => Slot(slot.0.saturating_add(ttl_slots).saturating_add(1)),
+            false => Slot(slot.0 + ttl_slots),
+        };
         if self.deadlines.is_bucket_full(deadline) {
             return refused(ResultCode::ExpirationIndexFull);
         }
@@ -256,10 +273,11 @@ impl Allocator {
     ) -> Result<Position, ResultCode> {
         let position = self.reservations.find(id).ok_or(ResultCode::ReservationNotFound)?;
         let reservation = &self.reservations[position];
-        if reservation.holder != holder {
+        if reservation.holder != holder && !PlantedFault::HolderUnchecked.is_enabled() {
             return Err(ResultCode::HolderMismatch);
         }
-        if reservation.epoch != epoch && !PlantedFault::AcceptStaleEpoch.is_awake() {
+        let is_future = PlantedFault::FutureEpochAccepted.is_enabled() && epoch > reservation.epoch;
+        if reservation.epoch != epoch && !PlantedFault::AcceptStaleEpoch.is_enabled() && !is_future {
             return Err(ResultCode::StaleEpoch);
         }
         if reservation.has_ended() {
@@ -271,16 +289,29 @@ impl Allocator {
     fn confirm(&mut self, id: ReservationId, holder: HolderId, epoch: LeaseEpoch) -> ResultCode {
         let position = match self.held_by(id, holder, epoch) {
             Ok(position) => position,
-            Err(code) => return code,
+            Err(code) => return self.say_of_expired(id, code),
         };
         if self.reservations[position].state != ReservationState::Reserved {
             return ResultCode::InvalidState;
         }
         // Also when it is overdue: until somebody expires it, it can be confirmed.
-        self.deadlines.remove(position);
+        if !PlantedFault::ExpireConfirmed.is_enabled() {
+            self.deadlines.remove(position);
+        }
         self.reservations.set_state(position, ReservationState::Confirmed);
         self.set_members(position, ResourceState::Confirmed);
         ResultCode::Ok
+    }
+
+    /// What a confirm of a lease that cannot be confirmed is told.
+    fn say_of_expired(&self, id: ReservationId, code: ResultCode) -> ResultCode {
+        let is_expired = |position| self.reservations[position].state == ReservationState::Expired;
+        match self.reservations.find(id) {
+            Some(position) if PlantedFault::ConfirmExpired.is_enabled() && is_expired(position) => {
+                ResultCode::Ok
+            }
+            _ => code,
+        }
     }
 
     fn release(
@@ -295,7 +326,7 @@ impl Allocator {
             Ok(position) => position,
             Err(code) => return code,
         };
-        let stale_holder_wins = PlantedFault::AcceptStaleEpoch.is_awake();
+        let stale_holder_wins = PlantedFault::AcceptStaleEpoch.is_enabled();
         match self.reservations[position].state {
             ReservationState::Reserved | ReservationState::Confirmed => {}
             ReservationState::Revoking if stale_holder_wins => {}
@@ -313,7 +344,11 @@ impl Allocator {
         if reservation.has_ended() {
             return Err(ResultCode::ReservationRetired);
         }
-        if reservation.state != state {
+        let other = match reservation.state {
+            ReservationState::Confirmed => PlantedFault::ReclaimUnrevoked,
+            _ => PlantedFault::RevokeReserved,
+        };
+        if reservation.state != state && !other.is_enabled() {
             return Err(ResultCode::InvalidState);
         }
         Ok(position)
@@ -324,7 +359,9 @@ impl Allocator {
             Ok(position) => position,
             Err(code) => return code,
         };
-        self.reservations.next_epoch(position);
+        if !PlantedFault::RevokeKeepsEpoch.is_enabled() {
+            self.reservations.next_epoch(position);
+        }
         self.reservations.set_state(position, ReservationState::Revoking);
         self.set_members(position, ResourceState::Revoking);
         ResultCode::Ok
@@ -344,28 +381,39 @@ impl Allocator {
             return ResultCode::ReservationNotFound;
         };
         let reservation = &self.reservations[position];
-        if reservation.deadline != deadline || reservation.state != ReservationState::Reserved {
+        let is_open = reservation.state == ReservationState::Reserved
+            || (PlantedFault::ExpireConfirmed.is_enabled()
+                && reservation.state == ReservationState::Confirmed);
+        if reservation.deadline != deadline || !is_open {
             return ResultCode::Noop;
         }
-        self.reservations.next_epoch(position);
+        if !PlantedFault::ExpireKeepsEpoch.is_enabled() {
+            self.reservations.next_epoch(position);
+        }
         self.end(lsn, slot, position, ReservationState::Expired);
         ResultCode::Ok
     }
 
     fn end(&mut self, lsn: Lsn, slot: Slot, position: Position, state: ReservationState) {
         self.deadlines.remove(position);
-        let retire_after = Slot(slot.0 + self.config.reservation_history_window_slots);
+        let window = match self.config.reservation_history_window_slots {
+            window if PlantedFault::HistoryForgottenEarly.is_enabled() => window / 2,
+            window => window,
+        };
+        let retire_after = Slot(slot.0 + window);
         self.reservations.end(position, state, lsn, retire_after);
         self.set_members(position, ResourceState::Available);
     }
 
     fn set_members(&mut self, position: Position, state: ResourceState) {
         let current = if state == ResourceState::Available { NOWHERE } else { position };
-        for resource in self.reservations.resources_of(position) {
+        let most = if PlantedFault::BundleFirstOnly.is_enabled() { 1 } else { usize::MAX };
+        let stays = PlantedFault::VersionNotBumped.is_enabled() && state == ResourceState::Confirmed;
+        for resource in self.reservations.resources_of(position).take(most) {
             let resource = &mut self.resources[resource as usize];
             resource.state = state;
             resource.current = current;
-            resource.version += 1;
+            resource.version += u64::from(!stays);
         }
     }
 }

@@ -74,7 +74,11 @@ impl Allocator {
     pub fn reservation(&self, id: ReservationId, slot: Slot) -> ReservationLookup {
         let Some(position) = self.reservations.find(id) else {
             let may_have_retired = id.shard() == self.config.shard_id && Some(id) <= self.max_retired;
-            return if may_have_retired { ReservationLookup::Retired } else { ReservationLookup::NotFound };
+            return if may_have_retired && !PlantedFault::RetiredUnknown.is_enabled() {
+                ReservationLookup::Retired
+            } else {
+                ReservationLookup::NotFound
+            };
         };
         if self.reservations.retire_after(position).is_some_and(|last| slot > last) {
             return ReservationLookup::Retired;
@@ -101,11 +105,20 @@ impl Allocator {
         }
     }
 
+    /// Where what is remembered of an operation is.
+    pub(super) fn find_operation(&self, id: OperationId) -> Option<Position> {
+        match self.operations.find(id) {
+            None if PlantedFault::RetryKeyTruncated.is_enabled() => {
+                self.operations.find(OperationId(id.0 ^ 1))
+            }
+            found => found,
+        }
+    }
+
     /// What is remembered of an operation for a retry at `slot`; nothing once its window has passed.
     #[must_use]
     pub fn operation(&self, id: OperationId, slot: Slot) -> Option<OperationRecord> {
-        self.operations
-            .find(id)
+        self.find_operation(id)
             .map(|position| self.operations.record(position))
             .filter(|record| slot <= record.retire_after)
     }
@@ -113,8 +126,18 @@ impl Allocator {
     /// The first `limit` reservations whose deadline is at or before `slot`, by deadline, then id.
     #[must_use]
     pub fn due(&self, slot: Slot, limit: usize) -> Vec<Due> {
-        let slot = if PlantedFault::ExpireEarly.is_awake() { Slot(u64::MAX) } else { slot };
-        self.deadlines.due(slot, limit, |position| self.reservations[position].id)
+        let (slot, limit) = match slot {
+            _ if PlantedFault::ExpireEarly.is_enabled() => (Slot(u64::MAX), limit),
+            _ if PlantedFault::ExpireNever.is_enabled() => (slot, 0),
+            _ if PlantedFault::ExpireLate.is_enabled() => (Slot(slot.0.saturating_sub(1)), limit),
+            _ if PlantedFault::ExpireOneOfSeveral.is_enabled() => (slot, 1),
+            _ => (slot, limit),
+        };
+        let mut due = self.deadlines.due(slot, limit, |position| self.reservations[position].id);
+        if PlantedFault::ExpireOutOfOrder.is_enabled() {
+            due.reverse();
+        }
+        due
     }
 
     /// How many reservations have a deadline at or before `slot` and were not expired.

@@ -62,6 +62,12 @@ impl Entry {
         Ok(Self { lsn, slot, body })
     }
 
+    /// A body that changes nothing, for planted faults: the end of a lease that there is not.
+    #[must_use]
+    pub(crate) fn of_no_effect() -> Body {
+        Body::Internal(Command::Expire { reservation: ReservationId(0), deadline: Slot(0) })
+    }
+
     /// What is asked, whoever asks.
     #[must_use]
     pub fn command(&self) -> &Command {

@@ -10,6 +10,7 @@ use super::{
     ResourceView,
 };
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
+use crate::planted::PlantedFault;
 
 /// A complete state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -194,6 +195,9 @@ impl Allocator {
         check_resources(&allocator, snapshot, &members)?;
         check_reservations(&allocator, snapshot, &members, &in_bucket)?;
         allocator.load_retirement(snapshot);
+        if PlantedFault::ExpiriesLostInRecovery.is_enabled() {
+            allocator.reservations.positions().into_iter().for_each(|at| allocator.deadlines.remove(at));
+        }
         allocator.max_retired = snapshot.max_retired;
         allocator.last_applied = snapshot.last_applied_lsn.zip(snapshot.last_request_slot);
         Ok(allocator)

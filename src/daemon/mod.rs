@@ -23,8 +23,8 @@ use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
 use crate::cluster::lock::{Lock, LockError};
 use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
 use crate::engine::{Attempt, Rejection};
-use crate::ids::{ReplicaId, View};
-use crate::planted::PlantedFault;
+use crate::ids::{Lsn, ReplicaId, View};
+use crate::planted::{self, PlantedFault};
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
 use crate::replica::node::{ClientReply, Node, NodeSettings, NodeStatus, Output, PeerFailure, Token};
 use crate::replica::{Replica, Role};
@@ -43,6 +43,9 @@ const MAX_EVENTS_AT_ONCE: usize = 512;
 
 /// When nothing has come in for this long, the node may tidy up its files.
 const REST_AFTER: Duration = Duration::from_millis(1);
+
+/// Entries since its start after which a process with a fault that ends it does so.
+const FAILS_AFTER: u64 = 500;
 
 /// What a replica process is started with.
 #[derive(Debug, Clone)]
@@ -285,7 +288,7 @@ fn log_ready(node: &Node) {
         status.replica,
         status.role.word(),
         status.view,
-        status.commit_lsn.map(crate::ids::Lsn::get),
+        status.commit_lsn.map(Lsn::get),
         status.engine.err().map_or_else(String::new, |reason| format!(" fault_reason={reason}"))
     );
 }
@@ -302,12 +305,12 @@ fn disk() -> Arc<dyn Disk> {
 
 /// Wakes a planted defect, in builds that have them, if the environment names one.
 fn plant_fault() {
-    let Ok(word) = std::env::var("ALLOCDB_PLANTED_FAULT") else { return };
+    let Ok(word) = std::env::var(planted::VARIABLE) else { return };
     match PlantedFault::from_word(&word) {
         #[cfg(feature = "planted-faults")]
         Some(fault) => {
             log::warn!("event=planted_fault fault={word}");
-            crate::planted::wake(Some(fault));
+            planted::wake(Some(fault));
         }
         #[cfg(feature = "planted-faults")]
         None if slow_disk::SlowDisk::from_word(&word).is_some() => {}
@@ -378,7 +381,11 @@ struct Process<'a> {
 impl Process<'_> {
     fn run(&mut self, inbox: &Receiver<Event>) {
         let mut next = self.wait_for_event(inbox);
+        let begin = self.node.replica().commit_lsn();
         loop {
+            if self.fails_by_itself(begin) {
+                return;
+            }
             match next {
                 Waited::Event(event) => {
                     if !self.take(event) {
@@ -408,6 +415,18 @@ impl Process<'_> {
                 }
             };
         }
+    }
+
+    /// Whether the process is to end, for the fault `replica-ends`; with `replica-hangs` it does nothing from here on.
+    fn fails_by_itself(&self, begin: Option<Lsn>) -> bool {
+        let is_due = || {
+            let [begin, now] = [begin, self.node.replica().commit_lsn()].map(|lsn| lsn.map_or(0, Lsn::get));
+            self.own.id == ReplicaId(2) && now.saturating_sub(begin) > FAILS_AFTER
+        };
+        while PlantedFault::ReplicaHangs.is_enabled() && is_due() {
+            std::thread::park();
+        }
+        PlantedFault::ReplicaEnds.is_enabled() && is_due()
     }
 
     /// Waits for the next event, or until the node has something to do without one.

@@ -48,7 +48,7 @@ impl Engine {
 
     /// What a client is told of a command that is refused, though it could have been executed earlier.
     pub(super) fn unless_forgotten(&self, slot: Slot, rejection: Rejection) -> Rejection {
-        if self.is_known_unexecuted(slot) || PlantedFault::RetryDefinite.is_awake() {
+        if self.is_known_unexecuted(slot) || PlantedFault::RetryDefinite.is_enabled() {
             rejection
         } else {
             Rejection::StorageFailure
@@ -80,12 +80,16 @@ impl Engine {
         let executed_at = record.retire_after.0.saturating_sub(window);
         if record.fingerprint != fingerprint
             && slot.0.saturating_add(window) < executed_at
-            && !PlantedFault::RetryDefinite.is_awake()
+            && !PlantedFault::RetryDefinite.is_enabled()
         {
             return Err(Rejection::StorageFailure);
         }
         let outcome = record.answer_to(fingerprint);
-        Ok(Some(Committed { lsn: record.applied_lsn, outcome, from_retry_cache: true }))
+        let lsn = match self.allocator.last_applied_lsn() {
+            Some(last) if PlantedFault::RetryOtherLsn.is_enabled() => last,
+            _ => record.applied_lsn,
+        };
+        Ok(Some(Committed { lsn, outcome, from_retry_cache: true }))
     }
 
     /// Checks a client's command that is not among the remembered operations before a primary prepares it. `last_slot` is as
@@ -132,7 +136,7 @@ fn check_slot_advance(slot: Slot, last: Option<Slot>, max_advance: u64) -> Resul
     let last = last.map_or(0, Slot::get);
     let furthest = last.saturating_add(max_advance);
     let furthest = if last < max_advance { furthest.max(FIRST_SLOT_LIMIT) } else { furthest };
-    if slot.0 > furthest && !PlantedFault::SlotUnbounded.is_awake() {
+    if slot.0 > furthest && !PlantedFault::SlotUnbounded.is_enabled() {
         return Err(Rejection::InvalidRequest(PayloadError::InvalidLayout));
     }
     Ok(())

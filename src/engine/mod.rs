@@ -28,7 +28,6 @@ use crate::allocator::{
     PayloadKind, SlotOverflow, fingerprint,
 };
 use crate::ids::{Lsn, OperationId, Slot};
-#[cfg(feature = "planted-faults")]
 use crate::planted::PlantedFault;
 use crate::storage::sum::SnapshotCover;
 use crate::storage::{Disk, DiskFile, Frame, Wal};
@@ -224,7 +223,7 @@ pub struct Engine {
     active_snapshot: Option<Lsn>,
     /// What the snapshot file holds.
     snapshot_cover: Option<SnapshotCover>,
-    /// Applies reservations for another holder, for the defect of that name.
+    /// Applies entries otherwise than the log says, for the faults of diverging backups.
     #[cfg(feature = "planted-faults")]
     is_diverging: bool,
     /// The state before the last command, for the defect of that name.
@@ -385,7 +384,7 @@ impl Engine {
 
     fn apply(&mut self, run: &[Entry], outcomes: &mut Vec<Outcome>) -> Result<(), OrderError> {
         #[cfg(feature = "planted-faults")]
-        if PlantedFault::SnapshotOneShort.is_awake()
+        if PlantedFault::SnapshotOneShort.is_enabled()
             && let Some((last, before)) = run.split_last()
         {
             self.allocator.apply_run(before, outcomes)?;
@@ -394,13 +393,13 @@ impl Engine {
         }
         #[cfg(feature = "planted-faults")]
         if self.is_diverging {
-            let diverging: Vec<Entry> = run.iter().cloned().map(for_another_holder).collect();
+            let diverging: Vec<Entry> = run.iter().cloned().map(diverging).collect();
             return self.allocator.apply_run(&diverging, outcomes);
         }
         self.allocator.apply_run(run, outcomes)
     }
 
-    /// Has reservations applied for another holder than the log says, or no longer.
+    /// Has entries applied otherwise than the log says, or no longer.
     #[cfg(feature = "planted-faults")]
     pub(crate) fn set_diverging(&mut self, is_diverging: bool) {
         self.is_diverging = is_diverging;
@@ -559,6 +558,13 @@ impl Engine {
             return Err(FenceError::EngineHalted);
         }
         let last_applied = self.allocator.last_applied_lsn();
+        let required = match required {
+            Some(_) if PlantedFault::FenceIgnored.is_enabled() => None,
+            Some(demanded) if PlantedFault::FenceOneShort.is_enabled() => {
+                Some(Lsn(demanded.0.saturating_sub(1)))
+            }
+            required => required,
+        };
         match required {
             Some(required) if required.0 > 0 && last_applied < Some(required) => {
                 Err(FenceError::NotApplied { required, last_applied })
@@ -568,15 +574,33 @@ impl Engine {
     }
 }
 
-/// What the defect of diverging makes of a command: a reservation is another holder's.
+/// What the fault of a diverging backup makes of an entry.
 #[cfg(feature = "planted-faults")]
-fn for_another_holder(mut entry: Entry) -> Entry {
+fn diverging(mut entry: Entry) -> Entry {
     use crate::allocator::Body;
-    let (Body::Client(ClientCommand { command, .. }) | Body::Internal(command)) = &mut entry.body;
-    if let Command::Reserve { holder, .. } | Command::ReserveBundle { holder, .. } = command {
-        holder.0 = holder.0.wrapping_add(1);
+    let is_expiry = matches!(entry.body, Body::Internal(_));
+    let is_left_out = (PlantedFault::BackupSkipsEntry.is_enabled() && entry.lsn.0.is_multiple_of(64))
+        || (PlantedFault::BackupKeepsExpired.is_enabled() && is_expiry);
+    if is_left_out {
+        entry.body = Entry::of_no_effect();
     }
-    entry
+    let (Body::Client(ClientCommand { command, .. }) | Body::Internal(command)) = &mut entry.body;
+    if let Command::Reserve { holder, ttl_slots, .. } | Command::ReserveBundle { holder, ttl_slots, .. } =
+        command
+    {
+        if PlantedFault::BackupDiverges.is_enabled() {
+            holder.0 = holder.0.wrapping_add(1);
+        }
+        if PlantedFault::BackupOtherTtl.is_enabled() && *ttl_slots > 1 {
+            *ttl_slots -= 1;
+        }
+    }
+    match entry.body {
+        Body::Client(client) if PlantedFault::BackupForgetsOperations.is_enabled() => {
+            Entry { body: Body::Internal(client.command), ..entry }
+        }
+        body => Entry { body, ..entry },
+    }
 }
 
 #[cfg(test)]

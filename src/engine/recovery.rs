@@ -7,7 +7,7 @@ use super::metrics::Startup;
 use super::recovery_error::{Known, RecoveryError};
 use super::{Engine, EngineConfig, EnginePaths, LogEntry};
 use crate::allocator::{Allocator, AllocatorConfig, Entry, Outcome};
-use crate::ids::Lsn;
+use crate::ids::{LeaseEpoch, Lsn};
 use crate::planted::PlantedFault;
 use crate::storage::replace::ReadFileError;
 use crate::storage::snapshot_file;
@@ -62,6 +62,11 @@ impl Engine {
         let uncertain = known.pending.first().map(|entry| (entry.lsn, 0));
         let mut replay = Replay::onto(allocator, uncertain);
         let walked = walk_log(&*file, &paths.wal, covered, known, |frame| replay.take(frame))?;
+        if PlantedFault::LastEntryLostInRecovery.is_enabled()
+            && let Some(last) = replay.run.last_mut()
+        {
+            last.body = Entry::of_no_effect();
+        }
         replay.apply()?;
         match walked.end {
             LogEnd::Clean => {}
@@ -123,8 +128,14 @@ fn load_snapshot(
         Some(bytes) => {
             let mut snapshot = snapshot_file::decode(&bytes)?;
             let cover = SnapshotCover::of(snapshot.last_applied_lsn, &bytes);
-            if PlantedFault::RetriesLostInRecovery.is_awake() {
+            if PlantedFault::RetriesLostInRecovery.is_enabled() {
                 snapshot.operations.clear();
+            }
+            if PlantedFault::WatermarkLostInRecovery.is_enabled() {
+                snapshot.max_retired = None;
+            }
+            if PlantedFault::EpochsLostInRecovery.is_enabled() {
+                snapshot.reservations.iter_mut().for_each(|lease| lease.epoch = LeaseEpoch(1));
             }
             Ok((Allocator::restore(config, &snapshot)?, Some(cover)))
         }

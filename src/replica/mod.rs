@@ -41,6 +41,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Entries after which a replica with the fault `replica-faults` fails.
+const FAILS_EVERY: u64 = 500;
+
 /// Where a replica keeps its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaPaths {
@@ -253,7 +256,12 @@ impl Replica {
 
     /// Writes a prepare log and makes it durable.
     fn write_prepare_log(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        match replace_file(&*self.disk, &self.paths.prepare_log(), bytes, Flush::Full) {
+        let path = self.paths.prepare_log();
+        let written = match PlantedFault::PrepareLogUnflushed.is_enabled() {
+            true => replace_file_lazily(&*self.disk, &path, bytes, Flush::Data),
+            false => replace_file(&*self.disk, &path, bytes, Flush::Full),
+        };
+        match written {
             Ok(()) => {
                 self.lag.prepare_log = false;
                 Ok(())
@@ -387,7 +395,7 @@ impl Replica {
         if new.is_empty() {
             return Ok(());
         }
-        if PlantedFault::AcknowledgeBeforeDurable.is_awake() {
+        if PlantedFault::AcknowledgeBeforeDurable.is_enabled() {
             self.lag.prepare_log = true;
         } else {
             let all: Vec<&PreparedEntry> = self.prepared.values().chain(&new).collect();
@@ -401,7 +409,7 @@ impl Replica {
     /// Whether an entry can be promised behind `new`, which are not yet; false if it is promised already.
     fn check_entry(&self, entry: &PreparedEntry, new: &[PreparedEntry]) -> Result<bool, Refusal> {
         let engine = self.check_active()?;
-        if entry.view != self.view() {
+        if entry.view != self.view() && !PlantedFault::OldViewAccepted.is_enabled() {
             return Err(Refusal::ViewMismatch { expected: self.view(), found: entry.view });
         }
         let among_new = || {
@@ -471,7 +479,7 @@ impl Replica {
             if *lsn != next {
                 break;
             }
-            if entry.view != self.view() {
+            if entry.view != self.view() && !PlantedFault::OldViewAccepted.is_enabled() {
                 return Err(Refusal::ViewMismatch { expected: self.view(), found: entry.view });
             }
             next = Lsn(lsn.0.saturating_add(1));
@@ -482,9 +490,17 @@ impl Replica {
         let entries: Vec<LogEntry<'_>> =
             self.prepared.range(first..=through).map(|(_, entry)| entry.as_log_entry()).collect();
         #[cfg(feature = "planted-faults")]
-        let is_diverging = PlantedFault::BackupDiverges.is_awake()
-            && self.role() == Role::Backup
-            && self.id() == ReplicaId(3);
+        let is_diverging = self.role() == Role::Backup && {
+            let only = |fault: PlantedFault, replica| fault.is_enabled() && self.id() == ReplicaId(replica);
+            let every = [
+                PlantedFault::BackupOtherTtl,
+                PlantedFault::BackupKeepsExpired,
+                PlantedFault::BackupForgetsOperations,
+            ];
+            only(PlantedFault::BackupDiverges, 3)
+                || only(PlantedFault::BackupSkipsEntry, 2)
+                || every.into_iter().any(PlantedFault::is_enabled)
+        };
         let State::Active(engine) = &mut self.state else { return Ok(Vec::new()) };
         #[cfg(feature = "planted-faults")]
         engine.set_diverging(is_diverging);
@@ -504,6 +520,10 @@ impl Replica {
         self.metadata.commit_lsn = Some(through);
         self.prepared = self.prepared.split_off(&Lsn(through.0.saturating_add(1)));
         self.lag = Lag { prepare_log: true, metadata: true, prepare_log_sum: true, ..self.lag };
+        let is_failing = PlantedFault::ReplicaFaults.is_enabled() && self.id() == ReplicaId(3);
+        if is_failing && first.0 / FAILS_EVERY != through.0 / FAILS_EVERY {
+            return Err(self.fail(FaultReason::Storage("planted".to_owned())));
+        }
         Ok(committed)
     }
 
@@ -602,7 +622,8 @@ impl Replica {
     /// Faulted, not the primary, or the fence.
     pub fn read_fence(&self, required: Option<Lsn>) -> Result<&Engine, ReadRefusal> {
         let engine = self.engine().ok_or(ReadRefusal::Faulted)?;
-        if self.role() != Role::Primary {
+        let serves = PlantedFault::BackupServesReads.is_enabled() && self.role() == Role::Backup;
+        if self.role() != Role::Primary && !serves {
             return Err(ReadRefusal::NotPrimary(self.role()));
         }
         engine.read_fence(required).map_err(ReadRefusal::Fence)?;

@@ -7,6 +7,7 @@ use super::disk::{Disk, DiskFile};
 use super::frame::{Frame, FrameError, HEADER_LEN, Header, MAGIC, RecordType};
 use super::replace::{Flush, ReplaceError, replace_file_with};
 use crate::ids::{Lsn, Slot};
+use crate::planted::PlantedFault;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -287,7 +288,9 @@ impl Wal {
             frame.encode(&mut bytes);
         }
         self.file.write_at(self.extent.length, &bytes)?;
-        self.file.sync_data()?;
+        if !PlantedFault::LogUnflushed.is_enabled() {
+            self.file.sync_data()?;
+        }
         for frame in frames {
             self.extent.note(frame);
         }

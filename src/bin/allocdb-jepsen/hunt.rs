@@ -37,6 +37,7 @@ use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::{ClientId, ResourceId, Slot};
+use allocdb_node::planted::wake_operators;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::schedule::Schedule;
 use allocdb_node::workload::{Config, Generator, MOST_RESOURCES};
@@ -145,6 +146,7 @@ fn limits_of(layout: &ClusterLayout) -> lease::Limits {
 
 /// One hunt, from a new cluster to the report. Whatever way it takes out, no replica lives on.
 fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, interrupt: &Interrupt) -> Result<Report> {
+    wake_operators();
     let id = format!("hunt-local-{}-{seed:016x}", now_millis());
     let files = Files::new(root.path(), &id);
     let notes = Notes::default();

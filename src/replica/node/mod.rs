@@ -143,6 +143,9 @@ pub struct Node {
     round: Option<Round>,
     /// When the last message was sent that a majority answered. Unknown at the start and after a round without majority.
     confirmed: Option<Duration>,
+    /// What reads were answered, and how often again, for the fault of that name.
+    #[cfg(feature = "planted-faults")]
+    cached: reads::Cached,
     /// The state that peers are asked about.
     comparison: Option<Comparison>,
     /// It holds something that it has not been asked about since it was started.
@@ -177,6 +180,8 @@ impl Node {
             reads: Vec::new(),
             round: None,
             confirmed: None,
+            #[cfg(feature = "planted-faults")]
+            cached: reads::Cached::default(),
             comparison: None,
             is_to_compare,
             outgoing: None,
@@ -251,7 +256,7 @@ impl Node {
         if self.replica.role() != Role::Primary || view <= self.replica.view() {
             return;
         }
-        if PlantedFault::OldPrimaryServes.is_awake() {
+        if PlantedFault::OldPrimaryServes.is_enabled() {
             return;
         }
         log::warn!(
@@ -384,7 +389,11 @@ impl Node {
                 Ok(Ack { kind: AckKind::Prepare, view, lsn, replica })
             }
             // Also a faulted replica says first that the view is another.
-            PeerRequest::Commit { view, .. } if view != own_view => Err(commit_view_mismatch(own_view, view)),
+            PeerRequest::Commit { view, .. }
+                if view != own_view && !PlantedFault::OldViewAccepted.is_enabled() =>
+            {
+                Err(commit_view_mismatch(own_view, view))
+            }
             PeerRequest::Commit { .. } => {
                 self.accept_commit(lsn).map_err(|refusal| protocol_error(&refusal))?;
                 Ok(Ack { kind: AckKind::Commit, view, lsn, replica })

@@ -5,9 +5,14 @@
 //! there is none. After that this primary repeats its last commit to its peers first, for all reads that wait together.
 
 use super::{ClientReply, Node, Token};
-use crate::allocator::ReservationLookup;
+#[cfg(feature = "planted-faults")]
+use crate::allocator::ResourceView;
+use crate::allocator::{ReservationLookup, ReservationView};
 use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
 use crate::engine::{FenceError, Rejection};
+use crate::ids::Slot;
+#[cfg(feature = "planted-faults")]
+use crate::ids::{ReservationId, ResourceId};
 use crate::planted::PlantedFault;
 use crate::replica::{ReadRefusal, Role};
 use std::time::Duration;
@@ -28,11 +33,11 @@ impl Node {
 
     /// Whether a read that came in at `arrived` may be answered: a majority was asked since, or not long ago.
     fn may_answer(&self, arrived: Duration, now: Duration) -> bool {
-        let Some(confirmed) = self.confirmed else { return PlantedFault::OldPrimaryServes.is_awake() };
+        let Some(confirmed) = self.confirmed else { return PlantedFault::OldPrimaryServes.is_enabled() };
         arrived <= confirmed
             || now.saturating_sub(confirmed) < self.settings.read_lease
-            || PlantedFault::ReadWithoutLease.is_awake()
-            || PlantedFault::OldPrimaryServes.is_awake()
+            || PlantedFault::ReadWithoutLease.is_enabled()
+            || PlantedFault::OldPrimaryServes.is_enabled()
     }
 
     /// Answers the reads that can be answered now: all of them, unless a majority has to be asked first.
@@ -83,18 +88,72 @@ impl Node {
         ClientReply::Response(match request {
             Request::GetLease { slot, lease, .. } => {
                 Response::GetLease(match state.reservation(*lease, *slot) {
-                    ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
+                    ReservationLookup::Found(view) => LeaseResponse::Found(misread(view).into()),
                     ReservationLookup::Retired => LeaseResponse::Retired,
                     ReservationLookup::NotFound => LeaseResponse::NotFound,
                 })
             }
             Request::GetResource { resource, .. } => {
                 let found = state.resource(*resource);
+                #[cfg(feature = "planted-faults")]
+                let found = found.map(|view| self.cached.answer(self.foreseen(view)));
                 Response::GetResource(found.map_or(ResourceResponse::NotFound, ResourceResponse::Found))
             }
             // Nothing else is ever read.
             _ => Response::submit_rejected(Rejection::EngineHalted),
         })
+    }
+}
+
+/// A lease as the faults of reads show it.
+fn misread(mut view: ReservationView) -> ReservationView {
+    if PlantedFault::MembersReversed.is_enabled() {
+        view.members.reverse();
+    }
+    if PlantedFault::LeaseDeadlineOff.is_enabled() {
+        view.deadline = Slot(view.deadline.0.saturating_add(1));
+    }
+    view
+}
+
+/// Resources as they were read, and how often that was repeated since, for the fault `read-cached`.
+#[cfg(feature = "planted-faults")]
+#[derive(Debug, Default)]
+pub(super) struct Cached(std::cell::RefCell<std::collections::HashMap<ResourceId, (ResourceView, u32)>>);
+
+#[cfg(feature = "planted-faults")]
+impl Cached {
+    /// What a read is answered that should be answered with this.
+    fn answer(&self, view: ResourceView) -> ResourceView {
+        if !PlantedFault::ReadCached.is_enabled() {
+            return view;
+        }
+        let mut read = self.0.borrow_mut();
+        let (known, repeated) = read.entry(view.id).or_insert((view, 0));
+        if *repeated > 3 {
+            (*known, *repeated) = (view, 0);
+        }
+        *repeated += 1;
+        *known
+    }
+}
+
+#[cfg(feature = "planted-faults")]
+impl Node {
+    /// A resource as it is once what is prepared is committed, for the fault `dirty-read`.
+    fn foreseen(&self, mut view: ResourceView) -> ResourceView {
+        use crate::allocator::{ResourceState, payload::decode_client};
+        let shard = self.replica.metadata().identity.shard;
+        for entry in self.replica.prepared().filter(|_| PlantedFault::DirtyRead.is_enabled()) {
+            let reserves = decode_client(&entry.payload)
+                .is_ok_and(|client| client.command.resources().contains(&view.id));
+            if reserves && view.state == ResourceState::Available {
+                view.state = ResourceState::Reserved;
+                view.current = Some(ReservationId::mint(shard, entry.lsn));
+                view.version += 1;
+            }
+        }
+        view
     }
 }
 

@@ -263,7 +263,8 @@ impl Node {
         let acked =
             self.peers.iter().filter(|peer| peer.standing == Standing::Acked && self.counts(peer)).count();
         let failed = self.peers.iter().filter(|peer| peer.standing == Standing::Failed).count();
-        let commit_alone = PlantedFault::CommitBeforeQuorum.is_awake();
+        let commit_alone = PlantedFault::CommitBeforeQuorum.is_enabled();
+        let acked = if PlantedFault::DeadPeerCounts.is_enabled() { acked + failed } else { acked };
         let majority = if commit_alone { 1 } else { self.majority() };
         if acked + 1 >= majority {
             self.succeed(now);
@@ -294,7 +295,11 @@ impl Node {
 
     fn answer(&mut self, purpose: Purpose, committed: &[CommittedEntry], now: Duration) {
         match purpose {
-            Purpose::Submits(answers) | Purpose::Leftovers(answers) => {
+            Purpose::Submits(mut answers) | Purpose::Leftovers(mut answers) => {
+                if PlantedFault::AnswersSwapped.is_enabled() {
+                    let tokens: Vec<Token> = answers.iter().rev().map(|(_, token)| *token).collect();
+                    answers.iter_mut().zip(tokens).for_each(|(answer, token)| answer.1 = token);
+                }
                 for (lsn, token) in answers {
                     match committed.iter().find(|entry| entry.lsn == lsn) {
                         Some(entry) => self.respond(token, Response::committed(lsn, entry.outcome)),

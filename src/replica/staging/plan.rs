@@ -47,7 +47,7 @@ pub(super) fn plan_knowing_the_third(new_primary: &Survey, supporting: &Survey, 
     let mut views = [view_of(new_primary), view_of(supporting), Some(third)];
     views.sort_unstable();
     let [_, established, _] = views;
-    let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_awake() {
+    let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_enabled() {
         true => (None, survey.commit_lsn),
         false => (view_of(survey).min(established), survey.prefix),
     };
@@ -59,7 +59,11 @@ pub(super) fn plan_knowing_the_third(new_primary: &Survey, supporting: &Survey, 
     let [new_known, supporting_known] =
         [new_primary, supporting].map(|survey| survey.metadata.highest_known_view());
     let highest = new_known.max(supporting_known).max(third);
-    FailoverPlan { source, target: kept.prefix, view: View(highest.0.saturating_add(1)) }
+    let target = match PlantedFault::FailOverDropsPrepared.is_enabled() {
+        true => kept.commit_lsn,
+        false => kept.prefix,
+    };
+    FailoverPlan { source, target, view: View(highest.0.saturating_add(1)) }
 }
 
 #[cfg(test)]
