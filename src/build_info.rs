@@ -3,6 +3,7 @@
 //! evidence. What is not known is absent.
 
 use crate::keyvalue::{Fields, or_none};
+use crate::planted;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -11,9 +12,6 @@ use std::sync::OnceLock;
 
 /// The commit that the source was at, with `-dirty` behind it if it had been changed; set by the build script.
 const COMMIT: Option<&str> = option_env!("ALLOCDB_BUILD_COMMIT");
-
-/// Makes a replica of a test build misbehave.
-const PLANTED_FAULT: &str = "ALLOCDB_PLANTED_FAULT";
 
 /// Beginnings of the names of variables that change what a program does without a word of its own command line.
 const ODD: [&str; 5] = ["ALLOCDB_", "LD_", "DYLD_", "MALLOC_", "GLIBC_TUNABLES"];
@@ -96,7 +94,7 @@ impl BuildInfo {
             },
             profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
             executable,
-            planted_fault: std::env::var(PLANTED_FAULT).ok().filter(|word| !word.is_empty()),
+            planted_fault: std::env::var(planted::VARIABLE).ok().filter(|word| !word.is_empty()),
             environment,
             kernel: Some(words.map(|word| word.to_string_lossy()).join(" ")),
             cpus: std::thread::available_parallelism().ok().map(|count| count.get() as u64),

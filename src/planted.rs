@@ -123,13 +123,13 @@ planted_faults! {
     /// Answer most reads of a resource as an earlier one was answered.
     ReadCached = "read-cached",
     /// Answer reads whatever state they demand.
-    FenceIgnored = "fence-ignored",
+    FenceSkipped = "fence-skipped",
     /// Answer a read that demands the next state with the present one.
     FenceOneShort = "fence-one-short",
     /// Answer reads on backups.
     BackupServesReads = "backup-serves-reads",
     /// Show a resource as it will be once the entries that are prepared are committed.
-    DirtyRead = "dirty-read",
+    PreparedRead = "prepared-read",
     /// List the resources of a lease from the last to the first.
     MembersReversed = "members-reversed",
     /// Show the deadline of a lease one slot late.
@@ -233,10 +233,10 @@ pub fn wake(fault: Option<PlantedFault>) {
 /// inherit the environment, have the others.
 pub fn wake_operators() {
     #[cfg(feature = "planted-faults")]
-    if let Some(fault) = std::env::var(VARIABLE).ok().and_then(|word| PlantedFault::from_word(&word))
-        && fault.is_operators()
+    if let Ok(word) = std::env::var(VARIABLE)
+        && let Some(fault) = PlantedFault::from_word(&word).filter(|fault| fault.is_operators())
     {
-        log::warn!("event=planted_fault fault of the operator");
+        log::warn!("event=planted_fault fault={word}");
         wake(Some(fault));
     }
 }

@@ -1,8 +1,62 @@
-//! A broken build does not pass: with a defect planted into the replicas, at least one of the runs is blocked or fails.
+//! A broken build does not pass: with a defect planted into the replicas, at least one of the runs is blocked or fails, and a hunt
+//! finds what the runs do not. The record of what hunts have found names every defect and every trap there is.
 //!
-//! Needs a build with the feature `planted-faults`; any other build has no defects to plant.
+//! Most of it needs a build with the feature `planted-faults`; any other build has no defects to plant.
 
 mod support;
+
+use allocdb_node::check::AnomalyKind;
+use allocdb_node::planted::PlantedFault;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Rust files below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) = entries.partition(|path| path.is_dir());
+    let below = folders.iter().flat_map(|folder| sources(folder));
+    files.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "rs")).chain(below).collect()
+}
+
+#[test]
+fn every_planted_fault_has_a_word_a_sentence_and_a_place() {
+    let files = sources(&root().join("src")).into_iter().filter(|path| !path.ends_with("src/planted.rs"));
+    let source: String = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let (mut words, mut sentences) = (BTreeSet::new(), BTreeSet::new());
+    for (word, fault) in PlantedFault::ALL {
+        assert!(words.insert(word) && sentences.insert(fault.sentence()), "{word} is there twice");
+        assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{word}");
+        assert!(fault.sentence().ends_with('.') && !fault.sentence().contains('|'), "{}", fault.sentence());
+        assert_eq!(PlantedFault::from_word(word), Some(*fault));
+        // Also one that is asked for under another name: whoever asks names it.
+        assert!(
+            source.contains(&format!("PlantedFault::{fault:?}")),
+            "nothing misbehaves because of {fault:?}"
+        );
+    }
+    assert!(words.len() >= 50, "{} faults", words.len());
+    assert_eq!(PlantedFault::from_word("no-such-fault"), None);
+}
+
+/// The file of a trap is called like the anomaly that is in it.
+#[test]
+fn each_trap_holds_its_anomaly_and_no_other() {
+    for kind in AnomalyKind::ALL {
+        let file = root().join(format!("tests/traps/{kind}.jsonl"));
+        let output = support::jepsen(&["check", "--history-file"]).arg(&file).output().unwrap();
+        let out = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{kind}: {out}");
+        let found: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("anomaly=")).collect();
+        assert_eq!(found.len(), 1, "{kind}: {out}");
+        assert_eq!(found[0].split(' ').next(), Some(kind.word()), "{out}");
+    }
+    let files = std::fs::read_dir(root().join("tests/traps")).unwrap().count();
+    assert_eq!(files, AnomalyKind::ALL.len(), "a trap for each anomaly, and nothing else");
+}
 
 #[cfg(not(feature = "planted-faults"))]
 #[test]
@@ -12,8 +66,8 @@ fn a_build_with_a_planted_fault_does_not_pass() {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
+    use super::PlantedFault;
     use super::support::*;
-    use allocdb_node::planted::PlantedFault;
 
     /// What a run came to on replicas with a defect.
     fn run_with(fault: &str, run_id: &str) -> (Option<i32>, String) {
@@ -75,5 +129,26 @@ mod planted {
         }
         // Those before it concern what one replica makes of a command; one more of them needs rows here.
         assert_eq!(PlantedFault::ALL[4].1, PlantedFault::CommitBeforeQuorum);
+    }
+    /// One of each way in which a hunt comes to know: an answer, a restart, the replicas' files, a replica that is no more. All others
+    /// are in `docs/track-record.md`.
+    #[test]
+    fn a_hunt_finds_what_is_wrong_with_a_build() {
+        let found = [
+            ("reserve-taken", "double-allocation"),
+            ("read-cached", "stale-read"),
+            ("backup-skips-entry", "replica-divergence"),
+            ("replica-ends", "replica-failure"),
+        ];
+        for (fault, anomaly) in found {
+            let root = tempfile::tempdir().unwrap();
+            let mut command = jepsen(&["hunt-local", "--time-limit", "30", "--seed", "1", "--output-root"]);
+            let done = run(command.arg(root.path()).env("ALLOCDB_PLANTED_FAULT", fault));
+            assert_no_replicas(root.path());
+            let text = format!("{}{}", done.stdout, done.stderr);
+            assert_eq!(done.code(), Some(1), "{fault}: {text}");
+            assert!(text.contains("verdict=invalid\n"), "{fault}: {text}");
+            assert!(text.contains(&format!("anomaly={anomaly} ")), "{fault}: {text}");
+        }
     }
 }

@@ -559,7 +559,7 @@ impl Engine {
         }
         let last_applied = self.allocator.last_applied_lsn();
         let required = match required {
-            Some(_) if PlantedFault::FenceIgnored.is_enabled() => None,
+            Some(_) if PlantedFault::FenceSkipped.is_enabled() => None,
             Some(demanded) if PlantedFault::FenceOneShort.is_enabled() => {
                 Some(Lsn(demanded.0.saturating_sub(1)))
             }

@@ -140,11 +140,11 @@ impl Cached {
 
 #[cfg(feature = "planted-faults")]
 impl Node {
-    /// A resource as it is once what is prepared is committed, for the fault `dirty-read`.
+    /// A resource as it is once what is prepared is committed, for the fault `prepared-read`.
     fn foreseen(&self, mut view: ResourceView) -> ResourceView {
         use crate::allocator::{ResourceState, payload::decode_client};
         let shard = self.replica.metadata().identity.shard;
-        for entry in self.replica.prepared().filter(|_| PlantedFault::DirtyRead.is_enabled()) {
+        for entry in self.replica.prepared().filter(|_| PlantedFault::PreparedRead.is_enabled()) {
             let reserves = decode_client(&entry.payload)
                 .is_ok_and(|client| client.command.resources().contains(&view.id));
             if reserves && view.state == ResourceState::Available {
