@@ -135,12 +135,13 @@ mod planted {
     #[test]
     fn a_hunt_finds_what_is_wrong_with_a_build() {
         let found = [
-            ("reserve-taken", "double-allocation"),
-            ("read-cached", "stale-read"),
-            ("backup-skips-entry", "replica-divergence"),
-            ("replica-ends", "replica-failure"),
+            ("reserve-taken", ["double-allocation"].as_slice()),
+            ("read-cached", &["stale-read"]),
+            // Replicas compare their states as well, and one that sees that it differs takes itself out.
+            ("backup-skips-entry", &["replica-divergence", "replica-failure"]),
+            ("replica-ends", &["replica-failure"]),
         ];
-        for (fault, anomaly) in found {
+        for (fault, anomalies) in found {
             let root = tempfile::tempdir().unwrap();
             let mut command = jepsen(&["hunt-local", "--time-limit", "30", "--seed", "1", "--output-root"]);
             let done = run(command.arg(root.path()).env("ALLOCDB_PLANTED_FAULT", fault));
@@ -148,7 +149,8 @@ mod planted {
             let text = format!("{}{}", done.stdout, done.stderr);
             assert_eq!(done.code(), Some(1), "{fault}: {text}");
             assert!(text.contains("verdict=invalid\n"), "{fault}: {text}");
-            assert!(text.contains(&format!("anomaly={anomaly} ")), "{fault}: {text}");
+            let names = |anomaly: &&str| text.contains(&format!("anomaly={anomaly} "));
+            assert!(anomalies.iter().any(names), "{fault}: {text}");
         }
     }
 }
