@@ -10,8 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Parts of one module of the library that still use each other. What is mended goes from this list.
-const KNOWN_CIRCLES: &[&[&str]] =
-    &[&["replica/node/compare", "replica/node/pace", "replica/node/peers", "replica/node/rounds"]];
+const KNOWN_CIRCLES: &[&[&str]] = &[];
 
 /// Files outside `src` that compile files of the binary into themselves. What no longer does goes from this list.
 const BORROWERS: &[&str] = &["benches/transport.rs", "examples/check_recordings/watch/harness.rs"];
@@ -329,7 +328,6 @@ const DIALECT_LEFT: &[(&str, &str)] = &[
     ("daemon", "put_away"),
     ("operator", "Standing"),
     ("replica", "Lesson"),
-    ("replica", "Standing"),
     ("replica", "lesson"),
     ("workload", "Told"),
 ];

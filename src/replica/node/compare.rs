@@ -7,7 +7,7 @@
 //! differs and one that is out of reach this primary neither commits nor reads. If both differ it is faulted.
 
 use super::Node;
-use super::peers::{Peer, Standing};
+use super::peer::{AckState, Compared, Peer};
 use crate::engine::{Engine, StateDigest};
 use crate::ids::{Lsn, ReplicaId};
 use crate::replica::message::{PeerRequest, StateClaim};
@@ -27,37 +27,6 @@ pub(super) enum Occasion {
     Checkpoint,
     /// This primary begins to serve. What it knew of its peers is lost, so none counts before it was asked.
     Start,
-}
-
-/// What is known of a peer's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compared {
-    /// Nothing, since it was last out of reach.
-    Unknown,
-    /// It was the same as of this LSN.
-    Same(Lsn),
-    /// It was another one as of this LSN.
-    Differs(Lsn),
-    /// It was another one as of this LSN, and a majority agrees without it. Whether it was told so.
-    Outvoted { lsn: Lsn, is_told: bool },
-}
-
-impl Compared {
-    /// It was out of reach, and may have another state by now. One that differed has to show that it does not any more.
-    pub(super) fn forget_agreement(&mut self) {
-        match self {
-            Compared::Unknown | Compared::Differs(_) => {}
-            Compared::Same(_) => *self = Compared::Unknown,
-            Compared::Outvoted { is_told, .. } => *is_told = false,
-        }
-    }
-
-    fn difference(self) -> Option<Lsn> {
-        match self {
-            Compared::Differs(lsn) | Compared::Outvoted { lsn, .. } => Some(lsn),
-            Compared::Unknown | Compared::Same(_) => None,
-        }
-    }
 }
 
 impl Node {
@@ -216,7 +185,7 @@ impl Node {
                         peer.id
                     );
                     peer.compared = Compared::Outvoted { lsn, is_told: false };
-                    peer.standing = Standing::Open;
+                    peer.ack_state = AckState::Open;
                 }
             }
             self.drive_all(self.now);

@@ -10,6 +10,7 @@
 
 mod compare;
 mod pace;
+mod peer;
 mod peers;
 mod reads;
 mod rounds;
@@ -26,7 +27,7 @@ use crate::engine::{Attempt, CheckpointError, Engine, Rejection, StartupKind};
 use crate::ids::{Lsn, OperationId, ReplicaId, Slot, View};
 use crate::planted::PlantedFault;
 use compare::{Comparison, Occasion};
-use peers::Peer;
+use peer::Peer;
 use reads::Read;
 use rounds::Round;
 use std::collections::VecDeque;

@@ -5,7 +5,7 @@
 //! what it is sent to catch up costs it as much as what it is missing meanwhile.
 
 use super::Node;
-use super::peers::{Peer, Standing};
+use super::peer::{AckState, Peer};
 use crate::ids::Lsn;
 use crate::replica::Role;
 use std::time::Duration;
@@ -19,33 +19,6 @@ const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// How many checkpoints' worth of log is kept for a peer that needs it.
 const MOST_INTERVALS_KEPT: u64 = 4;
-
-/// Pauses between attempts to reach a peer while there is no round: the first one and the longest.
-const SEEK_AFTER: Duration = Duration::from_secs(1);
-const LONGEST_SEEK_PAUSE: Duration = Duration::from_secs(4);
-
-/// When a peer is sought again.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct SeekPause {
-    /// No pause as long as nothing has failed.
-    pause: Duration,
-    due: Duration,
-}
-
-impl SeekPause {
-    /// For a peer of which nothing is known yet.
-    pub(super) fn at_start() -> Self {
-        Self { pause: Duration::ZERO, due: SEEK_AFTER }
-    }
-
-    /// Takes note of a failure. False if it is not the first in a row.
-    pub(super) fn failed(&mut self, now: Duration) -> bool {
-        let is_first = self.pause.is_zero();
-        self.pause = (self.pause * 2).clamp(SEEK_AFTER, LONGEST_SEEK_PAUSE);
-        self.due = now.saturating_add(self.pause);
-        is_first
-    }
-}
 
 impl Node {
     pub(super) fn leads(&self) -> bool {
@@ -118,7 +91,7 @@ impl Node {
 impl Peer {
     /// Whether it is behind and nothing is under way to it.
     fn is_sought(&self, commit: Option<Lsn>) -> bool {
-        let is_behind = self.lost || self.standing == Standing::Failed || self.committed < commit;
+        let is_behind = self.lost || self.ack_state == AckState::Failed || self.committed < commit;
         self.in_flight.is_none() && commit.is_some() && is_behind
     }
 }

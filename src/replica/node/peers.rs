@@ -1,4 +1,4 @@
-//! What a primary knows of each peer, and which message a peer gets next.
+//! Which message a peer gets next, and what its answers say about it.
 //!
 //! A peer is sent one message at a time, in LSN order; entries that it needs together travel together, unless it says that it
 //! knows no such message. One that turns out to be missing entries is sent them, as ordinary prepares and commits out of the
@@ -6,10 +6,8 @@
 //! out of reach, its answer to the next message tells: it may have been restarted or rejoined. `pace` keeps rounds from
 //! running away from a peer.
 
-use super::compare::Compared;
-use super::pace::SeekPause;
+use super::peer::{AckState, Compared, InFlight, Peer, SeekPause};
 use super::rounds::{Round, Target};
-use super::transfer::Transfer;
 use super::{Node, Output, PeerFailure};
 use crate::ids::{Lsn, ReplicaId};
 use crate::planted::PlantedFault;
@@ -30,70 +28,6 @@ const READ_AHEAD_BYTES: usize = MAX_BATCH_BYTES;
 /// A peer that asks for something older more often than this in one round is not helped by being sent it again.
 const MAX_SETBACKS: u32 = 4;
 
-/// How a peer stands in the present round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It has not answered for it yet.
-    Open,
-    /// It holds what the round needs.
-    Acked,
-    /// It will not, this time.
-    Failed,
-}
-
-/// A message that a peer has not answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct InFlight {
-    kind: AckKind,
-    lsn: Lsn,
-    /// Not later than when it left.
-    pub(super) sent: Duration,
-    /// It left before the present round began, so that it failed says nothing about the round.
-    before_round: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) id: ReplicaId,
-    pub(super) standing: Standing,
-    /// What it was sent and has not answered.
-    pub(super) in_flight: Option<InFlight>,
-    /// When the newest message was sent that it has acknowledged.
-    heard: Option<Duration>,
-    /// The first entry it is not known to hold.
-    pub(super) next: Lsn,
-    /// What `next` was when the present round, or the last, began.
-    pub(super) next_at_round: Lsn,
-    /// How far it is known to have committed.
-    pub(super) committed: Option<Lsn>,
-    /// It has answered the last message to the point, if only to say what it needs.
-    pub(super) answers: bool,
-    /// When it is sent something again although there is no round.
-    pub(super) seek: SeekPause,
-    /// The snapshot it is being sent, and how far that has come.
-    pub(super) transfer: Option<Transfer>,
-    /// It has not said that it takes no snapshots.
-    pub(super) takes_snapshots: bool,
-    /// The snapshot that it could not use.
-    pub(super) unusable_snapshot: Option<Lsn>,
-    /// It has not said that it does not compare states.
-    pub(super) takes_claims: bool,
-    /// It is still to be asked about the state that is compared.
-    pub(super) to_compare: bool,
-    /// What it said when it was last asked.
-    pub(super) compared: Compared,
-    /// Entries read from the log for it.
-    pub(super) catch_up: VecDeque<PreparedEntry>,
-    /// It has not said that it takes entries one by one only.
-    takes_batches: bool,
-    /// The last exchange failed, so what is known of it may no longer be so.
-    pub(super) lost: bool,
-    /// Where it stood when it was last found to be too far behind.
-    too_far_behind: Option<Lsn>,
-    /// How often it asked for something older since the present round began.
-    setbacks: u32,
-}
-
 impl Target {
     /// Whether a peer holds already what is asked of it, and only has to say once more that it follows.
     fn asks_nothing_new_of(&self, peer: &Peer) -> bool {
@@ -101,60 +35,6 @@ impl Target {
             Target::Majority => true,
             Target::Entries { last } => peer.holds(*last),
         }
-    }
-}
-
-impl Peer {
-    pub(super) fn new(id: ReplicaId, next: Lsn) -> Self {
-        Self {
-            id,
-            standing: Standing::Open,
-            in_flight: None,
-            heard: None,
-            next,
-            next_at_round: next,
-            committed: None,
-            answers: false,
-            seek: SeekPause::at_start(),
-            transfer: None,
-            takes_snapshots: true,
-            unusable_snapshot: None,
-            takes_claims: true,
-            to_compare: false,
-            compared: Compared::Unknown,
-            catch_up: VecDeque::new(),
-            takes_batches: true,
-            lost: false,
-            too_far_behind: None,
-            setbacks: 0,
-        }
-    }
-
-    /// Everything is open again. A peer that was lost is taken to hold what is committed, until it says otherwise.
-    pub(super) fn begin_round(&mut self, commit: Option<Lsn>) {
-        self.standing = Standing::Open;
-        self.setbacks = 0;
-        if let Some(sent) = &mut self.in_flight {
-            sent.before_round = true;
-        }
-        self.find_again(commit);
-    }
-
-    /// One that was lost is taken to hold what is committed.
-    fn find_again(&mut self, commit: Option<Lsn>) {
-        if std::mem::take(&mut self.lost) {
-            self.next = Lsn::following(commit).unwrap_or(Lsn(u64::MAX));
-            self.committed = None;
-            // It may be another build by now, and have another state.
-            self.takes_batches = true;
-            self.takes_claims = true;
-            self.compared.forget_agreement();
-        }
-        self.next_at_round = self.next;
-    }
-
-    fn holds(&self, lsn: Lsn) -> bool {
-        self.next > lsn
     }
 }
 
@@ -216,7 +96,7 @@ impl Node {
             None => true,
         };
         if done {
-            peer.standing = Standing::Acked;
+            peer.ack_state = AckState::Acked;
         }
         if let Some(sent) = self.heard_by_majority() {
             self.note_majority(sent);
@@ -243,11 +123,11 @@ impl Node {
         let peer = &mut self.peers[at];
         peer.lost = true;
         peer.answers = false;
-        if is_round && sent.before_round && peer.standing == Standing::Open {
+        if is_round && sent.before_round && peer.ack_state == AckState::Open {
             // It may be back since: a replica that is sought while it starts is one. The round asks it for itself.
             peer.find_again(commit);
         } else {
-            peer.standing = Standing::Failed;
+            peer.ack_state = AckState::Failed;
         }
         if !peer.seek.failed(now) && !is_round {
             // It has been told of already, and nobody waits for this peer.
@@ -355,7 +235,7 @@ impl Node {
         let may_send = self.replica.fault().is_none() && self.replica.role() == Role::Primary;
         let commit = self.replica.commit_lsn();
         let peer = &self.peers[at];
-        if !may_send || peer.in_flight.is_some() || peer.standing == Standing::Failed {
+        if !may_send || peer.in_flight.is_some() || peer.ack_state == AckState::Failed {
             return None;
         }
         if let Some(claim) = self.decided_claim(at) {
@@ -364,7 +244,7 @@ impl Node {
         self.compare_again(at);
         let peer = &self.peers[at];
         let last_needed = match self.round.as_ref().map(|round| &round.target) {
-            Some(target) if peer.standing == Standing::Open && target.asks_nothing_new_of(peer) => {
+            Some(target) if peer.ack_state == AckState::Open && target.asks_nothing_new_of(peer) => {
                 // Never beyond what it is known to hold: a commit does not say what it commits.
                 let held = Lsn(peer.next.0.saturating_sub(1));
                 return Some(self.commit_or_claim(at, held.min(commit.unwrap_or_default())));
@@ -458,7 +338,7 @@ impl Node {
         match peer.catch_up.pop_front() {
             Some(entry) if entry.lsn == lsn => Some(entry),
             _ => {
-                peer.standing = Standing::Failed;
+                peer.ack_state = AckState::Failed;
                 peer.lost = true;
                 peer.answers = false;
                 peer.seek.failed(now);

@@ -1,6 +1,6 @@
 //! Rounds: what is prepared together, who is told, and what becomes of it.
 
-use super::peers::Standing;
+use super::peer::AckState;
 use super::{Node, Token, Work};
 use crate::allocator::PayloadKind;
 use crate::allocator::payload::decode_client;
@@ -264,8 +264,8 @@ impl Node {
     pub(super) fn judge_round(&mut self, now: Duration) {
         let Some(round) = &self.round else { return };
         let acked =
-            self.peers.iter().filter(|peer| peer.standing == Standing::Acked && self.counts(peer)).count();
-        let failed = self.peers.iter().filter(|peer| peer.standing == Standing::Failed).count();
+            self.peers.iter().filter(|peer| peer.ack_state == AckState::Acked && self.counts(peer)).count();
+        let failed = self.peers.iter().filter(|peer| peer.ack_state == AckState::Failed).count();
         let commit_alone = PlantedFault::CommitBeforeQuorum.is_enabled();
         let acked = if PlantedFault::DeadPeerCounts.is_enabled() { acked + failed } else { acked };
         let majority = if commit_alone { 1 } else { self.majority() };
