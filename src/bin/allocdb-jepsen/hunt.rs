@@ -15,12 +15,14 @@ mod nemesis;
 mod report;
 #[path = "hunt/settle.rs"]
 mod settle;
+#[path = "hunt/signals.rs"]
+mod signals;
 #[path = "hunt/transport.rs"]
 mod transport;
 
 use super::actions::Actions;
 use super::args::{Format, Hunt};
-use super::common::{Exit, now_millis, print};
+use super::common::{Exit, now_millis, obeys_escapes, print};
 use super::harness_log::{Notes, carried};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
@@ -47,9 +49,8 @@ use journal::Journal;
 use nemesis::Nemesis;
 use report::{Files, Found, Report};
 use serde_json::json;
-use std::io::IsTerminal as _;
+use signals::Signals;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often the main phase is looked at.
@@ -79,19 +80,20 @@ const CLUSTER: (&str, &str) = (".hunt-", ".cluster.tmp");
 
 /// Carries out hunts, one after the other, until one is not valid or there have been enough.
 pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
-    let failed = |error: anyhow::Error| match Exit::is_in(&error) {
-        true => error,
-        false => Exit::Failed.because(format!("{error:#}")),
-    };
     create_output_root(&options.output_root).map_err(failed)?;
     let root = OutputRoot::take(&options.output_root, "a hunt").map_err(failed)?;
     root.clear();
     clear_clusters(root.path());
     clear_staging(&std::env::temp_dir());
+    signals::told_apart(interrupt, |signals| hunt_all(options, &root, signals))
+}
+
+/// One hunt after the other.
+fn hunt_all(options: &Hunt, root: &OutputRoot, signals: &Signals) -> Result<()> {
     let first = options.seed.unwrap_or_else(random_seed);
     for number in 0..options.test_count {
         let seed = first.wrapping_add(number);
-        let report = hunt(options, seed, &root, interrupt).map_err(failed)?;
+        let report = hunt(options, seed, root, signals).map_err(failed)?;
         print(&match options.format {
             Format::Text => report.text(),
             Format::Json => report.json(),
@@ -102,11 +104,15 @@ pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
             Verdict::Invalid => return Err(Exit::Invalid.silently()),
             Verdict::Unknown => return Err(Exit::Unknown.silently()),
         }
-        if interrupt.check().is_err() {
+        if signals.first.check().is_err() {
             break;
         }
     }
     Ok(())
+}
+
+fn failed(error: anyhow::Error) -> anyhow::Error {
+    if Exit::is_in(&error) { error } else { Exit::Failed.because(format!("{error:#}")) }
 }
 
 /// A seed that nobody asked for.
@@ -145,7 +151,7 @@ fn limits_of(layout: &ClusterLayout) -> lease::Limits {
 }
 
 /// One hunt, from a new cluster to the report. Whatever way it takes out, no replica lives on.
-fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, interrupt: &Interrupt) -> Result<Report> {
+fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Result<Report> {
     wake_operators();
     let id = format!("hunt-local-{}-{seed:016x}", now_millis());
     let files = Files::new(root.path(), &id);
@@ -154,9 +160,9 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, interrupt: &Interrupt) -> 
     let _taken = notes.take();
     let workspace = root.path().join(format!("{}{id}{}", CLUSTER.0, CLUSTER.1));
     let checkpoint = options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT);
-    let created = LocalTestbed::create_for_hunt(&workspace, LIMITS, checkpoint, interrupt);
+    let created = LocalTestbed::create_for_hunt(&workspace, LIMITS, checkpoint, &signals.second);
     let mut testbed = created.inspect_err(|_| drop(std::fs::remove_dir_all(&workspace)))?;
-    let hunted = Hunting { options, seed, id: &id, files: &files, interrupt }.hunt(&mut testbed);
+    let hunted = Hunting { options, seed, id: &id, files: &files, signals }.hunt(&mut testbed);
     let ended = testbed.stop_replicas();
     let report = match hunted {
         Ok(report) => report,
@@ -182,7 +188,7 @@ struct Hunting<'a> {
     seed: u64,
     id: &'a str,
     files: &'a Files,
-    interrupt: &'a Interrupt,
+    signals: &'a Signals,
 }
 
 impl Hunting<'_> {
@@ -212,7 +218,8 @@ impl Hunting<'_> {
         });
         let (journal, writer) = Journal::create(&self.files.history, &header, judge)?;
         let clients = layout.replicas.iter().map(|replica| (replica.id.0, replica.client_addr)).collect();
-        let shared = Shared::new(generator, journal, clients, ClientId(1), self.options.rate);
+        let shared =
+            Shared::new(generator, journal, clients, ClientId(1), self.options.rate, &self.signals.second);
         let began = Instant::now();
         let phases = self.phases(&shared, testbed, &layout);
         let took = began.elapsed();
@@ -249,8 +256,11 @@ impl Hunting<'_> {
         let began = Instant::now();
         let mut phases = self.break_and_settle(shared, testbed)?;
         phases.main = phases.main.min(began.elapsed());
-        if self.interrupt.check().is_err() {
+        if self.signals.second.check().is_err() {
             phases.doubts.push("interrupted before the replicas' files were compared".to_owned());
+            return Ok(phases);
+        }
+        if !shared.goes_on() {
             return Ok(phases);
         }
         self.show("comparing", shared);
@@ -274,7 +284,7 @@ impl Hunting<'_> {
         let turns = 2 * u32::try_from(families.len()).unwrap_or(u32::MAX).max(1);
         let interval = self.options.nemesis_interval.min(self.options.time_limit / turns);
         let longest = self.options.time_limit / 5;
-        let mut nemesis = Nemesis::new(shared, testbed, Actions::new(testbed, self.interrupt), longest);
+        let mut nemesis = Nemesis::new(shared, testbed, Actions::new(testbed, &self.signals.second), longest);
         let began = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..self.options.concurrency {
@@ -287,16 +297,28 @@ impl Hunting<'_> {
             let _ = watcher.join();
         });
         let main = began.elapsed();
-        // From here on a signal ends everything.
-        self.interrupt.clear();
         let mut doubts = Vec::new();
         self.show("healing", shared);
-        nemesis.heal_all()?;
+        if let Err(error) = nemesis.heal_all() {
+            if self.signals.second.check().is_ok() {
+                return Err(error);
+            }
+            doubts.push("interrupted before every fault was healed".to_owned());
+            return Ok(Phases { faults: nemesis.faults, main, doubts });
+        }
+        if !shared.goes_on() {
+            // What happens now is recorded by nobody.
+            return Ok(Phases { faults: nemesis.faults, main, doubts });
+        }
         nemesis.look();
         let healed = Instant::now();
         let serves = settle::await_service(shared, nemesis.actions(), healed + SERVES_WITHIN);
         if let Err(error) = serves {
-            if self.interrupt.check().is_err() {
+            nemesis.look();
+            if !shared.goes_on() {
+                return Ok(Phases { faults: nemesis.faults, main, doubts });
+            }
+            if self.signals.second.check().is_err() {
                 doubts.push("interrupted before the cluster was seen to serve again".to_owned());
             } else {
                 let value = json!({ "reason": format!("{error:#}") });
@@ -323,7 +345,7 @@ impl Hunting<'_> {
         let mut operations = 0;
         while began.elapsed() < self.options.time_limit {
             let has_found = progress.has_anomaly() && !self.options.keep_going;
-            if has_found || !progress.is_alive() || self.interrupt.check().is_err() {
+            if has_found || !progress.is_alive() || self.signals.first.check().is_err() {
                 break;
             }
             std::thread::sleep(TURN);
@@ -333,9 +355,6 @@ impl Hunting<'_> {
             }
         }
         shared.end();
-        if !progress.is_alive() {
-            shared.given_up.store(true, Ordering::Relaxed);
-        }
     }
 
     fn show_main(&self, shared: &Shared, began: Instant, before: u64, since: Duration) -> u64 {
@@ -365,7 +384,7 @@ impl Hunting<'_> {
     }
 
     fn line(&self, text: &str) {
-        if std::io::stderr().is_terminal() {
+        if obeys_escapes(&std::io::stderr()) {
             eprint!("\r\x1b[K{}", text.chars().take(79).collect::<String>());
         }
     }
@@ -381,7 +400,7 @@ struct Phases {
 
 impl Drop for Hunting<'_> {
     fn drop(&mut self) {
-        if std::io::stderr().is_terminal() {
+        if obeys_escapes(&std::io::stderr()) {
             eprint!("\r\x1b[K");
         }
     }

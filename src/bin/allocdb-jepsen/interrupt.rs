@@ -46,6 +46,16 @@ impl Interrupt {
         self.flag.store(true, Ordering::Relaxed);
     }
 
+    /// Passes an interruption on to another and listens for the next. Says whether there was one.
+    pub(crate) fn pass_on(&self, to: &Self) -> bool {
+        let came = self.flag.swap(false, Ordering::Relaxed);
+        if came {
+            to.signal.store(self.signal.load(Ordering::Relaxed), Ordering::Relaxed);
+            to.flag.store(true, Ordering::Relaxed);
+        }
+        came
+    }
+
     /// Fails if somebody wants the program to end.
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
         if !self.flag.load(Ordering::Relaxed) {

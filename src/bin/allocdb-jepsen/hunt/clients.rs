@@ -3,7 +3,8 @@
 //! What is asked next and what was learned is the generator's, under one lock with the numbering of events, so that the history
 //! has one order. Nothing is sent or waited for under that lock but the next turn.
 
-use super::journal::Journal;
+use super::super::interrupt::Interrupt;
+use super::journal::{Journal, Progress};
 use super::transport::exchange;
 use allocdb_node::client::wire::{self, Outcome, encode};
 use allocdb_node::history::Kind;
@@ -12,7 +13,7 @@ use allocdb_node::workload::{Generator, Step};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a process waits for a turn before it looks whether the phase is over.
@@ -52,8 +53,9 @@ pub(super) struct Shared {
     turn: Condvar,
     /// Nothing new is begun.
     is_over: AtomicBool,
-    /// Nobody waits for answers any more.
-    pub(super) given_up: AtomicBool,
+    /// Once it is set nobody waits for answers any more.
+    second: Interrupt,
+    progress: Arc<Progress>,
     clients: BTreeMap<u64, SocketAddr>,
     client: ClientId,
 }
@@ -102,7 +104,9 @@ impl Shared {
         clients: BTreeMap<u64, SocketAddr>,
         client: ClientId,
         rate: Option<u64>,
+        second: &Interrupt,
     ) -> Self {
+        let progress = journal.progress.clone();
         let state = State {
             generator,
             journal,
@@ -115,7 +119,8 @@ impl Shared {
             state: Mutex::new(state),
             turn: Condvar::new(),
             is_over: AtomicBool::new(false),
-            given_up: AtomicBool::new(false),
+            second: second.clone(),
+            progress,
             clients,
             client,
         }
@@ -133,6 +138,16 @@ impl Shared {
 
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether what happens is still recorded.
+    pub(super) fn goes_on(&self) -> bool {
+        self.progress.is_alive()
+    }
+
+    /// Whether an answer is worth waiting for.
+    fn is_waited_for(&self) -> bool {
+        self.goes_on() && self.second.check().is_ok()
     }
 
     /// What everybody did, and that is all that is left of it.
@@ -198,7 +213,7 @@ impl Shared {
     fn carry_out(&self, process: u64, step: &Step) -> Outcome {
         let began = Instant::now();
         let reply = match self.clients.get(&step.replica) {
-            Some(addr) => exchange(*addr, &encode(&step.request, self.client), &self.given_up),
+            Some(addr) => exchange(*addr, &encode(&step.request, self.client), || self.is_waited_for()),
             None => wire::Reply::Unsent(format!("there is no replica {}", step.replica)),
         };
         let outcome = wire::outcome(&step.request, &reply);

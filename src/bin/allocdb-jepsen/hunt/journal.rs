@@ -55,7 +55,10 @@ pub(super) struct Progress {
 impl Progress {
     /// Whether the history goes on: it is written, and not too far behind.
     pub(super) fn is_alive(&self) -> bool {
-        !self.has_failed.load(Ordering::Relaxed) && self.waiting.load(Ordering::Relaxed) < MOST_WAITING
+        if self.waiting.load(Ordering::Relaxed) >= MOST_WAITING {
+            self.fail(format!("the history fell {MOST_WAITING} events behind what happened"));
+        }
+        !self.has_failed.load(Ordering::Relaxed)
     }
 
     /// Whether something was found that cannot be explained.
@@ -68,7 +71,8 @@ impl Progress {
         self.anomalies.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn fail(&self, why: String) {
+    /// Ends the hunt, whose verdict is `unknown` unless an anomaly was recorded before.
+    pub(super) fn fail(&self, why: String) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get_or_insert(why);
         self.has_failed.store(true, Ordering::Relaxed);
@@ -161,12 +165,15 @@ fn write_all(
     events: &Receiver<Happened>,
     progress: &Progress,
 ) -> Ended {
+    // What came after something that is missing in the file proves nothing: it is neither written nor judged.
+    let mut is_whole = true;
     loop {
         // What is there is on disk before anything new is waited for.
         let happened = match events.try_recv() {
             Ok(happened) => happened,
             Err(_) => {
-                if let Err(error) = out.flush() {
+                if is_whole && let Err(error) = out.flush() {
+                    is_whole = false;
                     progress.fail(format!("the history could not be written: {error}"));
                 }
                 let Ok(happened) = events.recv() else { break };
@@ -174,7 +181,11 @@ fn write_all(
             }
         };
         progress.waiting.fetch_sub(1, Ordering::Relaxed);
+        if !is_whole {
+            continue;
+        }
         if let Err(problem) = write_and_judge(&mut out, &mut judge, happened) {
+            is_whole = false;
             progress.fail(problem);
         }
         let found = judge.judgement().anomalies.len();

@@ -33,6 +33,9 @@ const PATIENCE: u32 = 6;
 /// How long a replica may take to see that it is cut off.
 const CUT_OFF_SEEN: Duration = Duration::from_millis(100);
 
+/// What the system calls a full disk.
+const NO_SPACE: &str = "No space left on device";
+
 /// A fault that is not healed.
 struct Active {
     id: u64,
@@ -333,8 +336,14 @@ impl<'a> Nemesis<'a> {
         }
     }
 
+    /// Tells that a replica failed by itself. Where a disk is full nobody knows whether it would have.
     fn fail(&self, replica: u64, reason: &str) {
         log::error!("replica {replica}: {reason}");
+        if reason.contains(NO_SPACE) {
+            let why = format!("a disk is full, which is no fault of replica {replica}: {reason}");
+            self.shared.lock().journal.progress.fail(why);
+            return;
+        }
         self.tell(Kind::Info, REPLICA_FAILURE, Some(replica), json!({ "reason": reason }));
     }
 }

@@ -138,9 +138,7 @@ impl Report {
         for anomaly in &self.judged.judgement.anomalies {
             let _ = writeln!(text, "anomaly={anomaly}");
         }
-        if self.verdict() != Verdict::Valid {
-            let _ = writeln!(text, "reproduce={}", self.command());
-        }
+        let _ = writeln!(text, "reproduce={}", self.command());
         text
     }
 

@@ -37,7 +37,7 @@ pub(super) fn await_service(shared: &Shared, actions: &Actions<'_>, until: Insta
             Err(problem) => problem,
         };
         number += 1;
-        if Instant::now() >= until {
+        if Instant::now() >= until || !shared.goes_on() {
             return Err(problem);
         }
         actions.interrupt.pause(PAUSE)?;

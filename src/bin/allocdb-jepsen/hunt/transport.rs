@@ -4,7 +4,6 @@ use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::client::wire::Reply;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a replica may take to take a connection.
@@ -17,8 +16,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Longest time until it is seen that nobody wants the answer any more.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Sends a request and reads until the replica closes. Whether a byte was sent decides what a failure means.
-pub(super) fn exchange(addr: SocketAddr, request: &[u8], given_up: &AtomicBool) -> Reply {
+/// Sends a request and reads until the replica closes, as long as the answer is waited for. Whether a byte was sent decides what a
+/// failure means.
+pub(super) fn exchange(addr: SocketAddr, request: &[u8], is_waited_for: impl Fn() -> bool) -> Reply {
     let give_up_at = Instant::now() + ANSWER;
     let mut stream = match TcpStream::connect_timeout(&addr, CONNECT) {
         Ok(stream) => stream,
@@ -45,7 +45,7 @@ pub(super) fn exchange(addr: SocketAddr, request: &[u8], given_up: &AtomicBool) 
         if reply.len() > MAX_MESSAGE_BYTES {
             break format!("the reply is longer than {MAX_MESSAGE_BYTES} bytes");
         }
-        if given_up.load(Ordering::Relaxed) {
+        if !is_waited_for() {
             break "given up".to_owned();
         }
         if Instant::now() >= give_up_at {
