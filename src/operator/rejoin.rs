@@ -53,15 +53,31 @@ pub struct Rejoin {
     asks_files: bool,
     /// What the primary had committed when the target had ended.
     committed: Option<Lsn>,
+    /// Whether the third replica follows the primary in its view.
+    is_of_a_majority: bool,
     /// The primary's files, and what they hold.
     copied: Option<(StagedReplica, Survey)>,
     is_dry: bool,
     decided: Option<Decision>,
 }
 
-/// Whether a replica that is in this view, with this committed, would lose something by becoming a copy of another.
-fn would_lose(target: Known, source: Known) -> bool {
-    target.0 > source.0 || target.1 > source.1
+/// Whether a replica that is in this view, with this committed, would lose something by becoming a copy of a primary.
+///
+/// What was acknowledged is on two of three replicas, and a view begins from two. So where two are in a higher view, they have
+/// everything that was acknowledged in the target's, and what it has committed beyond that nobody was told of: a failover that
+/// was interrupted has made it so.
+fn would_lose(target: Known, source: Known, is_of_a_majority: bool) -> bool {
+    target.0 > source.0 || (target.1 > source.1 && !(is_of_a_majority && target.0 < source.0))
+}
+
+/// Whether the third replica is a backup in the primary's own view.
+fn has_a_majority(round: &Round, primary: Member, target: ReplicaId) -> bool {
+    round.active().any(|third| {
+        third.id != primary.id
+            && third.id != target
+            && third.role == Role::Backup
+            && third.view == primary.view
+    })
 }
 
 /// Whether the third replica holds data and is in no higher view than the primary: then no higher one can have been in use, and
@@ -83,6 +99,7 @@ impl Rejoin {
             target_was: None,
             asks_files: false,
             committed: None,
+            is_of_a_majority: false,
             copied: None,
             is_dry: false,
             decided: None,
@@ -110,6 +127,7 @@ impl Rejoin {
         self.primary = Some(primary);
         let standing = round.standing(target).filter(|standing| standing.holds_data());
         self.target_was = standing.map(|standing| (standing.view, standing.commit_lsn));
+        self.is_of_a_majority = has_a_majority(round, primary, target);
         self.asks_files = self.target_was.is_none() && !a_majority_follows(round, primary, target);
         Ok(if self.is_dry { self.first_question() } else { Call::Crash })
     }
@@ -231,7 +249,9 @@ impl Rejoin {
     ) -> Result<(), Failure<C::Error>> {
         let (target, view) = (self.target, holds.metadata.current_view);
         let primary_is = (view, holds.commit_lsn);
-        if let Some(target_is) = self.target_was.filter(|target_is| would_lose(*target_is, primary_is)) {
+        if let Some(target_is) =
+            self.target_was.filter(|target_is| would_lose(*target_is, primary_is, self.is_of_a_majority))
+        {
             return Err(Failure::WouldLose { target, target_is, primary, primary_is });
         }
         let decision = Decision::Rejoin { target, primary, view, commit_lsn: holds.commit_lsn };
@@ -327,12 +347,17 @@ mod tests {
     #[test]
     fn a_rejoin_neither_lowers_a_view_nor_drops_a_commit() {
         let at = |view, commit: u64| (View(view), (commit > 0).then_some(Lsn(commit)));
-        assert!(!would_lose(at(1, 5), at(1, 5)));
-        assert!(!would_lose(at(1, 0), at(2, 5)));
-        assert!(would_lose(at(2, 5), at(1, 5)));
-        assert!(would_lose(at(2, 0), at(1, 5)));
-        assert!(would_lose(at(1, 6), at(1, 5)));
-        assert!(would_lose(at(1, 1), at(1, 0)));
+        for is_of_a_majority in [false, true] {
+            let would_lose = |target, source| would_lose(target, source, is_of_a_majority);
+            assert!(!would_lose(at(1, 5), at(1, 5)));
+            assert!(!would_lose(at(1, 0), at(2, 5)));
+            assert!(would_lose(at(2, 5), at(1, 5)));
+            assert!(would_lose(at(2, 0), at(1, 5)));
+            assert!(would_lose(at(1, 6), at(1, 5)));
+            assert!(would_lose(at(1, 1), at(1, 0)));
+            // Two in a higher view have what was acknowledged; one alone may not.
+            assert_eq!(would_lose(at(1, 6), at(2, 5)), !is_of_a_majority);
+        }
     }
 
     #[test]

@@ -420,3 +420,16 @@ fn a_rejoin_takes_no_promise_that_the_primary_does_not_stand_by() {
     stand.carry_out(Rejoin::new(ReplicaId(2), None)).unwrap();
     assert_eq!(stand.entries(2), 2);
 }
+
+#[test]
+fn what_only_an_interrupted_failover_has_committed_does_not_keep_a_replica_away() {
+    let stand = || Stand::new().with(1, Primary, 4, &["a"]).with(3, Backup, 3, &["a", "b", "c"]);
+    let mut followed = stand().with(2, Backup, 4, &["a"]);
+    followed.carry_out(Rejoin::new(ReplicaId(3), None)).unwrap();
+    assert_eq!((followed.entries(3), followed.stored(3).current_view), (1, View(4)));
+    // Without a second one in that view it may be the only one that holds what was acknowledged.
+    let mut alone = stand().with(2, Backup, 3, &["a"]);
+    let error = alone.carry_out(Rejoin::new(ReplicaId(3), None)).unwrap_err();
+    assert!(error.contains("would lose that"), "{error}");
+    assert_eq!(alone.entries(3), 3);
+}
