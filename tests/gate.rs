@@ -63,6 +63,7 @@ fn assert_evidence(run_id: &str, bundle: &Path, is_control: bool) {
     assert_eq!(evidence["backend"], "local");
     assert_eq!(evidence["fault_window"]["overridden"], !is_control);
     assert_eq!(evidence["replicas_at_end"].as_array().unwrap().len(), 3);
+    assert_eq!(evidence["second_opinion"]["verdict"], "valid", "{run_id}: {evidence:#}");
     let sums: BTreeMap<String, String> = serde_json::from_value(evidence["files_sha256"].clone()).unwrap();
     assert_eq!(sums.len(), 4);
     for (name, expected) in sums {
@@ -246,6 +247,47 @@ fn a_surface_is_verified_and_a_history_archived_on_a_cluster_that_runs() {
     let bundle = std::path::PathBuf::from(blocked.value("artifact_bundle"));
     assert!(text(bundle.join("analysis.txt")).contains("blocker=unresolved_ambiguity operation_id=5\n"));
     assert!(text(bundle.join("manifest.txt")).ends_with("blocker_count=1\n"));
+}
+
+/// The gate looks at no content of reads: a lease that another holder has is nothing to it.
+#[test]
+fn a_second_opinion_is_told_and_counts_only_if_asked_for() {
+    let cluster = Cluster::started();
+    let out = tempfile::tempdir().unwrap();
+    let archive = |holder: u64, more: &[&str]| {
+        let path = out.path().join("h.txt");
+        let history = format!(
+            "version=1\nsequence=1 process=p time_millis=1 operation=reserve operation_id=1 resource_id=5 holder_id=7 request_slot=10 \
+             ttl_slots=5 outcome=committed_write applied_lsn=4 write_result=reserved committed_reservation_id=4 \
+             committed_holder_id=7 committed_lease_epoch=1 expires_at_slot=15\nsequence=2 process=p time_millis=1 \
+             operation=get_resource resource_id=5 required_lsn=4 outcome=read_ok read_target=resource served_by=1 \
+             served_role=primary observed_lsn=4 resource_state=reserved:{holder}:4:15\n"
+        );
+        std::fs::write(&path, history).unwrap();
+        let mut command = jepsen(&["archive-local", "--workspace", cluster.workspace(), "--run-id"]);
+        command.args(["lease_safety-control", "--history-file"]).arg(&path);
+        let done = run(command.arg("--output-root").arg(out.path().join("out")).args(more));
+        assert_eq!(done.stdout.lines().count(), 2, "{done:#?}");
+        let bundle = std::path::PathBuf::from(done.value("artifact_bundle"));
+        assert!(text(bundle.join("analysis.txt")).starts_with("release_gate=passed\n"));
+        let evidence: serde_json::Value = serde_json::from_str(&text(bundle.join("evidence.json"))).unwrap();
+        (done, evidence["second_opinion"].clone())
+    };
+    for more in [&[][..], &["--strict"]] {
+        let (done, opinion) = archive(7, more);
+        assert_eq!((done.code(), done.stderr.as_str()), (Some(0), ""));
+        assert_eq!((&opinion["verdict"], &opinion["events"]), (&"valid".into(), &2.into()));
+    }
+    let line = "second opinion: the gate passed, but the history is invalid: wrong-read resource=5 lsn=4 operations=1,2\n";
+    let (done, opinion) = archive(8, &[]);
+    assert_eq!((done.code(), done.stderr.as_str()), (Some(0), line));
+    assert_eq!(opinion["verdict"], "invalid");
+    assert_eq!(opinion["anomalies"][0]["name"], "wrong-read");
+    assert_eq!(opinion["anomalies"][0]["operations"], serde_json::json!([1, 2]));
+    let (done, opinion) = archive(8, &["--strict"]);
+    let last = "Jepsen release gate passed, but its history is invalid and --strict was given\n";
+    assert_eq!((done.code(), done.stderr), (Some(1), format!("{line}{last}")));
+    assert_eq!(opinion["verdict"], "invalid");
 }
 
 #[test]

@@ -94,12 +94,8 @@ fn carry_out(command: Command) -> Result<()> {
         Command::History { history_file, to } => check::convert(&history_file, to),
         Command::Hunt(options) => hunt::run(&options, &listen()?),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),
-        Command::Run { testbed, run_id, output_root } => {
-            runs::run(testbed, &open, &run_id, &output_root, &listen()?)
-        }
-        Command::Archive { testbed, run_id, history_file, output_root } => {
-            runs::archive::run(testbed, &open, &run_id, &history_file, &output_root, &listen()?)
-        }
+        Command::Run(wanted) => runs::run(wanted, &open, &listen()?),
+        Command::Archive(wanted) => runs::archive::run(wanted, &open, &listen()?),
         Command::Operate(operate) => surface::operate(operate, &open, &listen()?),
         Command::CaptureKubevirtLayout(wanted) => kubevirt::capture(wanted, &listen()?),
         Command::Watch(wanted) => watch::run(wanted, &open, &listen()?),

@@ -1,7 +1,9 @@
 //! How the evidence in a bundle came about: which program made it, what the run was meant to be and how it went, every
 //! fault that was injected, and the sums of the other files. What is not known is null, never a guess.
 
+use super::opinion::Opinion;
 use super::plan::{FaultWindow, RunSpec};
+use crate::check::Anomaly;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -37,6 +39,9 @@ pub struct Evidence {
     /// What became of the replicas' logs.
     #[serde(default)]
     pub logs: Option<CollectedLogs>,
+    /// What the history comes to when it is held against a model of leases, beside what the gate says of it.
+    #[serde(default)]
+    pub second_opinion: Option<SecondOpinion>,
     /// SHA-256 of every other file in the bundle, by name.
     pub files_sha256: BTreeMap<String, String>,
 }
@@ -48,6 +53,56 @@ pub struct CollectedLogs {
     pub archive: Option<String>,
     /// What is missing, each with its reason.
     pub missing: Vec<String>,
+}
+
+/// Anomalies that are told in evidence, at most.
+const MOST_ANOMALIES: usize = 100;
+
+/// What a history comes to when it is held against a model of leases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecondOpinion {
+    /// `valid`, `invalid` or `unknown`.
+    pub verdict: String,
+    /// Events that were looked at.
+    pub events: u64,
+    /// Why it is not known whether everything is right, if so.
+    pub doubts: Vec<String>,
+    /// What is wrong, the first hundred.
+    pub anomalies: Vec<FoundAnomaly>,
+}
+
+/// Something that cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundAnomaly {
+    /// One of the names of [`crate::check::AnomalyKind`].
+    pub name: String,
+    /// What it is about.
+    pub fields: BTreeMap<String, String>,
+    /// Sequence numbers of the events that cannot all be right.
+    pub operations: Vec<u64>,
+    /// What should have been, in words.
+    pub expected: String,
+    /// What was.
+    pub observed: String,
+}
+
+impl From<&Opinion> for SecondOpinion {
+    fn from(opinion: &Opinion) -> Self {
+        let found = |anomaly: &Anomaly| FoundAnomaly {
+            name: anomaly.kind.word().to_owned(),
+            fields: anomaly.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+            operations: anomaly.operations.clone(),
+            expected: anomaly.expected.clone(),
+            observed: anomaly.observed.clone(),
+        };
+        let judgement = &opinion.judgement;
+        Self {
+            verdict: judgement.verdict().word().to_owned(),
+            events: opinion.events,
+            doubts: judgement.doubts.clone(),
+            anomalies: judgement.anomalies.iter().take(MOST_ANOMALIES).map(found).collect(),
+        }
+    }
 }
 
 /// The program that made a bundle.
@@ -199,6 +254,7 @@ impl Evidence {
             replica_programs: None,
             guest_image: None,
             logs: None,
+            second_opinion: None,
             files_sha256: BTreeMap::new(),
         }
     }

@@ -14,7 +14,7 @@ use super::history::{
     Event, FailureReason, HistoryReader, Operation, OperationKind, Outcome, ReadAnswer, ReadState,
     ReservationState, Sequence, ServedRole,
 };
-use crate::check::{Anomaly, AnomalyKind, Call, Checker, Completion, Gaps, Judgement};
+use crate::check::{Anomaly, AnomalyKind, Call, Checker, Completion, Gaps, Judgement, Verdict};
 use crate::ids::OperationId;
 use script::{Command, Script, Sight};
 use std::collections::HashMap;
@@ -27,6 +27,42 @@ pub struct Opinion {
     pub judgement: Judgement,
     /// Events in the history.
     pub events: u64,
+}
+
+impl Opinion {
+    /// In what it differs from the gate's verdict, as one line; `None` if it does not. One that is `unknown` differs from nothing.
+    #[must_use]
+    pub fn dissent(&self, gate_passed: bool) -> Option<String> {
+        match (gate_passed, self.judgement.verdict()) {
+            (true, Verdict::Invalid) => {
+                let found = &self.judgement.anomalies;
+                let first = found.first().map(ToString::to_string).unwrap_or_default();
+                let others = match found.len() {
+                    0 | 1 => String::new(),
+                    many => format!(", and {} more", many - 1),
+                };
+                Some(format!("second opinion: the gate passed, but the history is invalid: {first}{others}"))
+            }
+            (false, Verdict::Valid) => Some(
+                "second opinion: the gate is blocked, but the model explains the whole history".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether it speaks against a gate that passed.
+    #[must_use]
+    pub fn is_against(&self) -> bool {
+        self.judgement.verdict() == Verdict::Invalid
+    }
+}
+
+/// What the events of a run prove.
+#[must_use]
+pub fn of_events<'a>(events: impl IntoIterator<Item = &'a Event>) -> Opinion {
+    let mut listener = Listener::default();
+    events.into_iter().for_each(|event| listener.hear(event));
+    listener.finish()
 }
 
 /// Reads a history and says what it proves.

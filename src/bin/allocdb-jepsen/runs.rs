@@ -15,7 +15,7 @@ mod stand_in;
 mod tests;
 
 use super::actions::Actions;
-use super::args::Testbed;
+use super::args::{Demands, Run};
 use super::cluster;
 use super::common::now_millis;
 use super::harness_log::Notes;
@@ -35,6 +35,7 @@ use allocdb_node::jepsen::analysis::{Report, analyze};
 use allocdb_node::jepsen::artifacts::Bundle;
 use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence};
 use allocdb_node::jepsen::history::Event;
+use allocdb_node::jepsen::opinion::{self, Opinion};
 use allocdb_node::jepsen::plan::{self, FaultWindow, RunSpec};
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs;
@@ -43,6 +44,9 @@ use std::time::Instant;
 
 /// Replaces the fault window of runs that have one.
 const WINDOW_OVERRIDE: &str = "ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE";
+
+/// What is said, last of all, when only `--strict` lets a run fail.
+const OBJECTION: &str = "Jepsen release gate passed, but its history is invalid and --strict was given";
 
 /// Looks up a run, or names those there are, the likeliest first.
 pub(crate) fn find_run(run_id: &str) -> Result<&'static RunSpec> {
@@ -95,13 +99,14 @@ fn window_override(value: Option<&std::ffi::OsStr>) -> Result<Option<FaultWindow
 pub(crate) struct Spec {
     pub(crate) run: &'static RunSpec,
     window: Window,
+    demands: Demands,
 }
 
 impl Spec {
     /// A planned run, with the fault window that the environment may put in the place of the planned one.
-    pub(crate) fn planned(run_id: &str) -> Result<Self> {
+    pub(crate) fn planned(run_id: &str, demands: Demands) -> Result<Self> {
         let run = find_run(run_id)?;
-        Ok(Self { run, window: Window::of(run)? })
+        Ok(Self { run, window: Window::of(run)?, demands })
     }
 }
 
@@ -109,31 +114,35 @@ impl Spec {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) report: Report,
+    /// What [`Demands::Strict`] has against it.
+    objection: Option<String>,
     /// Whether everybody took note of what it has to show.
     shown: Result<()>,
 }
 
 /// Carries out one run as the command line asks for it.
-pub(crate) fn run(
-    testbed: Testbed,
-    open: &Open<'_>,
-    run_id: &str,
-    output_root: &Path,
-    interrupt: &Interrupt,
-) -> Result<()> {
+pub(crate) fn run(wanted: Run, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+    let Run { testbed, run_id, output_root, demands } = wanted;
     let notes = Notes::default();
     let _taken = notes.take();
     let layout = testbed.layout_file();
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
-    let spec = Spec::planned(run_id)?;
+    let spec = Spec::planned(&run_id, demands)?;
     if !spec.run.is_control() {
         check_staging(&std::env::temp_dir())?;
     }
-    let _claim = claim(layout.as_deref(), run_id)?;
-    let sinks = begin(&spec, testbed.backend(), output_root, &notes, Box::new(Terminal))?;
+    let _claim = claim(layout.as_deref(), &run_id)?;
+    let sinks = begin(&spec, testbed.backend(), &output_root, &notes, Box::new(Terminal))?;
     let outcome = carry_out(&spec, &mut *testbed, &sinks, interrupt)?;
     outcome.shown?;
-    fail_if_blocked(&outcome.report)
+    fail_if_blocked(&outcome.report)?;
+    outcome.objection.map_or(Ok(()), |objection| Err(anyhow!(objection)))
+}
+
+/// What `--strict` has against a history with which the gate passes.
+fn objection(demands: Demands, opinion: &Opinion, report: &Report) -> Option<String> {
+    let is_meant = demands == Demands::Strict && report.passed() && opinion.is_against();
+    is_meant.then(|| OBJECTION.to_owned())
 }
 
 /// Takes an output root for a run and begins the run's files there.
@@ -173,7 +182,8 @@ pub(crate) fn carry_out(
         .and_then(|executed| under_way.judge_and_archive(testbed, executed));
     let failure = match came {
         Ok(outcome) => {
-            let ending = if outcome.report.passed() { Ending::Passed } else { Ending::NotPassed };
+            let is_well = outcome.report.passed() && outcome.objection.is_none();
+            let ending = if is_well { Ending::Passed } else { Ending::NotPassed };
             let released = testbed.end(ending)?;
             sinks.tell(&RunEvent::Released(&released))?;
             return Ok(outcome);
@@ -228,7 +238,7 @@ impl UnderWay<'_> {
     }
 
     fn verify_and_execute(&self, testbed: &mut dyn ExternalTestbed) -> Result<Executed, Failure> {
-        let Spec { run, window } = *self.spec;
+        let Spec { run, window, .. } = *self.spec;
         self.phase(Phase::VerifyingSurface)?;
         let verifying = || Failure::in_phase(Phase::VerifyingSurface);
         let began = testbed.begin(self.sinks.output_root(), run);
@@ -291,7 +301,7 @@ impl UnderWay<'_> {
         recorder: &mut Recorder<'_>,
         namespaces: &mut Namespaces,
     ) -> Result<u64> {
-        let Spec { run, window } = *self.spec;
+        let Spec { run, window, .. } = *self.spec;
         let script = script(run)?;
         let began = Instant::now();
         self.sinks.tell(&RunEvent::Window(window.effective))?;
@@ -380,6 +390,8 @@ impl UnderWay<'_> {
         })?;
         self.phase(Phase::Analyzing)?;
         let report = analyze(&executed.events);
+        let opinion = opinion::of_events(&executed.events);
+        let objection = objection(self.spec.demands, &opinion, &report);
         self.phase(Phase::Archiving)?;
         let archiving = || Failure::in_phase(Phase::Archiving);
         let logs = self.sinks.keep_logs(testbed, self.interrupt);
@@ -395,10 +407,16 @@ impl UnderWay<'_> {
             history: &mut |out| write_events(out, &executed.events),
             report: &report,
             logs_archive: logs.archive.as_deref(),
-            evidence: Evidence { logs: Some(logs.evidence()), ..executed.evidence },
+            evidence: Evidence {
+                logs: Some(logs.evidence()),
+                second_opinion: Some((&opinion).into()),
+                ..executed.evidence
+            },
         };
         let artifact_bundle = self.sinks.keep_bundle(bundle).map_err(archiving())?;
-        let judged = Judged { backend: testbed.backend(), history_file, artifact_bundle, logs, report };
+        let dissent = opinion.dissent(report.passed());
+        let judged =
+            Judged { backend: testbed.backend(), history_file, artifact_bundle, logs, report, dissent };
         let shown = self.sinks.tell(&RunEvent::Judged(&judged));
         let Judged { history_file, artifact_bundle, logs, report, .. } = judged;
         let completion = Completion {
@@ -407,11 +425,12 @@ impl UnderWay<'_> {
             logs_archive: logs.archive,
             passed: report.passed(),
             blockers: report.blockers.len(),
+            objection: objection.clone(),
         };
         let completed = || Failure::in_phase(Phase::Completed);
         self.sinks.tell(&RunEvent::Completed(&completion)).map_err(completed())?;
         self.check_window().map_err(completed())?;
-        Ok(Outcome { report, shown })
+        Ok(Outcome { report, objection, shown })
     }
 
     /// Where the operations of a failed run are, as the end of a message.

@@ -70,6 +70,8 @@ pub(crate) struct Judged {
     pub(crate) artifact_bundle: PathBuf,
     pub(crate) logs: Logs,
     pub(crate) report: Report,
+    /// In what the second opinion on the history differs from the gate's verdict.
+    pub(crate) dissent: Option<String>,
 }
 
 /// Somebody who listens to a run.
@@ -154,7 +156,12 @@ impl Listener for Terminal {
                 harness_log::tell(&format!("missing in the bundle: {missing}"));
                 Ok(())
             }
-            RunEvent::Judged(judged) => print(&judged.lines()),
+            RunEvent::Judged(judged) => {
+                if let Some(dissent) = &judged.dissent {
+                    harness_log::tell(dissent);
+                }
+                print(&judged.lines())
+            }
             RunEvent::Released(lines) => print(lines),
             _ => Ok(()),
         }

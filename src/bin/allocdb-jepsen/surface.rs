@@ -28,7 +28,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 /// What is said, last of all, when the gate is blocked.
-pub(crate) const BLOCKED: &str = "Jepsen release gate is blocked";
+const BLOCKED: &str = "Jepsen release gate is blocked";
 
 /// Bytes of a history that are read at a time.
 const READ_BYTES: usize = 256 * 1024;

@@ -96,6 +96,8 @@ pub(crate) struct Completion {
     pub(crate) logs_archive: Option<PathBuf>,
     pub(crate) passed: bool,
     pub(crate) blockers: usize,
+    /// What lets the run fail although the gate passed.
+    pub(crate) objection: Option<String>,
 }
 
 /// The clock of a run: the time at which it began, and what has passed since. What the system's clock is set to meanwhile does
@@ -169,7 +171,8 @@ impl Tracker {
     pub(crate) fn complete(&self, completion: &Completion) -> Result<()> {
         let shown = |path: &Path| Some(path.display().to_string());
         self.change(|status| {
-            status.state = if completion.passed { State::Passed } else { State::Failed };
+            let is_well = completion.passed && completion.objection.is_none();
+            status.state = if is_well { State::Passed } else { State::Failed };
             status.phase = Phase::Completed;
             status.detail = Phase::Completed.sentence().to_owned();
             status.history_file = shown(&completion.history_file);
@@ -177,7 +180,7 @@ impl Tracker {
             status.logs_archive = completion.logs_archive.as_deref().and_then(shown);
             status.release_gate_passed = Some(completion.passed);
             status.blockers = Some(completion.blockers);
-            status.last_error = None;
+            status.last_error = completion.objection.clone();
         })?;
         writer::take_back(&self.files);
         self.append(Happening::Completed)
@@ -252,21 +255,29 @@ mod tests {
         tracker.phase(Phase::Executing).unwrap();
         tracker.history_events(3).unwrap();
         assert_eq!((status().phase, status().history_events), (Phase::Executing, 3));
-        tracker
-            .complete(&Completion {
-                history_file: "out/h.txt".into(),
-                artifact_bundle: "out/b".into(),
-                logs_archive: Some("out/l".into()),
-                passed: false,
-                blockers: 2,
-            })
-            .unwrap();
+        let blocked = Completion {
+            history_file: "out/h.txt".into(),
+            artifact_bundle: "out/b".into(),
+            logs_archive: Some("out/l".into()),
+            passed: false,
+            blockers: 2,
+            objection: None,
+        };
+        tracker.complete(&blocked).unwrap();
         let done = status();
         assert_eq!((done.state, done.phase, done.blockers), (State::Failed, Phase::Completed, Some(2)));
         assert_eq!(done.history_file.as_deref(), Some("out/h.txt"));
         assert_eq!(events(&files), ["run initialized", "executing Jepsen scenario", "run completed"]);
         let latest = std::fs::read(files.latest_status()).unwrap();
         assert_eq!(latest, std::fs::read(files.status()).unwrap());
+        // The gate passed, and that was not enough.
+        let objection = Some("but".to_owned());
+        tracker
+            .complete(&Completion { passed: true, blockers: 0, objection: objection.clone(), ..blocked })
+            .unwrap();
+        let done = status();
+        assert_eq!((done.state, done.release_gate_passed), (State::Failed, Some(true)));
+        assert_eq!((done.blockers, done.last_error), (Some(0), objection));
     }
 
     /// A clock that somebody sets, beside one that goes on.

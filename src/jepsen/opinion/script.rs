@@ -512,6 +512,10 @@ fn fits_refusal(command: &Command, reason: FailureReason, values: &[&Value]) -> 
     let asked = &command.asked;
     if command.is_reserve() {
         let mut members = command.resources();
+        if members.is_empty() {
+            // It names no resource: the state says nothing about it.
+            return true;
+        }
         members.sort_unstable();
         let repeats = members.windows(2).any(|pair| pair[0] == pair[1]);
         let held = values.iter().any(|value| matches!(value, Value::Resource(Some(_))));

@@ -57,25 +57,9 @@ pub(crate) enum Command {
         format: Format,
     },
     /// Execute one planned run, judge it and archive its evidence.
-    Run {
-        /// Where the run takes place.
-        testbed: Testbed,
-        /// As given; not yet looked up in the plan.
-        run_id: String,
-        /// Receives the history, the status files and the bundle.
-        output_root: PathBuf,
-    },
+    Run(Run),
     /// Judge a history that was recorded earlier and archive it with the testbed's logs.
-    Archive {
-        /// The testbed whose logs are archived.
-        testbed: Testbed,
-        /// As given; not yet looked up in the plan.
-        run_id: String,
-        /// The history to judge and to archive.
-        history_file: PathBuf,
-        /// Receives the log archive and the bundle.
-        output_root: PathBuf,
-    },
+    Archive(Archive),
     /// Show one run.
     Watch(Watch),
     /// Show the latest runs of several KubeVirt testbeds side by side.
@@ -158,6 +142,44 @@ impl Hunt {
             self.slots.word(),
         )
     }
+}
+
+/// A run that is to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Where the run takes place.
+    pub(crate) testbed: Testbed,
+    /// As given; not yet looked up in the plan.
+    pub(crate) run_id: String,
+    /// Receives the history, the status files and the bundle.
+    pub(crate) output_root: PathBuf,
+    /// What must be right for it to succeed.
+    pub(crate) demands: Demands,
+}
+
+/// A history that is to be archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Archive {
+    /// The testbed whose logs are archived.
+    pub(crate) testbed: Testbed,
+    /// As given; not yet looked up in the plan.
+    pub(crate) run_id: String,
+    /// The history to judge and to archive.
+    pub(crate) history_file: PathBuf,
+    /// Receives the log archive and the bundle.
+    pub(crate) output_root: PathBuf,
+    /// What must be right for it to succeed.
+    pub(crate) demands: Demands,
+}
+
+/// What must be right for a run, or an archive, to succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Demands {
+    /// The release gate passes.
+    #[default]
+    Gate,
+    /// It passes, and the history is not invalid when it is held against the model.
+    Strict,
 }
 
 /// What an operator asks for by hand.

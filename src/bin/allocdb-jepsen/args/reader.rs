@@ -152,7 +152,7 @@ fn fit<'a>(syntax: &'a Syntax, word: &OsStr) -> Fit<'a> {
 /// How an unknown word is quoted: alone, or with the whole rest after a subcommand that takes nothing.
 fn quoted(syntax: &Syntax, word: &OsStr, rest: impl Iterator<Item = OsString>) -> String {
     let mut quoted = word.display().to_string();
-    if syntax.get_arguments().all(|arg| arg.get_id() == NOT_IN_MENUS) {
+    if syntax.get_arguments().all(is_late) {
         for word in rest {
             quoted.push(' ');
             quoted.push_str(&word.to_string_lossy());
@@ -228,9 +228,14 @@ fn synopsis(syntax: &Syntax) -> String {
     synopsis_of(syntax, |_| true)
 }
 
+/// Whether a flag came after the menus were published.
+fn is_late(arg: &Arg) -> bool {
+    NOT_IN_MENUS.contains(&arg.get_id().as_str())
+}
+
 /// The same as a menu shows it.
 fn published_synopsis(syntax: &Syntax) -> String {
-    synopsis_of(syntax, |arg| arg.get_id() != NOT_IN_MENUS)
+    synopsis_of(syntax, |arg| !is_late(arg))
 }
 
 fn synopsis_of(syntax: &Syntax, is_shown: impl Fn(&Arg) -> bool) -> String {

@@ -6,8 +6,8 @@
 use clap::{Arg, ArgAction, ArgMatches, Command as Syntax};
 
 use super::command::{
-    Command, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Operate, Operation, Refresh,
-    ReplicaDaemon, Testbed, Watch,
+    Archive, Command, Demands, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Operate,
+    Operation, Refresh, ReplicaDaemon, Run, Testbed, Watch,
 };
 use super::value;
 
@@ -38,8 +38,11 @@ pub(super) struct Subcommand {
 /// Shown without brackets although it has a default: published synopses show it that way, and scripts quote them.
 pub(super) const SHOWN_AS_REQUIRED: &str = "namespace";
 
-/// A flag that came after the synopses in the menu were published. It is on the help page of its subcommands alone.
-pub(super) const NOT_IN_MENUS: &str = "format";
+const FORMAT: &str = "format";
+const STRICT: &str = "strict";
+
+/// Flags that came after the synopses in the menu were published. They are on the help pages of their subcommands alone.
+pub(super) const NOT_IN_MENUS: [&str; 2] = [FORMAT, STRICT];
 
 /// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
 pub(super) const WITH_VERDICT: [&str; 3] = ["check", "history", "hunt-local"];
@@ -85,7 +88,7 @@ pub(super) fn menu() -> Menu {
 fn plan() -> Subcommand {
     Subcommand {
         syntax: does("plan", "List the 17 runs of the release gate, one line each").arg(format()),
-        build: |m| Some(Command::Plan { format: m.remove_one(NOT_IN_MENUS)? }),
+        build: |m| Some(Command::Plan { format: m.remove_one(FORMAT)? }),
     }
 }
 
@@ -97,7 +100,7 @@ fn analyze() -> Subcommand {
         build: |m| {
             Some(Command::Analyze {
                 history_file: m.remove_one("history-file")?,
-                format: m.remove_one(NOT_IN_MENUS)?,
+                format: m.remove_one(FORMAT)?,
             })
         },
     }
@@ -114,7 +117,7 @@ fn check() -> Subcommand {
         build: |m| {
             Some(Command::Check {
                 history_file: m.remove_one("history-file")?,
-                format: m.remove_one(NOT_IN_MENUS)?,
+                format: m.remove_one(FORMAT)?,
             })
         },
     }
@@ -218,7 +221,10 @@ fn verify(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<
 fn run(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
     let syntax =
         does(name, format!("Execute one run on {place}, judge its history and archive the evidence"));
-    Subcommand { syntax: syntax.arg(existing_workspace()).arg(run_id()).arg(output_root()), build }
+    Subcommand {
+        syntax: syntax.arg(existing_workspace()).arg(run_id()).arg(output_root()).arg(strict()),
+        build,
+    }
 }
 
 fn run_local() -> Subcommand {
@@ -230,7 +236,8 @@ fn run_local() -> Subcommand {
         .arg(run_id())
         .arg(output_root())
         .arg(path("workspace").help("Folder of the cluster's replicas [default: one inside the output root]"))
-        .arg(switch("keep-cluster").help("Leave the replicas running after the run [default: off]")),
+        .arg(switch("keep-cluster").help("Leave the replicas running after the run [default: off]"))
+        .arg(strict()),
         build: |m| {
             let workspace = m.remove_one("workspace");
             let testbed = LocalTestbed::ForOneRun { workspace, keep_cluster: m.get_flag("keep-cluster") };
@@ -279,7 +286,8 @@ fn archive(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option
         .arg(existing_workspace())
         .arg(run_id())
         .arg(path("history-file").required(true).help("History to judge and archive"))
-        .arg(output_root());
+        .arg(output_root())
+        .arg(strict());
     Subcommand { syntax, build }
 }
 
@@ -397,11 +405,16 @@ fn member(
 }
 
 fn verify_surface(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
-    Some(Command::VerifySurface { testbed, format: m.remove_one(NOT_IN_MENUS)? })
+    Some(Command::VerifySurface { testbed, format: m.remove_one(FORMAT)? })
 }
 
 fn run_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
-    Some(Command::Run { testbed, run_id: m.remove_one("run-id")?, output_root: m.remove_one("output-root")? })
+    Some(Command::Run(Run {
+        testbed,
+        run_id: m.remove_one("run-id")?,
+        output_root: m.remove_one("output-root")?,
+        demands: demands(m),
+    }))
 }
 
 fn watch_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
@@ -414,12 +427,13 @@ fn watch_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
 }
 
 fn archive_of(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
-    Some(Command::Archive {
+    Some(Command::Archive(Archive {
         testbed,
         run_id: m.remove_one("run-id")?,
         history_file: m.remove_one("history-file")?,
         output_root: m.remove_one("output-root")?,
-    })
+        demands: demands(m),
+    }))
 }
 
 fn repair_of(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
@@ -458,6 +472,10 @@ fn kubevirt(m: &mut ArgMatches) -> Option<Testbed> {
 
 fn the_member(m: &mut ArgMatches) -> Option<Member> {
     Some(Member { workspace: m.remove_one("workspace")?, replica: m.remove_one("replica-id")? })
+}
+
+fn demands(m: &ArgMatches) -> Demands {
+    if m.get_flag(STRICT) { Demands::Strict } else { Demands::Gate }
 }
 
 fn refresh(m: &mut ArgMatches) -> Option<Refresh> {
@@ -501,12 +519,18 @@ fn refresh_millis() -> Arg {
 }
 
 pub(super) fn format() -> Arg {
-    Arg::new(NOT_IN_MENUS)
-        .long(NOT_IN_MENUS)
+    Arg::new(FORMAT)
+        .long(FORMAT)
         .value_name("text|json")
         .value_parser(value::format())
         .default_value("text")
         .help("Lines of key=value, or one JSON document, which also says what went wrong")
+}
+
+fn strict() -> Arg {
+    switch(STRICT).help(
+        "Fail also if the history is invalid when it is held against the model of leases [default: off]",
+    )
 }
 
 fn follow(until: &str) -> Arg {

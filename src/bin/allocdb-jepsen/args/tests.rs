@@ -346,18 +346,24 @@ fn backends_differ_in_the_testbed_and_nothing_else() {
                 "--history-file",
                 "h"
             ]),
-            Command::Archive {
+            Command::Archive(Archive {
                 testbed,
                 run_id: "r".into(),
                 history_file: "h".into(),
-                output_root: "o".into()
-            }
+                output_root: "o".into(),
+                demands: Demands::Gate
+            })
         );
     }
     for (name, testbed) in [("qemu", qemu()), ("kubevirt", kubevirt())] {
         assert_eq!(
             command(&[&format!("run-{name}"), "--workspace", "w", "--run-id", "r", "--output-root", "o"]),
-            Command::Run { testbed, run_id: "r".into(), output_root: "o".into() }
+            Command::Run(Run {
+                testbed,
+                run_id: "r".into(),
+                output_root: "o".into(),
+                demands: Demands::Gate
+            })
         );
     }
 }
@@ -371,8 +377,33 @@ fn a_local_run_brings_its_own_cluster() {
     ] {
         let words = [&["run-local", "--run-id", "r", "--output-root", "o"], further].concat();
         let testbed = Testbed::Local(LocalTestbed::ForOneRun { workspace, keep_cluster });
-        assert_eq!(command(&words), Command::Run { testbed, run_id: "r".into(), output_root: "o".into() });
+        assert_eq!(
+            command(&words),
+            Command::Run(Run {
+                testbed,
+                run_id: "r".into(),
+                output_root: "o".into(),
+                demands: Demands::Gate
+            })
+        );
     }
+}
+
+#[test]
+fn a_run_may_demand_more_than_the_gate_and_no_menu_says_so() {
+    let words = ["run-qemu", "--workspace", "w", "--strict", "--run-id", "r", "--output-root", "o"];
+    let demanded = |words: &[&str]| match command(words) {
+        Command::Run(Run { demands, .. }) | Command::Archive(Archive { demands, .. }) => demands,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(demanded(&words), Demands::Strict);
+    let archive =
+        ["archive-local", "--workspace", "w", "--run-id", "r", "--history-file", "h", "--output-root", "o"];
+    assert_eq!(demanded(&archive), Demands::Gate);
+    assert_eq!(demanded(&[&archive[..], &["--strict"]].concat()), Demands::Strict);
+    let page = help(&["run-local", "--help"]);
+    assert!(page.contains(" [--strict]\n") && page.contains("\n      --strict "), "{page}");
+    assert!(!help(&["--help"]).contains("--strict"));
 }
 
 #[test]

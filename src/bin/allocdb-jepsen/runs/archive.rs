@@ -1,35 +1,34 @@
 //! The `archive-*` subcommands: a history that was recorded earlier is judged and archived as that of a run is.
 
-use super::super::args::Testbed;
+use super::super::args::Archive;
 use super::super::common::{now_millis, print};
 use super::super::harness_log;
 use super::super::interrupt::Interrupt;
 use super::super::sink::{OutputRoot, create_output_root};
-use super::super::surface::{BLOCKED, judge_file, open_history};
+use super::super::surface::{fail_if_blocked, judge_file, open_history};
 use super::super::testbed::{Contact, Open};
 use super::super::tracker::RunFiles;
-use super::{find_run, origin, programs};
+use super::{find_run, objection, origin, programs};
 use allocdb_node::jepsen::analysis::{Analyzer, Report};
 use allocdb_node::jepsen::artifacts::Bundle;
 use allocdb_node::jepsen::evidence::Evidence;
 use allocdb_node::jepsen::history::{HistoryReader, HistoryWriter};
+use allocdb_node::jepsen::opinion::{Listener, Opinion, second_opinion};
 use anyhow::{Result, anyhow};
 use std::io;
 use std::path::Path;
 
 /// Judges a history that was recorded earlier and archives it with the testbed's logs.
-pub(crate) fn run(
-    testbed: Testbed,
-    open: &Open<'_>,
-    run_id: &str,
-    history_file: &Path,
-    output_root: &Path,
-    interrupt: &Interrupt,
-) -> Result<()> {
+pub(crate) fn run(wanted: Archive, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+    let Archive { testbed, run_id, history_file, output_root, demands } = wanted;
+    let (history_file, output_root) = (&*history_file, &*output_root);
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
-    let run = find_run(run_id)?;
+    let run = find_run(&run_id)?;
     origin::check(history_file, run)?;
     let report = judge_file(history_file)?;
+    let opinion = open_history(history_file)
+        .and_then(second_opinion)
+        .map_err(|error| anyhow!("failed to load history: {error}; in {}", history_file.display()))?;
     create_output_root(output_root)?;
     let root = OutputRoot::take(output_root, &format!("archive of {}", run.id))?;
     let files = RunFiles::new(output_root, run.id.as_str());
@@ -41,38 +40,45 @@ pub(crate) fn run(
     let bundle = Bundle {
         run,
         created_at_millis: u128::from(now_millis()),
-        history: &mut |out| copy_history(history_file, &report, out),
+        history: &mut |out| copy_history(history_file, (&report, &opinion), out),
         report: &report,
         logs_archive: logs.archive.as_deref(),
         evidence: Evidence {
             harness: programs::own(),
             logs: Some(logs.evidence()),
+            second_opinion: Some((&opinion).into()),
             ..Evidence::of_unknown_run(testbed.backend(), run)
         },
     };
     let artifact_bundle = root.keep_bundle(bundle)?;
+    if let Some(dissent) = opinion.dissent(report.passed()) {
+        harness_log::tell(&dissent);
+    }
     print(&format!(
         "artifact_bundle={}\n{}_logs_archive={}\n",
         artifact_bundle.display(),
         testbed.backend(),
         logs.shown()
     ))?;
-    if report.passed() { Ok(()) } else { Err(anyhow!(BLOCKED)) }
+    fail_if_blocked(&report)?;
+    objection(demands, &opinion, &report).map_or(Ok(()), |objection| Err(anyhow!(objection)))
 }
 
 /// Writes a history file again, in its canonical form. What is archived must be what was judged, so it is judged once more
 /// on its way.
-fn copy_history(from: &Path, judged: &Report, out: &mut dyn io::Write) -> io::Result<()> {
+fn copy_history(from: &Path, judged: (&Report, &Opinion), out: &mut dyn io::Write) -> io::Result<()> {
     let unreadable = |error: allocdb_node::jepsen::history::HistoryError| io::Error::other(error.to_string());
     let mut reader = HistoryReader::new(open_history(from).map_err(unreadable)?);
     let mut analyzer = Analyzer::new();
+    let mut listener = Listener::default();
     let mut writer = HistoryWriter::new(out)?;
     while let Some(event) = reader.next_event().map_err(unreadable)? {
         analyzer.observe(event);
+        listener.hear(event);
         writer.write(event)?;
     }
     writer.finish()?;
-    if analyzer.finish() == *judged {
+    if (&analyzer.finish(), &listener.finish()) == judged {
         Ok(())
     } else {
         Err(io::Error::other(format!("{} changed while it was archived", from.display())))

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 pub(super) struct StandIn {
     engine: Mutex<Engine>,
+    /// Leases are read with another holder than they have.
+    misreads: bool,
     _folder: tempfile::TempDir,
 }
 
@@ -33,7 +35,12 @@ impl StandIn {
         let Limits { allocator, engine, .. } = Limits::STANDARD;
         let allocator = AllocatorConfig { max_bundle_size: 2, ..allocator };
         let engine = Engine::recover(Arc::new(OsDisk), paths, allocator, engine, &[]).unwrap();
-        Self { engine: Mutex::new(engine), _folder: folder }
+        Self { engine: Mutex::new(engine), misreads: false, _folder: folder }
+    }
+
+    /// One whose reads of leases are not to be believed.
+    pub(super) fn that_misreads() -> Self {
+        Self { misreads: true, ..Self::new() }
     }
 
     fn status(&self, replica: ReplicaId) -> ControlStatus {
@@ -84,7 +91,10 @@ impl StandIn {
             ),
             Request::GetLease { slot, lease, .. } => {
                 Response::GetLease(match engine.allocator().reservation(lease, slot) {
-                    ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
+                    ReservationLookup::Found(mut view) => {
+                        view.holder.0 += u128::from(self.misreads);
+                        LeaseResponse::Found(view.into())
+                    }
                     ReservationLookup::Retired => LeaseResponse::Retired,
                     ReservationLookup::NotFound => LeaseResponse::NotFound,
                 })

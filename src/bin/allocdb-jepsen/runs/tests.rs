@@ -40,6 +40,7 @@ impl Listener for Heard {
             RunEvent::Operation { event, .. } => format!("operation {}", event.sequence.0),
             RunEvent::Iterated(iteration) => format!("iterated {}", iteration.number),
             RunEvent::LogsMissing(missing) => format!("missing {missing}"),
+            RunEvent::Judged(Judged { dissent: Some(dissent), .. }) => dissent.clone(),
             RunEvent::Judged(judged) => format!("judged\n{}", judged.lines()),
             RunEvent::Completed(completion) => format!("completed {}", completion.passed),
             RunEvent::Failed { phase, error } => format!("failed in {phase}: {error}"),
@@ -58,12 +59,25 @@ impl Heard {
 
 /// Carries out a control run in an output root of its own. Both runs of a test wait for each other at `together`.
 fn control_run(run_id: &str, output_root: &Path, together: &Barrier) -> (Vec<String>, Result<Outcome>) {
+    run_on(StandIn::new(), run_id, Demands::Strict, output_root, together)
+}
+
+fn run_on(
+    mut testbed: StandIn,
+    run_id: &str,
+    demands: Demands,
+    output_root: &Path,
+    together: &Barrier,
+) -> (Vec<String>, Result<Outcome>) {
     let notes = Notes::default();
     let _taken = notes.take();
-    let spec = Spec { run: find_run(run_id).unwrap(), window: Window { effective: None, overridden: false } };
+    let spec = Spec {
+        run: find_run(run_id).unwrap(),
+        window: Window { effective: None, overridden: false },
+        demands,
+    };
     let heard = Heard::default();
     let sinks = begin(&spec, "stand_in", output_root, &notes, Box::new(heard.clone())).unwrap();
-    let mut testbed = StandIn::new();
     together.wait();
     log::info!("noted by {run_id}");
     let outcome = carry_out(&spec, &mut testbed, &sinks, &Interrupt::default());
@@ -141,4 +155,26 @@ fn a_run_that_fails_tells_its_own_sinks_and_leaves_the_next_one_alone() {
     assert!(status.contains("\nstate=failed\nphase=executing\ndetail=run failed\n"), "{status}");
     let (_, outcome) = control_run("reservation_contention-control", root.path(), &alone);
     assert!(outcome.unwrap().report.passed());
+}
+
+/// The gate compares who answered a read, and not with what.
+#[test]
+fn only_a_run_that_demands_it_fails_for_a_second_opinion() {
+    for (demands, state, last_error) in
+        [(Demands::Gate, "passed", "none"), (Demands::Strict, "failed", OBJECTION)]
+    {
+        let root = tempfile::tempdir().unwrap();
+        let alone = Barrier::new(1);
+        let id = "failover_read_fences-control";
+        let (heard, outcome) = run_on(StandIn::that_misreads(), id, demands, root.path(), &alone);
+        let dissent = "second opinion: the gate passed, but the history is invalid: wrong-read lease=";
+        assert!(heard.iter().any(|told| told.starts_with(dissent)), "{heard:#?}");
+        let outcome = outcome.unwrap();
+        assert!(outcome.report.passed());
+        assert_eq!(outcome.objection.as_deref(), (demands == Demands::Strict).then_some(OBJECTION));
+        let status = fs::read_to_string(RunFiles::new(root.path(), id).status()).unwrap();
+        let begins = format!("state={state}\nphase=completed\n");
+        let ends = format!("release_gate_passed=true\nblockers=0\nlast_error={last_error}\n");
+        assert!(status.contains(&begins) && status.ends_with(&ends), "{status}");
+    }
 }
