@@ -137,6 +137,20 @@ pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
     }
 }
 
+/// Who goes down together. A primary without anybody who follows it is as much of a trial as followers without a primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    One,
+    Followers,
+    All,
+}
+
+const GROUPS: &[Group] = &[Group::One, Group::Followers, Group::All];
+
+/// What becomes of the old primary in a failover.
+const OLD_PRIMARIES: &[OldPrimary] =
+    &[OldPrimary::Dead, OldPrimary::Paused, OldPrimary::CutOff, OldPrimary::Alive];
+
 /// Draws faults from a seed.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -144,7 +158,19 @@ pub struct Schedule {
     families: Vec<Family>,
     /// Families that have not had their turn since all of them last had one.
     bag: Vec<Family>,
+    /// The same of groups and of old primaries: a short hunt has few faults, and none may be left to chance.
+    groups: Vec<Group>,
+    old_primaries: Vec<OldPrimary>,
     mean_interval: Duration,
+}
+
+/// One whose turn it is: each has one before any has a second, in an order of its own each time.
+fn take_turn<T: Copy>(bag: &mut Vec<T>, all: &[T], rng: &mut Rng) -> Option<T> {
+    if bag.is_empty() {
+        bag.extend_from_slice(all);
+    }
+    let at = rng.index(bag.len());
+    (at < bag.len()).then(|| bag.swap_remove(at))
 }
 
 impl Schedule {
@@ -152,7 +178,14 @@ impl Schedule {
     #[must_use]
     pub fn new(seed: u64, families: &[Family], mean_interval: Duration) -> Self {
         let families = families.iter().copied().filter(|family| *family != Family::Checkpoint).collect();
-        Self { rng: Rng::of(seed, 0x66_6c_74), families, bag: Vec::new(), mean_interval }
+        Self {
+            rng: Rng::of(seed, 0x66_6c_74),
+            families,
+            bag: Vec::new(),
+            groups: Vec::new(),
+            old_primaries: Vec::new(),
+            mean_interval,
+        }
     }
 
     /// How long to wait, and the fault that comes then; none if nothing may be done to this cluster at present.
@@ -202,20 +235,11 @@ impl Schedule {
                 };
                 Fault::Link { links: self.links(view), effect, heal_after }
             }
-            Family::Failover => {
-                let old_primaries = [
-                    OldPrimary::Dead,
-                    OldPrimary::Dead,
-                    OldPrimary::Paused,
-                    OldPrimary::CutOff,
-                    OldPrimary::Alive,
-                ];
-                Fault::Failover {
-                    old_primary: self.rng.pick(&old_primaries).copied()?,
-                    twice: self.rng.one_in(4),
-                    interrupted_at: self.rng.one_in(3).then(|| self.rng.below(MOST_STEPS)),
-                }
-            }
+            Family::Failover => Fault::Failover {
+                old_primary: take_turn(&mut self.old_primaries, OLD_PRIMARIES, &mut self.rng)?,
+                twice: self.rng.one_in(4),
+                interrupted_at: self.rng.one_in(3).then(|| self.rng.below(MOST_STEPS)),
+            },
             Family::Power => {
                 Fault::Power { replicas: self.several(view), on_after: self.duration(200, 5_000) }
             }
@@ -246,22 +270,21 @@ impl Schedule {
         primary.or_else(|| self.rng.pick(&view.replicas).map(|known| known.replica))
     }
 
-    /// One replica mostly, or two, or all.
+    /// One replica, all that follow the primary, or all, each in turn.
     fn several(&mut self, view: &ClusterView) -> Vec<u64> {
+        let group = take_turn(&mut self.groups, GROUPS, &mut self.rng);
         let mut replicas: Vec<u64> = view.replicas.iter().map(|known| known.replica).collect();
-        self.rng.shuffle(&mut replicas);
-        let count = match self.rng.below(8) {
-            0 => replicas.len(),
-            1 | 2 => 2,
-            _ => 1,
-        };
-        if count == 1
-            && let Some(target) = self.target(view)
-        {
-            return vec![target];
+        match (group, view.primary) {
+            (Some(Group::One), _) => return self.target(view).into_iter().collect(),
+            (Some(Group::Followers), Some(primary)) => replicas.retain(|replica| *replica != primary),
+            (Some(Group::Followers), None) => {
+                let spared = self.rng.index(replicas.len());
+                if spared < replicas.len() {
+                    replicas.remove(spared);
+                }
+            }
+            _ => {}
         }
-        replicas.truncate(count);
-        replicas.sort_unstable();
         replicas
     }
 
@@ -408,12 +431,11 @@ mod tests {
         assert_ne!(drawn, play(6));
         let families: BTreeSet<Family> = drawn.iter().map(Fault::family).collect();
         assert_eq!(families.len(), Family::ALL.len() - 1, "{families:?}");
-        let kills: BTreeSet<usize> = drawn
-            .iter()
-            .filter(|fault| fault.family() == Family::Kill)
-            .map(|fault| fault.replicas().len())
-            .collect();
-        assert_eq!(kills, BTreeSet::from([1, 2, 3]));
+        let kills: BTreeSet<Vec<u64>> =
+            drawn.iter().filter(|fault| fault.family() == Family::Kill).map(Fault::replicas).collect();
+        for group in [vec![1], vec![2], vec![3], vec![2, 3], vec![1, 2, 3]] {
+            assert!(kills.contains(&group), "{group:?} in {kills:?}");
+        }
         assert!(drawn.iter().all(|fault| Fault::from_json(&fault.to_json()).as_ref() == Ok(fault)));
     }
 

@@ -35,6 +35,15 @@ impl Generator {
         self.at_primary(Request::Tick { slot: self.slot() }, Intent::TickSeveral)
     }
 
+    /// A tick at the next deadline, which the clock rises to if it can, and else at the present slot: whoever has become primary must
+    /// know which leases are due when.
+    pub fn next_tick(&mut self) -> Step {
+        match self.tick(Intent::TickAt) {
+            Some(request) => self.at_primary(request, Intent::TickAt),
+            None => self.last_tick(),
+        }
+    }
+
     /// Reads of every resource and of every lease ever granted, without a fence.
     #[must_use]
     pub fn readings(&self) -> Readings {

@@ -345,7 +345,8 @@ impl Generator {
         Claim { lease: ended.lease, holder: ended.holder, epoch }
     }
 
-    fn tick(&mut self, intent: Intent) -> Option<Request> {
+    /// A tick as the intent wants it; none if no deadline that is known allows one.
+    pub(in crate::workload) fn tick(&mut self, intent: Intent) -> Option<Request> {
         let now = self.clock.now();
         let deadlines = self
             .memory

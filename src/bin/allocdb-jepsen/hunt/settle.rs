@@ -78,6 +78,8 @@ pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize)
     for replica in others {
         fail_over_to(shared, actions, replica)?;
         resolve(shared, actions, concurrency)?;
+        let tick = shared.lock().generator.next_tick();
+        shared.ask(&tick);
         read_everything(shared, actions, concurrency)?;
         let strangers = shared.lock().generator.strangers(STRANGERS);
         strangers.iter().for_each(|step| drop(shared.ask(step)));
