@@ -7,6 +7,7 @@ use super::super::testbed::REPLICAS;
 use super::clients::Shared;
 use allocdb_node::client::lease::{Ask, Command};
 use allocdb_node::client::record::Request;
+use allocdb_node::client::told::REPLICA_FAILURE;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::{OperationId, ReplicaId, ResourceId};
 use allocdb_node::operator::{Failover, Replicas};
@@ -21,6 +22,9 @@ const ROUNDS: u32 = 20;
 
 /// Pause before it is.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Requests in a row that a replica may leave unanswered.
+const ATTEMPTS: usize = 3;
 
 /// Resources that strangers try to get on each replica.
 const STRANGERS: usize = 16;
@@ -69,6 +73,7 @@ fn serve_once(shared: &Shared, actions: &Actions<'_>, number: u128) -> Result<()
 /// # Errors
 /// What could not be done.
 pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
+    REPLICAS.into_iter().for_each(|replica| must_answer(shared, replica));
     resolve(shared, actions, concurrency)?;
     let tick = shared.lock().generator.last_tick();
     shared.ask(&tick);
@@ -94,6 +99,19 @@ pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize)
         cluster::ensure_followed(actions, commit)?;
     }
     Ok(())
+}
+
+/// Asks a replica for something that any replica answers at once, if only by saying that it is not primary, and tells of one that
+/// takes requests and answers none: its control port speaks for it still.
+fn must_answer(shared: &Shared, replica: ReplicaId) {
+    let request = Request::GetResource { resource: ResourceId(1), fence: None };
+    let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
+    if (0..ATTEMPTS).all(|_| shared.ask(&step).kind == Kind::Info) {
+        let reason = format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it");
+        log::error!("replica {replica}: {reason}");
+        let value = json!({ "reason": reason });
+        shared.lock().journal.nemesis(Kind::Info, REPLICA_FAILURE, Some(replica.0), value);
+    }
 }
 
 fn fail_over_to(shared: &Shared, actions: &Actions<'_>, replica: ReplicaId) -> Result<()> {
