@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 
 /// Intents that are tried before one that always works is taken.
 const MOST_DRAWS: usize = 12;
+/// One process in so many only reads, so that somebody still does where no write is answered.
+const READERS: u64 = 8;
 /// Once in so many operations some other replica than the primary is asked.
 const ELSEWHERE: u64 = 32;
 /// Requests without an answer, one after the other, after which the primary is looked for elsewhere.
@@ -118,6 +120,12 @@ impl Generator {
         self.primary
     }
 
+    /// The last place of the log that somebody was told of.
+    #[must_use]
+    pub fn highest_lsn(&self) -> Lsn {
+        self.memory.highest_lsn
+    }
+
     /// What has been seen so far.
     #[must_use]
     pub fn coverage(&self) -> &Coverage {
@@ -156,7 +164,8 @@ impl Generator {
             self.completed(process, Kind::Info, &Fields::default());
         }
         let writes_wait = self.turn_clock();
-        let step = self.draw(writes_wait)?;
+        let is_reader = process % READERS == READERS - 1;
+        let step = if is_reader { self.draw_read() } else { self.draw(writes_wait) }?;
         Some(self.begin(process, step))
     }
 
@@ -216,6 +225,19 @@ impl Generator {
                 continue;
             }
             if let Some(step) = self.step(intent) {
+                return Some(step);
+            }
+        }
+        self.step(Intent::ReadResource)
+    }
+
+    /// What a process does that only reads.
+    fn draw_read(&mut self) -> Option<Step> {
+        for _ in 0..MOST_DRAWS {
+            let intent = self.weights.draw(&mut self.rng);
+            if intent.group().is_read()
+                && let Some(step) = self.step(intent)
+            {
                 return Some(step);
             }
         }

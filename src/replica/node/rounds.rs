@@ -233,7 +233,7 @@ impl Node {
     /// Prepares as much of a tick as fits, or answers it if nothing is left.
     fn continue_tick(&mut self, mut tick: TickWork, now: Duration) {
         if tick.remaining.is_empty() {
-            if PlantedFault::TickMiscounts.is_enabled() {
+            if PlantedFault::TickMiscounts.is_enabled() && tick.done.processed > 0 {
                 tick.done.processed = tick.done.processed.saturating_add(1);
             }
             let applied = Response::TickExpirations(TickResponse::Applied(tick.done));

@@ -36,6 +36,12 @@ const CUT_OFF_SEEN: Duration = Duration::from_millis(100);
 /// What the system calls a full disk.
 const NO_SPACE: &str = "No space left on device";
 
+/// How long an answer to a write is waited for.
+const ANSWER_SOON: Duration = Duration::from_millis(500);
+
+/// How long an old primary that a failover did not reach is left as it is.
+const LEFT_ALONE: Duration = Duration::from_millis(700);
+
 /// A fault that is not healed.
 struct Active {
     id: u64,
@@ -238,7 +244,7 @@ impl<'a> Nemesis<'a> {
             return cluster::ensure_ready(&self.actions).map(|_| ());
         };
         match old {
-            OldPrimary::Dead => self.actions.inject(Inject::crash(primary.id))?,
+            OldPrimary::Dead => self.crash_all_at_an_answer(primary.id)?,
             OldPrimary::Paused => self.testbed.set_paused(primary.id, true)?,
             OldPrimary::CutOff => self.actions.inject(Inject::isolation(primary.id))?,
             OldPrimary::Alive => {}
@@ -252,7 +258,32 @@ impl<'a> Nemesis<'a> {
             self.testbed.set_paused(primary.id, false)?;
         }
         self.actions.heal(Inject::isolation(primary.id))?;
+        if out_of_reach.is_some() {
+            // Nobody brings it in place at once, and clients may still take it for primary.
+            self.find_primary();
+            std::thread::sleep(LEFT_ALONE);
+        }
         failed_over
+    }
+
+    /// Ends everybody while a client is being told of a write: what was promised stands in files now, or nowhere. That a failover
+    /// ends them one after the other would give the last ones time to write down what they had not.
+    fn crash_all_at_an_answer(&self, primary: ReplicaId) -> Result<()> {
+        self.shared.await_write(ANSWER_SOON);
+        let followers = REPLICAS.into_iter().filter(|replica| *replica != primary);
+        for replica in followers.chain([primary]) {
+            if let Err(error) = self.testbed.set_paused(replica, true) {
+                log::warn!("replica {replica} is not stopped before it is ended: {error:#}");
+            }
+        }
+        REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)))
+    }
+
+    /// Tells clients who is primary now, as far as that can be seen.
+    fn find_primary(&self) {
+        if let Some(primary) = runtime::probe(self.testbed).current_primary() {
+            self.shared.lock().generator.primary_is(primary.id.0);
+        }
     }
 
     fn operate_failover(
@@ -285,9 +316,7 @@ impl<'a> Nemesis<'a> {
         if let Err(error) = cluster::ensure_ready(&self.actions) {
             log::warn!("after a failover: {error:#}");
         }
-        if let Some(primary) = runtime::probe(self.testbed).current_primary() {
-            self.shared.lock().generator.primary_is(primary.id.0);
-        }
+        self.find_primary();
     }
 
     /// Looks whether every replica that nothing is done to is as it should be.
