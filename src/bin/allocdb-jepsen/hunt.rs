@@ -244,6 +244,7 @@ impl Hunting<'_> {
                 took,
                 faults: phases.faults,
                 main: phases.main,
+                cost: ended.cost,
             },
             ended.verdict,
             &coverage,

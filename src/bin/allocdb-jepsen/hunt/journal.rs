@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Events that may wait to be written. A disk that falls behind further than this ends the hunt.
 const MOST_WAITING: u64 = 500_000;
@@ -86,6 +86,14 @@ pub(super) struct Ended {
     pub(super) verdict: Verdict,
     /// Why it is not whole, if it is not.
     pub(super) failed: Option<String>,
+    /// Processor time that writing and judging took, where the system tells.
+    pub(super) cost: Option<Duration>,
+}
+
+/// Processor time that this thread has used.
+fn used_by_this_thread() -> Option<Duration> {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    told.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// The way to the thread that writes. Whoever uses it numbers events one after the other.
@@ -200,7 +208,7 @@ fn write_all(
         progress.fail(format!("the history could not be written: {error}"));
     }
     let failed = progress.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ended { verdict: judge.finish(false), failed }
+    Ended { verdict: judge.finish(false), failed, cost: used_by_this_thread() }
 }
 
 fn write_and_judge(out: &mut BufWriter<File>, judge: &mut Judge, happened: Happened) -> Result<(), String> {

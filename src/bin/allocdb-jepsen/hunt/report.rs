@@ -70,6 +70,8 @@ pub(super) struct Found {
     /// Of the main phase.
     pub(super) main: Duration,
     pub(super) faults: u64,
+    /// Processor time that writing and judging the history took.
+    pub(super) cost: Option<Duration>,
 }
 
 /// All that a hunt has to show at its end, as lines, as JSON and as files.
@@ -148,7 +150,7 @@ impl Report {
     }
 
     fn document(&self) -> serde_json::Value {
-        let Found { options, id, seed, tally, took, main, faults } = &self.found;
+        let Found { options, id, seed, tally, took, main, faults, cost } = &self.found;
         let anomaly = |anomaly: &Anomaly| {
             let fields: serde_json::Map<String, serde_json::Value> =
                 anomaly.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
@@ -176,6 +178,7 @@ impl Report {
             "faults": faults,
             "seconds": took.as_secs_f64(),
             "main_seconds": main.as_secs_f64(),
+            "history_cpu_seconds": cost.map(|cost| cost.as_secs_f64()),
             "verdict": self.verdict().word(),
             "doubts": self.judged.judgement.doubts,
             "anomalies": self.judged.judgement.anomalies.iter().map(anomaly).collect::<Vec<_>>(),
