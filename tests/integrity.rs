@@ -8,8 +8,8 @@
 mod disk;
 
 use allocdb_node::allocator::payload::{encode_client, encode_internal};
-use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind};
-use allocdb_node::engine::{EngineConfig, EnginePaths};
+use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, snapshot_file};
+use allocdb_node::engine::{EngineConfig, EnginePaths, record_of};
 use allocdb_node::ids::{
     ClientId, HolderId, Lsn, OperationId, ReplicaId, ReservationId, ResourceId, ShardId, Slot, View,
 };
@@ -18,8 +18,8 @@ use allocdb_node::replica::{
     FaultReason, Identity, Metadata, PreparedEntry, Replica, ReplicaPaths, ReplicaSetup, Role, Vote,
     prepare_log,
 };
+use allocdb_node::storage::Frame;
 use allocdb_node::storage::sum::sum_path;
-use allocdb_node::storage::{Frame, snapshot_file};
 use disk::{Fuse, SimDisk};
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -411,7 +411,7 @@ fn rewritten_by_reference(
     let of_target = Metadata::decode(&target[&metadata_path]).unwrap();
     let through = commit.max(of_source.commit_lsn);
     for entry in prepared_in(source).iter().filter(|entry| Some(entry.lsn) <= through) {
-        let record = entry.kind.into();
+        let record = record_of(entry.kind);
         let frame = Frame { lsn: entry.lsn, slot: entry.slot, record, payload: &entry.payload };
         frame.encode(files.get_mut(&wal_path).unwrap());
     }

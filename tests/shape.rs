@@ -105,6 +105,15 @@ fn the_library_imports_downward_only() {
 }
 
 #[test]
+fn what_stores_bytes_knows_no_allocator() {
+    let of_storage = |module: &[String]| module[0] == "allocdb_node" && module[1] == "storage";
+    let imports = graph().imports();
+    let mut used = imports.iter().filter(|import| of_storage(&import.from)).map(|import| &import.to[1]);
+    assert!(used.clone().any(|module| module == "ids"), "no imports of storage were seen");
+    assert_eq!(used.find(|module| *module == "allocator"), None);
+}
+
+#[test]
 fn what_judges_histories_knows_no_database() {
     for import in graph().imports() {
         if import.from[0] == "allocdb_node" && ["history", "check"].contains(&import.from[1].as_str()) {
@@ -374,7 +383,6 @@ const TERSE: &[&str] = &[
     "jepsen",
     "operator",
     "replica",
-    "storage",
     "testbed",
     "workload",
 ];

@@ -4,7 +4,7 @@
 mod support;
 
 use allocdb_node::allocator::Snapshot;
-use allocdb_node::storage::snapshot_file;
+use allocdb_node::allocator::snapshot_file;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
+use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{Allocator, ClientCommand, Command};
 use allocdb_node::ids::{ClientId, Lsn, OperationId, Slot};
-use allocdb_node::storage::snapshot_file;
 use anyhow::{Context as _, Result};
 
 use super::disk::{SMALL, changed_by_a_byte, lease};

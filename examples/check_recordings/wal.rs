@@ -7,11 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use allocdb_node::allocator::{AllocatorConfig, Command, ResultCode};
+use allocdb_node::allocator::{AllocatorConfig, Command, ResultCode, snapshot_file};
 use allocdb_node::cluster::layout::Limits;
-use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, RecoveryError};
+use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, RecoveryError, payload_kind};
 use allocdb_node::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
-use allocdb_node::storage::snapshot_file;
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk as _, OsDisk, RecordType, Stop};
 use anyhow::{Context as _, Result};
@@ -205,7 +204,7 @@ fn scan(bytes: &[u8]) -> Result<Scan> {
                 let frame = scanned.frame;
                 frame.encode(&mut encoded);
                 // A payload that is no command leaves the entry without one; recovery has to refuse it.
-                let kind = frame.record.payload_kind();
+                let kind = payload_kind(frame.record);
                 let understood = kind.and_then(|kind| understood_payload(kind, frame.payload).ok());
                 let (operation, command) = understood.unzip();
                 let operation = operation.flatten().map(OperationId::get);

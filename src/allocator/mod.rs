@@ -7,7 +7,8 @@
 //! - [`command`]: what can be asked and answered; [`payload`]: the same as bytes; [`mod@fingerprint`]: how a repeated
 //!   operation is recognised.
 //! - `apply`: one command after another; [`run`]: many that are known beforehand; `lookup`: reads, which change nothing.
-//! - [`snapshot`]: the state as records, and every rule a set of records must keep to be a state.
+//! - [`snapshot`]: the state as records, and every rule a set of records must keep to be a state; [`snapshot_file`]: the
+//!   records as bytes.
 
 mod apply;
 pub mod command;
@@ -20,6 +21,7 @@ pub mod payload;
 mod reservations;
 pub mod run;
 pub mod snapshot;
+pub mod snapshot_file;
 mod table;
 #[cfg(test)]
 mod tests;

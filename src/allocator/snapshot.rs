@@ -1,7 +1,7 @@
 //! The state as records: taken in one canonical order, so that equal states give equal records, and restored only
 //! if the records keep every rule of a state.
 //!
-//! What the records look like in a file is the storage layer's affair.
+//! What the records look like in a file is told in [`snapshot_file`](super::snapshot_file).
 
 use super::deadlines::Due;
 use super::table::{NOWHERE, Position};

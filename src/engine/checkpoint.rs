@@ -4,10 +4,10 @@
 //! the one before.
 
 use super::Engine;
-use crate::allocator::Snapshot;
+use crate::allocator::{Snapshot, snapshot_file};
 use crate::ids::Lsn;
 use crate::storage::sum::{self, SnapshotCover, SumKind};
-use crate::storage::{Flush, replace_file, snapshot_file};
+use crate::storage::{Flush, replace_file};
 
 /// A checkpoint that was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,11 @@
 //! snapshot covers, which is what a crash in the middle of a checkpoint leaves as well.
 
 use super::Engine;
-use crate::allocator::Allocator;
+use crate::allocator::{Allocator, snapshot_file};
 use crate::ids::Lsn;
+use crate::storage::read_file;
 use crate::storage::replace::folder_of;
 use crate::storage::sum::{self, SnapshotCover, SumKind};
-use crate::storage::{read_file, snapshot_file};
 use std::io;
 use std::path::Path;
 

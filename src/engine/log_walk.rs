@@ -3,6 +3,7 @@
 //! What a crash leaves at the end of a log is told from damage. An append that was cut short may be undone; anything else
 //! is refused and left untouched, because behind it there may be commands that somebody was told about.
 
+use super::record::record_of;
 use super::{Known, LogEntry, RecoveryError};
 use crate::ids::{Lsn, Slot};
 use crate::storage::wal::{Extent, Scanned, Scanner, find_frame_where};
@@ -182,7 +183,7 @@ fn next_append(last: Option<Lsn>, pending: &[LogEntry<'_>]) -> Vec<u8> {
         if next != Some(entry.lsn) {
             break;
         }
-        let record = entry.kind.into();
+        let record = record_of(entry.kind);
         Frame { lsn: entry.lsn, slot: entry.slot, record, payload: entry.payload }.encode(&mut bytes);
         next = entry.lsn.next();
     }

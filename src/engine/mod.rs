@@ -11,6 +11,7 @@ mod digest;
 mod install;
 pub(crate) mod log_walk;
 mod metrics;
+mod record;
 mod recovery;
 mod recovery_error;
 
@@ -20,6 +21,7 @@ pub use config::{EngineConfig, EngineConfigError};
 pub use digest::StateDigest;
 pub use install::InstallError;
 pub use metrics::{Metrics, StartupKind};
+pub use record::{payload_kind, record_of};
 pub use recovery_error::{Known, RecoveryError};
 
 use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
@@ -363,7 +365,7 @@ impl Engine {
             .map(|entry| Frame {
                 lsn: entry.lsn,
                 slot: entry.slot,
-                record: entry.kind.into(),
+                record: record_of(entry.kind),
                 payload: entry.payload,
             })
             .collect();

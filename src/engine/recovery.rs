@@ -4,13 +4,13 @@
 
 use super::log_walk::{LogEnd, walk_log};
 use super::metrics::Startup;
+use super::record::payload_kind;
 use super::recovery_error::{Known, RecoveryError};
 use super::{Engine, EngineConfig, EnginePaths, LogEntry};
-use crate::allocator::{Allocator, AllocatorConfig, Entry, Outcome};
+use crate::allocator::{Allocator, AllocatorConfig, Entry, Outcome, snapshot_file};
 use crate::ids::{LeaseEpoch, Lsn};
 use crate::planted::PlantedFault;
 use crate::storage::replace::ReadFileError;
-use crate::storage::snapshot_file;
 use crate::storage::sum::SnapshotCover;
 use crate::storage::{Disk, DiskFile, Frame, Wal, read_file};
 use std::collections::VecDeque;
@@ -191,7 +191,7 @@ impl Replay {
     /// Takes the next frame in. Its command is applied now or with later ones.
     fn take(&mut self, frame: &Frame<'_>) -> Result<(), RecoveryError> {
         let lsn = frame.lsn;
-        let Some(kind) = frame.record.payload_kind() else { return Ok(()) };
+        let Some(kind) = payload_kind(frame.record) else { return Ok(()) };
         let entry = Entry::decode(lsn, frame.slot, kind, frame.payload)
             .map_err(|error| RecoveryError::Payload { lsn, error })?;
         self.allocator

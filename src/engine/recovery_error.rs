@@ -1,10 +1,10 @@
 //! What a recovery is told, and why it refuses files.
 
 use super::{EngineConfigError, LogEntry};
+use crate::allocator::snapshot_file::SnapshotFileError;
 use crate::allocator::{ConfigError, OrderError, PayloadError, SlotOverflow, SnapshotError};
 use crate::ids::{Lsn, Slot};
 use crate::storage::frame::FrameError;
-use crate::storage::snapshot_file::SnapshotFileError;
 use std::io;
 use std::path::PathBuf;
 

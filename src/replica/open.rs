@@ -10,7 +10,7 @@ use super::metadata::{self, Identity, Metadata, MetadataError, Role};
 use super::prepare_log::{self, PrepareLogError, PreparedEntry};
 use super::{Lag, Replica, ReplicaPaths, State};
 use crate::allocator::{AllocatorConfig, PayloadKind};
-use crate::engine::{Engine, EngineConfig, Known, LogEntry};
+use crate::engine::{Engine, EngineConfig, Known, LogEntry, payload_kind};
 use crate::ids::{Lsn, View};
 use crate::storage::replace::{ReadFileError, folder_of};
 use crate::storage::sum::{self, SumKind, sum_path};
@@ -315,7 +315,7 @@ impl Files {
                 return remaining.peek().is_some();
             };
             let same = entry.lsn == frame.lsn
-                && frame.record.payload_kind() == Some(entry.kind)
+                && payload_kind(frame.record) == Some(entry.kind)
                 && entry.slot == frame.slot
                 && entry.payload == frame.payload;
             if !same && entry.lsn == frame.lsn {

@@ -8,9 +8,10 @@
 use super::message::SnapshotPiece;
 use super::metadata::Role;
 use super::{FaultReason, Lag, Refusal, Replica, State};
+use crate::allocator::snapshot_file;
 use crate::engine::InstallError;
 use crate::ids::Lsn;
-use crate::storage::{DiskFile, snapshot_file};
+use crate::storage::DiskFile;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

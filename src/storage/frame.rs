@@ -3,7 +3,6 @@
 //! The checksum covers a frame from its eighth byte on, with its own four bytes taken as zero. Magic, version and the
 //! two low bytes of the LSN are outside; what they hold is checked against the neighbouring frames instead.
 
-use crate::allocator::PayloadKind;
 use crate::ids::{Lsn, Slot};
 use std::fmt;
 
@@ -43,25 +42,6 @@ impl RecordType {
             2 => Some(RecordType::Internal),
             3 => Some(RecordType::SnapshotMarker),
             _ => None,
-        }
-    }
-
-    /// The kind of payload in such a frame; a marker has none.
-    #[must_use]
-    pub fn payload_kind(self) -> Option<PayloadKind> {
-        match self {
-            RecordType::Client => Some(PayloadKind::Client),
-            RecordType::Internal => Some(PayloadKind::Internal),
-            RecordType::SnapshotMarker => None,
-        }
-    }
-}
-
-impl From<PayloadKind> for RecordType {
-    fn from(kind: PayloadKind) -> Self {
-        match kind {
-            PayloadKind::Client => RecordType::Client,
-            PayloadKind::Internal => RecordType::Internal,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Bytes that outlive the process: the write-ahead log, the snapshot file, replacing a file as a whole, and
-//! checksums beside files.
+//! Bytes that outlive the process: the write-ahead log, replacing a file as a whole, and checksums beside files. What the
+//! bytes mean is not known here.
 //!
 //! Everything goes through [`disk::Disk`], so that the same code runs on the operating system's files and on a
 //! simulated disk that tears, loses and refuses writes.
@@ -7,7 +7,6 @@
 pub mod disk;
 pub mod frame;
 pub mod replace;
-pub mod snapshot_file;
 pub mod sum;
 pub mod wal;
 

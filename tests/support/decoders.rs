@@ -7,6 +7,7 @@
 mod disk;
 
 use allocdb_node::allocator::payload::{decode_client, decode_internal, encode_client, encode_internal};
+use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{Allocator, AllocatorConfig, ClientCommand, Command, PayloadKind};
 use allocdb_node::api::{self, Lease, LeaseResponse, Request, Response};
 use allocdb_node::cluster::control::{ControlStatus, Progress};
@@ -30,7 +31,7 @@ use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{
     Identity, Metadata, PreparedEntry, Replica, ReplicaPaths, ReplicaSetup, Role, Vote, prepare_log,
 };
-use allocdb_node::storage::{Frame, RecordType, snapshot_file};
+use allocdb_node::storage::{Frame, RecordType};
 use allocdb_node::testbed::{KubevirtLayout, QemuLayout, elf, kernel_modules};
 use disk::SimDisk;
 use std::net::SocketAddr;

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use allocdb_node::allocator::payload::encode_client;
+use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{Allocator, AllocatorConfig, ClientCommand};
 use allocdb_node::engine::{
     Certainty, Committed, Engine, EngineConfig, EnginePaths, Enqueued, FenceError, Metrics, Rejection,
 };
 use allocdb_node::ids::Slot;
 use allocdb_node::keyvalue::or_none;
-use allocdb_node::storage::{OsDisk, snapshot_file};
+use allocdb_node::storage::OsDisk;
 use tempfile::TempDir;
 
 use super::state;

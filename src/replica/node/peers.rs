@@ -9,6 +9,7 @@
 use super::peer::{AckState, Compared, InFlight, Peer, SeekPause};
 use super::rounds::{Round, Target};
 use super::{Node, Output, PeerFailure};
+use crate::engine::payload_kind;
 use crate::ids::{Lsn, ReplicaId};
 use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, AckKind, MAX_BATCH_BYTES, PeerRequest, prepare_len};
@@ -361,7 +362,7 @@ impl Node {
         let mut bytes = 0;
         if let Some(engine) = self.replica.engine() {
             let read = engine.wal().visit_from(from, |frame| {
-                if let Some(kind) = frame.record.payload_kind().filter(|_| Some(frame.lsn) <= commit) {
+                if let Some(kind) = payload_kind(frame.record).filter(|_| Some(frame.lsn) <= commit) {
                     let payload = frame.payload.to_vec();
                     bytes += payload.len();
                     entries.push_back(PreparedEntry {

@@ -1,6 +1,7 @@
 //! Whether one replica's files hold everything that another's do.
 
 use super::{StagedReplica, StagingError, Survey, io_at};
+use crate::engine::record_of;
 use crate::ids::{Lsn, Slot};
 use crate::storage::RecordType;
 use crate::storage::wal::Scanner;
@@ -58,7 +59,7 @@ impl StagedReplica {
             }
         }
         for entry in &survey.prepared {
-            found.insert(entry.lsn, (entry.kind.into(), entry.slot, digest(&entry.payload)));
+            found.insert(entry.lsn, (record_of(entry.kind), entry.slot, digest(&entry.payload)));
         }
         Ok(found)
     }

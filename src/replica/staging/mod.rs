@@ -19,11 +19,11 @@ use super::ReplicaPaths;
 use super::integrity::{DamagedFile, JudgeError, Judged, MetadataJudged, PrepareLogBytes};
 use super::metadata::{self, Identity, Metadata, MetadataError, Role};
 use super::prepare_log::{self, PrepareLogError, PreparedEntry};
+use crate::allocator::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
 use crate::engine::log_walk::walk_log;
-use crate::engine::{EngineConfig, EnginePaths, Known, LogEntry, RecoveryError};
+use crate::engine::{EngineConfig, EnginePaths, Known, LogEntry, RecoveryError, record_of};
 use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::storage::replace::{ReadFileError, folder_of, replace_file_with};
-use crate::storage::snapshot_file::{self, HEADER_PREFIX_LEN, SnapshotFileError};
 use crate::storage::sum::{self, SnapshotCover, SumKind};
 use crate::storage::{Disk, Flush, Frame, OsDisk, ReplaceError, Wal, read_file, replace_file};
 use std::fmt;
@@ -385,7 +385,7 @@ impl StagedReplica {
         let path = &self.paths.engine.wal;
         let mut frames = Vec::new();
         for entry in committed {
-            let record = entry.kind.into();
+            let record = record_of(entry.kind);
             Frame { lsn: entry.lsn, slot: entry.slot, record, payload: &entry.payload }.encode(&mut frames);
         }
         let mut file = Wal::open_file(&*self.disk, path).map_err(io_at(path))?;

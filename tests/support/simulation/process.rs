@@ -6,7 +6,7 @@ use super::disk::SimDisk;
 use super::world::{At, COUNT, Happening, World};
 use allocdb_node::allocator::{AllocatorConfig, PayloadKind};
 use allocdb_node::api::{Request, text};
-use allocdb_node::engine::{EngineConfig, EnginePaths};
+use allocdb_node::engine::{EngineConfig, EnginePaths, payload_kind};
 use allocdb_node::ids::{Lsn, ReplicaId, ShardId, Slot, View};
 use allocdb_node::replica::message::{Ack, PeerRequest};
 use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
@@ -81,7 +81,7 @@ pub(super) struct LoggedEntry {
 impl LoggedEntry {
     /// Nothing for the marker of a snapshot.
     fn of(frame: &Frame<'_>) -> Option<Self> {
-        let kind = frame.record.payload_kind()?;
+        let kind = payload_kind(frame.record)?;
         Some(Self { lsn: frame.lsn, kind, slot: frame.slot, payload: frame.payload.to_vec() })
     }
 }

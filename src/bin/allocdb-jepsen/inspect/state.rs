@@ -5,12 +5,12 @@ use super::order::Order;
 use super::show::{self, list};
 use super::{Verdict, clean_end, damaged_at};
 use allocdb_node::allocator::snapshot::{MemberRecord, ReservationRecord};
+use allocdb_node::allocator::snapshot_file::{Record, Records, SnapshotHeader, decode_header};
 use allocdb_node::allocator::{OperationRecord, PayloadKind, ResourceView};
 use allocdb_node::engine::EngineConfig;
 use allocdb_node::keyvalue::or_none;
 use allocdb_node::replica::metadata::{MAX_FILE_LEN, Metadata, MetadataError};
 use allocdb_node::replica::prepare_log::{self, Entries, PrepareLogError, PreparedEntry};
-use allocdb_node::storage::snapshot_file::{Record, Records, SnapshotHeader, decode_header};
 use std::io::{self, Write};
 
 /// Longest snapshot that is described, three times that of a full replica under the largest limits in use.

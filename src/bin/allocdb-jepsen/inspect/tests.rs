@@ -3,6 +3,7 @@
 use super::*;
 use allocdb_node::allocator::payload::{encode_client, encode_internal};
 use allocdb_node::allocator::snapshot::{MemberRecord, ReservationRecord};
+use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{
     ClientCommand, Command, Fingerprint, OperationRecord, Outcome, PayloadKind, ReservationState,
     ResourceState, ResourceView, ResultCode, Snapshot,
@@ -18,7 +19,7 @@ use allocdb_node::replica::metadata::{Identity, Metadata, Role, Vote};
 use allocdb_node::replica::prepare_log::{self, PreparedEntry};
 use allocdb_node::storage::frame::HEADER_LEN;
 use allocdb_node::storage::sum::{Sum, SumKind, sum_path};
-use allocdb_node::storage::{Frame, RecordType, snapshot_file};
+use allocdb_node::storage::{Frame, RecordType};
 use std::net::SocketAddr;
 
 /// What is said about one file of that name with that content, and whether it was clean.

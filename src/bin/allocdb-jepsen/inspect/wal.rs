@@ -4,6 +4,7 @@
 use super::order::{Notes, Order};
 use super::show;
 use super::{Verdict, clean_end, unreadable};
+use allocdb_node::engine::payload_kind;
 use allocdb_node::storage::wal::{Scanned, Scanner, find_frame_from};
 use allocdb_node::storage::{DiskFile, Frame, RecordType, Stop};
 use std::io::{self, Write};
@@ -40,7 +41,7 @@ fn describe_frame(at: u64, frame: &Frame<'_>, order: &mut Order, out: &mut dyn W
         RecordType::SnapshotMarker => "snapshot_marker",
     };
     write!(out, "offset={at} record={word} lsn={lsn} slot={slot} length={length}")?;
-    let notes = match record.payload_kind() {
+    let notes = match payload_kind(record) {
         None => order.of_marker(lsn, slot),
         Some(kind) => {
             let mut notes: Notes = order.of_command(lsn, slot);

@@ -1,10 +1,11 @@
-//! The snapshot as a file: version 4 is written, versions 1 to 4 are read.
+//! The snapshot as the bytes of a file: version 4 is written, versions 1 to 4 are read. Where the file is, and how it is
+//! replaced, is the affair of whoever stores it.
 //!
 //! There is no checksum and no length; the structure alone has to use up the file exactly. What the records mean
 //! together is judged when a state is restored from them.
 
-use crate::allocator::snapshot::{MemberRecord, ReservationRecord};
-use crate::allocator::{
+use super::snapshot::{MemberRecord, ReservationRecord};
+use super::{
     AllocatorConfig, Fingerprint, OperationRecord, Outcome, ReservationState, ResourceState, ResourceView,
     ResultCode, Snapshot,
 };
