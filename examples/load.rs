@@ -14,14 +14,13 @@
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command};
 use allocdb_node::api::{
-    MAX_MESSAGE_BYTES, Request, Response, SubmitResponse, decode_response, encode_request,
+    Certainty, MAX_MESSAGE_BYTES, Request, Response, SubmitResponse, decode_response, encode_request,
 };
 use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::control::{self, ControlStatus};
 use allocdb_node::cluster::layout::{DEFAULT_CHECKPOINT_BYTES, Limits};
 use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
-use allocdb_node::engine::Certainty;
 use allocdb_node::exchange::ExchangeLimits;
 use allocdb_node::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ResourceId, Slot};
 use anyhow::{Context as _, Result, anyhow, ensure};

@@ -9,10 +9,10 @@
 //! - [`check`]: holding a history against a model; knows no database.
 //! - [`build_info`]: which program this is, and what may make it behave in another way.
 //! - [`allocator`]: the deterministic state machine, who holds what.
-//! - [`storage`]: bytes that outlive the process, write-ahead log and snapshot file.
+//! - [`storage`]: bytes that outlive the process, write-ahead log and files that are replaced as a whole.
+//! - [`api`]: what clients ask and replicas answer, and the words for both. [`client`]: what a client may conclude from an
+//!   answer, and the model of what the database promises, which shares no code with it.
 //! - [`engine`]: one node, an allocator behind a log.
-//! - [`api`]: what clients ask and replicas answer. [`client`]: what a client may conclude from an answer, and the model of what
-//!   the database promises, which shares no code with it.
 //! - [`workload`]: what the clients and the nemesis of a hunt do, drawn from a seed.
 //! - [`replica`]: one of three copies, its promises, roles and views.
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.

@@ -6,8 +6,7 @@ mod hostile;
 mod support;
 
 use allocdb_node::allocator::Command as Operation;
-use allocdb_node::api::{Response, SubmitResponse, decode_response, encode_request};
-use allocdb_node::engine::{Certainty, Rejection};
+use allocdb_node::api::{Certainty, Rejection, Response, SubmitResponse, decode_response, encode_request};
 use allocdb_node::ids::{HolderId, ResourceId};
 use hostile::peak_memory_kib;
 use std::io::{Read as _, Write as _};

@@ -3,8 +3,9 @@
 mod support;
 
 use allocdb_node::allocator::{Command as Operation, ResultCode};
-use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse};
-use allocdb_node::engine::Ticked;
+use allocdb_node::api::{
+    LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse, Ticked,
+};
 use allocdb_node::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 use allocdb_node::replica::{Metadata, Role};
 use support::*;

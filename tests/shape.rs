@@ -378,7 +378,6 @@ const TERSE: &[&str] = &[
     "client",
     "cluster",
     "daemon",
-    "engine",
     "history",
     "jepsen",
     "operator",

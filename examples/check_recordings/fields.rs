@@ -8,10 +8,9 @@ use allocdb_node::allocator::{
     SlotOverflowKind,
 };
 use allocdb_node::api::{
-    Lease, LeaseResponse, Request, ResourceResponse, Response, SubmissionFailure, SubmitResponse,
-    TickResponse,
+    Certainty, Committed, Lease, LeaseResponse, Metrics, Rejection, Request, ResourceResponse, Response,
+    StartupKind, SubmissionFailure, SubmitResponse, TickResponse, Ticked,
 };
-use allocdb_node::engine::{Certainty, Committed, Metrics, Rejection, StartupKind, Ticked};
 use allocdb_node::ids::Lsn;
 use allocdb_node::replica::message::{Ack, AckKind, PeerRequest};
 

@@ -1,15 +1,14 @@
 //! The client protocol as bytes. A response does not repeat what was asked, so its tags name both.
 
 use super::{
-    Lease, LeaseResponse, Request, ResourceResponse, Response, SubmissionFailure, SubmitResponse,
-    TickResponse,
+    Certainty, Committed, Lease, LeaseResponse, Metrics, Rejection, Request, ResourceResponse, Response,
+    StartupKind, SubmissionFailure, SubmitResponse, TickResponse, Ticked,
 };
 use crate::allocator::{
     Outcome, PayloadError, ReservationState, ResourceState, ResourceView, ResultCode, SlotOverflow,
     SlotOverflowKind,
 };
 use crate::bytes::{FieldError, Reader, put_opt_u64, put_opt_u128};
-use crate::engine::{Certainty, Committed, Metrics, Rejection, StartupKind, Ticked};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 use std::fmt;
 

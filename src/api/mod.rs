@@ -1,18 +1,22 @@
-//! What clients ask a replica and what it answers, and both as bytes.
+//! What clients ask a replica and what it answers, both as bytes, and the words that both sides use: who executes commands
+//! answers in them.
 //!
 //! A connection carries one request, ended by the client closing its sending side, and one reply, ended by the replica
 //! closing the connection. A reply is one of these responses, or, where a replica has no such answer, a short text.
 
 mod codec;
+mod metrics;
+mod outcome;
 pub mod text;
 
 pub use codec::{
     DecodeError, MAX_MESSAGE_BYTES, SUBMIT_TAG, decode_request, decode_response, encode_request,
     encode_response,
 };
+pub use metrics::{Metrics, StartupKind};
+pub use outcome::{Certainty, Committed, Rejection, Ticked};
 
 use crate::allocator::{Outcome, ReservationState, ReservationView, ResourceView};
-use crate::engine::{Certainty, Committed, Metrics, Rejection, Ticked};
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 
 /// What a client asks.

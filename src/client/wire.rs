@@ -9,10 +9,9 @@ use super::record::{Fields, Request};
 use crate::allocator::payload::encode_client;
 use crate::allocator::{self, ClientCommand, ReservationState};
 use crate::api::{
-    self, Lease, LeaseResponse, ResourceResponse, Response, SubmissionFailure, SubmitResponse, TickResponse,
-    text,
+    self, Certainty, Committed, Lease, LeaseResponse, ResourceResponse, Response, SubmissionFailure,
+    SubmitResponse, TickResponse, text,
 };
-use crate::engine::{Certainty, Committed};
 use crate::history::Kind;
 use crate::ids::{ClientId, Lsn, OperationId, ReservationId, ResourceId, Slot};
 use std::borrow::Cow;
@@ -283,9 +282,8 @@ mod tests {
     use super::super::lease::{Code, Command};
     use super::*;
     use crate::allocator::ResourceView;
-    use crate::api::{decode_request, encode_response};
+    use crate::api::{Rejection, Ticked, decode_request, encode_response};
     use crate::check::Completion;
-    use crate::engine::{Rejection, Ticked};
     use crate::ids::{HolderId, LeaseEpoch};
 
     fn write() -> Request {

@@ -1,7 +1,7 @@
 //! The control port: a text command in, a text reply out. It answers in every condition and knows nothing of isolation.
 
 use super::ReplicaLayout;
-use crate::engine::StartupKind;
+use crate::api::StartupKind;
 use crate::exchange::{ExchangeError, ExchangeLimits};
 use crate::ids::{ClusterId, Lsn, ReplicaId, View};
 use crate::keyvalue::{FieldProblem, Fields, or_none};

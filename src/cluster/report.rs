@@ -2,7 +2,7 @@
 
 use super::control::ControlStatus;
 use super::{Network, ReplicaLayout};
-use crate::engine::StartupKind;
+use crate::api::StartupKind;
 use crate::keyvalue::or_none;
 use std::fmt::Write as _;
 

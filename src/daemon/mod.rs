@@ -18,11 +18,11 @@ mod replies;
 mod slow_disk;
 mod source;
 
-use crate::api::{Request, encode_response, text};
+use crate::api::{Rejection, Request, encode_response, text};
 use crate::cluster::layout::DEFAULT_CHECKPOINT_BYTES;
 use crate::cluster::lock::{Lock, LockError};
 use crate::cluster::{ClusterLayout, ReplicaLayout, TextFileError};
-use crate::engine::{Attempt, Rejection};
+use crate::engine::Attempt;
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::planted::{self, PlantedFault};
 use crate::replica::message::{Ack, PeerRequest, encode_ack};

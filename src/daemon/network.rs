@@ -7,10 +7,10 @@
 use super::higher_view::Doubts;
 use super::replies::Replies;
 use super::{DaemonError, Event, SharedStatus, control, descriptors};
-use crate::api::{self, MAX_MESSAGE_BYTES, text};
+use crate::api::{self, MAX_MESSAGE_BYTES, Rejection, text};
 use crate::cluster::faults::IsolationWatch;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
-use crate::engine::{Attempt, Rejection};
+use crate::engine::Attempt;
 use crate::ids::{ClusterId, ReplicaId};
 use crate::replica::Role;
 use crate::replica::introduction::decode_introduced;

@@ -4,10 +4,11 @@
 //! done, a definite refusal is given only where it is known that the command was not executed under this slot: a
 //! command that cannot be executed by anybody, or one whose record would still be there.
 
-use super::{Committed, Engine, Rejection};
+use super::Engine;
 use crate::allocator::Fingerprint;
 use crate::allocator::payload::decode_client;
 use crate::allocator::{ClientCommand, Command, PayloadError, fingerprint};
+use crate::api::{Committed, Rejection};
 use crate::ids::{OperationId, Slot};
 use crate::planted::PlantedFault;
 

@@ -20,15 +20,15 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{EngineConfig, EngineConfigError};
 pub use digest::StateDigest;
 pub use install::InstallError;
-pub use metrics::{Metrics, StartupKind};
 pub use record::{payload_kind, record_of};
 pub use recovery_error::{Known, RecoveryError};
 
 use crate::allocator::payload::{decode_client, decode_internal, encode_internal};
 use crate::allocator::{
     Allocator, ClientCommand, Command, Due, Entry, Fingerprint, OrderError, Outcome, PayloadError,
-    PayloadKind, SlotOverflow, fingerprint,
+    PayloadKind, fingerprint,
 };
+use crate::api::{Committed, Rejection, Ticked};
 use crate::ids::{Lsn, OperationId, Slot};
 use crate::planted::PlantedFault;
 use crate::storage::sum::SnapshotCover;
@@ -46,81 +46,6 @@ pub struct EnginePaths {
     pub snapshot: PathBuf,
 }
 
-/// Why a command was not executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
-    /// The engine's log has failed.
-    EngineHalted,
-    /// The payload is no command, or its slot lies before one that is already logged.
-    InvalidRequest(PayloadError),
-    /// A slot sum does not fit 64 bits.
-    SlotOverflow(SlotOverflow),
-    /// The payload is longer than allowed.
-    CommandTooLarge {
-        /// Its length in bytes.
-        encoded_len: u64,
-        /// The limit.
-        max_command_bytes: u64,
-    },
-    /// There is no LSN left.
-    LsnExhausted {
-        /// The last one.
-        last_applied_lsn: Lsn,
-    },
-    /// The queue is full.
-    Overloaded {
-        /// Entries waiting.
-        queue_depth: u32,
-        /// The most there can be.
-        queue_capacity: u32,
-    },
-    /// The log could not be written, or it is no longer known whether the command was executed earlier.
-    StorageFailure,
-}
-
-/// What a client may conclude from a rejection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Certainty {
-    /// The request was not executed and will not be.
-    Definite,
-    /// It may have been, or may still be.
-    Indefinite,
-}
-
-impl Rejection {
-    /// What a client may conclude.
-    #[must_use]
-    pub fn certainty(self) -> Certainty {
-        match self {
-            Rejection::EngineHalted | Rejection::StorageFailure => Certainty::Indefinite,
-            _ => Certainty::Definite,
-        }
-    }
-}
-
-impl From<PayloadError> for Rejection {
-    fn from(error: PayloadError) -> Self {
-        Rejection::InvalidRequest(error)
-    }
-}
-
-impl From<SlotOverflow> for Rejection {
-    fn from(overflow: SlotOverflow) -> Self {
-        Rejection::SlotOverflow(overflow)
-    }
-}
-
-/// An executed command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed {
-    /// LSN of its first execution.
-    pub lsn: Lsn,
-    /// What it came to.
-    pub outcome: Outcome,
-    /// True if it was executed earlier and this is what was remembered.
-    pub from_retry_cache: bool,
-}
-
 /// What became of a command that was handed to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enqueued {
@@ -131,15 +56,6 @@ pub enum Enqueued {
     Pending(Fingerprint),
     /// Its operation was executed before.
     Known(Committed),
-}
-
-/// What a tick did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticked {
-    /// Expire commands executed, whatever each came to.
-    pub processed: u32,
-    /// LSN of the last of them.
-    pub last_lsn: Option<Lsn>,
 }
 
 /// What a tick would do.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::allocator::payload::encode_client;
-use crate::allocator::{AllocatorConfig, ResultCode, SlotOverflowKind};
+use crate::allocator::{AllocatorConfig, ResultCode, SlotOverflow, SlotOverflowKind};
 use crate::ids::{ClientId, HolderId, LeaseEpoch, ReservationId, ResourceId, ShardId};
 use crate::storage::{OsDisk, RecordType};
 use std::path::Path;

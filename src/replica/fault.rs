@@ -3,7 +3,8 @@
 use super::integrity::{DamagedFile, JudgeError};
 use super::metadata::MetadataError;
 use super::prepare_log::PrepareLogError;
-use crate::engine::{RecoveryError, Rejection};
+use crate::api::Rejection;
+use crate::engine::RecoveryError;
 use crate::ids::{Lsn, ReplicaId, ShardId, View};
 use crate::storage::DiskRefusal;
 use std::fmt;

@@ -436,7 +436,7 @@ impl Replica {
         let depth = (self.prepared.len() + new.len()) as u32;
         if depth >= self.limits.max_submission_queue {
             // One more, and the file could not be read again.
-            let full = crate::engine::Rejection::Overloaded {
+            let full = crate::api::Rejection::Overloaded {
                 queue_depth: depth,
                 queue_capacity: self.limits.max_submission_queue,
             };

@@ -5,7 +5,8 @@
 
 use super::message::{BATCH_TAG, CLAIM_TAG, SNAPSHOT_TAG};
 use super::metadata::Role;
-use crate::engine::{Rejection, StateDigest};
+use crate::api::Rejection;
+use crate::engine::StateDigest;
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::storage::DiskRefusal;
 use std::fmt;

@@ -4,7 +4,7 @@ use super::message::PeerRequest;
 use super::*;
 use crate::allocator::payload::{encode_client, encode_internal};
 use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadError};
-use crate::engine::Rejection;
+use crate::api::Rejection;
 use crate::ids::{ClientId, OperationId, ReservationId, ResourceId, ShardId};
 use crate::storage::OsDisk;
 use std::fs;

@@ -102,10 +102,9 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Response, SubmissionFailure, SubmitResponse, encode_response};
+    use crate::api::{Rejection, Response, SubmissionFailure, SubmitResponse, encode_response};
     use crate::client::lease::{Ask, Command};
     use crate::client::wire::{Reply, outcome};
-    use crate::engine::Rejection;
     use crate::ids::{OperationId, ResourceId, Slot};
 
     #[test]

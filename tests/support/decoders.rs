@@ -9,12 +9,12 @@ mod disk;
 use allocdb_node::allocator::payload::{decode_client, decode_internal, encode_client, encode_internal};
 use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{Allocator, AllocatorConfig, ClientCommand, Command, PayloadKind};
-use allocdb_node::api::{self, Lease, LeaseResponse, Request, Response};
+use allocdb_node::api::{self, Lease, LeaseResponse, Rejection, Request, Response};
 use allocdb_node::cluster::control::{ControlStatus, Progress};
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::timeline::{self, EventKind};
 use allocdb_node::cluster::{ClusterLayout, FaultState};
-use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, Rejection, StateDigest};
+use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, StateDigest};
 use allocdb_node::ids::{
     ClientId, ClusterId, HolderId, LeaseEpoch, Lsn, OperationId, ReplicaId, ReservationId, ResourceId,
     ShardId, Slot, View,

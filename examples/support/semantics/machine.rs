@@ -8,9 +8,8 @@ use std::sync::Arc;
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{Allocator, AllocatorConfig, ClientCommand};
-use allocdb_node::engine::{
-    Certainty, Committed, Engine, EngineConfig, EnginePaths, Enqueued, FenceError, Metrics, Rejection,
-};
+use allocdb_node::api::{Certainty, Committed, Metrics, Rejection};
+use allocdb_node::engine::{Engine, EngineConfig, EnginePaths, Enqueued, FenceError};
 use allocdb_node::ids::Slot;
 use allocdb_node::keyvalue::or_none;
 use allocdb_node::storage::OsDisk;

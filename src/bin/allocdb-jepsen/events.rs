@@ -12,10 +12,9 @@ use allocdb_node::allocator::{
     ClientCommand, Command, ReservationState as LeaseState, ResourceState as HeldState, ResultCode,
 };
 use allocdb_node::api::{
-    self, Lease, LeaseResponse, Request, ResourceResponse, Response, SubmissionFailure, SubmitResponse,
-    TickResponse,
+    self, Certainty, Committed, Lease, LeaseResponse, Rejection, Request, ResourceResponse, Response,
+    SubmissionFailure, SubmitResponse, TickResponse,
 };
-use allocdb_node::engine::{Certainty, Committed, Rejection};
 use allocdb_node::ids::{HolderId, LeaseEpoch, Lsn, OperationId, ReplicaId, ReservationId, ResourceId, Slot};
 use allocdb_node::jepsen::history::{
     AmbiguityReason, Expired, FailureReason, Outcome, ReadAnswer, ReadState, ReadTarget, ReservationState,
@@ -358,7 +357,7 @@ pub(crate) fn full_table_hint(response: &Response) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use allocdb_node::engine::Ticked;
+    use allocdb_node::api::Ticked;
 
     fn committed(code: ResultCode) -> Reply {
         let outcome = allocdb_node::allocator::Outcome::plain(code);

@@ -7,10 +7,10 @@ use super::testbed::{Ending, ExternalTestbed, Links, Machines, Port, Processes, 
 use allocdb_node::allocator::payload::decode_client;
 use allocdb_node::allocator::{Command, Outcome};
 use allocdb_node::api::{
-    self, LeaseResponse, Request, ResourceResponse, Response, SubmissionFailure, SubmitResponse, TickResponse,
+    self, Certainty, LeaseResponse, Rejection, Request, ResourceResponse, Response, SubmissionFailure,
+    SubmitResponse, TickResponse,
 };
 use allocdb_node::cluster::ControlStatus;
-use allocdb_node::engine::{Certainty, Rejection};
 use allocdb_node::ids::{Lsn, ReplicaId};
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;

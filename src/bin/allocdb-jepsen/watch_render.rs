@@ -24,8 +24,8 @@ pub(crate) use style::{StyledLine, text_of};
 
 use super::tracker::lines::LogLine;
 use super::tracker::{RunStatus, State};
+use allocdb_node::api::Metrics;
 use allocdb_node::cluster::ControlStatus;
-use allocdb_node::engine::Metrics;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::replica::Role;
 use std::path::PathBuf;

@@ -8,8 +8,8 @@ use super::{ClientReply, Node, Token};
 #[cfg(feature = "planted-faults")]
 use crate::allocator::ResourceView;
 use crate::allocator::{ReservationLookup, ReservationView};
-use crate::api::{LeaseResponse, Request, ResourceResponse, Response, text};
-use crate::engine::{FenceError, Rejection};
+use crate::api::{LeaseResponse, Rejection, Request, ResourceResponse, Response, text};
+use crate::engine::FenceError;
 use crate::ids::Slot;
 #[cfg(feature = "planted-faults")]
 use crate::ids::{ReservationId, ResourceId};

@@ -3,8 +3,8 @@
 use super::*;
 use crate::allocator::payload::encode_client;
 use crate::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, ResultCode};
-use crate::api::{ResourceResponse, SubmitResponse, TickResponse};
-use crate::engine::{Certainty, Committed, EngineConfig, EnginePaths, Rejection, Ticked};
+use crate::api::{Certainty, Committed, Rejection, ResourceResponse, SubmitResponse, TickResponse, Ticked};
+use crate::engine::{EngineConfig, EnginePaths};
 use crate::ids::{ClientId, HolderId, OperationId, ReservationId, ResourceId, ShardId};
 use crate::replica::message::{BATCH_TAG, CLAIM_TAG, MessageError, SNAPSHOT_TAG, SnapshotPiece};
 use crate::replica::staging::{

@@ -6,9 +6,9 @@ use super::world::{At, CLIENTS, COUNT, Happening, World};
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{ClientCommand, Command, Outcome, ResultCode};
 use allocdb_node::api::{
-    LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse, text,
+    Certainty, Committed, LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse,
+    text,
 };
-use allocdb_node::engine::{Certainty, Committed};
 use allocdb_node::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
 use allocdb_node::replica::node::ClientReply;
 

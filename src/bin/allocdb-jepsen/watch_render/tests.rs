@@ -3,7 +3,7 @@
 use super::super::tracker::Phase;
 use super::super::tracker::lines::Happening;
 use super::*;
-use allocdb_node::engine::StartupKind;
+use allocdb_node::api::StartupKind;
 use allocdb_node::ids::{Lsn, View};
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
