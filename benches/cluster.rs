@@ -21,7 +21,7 @@ use allocdb_node::api::{
 };
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
-use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
+use allocdb_node::cluster::runner::{Launcher, Ownership, Runner};
 use allocdb_node::exchange::{ExchangeLimits, exchange};
 use allocdb_node::ids::{HolderId, ReplicaId, ResourceId, Slot};
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
@@ -138,7 +138,7 @@ fn cluster(workspace: &Path, limits: Limits) -> Runner {
     let launcher = Launcher {
         executable: support::BINARY.into(),
         leading: vec!["local-cluster".to_owned()],
-        tie: Tie::Tethered,
+        ownership: Ownership::Tethered,
         cancelled: Default::default(),
     };
     let mut runner = Runner::create_or_open(workspace, limits, Host::Own, launcher).expect("a new workspace");

@@ -20,7 +20,7 @@ use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::control::{self, ControlStatus};
 use allocdb_node::cluster::layout::{DEFAULT_CHECKPOINT_BYTES, Limits};
-use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
+use allocdb_node::cluster::runner::{Launcher, Ownership, Runner};
 use allocdb_node::exchange::ExchangeLimits;
 use allocdb_node::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ResourceId, Slot};
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -259,7 +259,7 @@ fn run() -> Result<()> {
     let launcher = Launcher {
         executable,
         leading: vec!["local-cluster".to_owned()],
-        tie: Tie::Tethered,
+        ownership: Ownership::Tethered,
         cancelled: Default::default(),
     };
     let mut runner = Runner::create_or_open(folder.path(), LIMITS, Host::Localhost, launcher.clone())?;

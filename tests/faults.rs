@@ -12,7 +12,7 @@ use allocdb_node::cluster::control::Progress;
 use allocdb_node::engine::{EngineConfig, EnginePaths, RecoveryError};
 use allocdb_node::ids::{ClientId, HolderId, Lsn, OperationId, ReplicaId, ResourceId, ShardId, Slot, View};
 use allocdb_node::operator::{
-    Control, Decision, Failover, Fence, Operation, Rejoin, Replicas, Round, Sighting, Standing, Step,
+    Control, Decision, Failover, Fence, Health, Operation, Rejoin, Replicas, Round, Sighting, Step,
 };
 use allocdb_node::replica::message::PeerRequest;
 use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
@@ -460,9 +460,9 @@ impl Control for Play {
     fn probe(&mut self) -> Round {
         let sighting = |at: At| {
             let node = self.nodes[at].as_ref().ok_or_else(|| "nobody listens".to_owned());
-            let standing = |node: &Node| {
+            let health = |node: &Node| {
                 let replica = node.replica();
-                Standing {
+                Health {
                     is_active: replica.fault().is_none(),
                     role: replica.role(),
                     view: replica.view(),
@@ -471,7 +471,7 @@ impl Control for Play {
                     fault: replica.fault().map(ToString::to_string),
                 }
             };
-            Sighting { replica: id_of(at), answer: node.map(standing) }
+            Sighting { replica: id_of(at), answer: node.map(health) }
         };
         Round((0..COUNT).map(sighting).collect())
     }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use allocdb_node::cluster::runner::{Launcher, Runner, RunnerError, Tie};
+use allocdb_node::cluster::runner::{Launcher, Ownership, Runner, RunnerError};
 use allocdb_node::ids::ReplicaId;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn runner(cluster: &Cluster) -> Runner {
     let launcher = Launcher {
         executable: env!("CARGO_BIN_EXE_allocdb-jepsen").into(),
         leading: Vec::new(),
-        tie: Tie::Detached,
+        ownership: Ownership::Detached,
         cancelled: Arc::default(),
     };
     Runner::open(cluster.path(), launcher).unwrap()

@@ -322,25 +322,6 @@ const DIALECT: &[&str] = &[
     "tie",
 ];
 
-/// Where such names still are, by module. What was renamed goes from this list.
-const DIALECT_LEFT: &[(&str, &str)] = &[
-    ("bin/allocdb-jepsen/check.rs", "Told"),
-    ("bin/allocdb-jepsen/local.rs", "Tie"),
-    ("bin/allocdb-jepsen/local_cluster.rs", "Standing"),
-    ("bin/allocdb-jepsen/local_cluster.rs", "Tie"),
-    ("bin/allocdb-jepsen/local_cluster.rs", "tie"),
-    ("bin/allocdb-jepsen/runtime.rs", "Standing"),
-    ("client", "Told"),
-    ("cluster", "Tie"),
-    ("cluster", "complain"),
-    ("cluster", "tie"),
-    ("daemon", "put_away"),
-    ("operator", "Standing"),
-    ("replica", "Lesson"),
-    ("replica", "lesson"),
-    ("workload", "Told"),
-];
-
 /// The module that a file below `src` belongs to, or its file in the binary.
 fn module_of(file: &Path) -> String {
     let relative = file.strip_prefix(root()).unwrap();
@@ -362,12 +343,7 @@ fn names_are_the_fields() {
         let dialect = DIALECT.iter().filter(|word| words.contains(*word));
         found.extend(dialect.map(|word| (module_of(file), (*word).to_owned())));
     }
-    let left = DIALECT_LEFT.iter().map(|(module, word)| ((*module).to_owned(), (*word).to_owned()));
-    let left: BTreeSet<(String, String)> = left.collect();
-    let new: Vec<_> = found.difference(&left).collect();
-    assert!(new.is_empty(), "the glossary in docs/architecture.md has other words for these: {new:#?}");
-    let gone: Vec<_> = left.difference(&found).collect();
-    assert!(gone.is_empty(), "not there any more, take them from the list: {gone:#?}");
+    assert!(found.is_empty(), "the glossary in docs/architecture.md has other words for these: {found:#?}");
 }
 
 /// Modules of the library in which a doc comment may still be a single word.

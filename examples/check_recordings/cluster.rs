@@ -11,7 +11,7 @@ use allocdb_node::allocator::{ClientCommand, Command};
 use allocdb_node::api::{self, MAX_MESSAGE_BYTES, Request, Response, SubmitResponse};
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
-use allocdb_node::cluster::runner::{Launcher, Runner, Tie};
+use allocdb_node::cluster::runner::{Launcher, Ownership, Runner};
 use allocdb_node::cluster::{Network, ReplicaLayout};
 use allocdb_node::exchange::ExchangeLimits;
 use allocdb_node::ids::{ClientId, Lsn, OperationId, ReplicaId, Slot};
@@ -33,7 +33,7 @@ impl Cluster {
         let launcher = Launcher {
             executable: bench.program.path.clone(),
             leading: vec!["local-cluster".to_owned()],
-            tie: Tie::Tethered,
+            ownership: Ownership::Tethered,
             cancelled: bench.program.interrupted.clone(),
         };
         let runner = Runner::create_or_open(workspace, limits, Host::Localhost, launcher)?;

@@ -4,7 +4,7 @@ use super::model::LeaseModel;
 use super::quorum::Quorum;
 use super::record::{Fields, Header, Request, parse_command, write_completion};
 use super::scan;
-use super::told::{Teller, Told};
+use super::told::{Finding, Teller};
 use crate::check::hashing::Map;
 use crate::check::{Call, Checker, Gaps, Judgement};
 use crate::history::jsonl::ReadError;
@@ -189,17 +189,17 @@ impl Judge {
         let value = event.value.as_deref().map(serde_json::value::RawValue::get);
         self.quorum.hear(&event.stamp(), &event.f, value, self.checker.committed())?;
         match self.teller.hear(event)? {
-            Told::Nothing => {}
-            Told::Wrong(anomaly) => self.checker.report(&anomaly),
-            Told::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
-            Told::State(state) if state.lsn == self.checker.applied() => {
+            Finding::Nothing => {}
+            Finding::Wrong(anomaly) => self.checker.report(&anomaly),
+            Finding::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
+            Finding::State(state) if state.lsn == self.checker.applied() => {
                 self.checker.inspect(
                     |model, applied| {
                         if applied == state.lsn { state.compare(model) } else { None }
                     },
                 );
             }
-            Told::State(state) => self.uncompared.push((state.replica, state.lsn)),
+            Finding::State(state) => self.uncompared.push((state.replica, state.lsn)),
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ pub fn parts_of(lsn: u64, lines: &[String]) -> Vec<StatePart> {
 
 /// What an event of the nemesis comes to, for the verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Finding {
     /// Nothing.
     Nothing,
     /// Something is wrong.
@@ -110,10 +110,10 @@ fn value<'a, T: Deserialize<'a>>(event: &'a Event) -> Result<T, String> {
 
 impl Teller {
     /// Takes an event of the nemesis.
-    pub(super) fn hear(&mut self, event: &Event) -> Result<Told, String> {
-        let wrong = |kind, expected: &str| -> Result<Told, String> {
+    pub(super) fn hear(&mut self, event: &Event) -> Result<Finding, String> {
+        let wrong = |kind, expected: &str| -> Result<Finding, String> {
             let Reason { reason } = value(event)?;
-            Ok(Told::Wrong(Anomaly {
+            Ok(Finding::Wrong(Anomaly {
                 kind,
                 operations: Vec::new(),
                 fields: event.replica.map(|replica| ("replica", replica.to_string())).into_iter().collect(),
@@ -133,13 +133,13 @@ impl Teller {
             ),
             COVERAGE => {
                 let Missing { missing } = value(event)?;
-                Ok(Told::Doubts(missing.into_iter().map(|what| format!("never seen: {what}")).collect()))
+                Ok(Finding::Doubts(missing.into_iter().map(|what| format!("never seen: {what}")).collect()))
             }
-            _ => Ok(Told::Nothing),
+            _ => Ok(Finding::Nothing),
         }
     }
 
-    fn state_part(&mut self, event: &Event) -> Result<Told, String> {
+    fn state_part(&mut self, event: &Event) -> Result<Finding, String> {
         let StatePart { lsn, part, parts, lines } = value(event)?;
         let replica = event.replica.ok_or("`replica`: expected, found nothing")?;
         let next = self.next_part.remove(&replica).unwrap_or(0);
@@ -155,9 +155,9 @@ impl Teller {
         state.lines.extend(lines);
         if part + 1 < parts {
             self.next_part.insert(replica, part + 1);
-            return Ok(Told::Nothing);
+            return Ok(Finding::Nothing);
         }
-        Ok(self.states.remove(&replica).map_or(Told::Nothing, Told::State))
+        Ok(self.states.remove(&replica).map_or(Finding::Nothing, Finding::State))
     }
 
     /// Replicas whose state was told in part only.

@@ -152,7 +152,7 @@ pub struct IsolationWatch {
     replica: ReplicaId,
     seen: Option<Stamp>,
     isolated: bool,
-    complained: bool,
+    has_warned: bool,
 }
 
 impl IsolationWatch {
@@ -165,7 +165,7 @@ impl IsolationWatch {
             replica,
             seen: None,
             isolated: false,
-            complained: false,
+            has_warned: false,
         }
     }
 
@@ -178,12 +178,12 @@ impl IsolationWatch {
                 self.isolated = false;
                 self.seen = None;
                 if let Err(error) = self.create() {
-                    self.complain(&error.to_string());
+                    self.warn_once(&error.to_string());
                 }
                 return false;
             }
             Err(error) => {
-                self.complain(&error.to_string());
+                self.warn_once(&error.to_string());
                 return self.isolated;
             }
         };
@@ -194,9 +194,9 @@ impl IsolationWatch {
                 Ok(state) => {
                     self.isolated = state.network(self.replica) == Network::Isolated;
                     self.seen = Some(stamp);
-                    self.complained = false;
+                    self.has_warned = false;
                 }
-                Err(error) => self.complain(&error.to_string()),
+                Err(error) => self.warn_once(&error.to_string()),
             }
         }
         self.isolated
@@ -213,8 +213,8 @@ impl IsolationWatch {
         }
     }
 
-    fn complain(&mut self, problem: &str) {
-        if !std::mem::replace(&mut self.complained, true) {
+    fn warn_once(&mut self, problem: &str) {
+        if !std::mem::replace(&mut self.has_warned, true) {
             log::warn!(
                 "replica={} event=fault_file_unusable path={} isolated={} error={problem}: the last known state stands",
                 self.replica,

@@ -1,4 +1,4 @@
-//! Starting, stopping and hurting the replicas of a cluster on this machine.
+//! Starting, stopping and breaking the replicas of a cluster on this machine.
 //!
 //! A runner changes a workspace under its lock, so that two of them never undo each other's work. It outlives nothing: what
 //! it knows is in the workspace, and replicas started detached go on without it. Replicas started tethered end with the
@@ -51,14 +51,14 @@ pub struct Launcher {
     /// What comes before the replica's own arguments.
     pub leading: Vec<String>,
     /// Whether they end with this process.
-    pub tie: Tie,
+    pub ownership: Ownership,
     /// Waiting for replicas ends early when this becomes true.
     pub cancelled: Arc<AtomicBool>,
 }
 
-/// Whether replicas end with the process that started them.
+/// Whose replicas are: whether they end with the process that started them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tie {
+pub enum Ownership {
     /// They go on.
     Detached,
     /// They end, even if this process is killed. They watch a pipe whose other end it holds.

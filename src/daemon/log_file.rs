@@ -127,7 +127,7 @@ impl<T: Target> LogFile<T> {
     }
 
     /// Puts the file away and goes on in a new one.
-    fn put_away(&mut self) -> io::Result<()> {
+    fn rotate(&mut self) -> io::Result<()> {
         std::fs::rename(&self.path, previous(&self.path))?;
         let file = private_file().create(true).append(true).open(&self.path)?;
         self.target.lead_to(file)
@@ -140,7 +140,7 @@ impl<T: Target> Write for LogFile<T> {
         if let Some(length) = self.length {
             self.length = Some(length.saturating_add(added));
             if length > 0 && length.saturating_add(added) > self.limit {
-                match self.put_away() {
+                match self.rotate() {
                     Ok(()) => self.length = Some(added),
                     Err(error) => {
                         // The old file takes it all, as long as it can; it is tried once, not with every line.

@@ -132,7 +132,7 @@ impl Converge {
             _ if round.primaries().len() > 1 => Need::Help,
             _ => {
                 let usable = round.0.iter().filter_map(|sighting| sighting.active());
-                let usable = usable.filter(|standing| standing.holds_data()).count();
+                let usable = usable.filter(|health| health.holds_data()).count();
                 if usable >= 2 { Need::FailOver } else { down.map_or(Need::Help, Need::Start) }
             }
         }
@@ -141,7 +141,7 @@ impl Converge {
     /// Takes note of how far everybody is.
     fn watch(&mut self, round: &Round, now: Duration) {
         for sighting in &round.0 {
-            let commit = sighting.active().and_then(|standing| standing.commit_lsn);
+            let commit = sighting.active().and_then(|health| health.commit_lsn);
             let known = self.commits.entry(sighting.replica).or_insert((commit, now));
             if known.0 != commit {
                 *known = (commit, now);
@@ -152,7 +152,7 @@ impl Converge {
     /// Backups that have not committed what they have to.
     fn behind(&self, round: &Round) -> Vec<ReplicaId> {
         let is_behind =
-            |id: &ReplicaId| round.standing(*id).is_some_and(|standing| standing.commit_lsn < self.through);
+            |id: &ReplicaId| round.health(*id).is_some_and(|health| health.commit_lsn < self.through);
         round.active().map(|member| member.id).filter(is_behind).collect()
     }
 
@@ -201,7 +201,7 @@ impl Converge {
                 log::warn!("nobody serves, {}; whoever holds most becomes primary", round.summary());
                 // Of those that hold as much, one that answers: another may run without anybody reaching it.
                 let mut all = self.all;
-                all.sort_by_key(|id| round.standing(*id).is_none());
+                all.sort_by_key(|id| round.health(*id).is_none());
                 let replicas = Replicas::Best { all, new_primary: None };
                 Work::FailOver(Box::new(Failover::new(replicas, self.fence)))
             }
@@ -228,11 +228,11 @@ impl Converge {
             why += &format!("; {reason}");
         } else if round.primaries().is_empty() && Self::need(round) != Need::FailOver {
             let worth = |sighting: &super::Sighting| match &sighting.answer {
-                Ok(standing) if standing.holds_data() => {
-                    let commit = crate::keyvalue::or_none(standing.commit_lsn);
-                    format!("view {}, committed through LSN {commit}", standing.view)
+                Ok(health) if health.holds_data() => {
+                    let commit = crate::keyvalue::or_none(health.commit_lsn);
+                    format!("view {}, committed through LSN {commit}", health.view)
                 }
-                Ok(standing) if standing.is_active => {
+                Ok(health) if health.is_active => {
                     "its disk was emptied, and it was not rejoined since".to_owned()
                 }
                 Ok(_) => "it does not trust its files".to_owned(),

@@ -20,7 +20,7 @@ pub mod waiting;
 pub use converge::Converge;
 pub use failover::{Failover, Fence, Replicas};
 pub use rejoin::Rejoin;
-pub use round::{Member, Problem, Round, Sighting, Standing};
+pub use round::{Health, Member, Problem, Round, Sighting};
 pub use waiting::Waiting;
 
 use crate::cluster::control::Progress;

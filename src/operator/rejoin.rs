@@ -125,8 +125,8 @@ impl Rejoin {
             }
         };
         self.primary = Some(primary);
-        let standing = round.standing(target).filter(|standing| standing.holds_data());
-        self.target_was = standing.map(|standing| (standing.view, standing.commit_lsn));
+        let health = round.health(target).filter(|health| health.holds_data());
+        self.target_was = health.map(|health| (health.view, health.commit_lsn));
         self.is_of_a_majority = has_a_majority(round, primary, target);
         self.asks_files = self.target_was.is_none() && !a_majority_follows(round, primary, target);
         Ok(if self.is_dry { self.first_question() } else { Call::Crash })
@@ -176,8 +176,8 @@ impl Rejoin {
         attempt: u32,
     ) -> Result<Duration, Failure<C::Error>> {
         let round = control.probe();
-        if let Some(standing) = round.standing(primary) {
-            self.committed = standing.commit_lsn;
+        if let Some(health) = round.health(primary) {
+            self.committed = health.commit_lsn;
             self.call = Call::Copy { attempt: 1 };
             return Ok(Duration::ZERO);
         }

@@ -6,9 +6,9 @@ use crate::keyvalue::or_none;
 use crate::replica::Role;
 use std::fmt;
 
-/// What a replica that answers says of itself.
+/// How a replica that answers is, as it says itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct Health {
     /// Whether its stored state can be trusted.
     pub is_active: bool,
     /// Its role.
@@ -23,7 +23,7 @@ pub struct Standing {
     pub fault: Option<String>,
 }
 
-impl Standing {
+impl Health {
     /// `active` or `faulted`.
     #[must_use]
     pub fn state_word(&self) -> &'static str {
@@ -37,7 +37,7 @@ impl Standing {
     }
 }
 
-impl From<&ControlStatus> for Standing {
+impl From<&ControlStatus> for Health {
     fn from(status: &ControlStatus) -> Self {
         Self {
             is_active: status.is_active,
@@ -56,14 +56,14 @@ pub struct Sighting {
     /// Which replica.
     pub replica: ReplicaId,
     /// What it said.
-    pub answer: Result<Standing, String>,
+    pub answer: Result<Health, String>,
 }
 
 impl Sighting {
     /// What it said, if it can be trusted.
     #[must_use]
-    pub fn active(&self) -> Option<&Standing> {
-        self.answer.as_ref().ok().filter(|standing| standing.is_active)
+    pub fn active(&self) -> Option<&Health> {
+        self.answer.as_ref().ok().filter(|health| health.is_active)
     }
 }
 
@@ -142,8 +142,8 @@ impl Round {
     /// Replicas that answer and can be trusted, in the order of the layout.
     pub fn active(&self) -> impl Iterator<Item = Member> + '_ {
         self.0.iter().filter_map(|sighting| {
-            let standing = sighting.active()?;
-            Some(Member { id: sighting.replica, role: standing.role, view: standing.view })
+            let health = sighting.active()?;
+            Some(Member { id: sighting.replica, role: health.role, view: health.view })
         })
     }
 
@@ -166,7 +166,7 @@ impl Round {
 
     /// What one replica said, if it can be trusted.
     #[must_use]
-    pub fn standing(&self, replica: ReplicaId) -> Option<&Standing> {
+    pub fn health(&self, replica: ReplicaId) -> Option<&Health> {
         self.0.iter().find(|sighting| sighting.replica == replica).and_then(Sighting::active)
     }
 
@@ -178,12 +178,12 @@ impl Round {
         for sighting in &self.0 {
             match &sighting.answer {
                 Err(why) => problems.push(Problem::Down(sighting.replica, first_line(why))),
-                Ok(standing) if !standing.is_active => {
-                    let why = standing.fault.as_deref().unwrap_or("replica faulted");
+                Ok(health) if !health.is_active => {
+                    let why = health.fault.as_deref().unwrap_or("replica faulted");
                     problems.push(Problem::Faulted(sighting.replica, first_line(why)));
                 }
-                Ok(standing) => {
-                    let doubt = standing.fault.as_deref().map(first_line);
+                Ok(health) => {
+                    let doubt = health.fault.as_deref().map(first_line);
                     problems.extend(doubt.map(|why| Problem::InDoubt(sighting.replica, why)));
                 }
             }
@@ -193,9 +193,9 @@ impl Round {
             problems.push(if has_none { Problem::NoPrimary } else { Problem::TwoPrimaries });
             return problems;
         };
-        let snapshot_lsn = self.standing(primary.id).and_then(|standing| standing.snapshot_lsn);
+        let snapshot_lsn = self.health(primary.id).and_then(|health| health.snapshot_lsn);
         for member in self.active().filter(|member| member.id != primary.id) {
-            let commit_lsn = self.standing(member.id).and_then(|standing| standing.commit_lsn);
+            let commit_lsn = self.health(member.id).and_then(|health| health.commit_lsn);
             if member.view > primary.view {
                 problems.push(Problem::AheadOfPrimary(member));
             } else if member.view < primary.view || member.role != Role::Backup {
@@ -234,11 +234,11 @@ fn first_line(text: &str) -> String {
 fn piece(sighting: &Sighting) -> String {
     let id = sighting.replica;
     match &sighting.answer {
-        Ok(standing) if standing.is_active => {
-            format!("{id}:{}@view{}", role_label(standing.role), standing.view)
+        Ok(health) if health.is_active => {
+            format!("{id}:{}@view{}", role_label(health.role), health.view)
         }
-        Ok(standing) => {
-            let reason = standing.fault.as_deref().unwrap_or("replica faulted");
+        Ok(health) => {
+            let reason = health.fault.as_deref().unwrap_or("replica faulted");
             format!("{id}:faulted({})", first_line(reason))
         }
         Err(error) => format!("{id}:down({})", first_line(error)),
@@ -302,8 +302,8 @@ mod tests {
     fn a_backup_behind_the_primarys_snapshot_is_not_healthy() {
         let mut round = round([(Primary, 2), (Backup, 2), (Backup, 2)]);
         let mut set = |at: usize, commit, snapshot: Option<u64>| {
-            let standing = round.0[at].answer.as_mut().unwrap();
-            (standing.commit_lsn, standing.snapshot_lsn) = (Some(Lsn(commit)), snapshot.map(Lsn));
+            let health = round.0[at].answer.as_mut().unwrap();
+            (health.commit_lsn, health.snapshot_lsn) = (Some(Lsn(commit)), snapshot.map(Lsn));
             (round.settled_primary().is_some(), round.problems().iter().map(ToString::to_string).collect())
         };
         assert_eq!(

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// A replica that answers and can be trusted.
 pub(super) fn seen(replica: u64, role: Role, view: u64, commit: u64) -> Sighting {
-    let standing = Standing {
+    let health = Health {
         is_active: true,
         role,
         view: View(view),
@@ -18,7 +18,7 @@ pub(super) fn seen(replica: u64, role: Role, view: u64, commit: u64) -> Sighting
         snapshot_lsn: None,
         fault: None,
     };
-    Sighting { replica: ReplicaId(replica), answer: Ok(standing) }
+    Sighting { replica: ReplicaId(replica), answer: Ok(health) }
 }
 
 const ALL: [ReplicaId; 3] = [ReplicaId(1), ReplicaId(2), ReplicaId(3)];

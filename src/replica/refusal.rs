@@ -173,7 +173,7 @@ pub fn is_of_another_cluster(reply: &str) -> bool {
 /// Whether a reply in words says that the message's view is not the one of the replica that answers.
 #[must_use]
 pub fn tells_a_view(reply: &str) -> bool {
-    matches!(lesson_of(reply), Lesson::View(_))
+    matches!(hint_of(reply), RefusalHint::View(_))
 }
 
 /// What a reply says to a commit of another view. It is not wrapped like the other refusals.
@@ -188,9 +188,9 @@ pub fn protocol_error(refusal: &Refusal) -> String {
     format!("replica protocol error: {refusal}")
 }
 
-/// What a primary learns from a peer's reply in words.
+/// What a peer's refusal, a reply in words, tells a primary to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lesson {
+pub enum RefusalHint {
     /// The next entry the peer needs.
     Needs(Lsn),
     /// The peer is in this view.
@@ -217,47 +217,47 @@ pub enum Lesson {
     Nothing,
 }
 
-/// Reads a refusal out of a reply in words.
+/// What a reply in words tells a primary, if it is a refusal that it knows.
 #[must_use]
-pub fn lesson_of(reply: &str) -> Lesson {
+pub fn hint_of(reply: &str) -> RefusalHint {
     let number_after = |marker: &str| {
         let rest = &reply[reply.find(marker)? + marker.len()..];
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         rest[..digits].parse::<u64>().ok()
     };
     if let Some(lsn) = number_after("PrepareOrderMismatch { expected_lsn: Lsn(") {
-        return Lesson::Needs(Lsn(lsn));
+        return RefusalHint::Needs(Lsn(lsn));
     }
     if let Some(lsn) = number_after("MissingPreparedEntry { lsn: Lsn(") {
-        return Lesson::Needs(Lsn(lsn));
+        return RefusalHint::Needs(Lsn(lsn));
     }
     if let Some(lsn) = number_after("PreparedEntryConflict { lsn: Lsn(") {
-        return Lesson::Conflict(Lsn(lsn));
+        return RefusalHint::Conflict(Lsn(lsn));
     }
     if let Some(offset) = number_after("SnapshotOrderMismatch { expected_offset: ") {
-        return Lesson::NeedsPiece(offset);
+        return RefusalHint::NeedsPiece(offset);
     }
     if reply.contains("SnapshotUnusable {") {
-        return Lesson::SnapshotUnusable;
+        return RefusalHint::SnapshotUnusable;
     }
     if let Some(lsn) = number_after("StateDigestDiffers { lsn: Lsn(") {
-        return Lesson::StateDiffers(Lsn(lsn));
+        return RefusalHint::StateDiffers(Lsn(lsn));
     }
     if let Some(lsn) = number_after("StateInDoubt { lsn: Lsn(") {
-        return Lesson::InDoubt(Lsn(lsn));
+        return RefusalHint::InDoubt(Lsn(lsn));
     }
     if reply.contains("StateNotHere {") {
-        return Lesson::StateNotHere;
+        return RefusalHint::StateNotHere;
     }
     match number_after("failed to decode protocol request: invalid protocol request tag ") {
-        Some(tag) if tag == u64::from(BATCH_TAG) => return Lesson::NoBatches,
-        Some(tag) if tag == u64::from(SNAPSHOT_TAG) => return Lesson::NoSnapshots,
-        Some(tag) if tag == u64::from(CLAIM_TAG) => return Lesson::NoClaims,
+        Some(tag) if tag == u64::from(BATCH_TAG) => return RefusalHint::NoBatches,
+        Some(tag) if tag == u64::from(SNAPSHOT_TAG) => return RefusalHint::NoSnapshots,
+        Some(tag) if tag == u64::from(CLAIM_TAG) => return RefusalHint::NoClaims,
         _ => {}
     }
     let view = number_after("ViewMismatch { expected: ")
         .or_else(|| number_after("protocol view mismatch: expected="));
-    view.map_or(Lesson::Nothing, |view| Lesson::View(View(view)))
+    view.map_or(RefusalHint::Nothing, |view| RefusalHint::View(View(view)))
 }
 
 #[cfg(test)]
@@ -318,31 +318,31 @@ mod tests {
 
     #[test]
     fn a_primary_learns_from_what_its_peers_refuse() {
-        let lesson = |refusal| lesson_of(&protocol_error(&refusal));
+        let hint = |refusal| hint_of(&protocol_error(&refusal));
         assert_eq!(
-            lesson(Refusal::PrepareOrderMismatch { expected_lsn: Lsn(2), found_lsn: Lsn(4) }),
-            Lesson::Needs(Lsn(2))
+            hint(Refusal::PrepareOrderMismatch { expected_lsn: Lsn(2), found_lsn: Lsn(4) }),
+            RefusalHint::Needs(Lsn(2))
         );
-        assert_eq!(lesson(Refusal::MissingPreparedEntry { lsn: Lsn(5) }), Lesson::Needs(Lsn(5)));
-        assert_eq!(lesson(Refusal::PreparedEntryConflict { lsn: Lsn(5) }), Lesson::Conflict(Lsn(5)));
+        assert_eq!(hint(Refusal::MissingPreparedEntry { lsn: Lsn(5) }), RefusalHint::Needs(Lsn(5)));
+        assert_eq!(hint(Refusal::PreparedEntryConflict { lsn: Lsn(5) }), RefusalHint::Conflict(Lsn(5)));
         let mismatch = Refusal::ViewMismatch { expected: View(2), found: View(1) };
-        assert_eq!(lesson(mismatch), Lesson::View(View(2)));
-        assert_eq!(lesson_of(&commit_view_mismatch(View(3), View(1))), Lesson::View(View(3)));
+        assert_eq!(hint(mismatch), RefusalHint::View(View(2)));
+        assert_eq!(hint_of(&commit_view_mismatch(View(3), View(1))), RefusalHint::View(View(3)));
         let unknown = "failed to decode protocol request: invalid protocol request tag 131";
-        assert_eq!(lesson_of(unknown), Lesson::NoBatches);
-        assert_eq!(lesson_of(&unknown.replace("131", "13")), Lesson::Nothing);
-        assert_eq!(lesson_of(&unknown.replace("131", "132")), Lesson::NoSnapshots);
+        assert_eq!(hint_of(unknown), RefusalHint::NoBatches);
+        assert_eq!(hint_of(&unknown.replace("131", "13")), RefusalHint::Nothing);
+        assert_eq!(hint_of(&unknown.replace("131", "132")), RefusalHint::NoSnapshots);
         let mismatch = Refusal::SnapshotOrderMismatch { expected_offset: 77, found_offset: 9 };
-        assert_eq!(lesson(mismatch), Lesson::NeedsPiece(77));
+        assert_eq!(hint(mismatch), RefusalHint::NeedsPiece(77));
         let unusable = Refusal::SnapshotUnusable { reason: "InvalidMagic(0)".to_owned() };
-        assert_eq!(lesson(unusable), Lesson::SnapshotUnusable);
-        assert_eq!(lesson_of(&unknown.replace("131", "134")), Lesson::NoClaims);
+        assert_eq!(hint(unusable), RefusalHint::SnapshotUnusable);
+        assert_eq!(hint_of(&unknown.replace("131", "134")), RefusalHint::NoClaims);
         let (own, claimed) = (StateDigest(1), StateDigest(2));
         let differs = Refusal::StateDigestDiffers { lsn: Lsn(9), own, claimed };
-        assert_eq!(lesson(differs), Lesson::StateDiffers(Lsn(9)));
-        assert_eq!(lesson(Refusal::StateNotHere { lsn: Lsn(9), commit_lsn: None }), Lesson::StateNotHere);
-        assert_eq!(lesson(Refusal::StateInDoubt { lsn: Lsn(8) }), Lesson::InDoubt(Lsn(8)));
-        assert_eq!(lesson_of("network isolated by local harness"), Lesson::Nothing);
-        assert_eq!(lesson_of("ViewMismatch { expected: 99999999999999999999 }"), Lesson::Nothing);
+        assert_eq!(hint(differs), RefusalHint::StateDiffers(Lsn(9)));
+        assert_eq!(hint(Refusal::StateNotHere { lsn: Lsn(9), commit_lsn: None }), RefusalHint::StateNotHere);
+        assert_eq!(hint(Refusal::StateInDoubt { lsn: Lsn(8) }), RefusalHint::InDoubt(Lsn(8)));
+        assert_eq!(hint_of("network isolated by local harness"), RefusalHint::Nothing);
+        assert_eq!(hint_of("ViewMismatch { expected: 99999999999999999999 }"), RefusalHint::Nothing);
     }
 }

@@ -335,13 +335,13 @@ impl Generator {
                 let was_lost = self.memory.resolve(id, &command.ask);
                 let before = self.memory.operations.get(id).map(|known| known.known);
                 if is_first {
-                    self.memory.operations.learn(id, Known::Told);
+                    self.memory.operations.learn(id, Known::Answered);
                 }
                 if answer.code == Code::OperationConflict {
                     return;
                 }
                 // An answer that was told before tells nothing about the present.
-                let is_news = !is_first || was_lost || before.is_none_or(|before| before != Known::Told);
+                let is_news = !is_first || was_lost || before.is_none_or(|before| before != Known::Answered);
                 if is_news {
                     self.learn_answer(command, answer);
                 }
@@ -372,7 +372,7 @@ impl Generator {
         let window = self.limits.operation_window();
         let known = command.operation.and_then(|id| self.memory.operations.get(id));
         known.is_some_and(|known| {
-            known.known == Known::Told
+            known.known == Known::Answered
                 && known.command.ask == command.ask
                 && command.slot.0 <= known.command.slot.0.saturating_add(window)
         })

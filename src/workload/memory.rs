@@ -77,7 +77,7 @@ pub(super) enum Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
     Open,
-    Told,
+    Answered,
     Failed,
     Lost,
 }
@@ -132,7 +132,7 @@ impl Operations {
         let Some(operation) = self.position(id).and_then(|at| self.ring.get_mut(at)) else { return };
         let keeps = match operation.known {
             Known::Open => false,
-            Known::Told => true,
+            Known::Answered => true,
             Known::Lost => known == Known::Failed,
             Known::Failed => known == Known::Open,
         };
@@ -154,7 +154,7 @@ impl Operations {
         let positions = (0..span.min(64)).map(|step| from + (start + step) % span);
         positions
             .filter_map(|at| self.ring.get(at))
-            .find(|operation| operation.known == Known::Told && fits(operation))
+            .find(|operation| operation.known == Known::Answered && fits(operation))
     }
 
     /// One that was answered just now.

@@ -113,8 +113,8 @@ pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
     let minority = view.replicas.len().saturating_sub(1) / 2;
     match fault {
         Fault::Disk { replica, damage, .. } => {
-            let hurts_sound = view.replicas.iter().any(|known| known.replica == *replica && known.is_sound);
-            if !hurts_sound || view.unsound() + 1 > minority {
+            let hits_sound = view.replicas.iter().any(|known| known.replica == *replica && known.is_sound);
+            if !hits_sound || view.unsound() + 1 > minority {
                 return Err("data would be missing on more than a minority");
             }
             // Whoever is down can be taken for gone by an operator, who then would bring this one back from too little.

@@ -30,10 +30,10 @@ pub(crate) fn run(history_file: &Path, format: Format) -> Result<()> {
     })?;
     let seconds = began.elapsed().as_secs_f64();
     let rate = if seconds > 0.0 { operations as f64 / seconds } else { 0.0 };
-    let told = Told { history_file, judgement: &judgement, operations, rate };
+    let report = Report { history_file, judgement: &judgement, operations, rate };
     print(&match format {
-        Format::Text => told.text(),
-        Format::Json => told.json(),
+        Format::Text => report.text(),
+        Format::Json => report.json(),
     })
     .map_err(|error| Exit::Failed.because(format!("{error:#}")))?;
     match judgement.verdict() {
@@ -70,7 +70,7 @@ fn ends_inside_a_line(path: &Path) -> std::io::Result<bool> {
 }
 
 /// What is printed.
-struct Told<'a> {
+struct Report<'a> {
     history_file: &'a Path,
     judgement: &'a Judgement,
     operations: u64,
@@ -78,7 +78,7 @@ struct Told<'a> {
     rate: f64,
 }
 
-impl Told<'_> {
+impl Report<'_> {
     fn text(&self) -> String {
         let mut text =
             format!("history_file={}\noperations={}\n", self.history_file.display(), self.operations);

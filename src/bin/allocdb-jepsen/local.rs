@@ -14,7 +14,7 @@ use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
-use allocdb_node::cluster::runner::{Runner, RunnerError, Tie};
+use allocdb_node::cluster::runner::{Ownership, Runner, RunnerError};
 use allocdb_node::cluster::{ClusterLayout, ControlStatus, Network, ReplicaLayout, control};
 use allocdb_node::exchange::{ExchangeError, ExchangeLimits, exchange_while};
 use allocdb_node::ids::ReplicaId;
@@ -61,7 +61,7 @@ impl LocalTestbed {
     pub(crate) fn open(options: Options, interrupt: Interrupt) -> Result<Self> {
         let mut testbed = Self { options, interrupt, cluster: None };
         if let Options::Existing { workspace } = &testbed.options {
-            let runner = Runner::open(workspace, launcher(Tie::Detached, testbed.interrupt.flag())?)?;
+            let runner = Runner::open(workspace, launcher(Ownership::Detached, testbed.interrupt.flag())?)?;
             testbed.cluster = Some(Cluster { runner, found_running: true, is_own: false, _lock: None });
         }
         Ok(testbed)
@@ -74,7 +74,7 @@ impl LocalTestbed {
         checkpoint_bytes: Option<u64>,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let launcher = launcher(Tie::Tethered, interrupt.flag())?;
+        let launcher = launcher(Ownership::Tethered, interrupt.flag())?;
         let mut runner =
             Runner::create_or_open_with(workspace, limits, Host::Own, launcher, checkpoint_bytes)?;
         runner.start()?;
@@ -129,7 +129,7 @@ impl LocalTestbed {
     }
 
     fn create(&self, workspace: &Path) -> Result<Runner> {
-        let launcher = launcher(Tie::Tethered, self.interrupt.flag())?;
+        let launcher = launcher(Ownership::Tethered, self.interrupt.flag())?;
         Ok(Runner::create_or_open(workspace, Limits::GATE, Host::Own, launcher)?)
     }
 
@@ -144,7 +144,7 @@ impl LocalTestbed {
             );
         }
         let runner = if has_layout {
-            Runner::open(workspace, launcher(Tie::Tethered, self.interrupt.flag())?)?
+            Runner::open(workspace, launcher(Ownership::Tethered, self.interrupt.flag())?)?
         } else {
             self.create(workspace)?
         };
@@ -160,7 +160,7 @@ impl LocalTestbed {
         let found_running = runner.is_any_running();
         // What a run starts in a cluster that was running belongs to that cluster, and outlives the run.
         let runner = if found_running {
-            Runner::open(workspace, launcher(Tie::Detached, self.interrupt.flag())?)?
+            Runner::open(workspace, launcher(Ownership::Detached, self.interrupt.flag())?)?
         } else {
             runner
         };

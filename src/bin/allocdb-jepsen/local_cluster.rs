@@ -10,11 +10,11 @@ use super::interrupt::Interrupt;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::cluster::report::{Condition, replica_block};
-use allocdb_node::cluster::runner::{Launcher, Runner, Stopped, Tie};
+use allocdb_node::cluster::runner::{Launcher, Ownership, Runner, Stopped};
 use allocdb_node::cluster::{ClusterLayout, Network, ReplicaLayout, control};
 use allocdb_node::daemon::log_file::LogFile;
 use allocdb_node::daemon::{self, DaemonOptions};
-use allocdb_node::operator::{Problem, Round, Sighting, Standing};
+use allocdb_node::operator::{Health, Problem, Round, Sighting};
 use allocdb_node::testbed::OWN_PROGRAM_VARIABLE;
 use anyhow::{Context as _, Result, ensure};
 use std::net::SocketAddr;
@@ -39,10 +39,10 @@ pub(crate) fn run(command: LocalCluster) -> Result<()> {
 }
 
 /// How this program starts replicas: itself, as one.
-pub(crate) fn launcher(ownership: Tie, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
+pub(crate) fn launcher(ownership: Ownership, cancelled: Arc<AtomicBool>) -> Result<Launcher> {
     let executable = own_program()?;
     let leading = words_before_verbs(executable.as_os_str(), "local-cluster");
-    Ok(Launcher { executable, leading, tie: ownership, cancelled })
+    Ok(Launcher { executable, leading, ownership, cancelled })
 }
 
 /// Under which path this program is started again. Where the system would name the loader instead of the program, whoever
@@ -61,7 +61,7 @@ fn own_program() -> Result<PathBuf> {
 
 /// Replicas started here go on when this program has ended.
 fn detached() -> Result<Launcher> {
-    launcher(Tie::Detached, Arc::default())
+    launcher(Ownership::Detached, Arc::default())
 }
 
 fn open(workspace: &Path) -> Result<Runner> {
@@ -71,7 +71,7 @@ fn open(workspace: &Path) -> Result<Runner> {
 fn start(workspace: &Path) -> Result<()> {
     // Half a cluster is none: what was started is ended again when somebody does not wait for the rest.
     let interrupt = Interrupt::listen()?;
-    let launcher = launcher(Tie::Detached, interrupt.flag())?;
+    let launcher = launcher(Ownership::Detached, interrupt.flag())?;
     let mut runner = Runner::create_or_open(workspace, Limits::STANDARD, Host::Localhost, launcher)?;
     let statuses = match (runner.start(), interrupt.check()) {
         (Ok(statuses), _) => statuses,
@@ -135,7 +135,7 @@ fn status(workspace: &Path) -> Result<()> {
 fn round_of(conditions: &[(ReplicaLayout, Condition)]) -> Round {
     let sighting = |(replica, condition): &(ReplicaLayout, Condition)| {
         let answer = match condition {
-            Condition::Live(status) => Ok(Standing::from(&**status)),
+            Condition::Live(status) => Ok(Health::from(&**status)),
             _ => Err("it does not answer".to_owned()),
         };
         Sighting { replica: replica.id, answer }

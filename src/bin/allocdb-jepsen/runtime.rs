@@ -7,7 +7,7 @@ use allocdb_node::cluster::control::ControlError;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::ReplicaAtEnd;
 pub(crate) use allocdb_node::operator::round::role_label;
-use allocdb_node::operator::{Round, Sighting, Standing};
+use allocdb_node::operator::{Health, Round, Sighting};
 
 /// Asks a control port how its replica is.
 pub(crate) const STATUS: &[u8] = b"status";
@@ -28,7 +28,7 @@ pub(crate) fn probe_of(testbed: &dyn Reach, replicas: &[ReplicaId]) -> Round {
             .into_iter()
             .map(|(replica, asked)| {
                 let answer = asked.join().unwrap_or(Err("the probe ended unexpectedly".to_owned()));
-                Sighting { replica, answer: answer.map(|status| Standing::from(&status)) }
+                Sighting { replica, answer: answer.map(|status| Health::from(&status)) }
             })
             .collect()
     });
@@ -60,12 +60,12 @@ pub(crate) fn evidence(round: Round) -> Vec<ReplicaAtEnd> {
     let told = |sighting: Sighting| {
         let replica = sighting.replica.0;
         match sighting.answer {
-            Ok(standing) => ReplicaAtEnd {
+            Ok(health) => ReplicaAtEnd {
                 replica,
-                state: Some(standing.state_word().to_owned()),
-                role: Some(standing.role.word().to_owned()),
-                view: Some(standing.view.0),
-                commit_lsn: standing.commit_lsn.map(|lsn| lsn.0),
+                state: Some(health.state_word().to_owned()),
+                role: Some(health.role.word().to_owned()),
+                view: Some(health.view.0),
+                commit_lsn: health.commit_lsn.map(|lsn| lsn.0),
                 error: None,
             },
             Err(error) => ReplicaAtEnd {

@@ -3,7 +3,7 @@
 use super::super::ReplicaLayout;
 use super::super::control::{self, ControlStatus};
 use super::super::process;
-use super::{Runner, RunnerError, SETTLE_LIMIT, Tie, remove_if_there};
+use super::{Ownership, Runner, RunnerError, SETTLE_LIMIT, remove_if_there};
 use crate::ids::ReplicaId;
 use crate::storage::{create_private_folder, private_file};
 use std::fs::File;
@@ -59,7 +59,7 @@ impl Runner {
         if new_cluster {
             command.arg("--new-cluster");
         }
-        let tethered = self.launcher.tie == Tie::Tethered;
+        let tethered = self.launcher.ownership == Ownership::Tethered;
         if tethered {
             command.arg("--tethered").stdin(Stdio::piped());
         } else {

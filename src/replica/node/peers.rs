@@ -13,7 +13,7 @@ use crate::engine::payload_kind;
 use crate::ids::{Lsn, ReplicaId};
 use crate::planted::PlantedFault;
 use crate::replica::message::{Ack, AckKind, MAX_BATCH_BYTES, PeerRequest, prepare_len};
-use crate::replica::refusal::{Lesson, lesson_of};
+use crate::replica::refusal::{RefusalHint, hint_of};
 use crate::replica::{PreparedEntry, Role};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -149,9 +149,9 @@ impl Node {
     }
 
     fn refused(&mut self, at: usize, sent: InFlight, words: &str) {
-        match lesson_of(words) {
-            Lesson::View(view) if view > self.replica.view() => self.learn_view(view),
-            Lesson::Needs(lsn) if self.can_follow(lsn) && self.peers[at].setbacks < MAX_SETBACKS => {
+        match hint_of(words) {
+            RefusalHint::View(view) if view > self.replica.view() => self.learn_view(view),
+            RefusalHint::Needs(lsn) if self.can_follow(lsn) && self.peers[at].setbacks < MAX_SETBACKS => {
                 let peer = &mut self.peers[at];
                 log::info!("replica={} event=peer_position peer={} needs={lsn}", self.replica.id(), peer.id);
                 peer.setbacks += 1;
@@ -162,7 +162,7 @@ impl Node {
                 peer.committed = None;
                 peer.catch_up.clear();
             }
-            Lesson::NoBatches if self.peers[at].takes_batches => {
+            RefusalHint::NoBatches if self.peers[at].takes_batches => {
                 log::info!(
                     "replica={} event=peer_without_batches peer={}",
                     self.replica.id(),
@@ -172,30 +172,30 @@ impl Node {
                 // They were read for it, but did not arrive.
                 self.peers[at].catch_up.clear();
             }
-            Lesson::NeedsPiece(offset) if self.peers[at].setbacks < MAX_SETBACKS => {
+            RefusalHint::NeedsPiece(offset) if self.peers[at].setbacks < MAX_SETBACKS => {
                 self.peers[at].setbacks += 1;
                 self.send_pieces_from(at, offset);
             }
-            Lesson::NoSnapshots => {
+            RefusalHint::NoSnapshots => {
                 self.peers[at].takes_snapshots = false;
                 self.give_up_transfer(at);
             }
-            Lesson::SnapshotUnusable => {
+            RefusalHint::SnapshotUnusable => {
                 self.peers[at].unusable_snapshot = Some(sent.lsn);
                 self.give_up_transfer(at);
                 self.peer_failed(at, sent, words);
             }
-            Lesson::NoClaims => {
+            RefusalHint::NoClaims => {
                 let peer = &mut self.peers[at];
                 (peer.takes_claims, peer.to_compare, peer.compared) = (false, false, Compared::Unknown);
             }
-            Lesson::StateNotHere => self.state_not_there(at),
-            Lesson::StateDiffers(lsn) | Lesson::InDoubt(lsn) => {
+            RefusalHint::StateNotHere => self.state_not_there(at),
+            RefusalHint::StateDiffers(lsn) | RefusalHint::InDoubt(lsn) => {
                 self.state_differs(at, lsn);
                 self.peer_failed(at, sent, words);
                 self.settle_doubt();
             }
-            Lesson::Conflict(lsn) => {
+            RefusalHint::Conflict(lsn) => {
                 log::error!(
                     "replica={} event=prepared_entry_conflict peer={} lsn={lsn}: it holds another entry and needs a rejoin",
                     self.replica.id(),

@@ -7,8 +7,7 @@ use super::world::{At, COUNT, Happening, World};
 use allocdb_node::cluster::control::Progress;
 use allocdb_node::ids::{ReplicaId, View};
 use allocdb_node::operator::{
-    Control, Converge, Decision, Failover, Fence, Operation, Rejoin, Replicas, Round, Sighting, Standing,
-    Step,
+    Control, Converge, Decision, Failover, Fence, Health, Operation, Rejoin, Replicas, Round, Sighting, Step,
 };
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{Replica, Role};
@@ -93,8 +92,8 @@ impl Control for Hands<'_> {
     fn probe(&mut self) -> Round {
         let sighting = |at: At| {
             let process = self.0.machines[at].process.as_ref();
-            let standing = process.map(|process| standing_of(process.node.replica()));
-            Sighting { replica: id_of(at), answer: standing.ok_or_else(|| "nobody listens".to_owned()) }
+            let health = process.map(|process| standing_of(process.node.replica()));
+            Sighting { replica: id_of(at), answer: health.ok_or_else(|| "nobody listens".to_owned()) }
         };
         Round((0..COUNT).map(sighting).collect())
     }
@@ -186,9 +185,9 @@ fn progress_of(replica: &Replica) -> Progress {
     }
 }
 
-fn standing_of(replica: &Replica) -> Standing {
+fn standing_of(replica: &Replica) -> Health {
     let is_active = replica.fault().is_none();
-    Standing {
+    Health {
         is_active,
         role: if is_active { replica.role() } else { Role::Faulted },
         view: replica.view(),

@@ -334,11 +334,10 @@ impl<'a> Nemesis<'a> {
         for sighting in &round.0 {
             let replica = sighting.replica.0;
             let problem = match &sighting.answer {
-                Ok(standing) => {
+                Ok(health) => {
                     self.silent.remove(&replica);
-                    let reason =
-                        || standing.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
-                    (!standing.is_active).then(|| format!("it is faulted: {}", reason()))
+                    let reason = || health.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
+                    (!health.is_active).then(|| format!("it is faulted: {}", reason()))
                 }
                 Err(_) if !self.testbed.is_process_there(sighting.replica) => {
                     Some("its process has ended".to_owned())
@@ -380,7 +379,7 @@ impl<'a> Nemesis<'a> {
 /// Whoever holds most among those that are not primary.
 pub(super) fn next_primary(round: &Round, old: ReplicaId) -> Option<ReplicaId> {
     let others = round.active().filter(|member| member.id != old);
-    let commit = |id: ReplicaId| round.standing(id).and_then(|standing| standing.commit_lsn);
+    let commit = |id: ReplicaId| round.health(id).and_then(|health| health.commit_lsn);
     others.max_by_key(|member| (member.view, commit(member.id), member.id)).map(|member| member.id)
 }
 

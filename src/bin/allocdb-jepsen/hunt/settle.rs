@@ -93,8 +93,7 @@ pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize)
     // Backups hear of a commit with the next message.
     let primary =
         runtime::probe(actions.testbed).current_primary().context("there is no primary at the end")?;
-    let commit =
-        runtime::probe(actions.testbed).standing(primary.id).and_then(|standing| standing.commit_lsn);
+    let commit = runtime::probe(actions.testbed).health(primary.id).and_then(|health| health.commit_lsn);
     if let Some(commit) = commit {
         cluster::ensure_followed(actions, commit)?;
     }

@@ -69,15 +69,15 @@ pub(crate) fn run(operate: Operate, open: &Open<'_>, interrupt: &Interrupt) -> R
 fn found(actions: &Actions<'_>, sighting: &Sighting) -> String {
     let id = sighting.replica;
     match &sighting.answer {
-        Ok(standing) => {
-            let fault = standing.fault.as_ref().map(|fault| format!(" fault={}", one_line(fault)));
+        Ok(health) => {
+            let fault = health.fault.as_ref().map(|fault| format!(" fault={}", one_line(fault)));
             format!(
                 "replica={id} state={} role={} view={} commit_lsn={} snapshot_lsn={}{}\n",
-                standing.state_word(),
-                standing.role.word(),
-                standing.view,
-                or_none(standing.commit_lsn),
-                or_none(standing.snapshot_lsn),
+                health.state_word(),
+                health.role.word(),
+                health.view,
+                or_none(health.commit_lsn),
+                or_none(health.snapshot_lsn),
                 fault.unwrap_or_default()
             )
         }
@@ -105,7 +105,7 @@ fn one_line(text: &str) -> String {
 fn failover(round: &Round, named: Option<ReplicaId>) -> Replicas {
     let next = round.current_primary().and_then(|primary| {
         let others = round.active().filter(|member| member.id != primary.id);
-        let commit = |member: ReplicaId| round.standing(member).and_then(|standing| standing.commit_lsn);
+        let commit = |member: ReplicaId| round.health(member).and_then(|health| health.commit_lsn);
         others.max_by_key(|member| (member.view, commit(member.id), std::cmp::Reverse(member.id)))
     });
     Replicas::Best { all: REPLICAS, new_primary: named.or(next.map(|member| member.id)) }
