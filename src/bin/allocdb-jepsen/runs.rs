@@ -46,7 +46,7 @@ use std::time::Instant;
 const WINDOW_OVERRIDE: &str = "ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE";
 
 /// What is said, last of all, when only `--strict` lets a run fail.
-const OBJECTION: &str = "Jepsen release gate passed, but its history is invalid and --strict was given";
+const OBJECTION: &str = "with --strict this is a failure";
 
 /// Looks up a run, or names those there are, the likeliest first.
 pub(crate) fn find_run(run_id: &str) -> Result<&'static RunSpec> {
@@ -142,7 +142,7 @@ pub(crate) fn run(wanted: Run, open: &Open<'_>, interrupt: &Interrupt) -> Result
 /// What `--strict` has against a history with which the gate passes.
 fn objection(demands: Demands, opinion: &Opinion, report: &Report) -> Option<String> {
     let is_meant = demands == Demands::Strict && report.passed() && opinion.is_against();
-    is_meant.then(|| OBJECTION.to_owned())
+    opinion.dissent(report.passed()).filter(|_| is_meant).map(|dissent| format!("{dissent}; {OBJECTION}"))
 }
 
 /// Takes an output root for a run and begins the run's files there.
@@ -414,7 +414,8 @@ impl UnderWay<'_> {
             },
         };
         let artifact_bundle = self.sinks.keep_bundle(bundle).map_err(archiving())?;
-        let dissent = opinion.dissent(report.passed());
+        // What the run fails for is said at its end.
+        let dissent = opinion.dissent(report.passed()).filter(|_| objection.is_none());
         let judged =
             Judged { backend: testbed.backend(), history_file, artifact_bundle, logs, report, dissent };
         let shown = self.sinks.tell(&RunEvent::Judged(&judged));
