@@ -188,6 +188,22 @@ impl PlantedFault {
             "only a loss of power loses what was written and not flushed; the simulation has such disks",
         ),
         (
+            PlantedFault::SlotUnbounded,
+            "clients of a hunt share one clock, which never asks for more than one request may move the slot",
+        ),
+        (
+            PlantedFault::RetryDefinite,
+            "that this request is not executed is true; what a client concludes about an earlier one is not in the history",
+        ),
+        (
+            PlantedFault::OldViewAccepted,
+            "an old primary's next LSN fits no longer once the new one has committed anything, and the new one tells it of its view",
+        ),
+        (
+            PlantedFault::WatermarkLostInRecovery,
+            "the next lease that is forgotten makes it known again, which in a hunt is at once; only a read before that shows it",
+        ),
+        (
             PlantedFault::LogUnflushed,
             "only a loss of power loses what was written and not flushed; the simulation has such disks",
         ),

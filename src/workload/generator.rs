@@ -120,12 +120,6 @@ impl Generator {
         self.primary
     }
 
-    /// The last place of the log that somebody was told of.
-    #[must_use]
-    pub fn highest_lsn(&self) -> Lsn {
-        self.memory.highest_lsn
-    }
-
     /// What has been seen so far.
     #[must_use]
     pub fn coverage(&self) -> &Coverage {

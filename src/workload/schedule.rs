@@ -149,7 +149,7 @@ const GROUPS: &[Group] = &[Group::One, Group::Followers, Group::All];
 
 /// What becomes of the old primary in a failover.
 const OLD_PRIMARIES: &[OldPrimary] =
-    &[OldPrimary::Dead, OldPrimary::Paused, OldPrimary::CutOff, OldPrimary::Alive];
+    &[OldPrimary::Dead, OldPrimary::Dead, OldPrimary::Paused, OldPrimary::CutOff, OldPrimary::Alive];
 
 /// Draws faults from a seed.
 #[derive(Debug, Clone)]
@@ -195,11 +195,14 @@ impl Schedule {
         (Duration::from_millis(wait), self.next_fault(view))
     }
 
-    /// Each family has its turn before any has a second one, in an order of its own each time. One whose turn it is and that may
+    /// Each family has its turn, kills and failovers two of them, before any has another, in an order of its own each time. One whose turn it is and that may
     /// not come now keeps it.
     fn next_fault(&mut self, view: &ClusterView) -> Option<Fault> {
         if self.bag.is_empty() {
-            let mut left = self.families.clone();
+            // What takes data or a majority away shows most, and comes in more than one way.
+            let is_frequent = |family: &&Family| matches!(family, Family::Kill | Family::Failover);
+            let frequent: Vec<Family> = self.families.iter().filter(is_frequent).copied().collect();
+            let mut left = [&self.families[..], &frequent].concat();
             while !left.is_empty() {
                 let at = self.rng.below(left.len() as u64) as usize;
                 self.bag.push(left.swap_remove(at));
@@ -222,7 +225,10 @@ impl Schedule {
         let heal_after = self.duration(100, 10_000);
         Some(match family {
             Family::Kill => {
-                Fault::Kill { replicas: self.several(view), restart_after: self.duration(50, 5_000) }
+                let replicas = self.several(view);
+                // A primary that nobody follows may go on reading for a while.
+                let least = if replicas.len() == 2 { 1_000 } else { 50 };
+                Fault::Kill { replicas, restart_after: self.duration(least, 5_000) }
             }
             Family::Pause => Fault::Pause { replica, heal_after },
             Family::Isolate => Fault::Isolate { replica, heal_after },

@@ -130,16 +130,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits, but not for longer than this, until a client is told of a write that has a place in the log.
-    pub(super) fn await_write(&self, most: Duration) {
-        let mut state = self.lock();
-        let told = state.generator.highest_lsn();
-        let until = Instant::now() + most;
-        while state.generator.highest_lsn() == told && !self.is_over() && Instant::now() < until {
-            state = self.turn.wait_timeout(state, TURN).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     /// Ends the main phase: who waits for an answer gets it, nothing new is begun.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);

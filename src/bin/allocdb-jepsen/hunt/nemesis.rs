@@ -36,8 +36,8 @@ const CUT_OFF_SEEN: Duration = Duration::from_millis(100);
 /// What the system calls a full disk.
 const NO_SPACE: &str = "No space left on device";
 
-/// How long an answer to a write is waited for.
-const ANSWER_SOON: Duration = Duration::from_millis(500);
+/// How long a primary has to answer for what followers acknowledged before they stood still.
+const STILL_ANSWERED: Duration = Duration::from_millis(50);
 
 /// How long an old primary that a failover did not reach is left as it is.
 const LEFT_ALONE: Duration = Duration::from_millis(700);
@@ -244,7 +244,7 @@ impl<'a> Nemesis<'a> {
             return cluster::ensure_ready(&self.actions).map(|_| ());
         };
         match old {
-            OldPrimary::Dead => self.crash_all_at_an_answer(primary.id)?,
+            OldPrimary::Dead => self.crash_all(primary.id)?,
             OldPrimary::Paused => self.testbed.set_paused(primary.id, true)?,
             OldPrimary::CutOff => self.actions.inject(Inject::isolation(primary.id))?,
             OldPrimary::Alive => {}
@@ -266,16 +266,16 @@ impl<'a> Nemesis<'a> {
         failed_over
     }
 
-    /// Ends everybody while a client is being told of a write: what was promised stands in files now, or nowhere. That a failover
-    /// ends them one after the other would give the last ones time to write down what they had not.
-    fn crash_all_at_an_answer(&self, primary: ReplicaId) -> Result<()> {
-        self.shared.await_write(ANSWER_SOON);
-        let followers = REPLICAS.into_iter().filter(|replica| *replica != primary);
-        for replica in followers.chain([primary]) {
+    /// Ends everybody, the followers first in effect: they stand still for as long as the primary needs to answer for what they have
+    /// acknowledged. What was promised stands in their files by then, or nowhere. A failover that ends them one after the other
+    /// would give the last ones time to write down what they had not.
+    fn crash_all(&self, primary: ReplicaId) -> Result<()> {
+        for replica in REPLICAS.into_iter().filter(|replica| *replica != primary) {
             if let Err(error) = self.testbed.set_paused(replica, true) {
                 log::warn!("replica {replica} is not stopped before it is ended: {error:#}");
             }
         }
+        std::thread::sleep(STILL_ANSWERED);
         REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)))
     }
 
