@@ -182,8 +182,9 @@ impl Schedule {
             rng: Rng::of(seed, 0x66_6c_74),
             families,
             bag: Vec::new(),
-            groups: Vec::new(),
-            old_primaries: Vec::new(),
+            // What shows most comes first: a hunt may be short.
+            groups: vec![Group::Followers],
+            old_primaries: vec![OldPrimary::Dead],
             mean_interval,
         }
     }
@@ -225,7 +226,7 @@ impl Schedule {
         let heal_after = self.duration(100, 10_000);
         Some(match family {
             Family::Kill => {
-                let replicas = self.several(view);
+                let replicas = self.several(view)?;
                 // A primary that nobody follows may go on reading for a while.
                 let least = if replicas.len() == 2 { 1_000 } else { 50 };
                 Fault::Kill { replicas, restart_after: self.duration(least, 5_000) }
@@ -247,7 +248,7 @@ impl Schedule {
                 interrupted_at: self.rng.one_in(3).then(|| self.rng.below(MOST_STEPS)),
             },
             Family::Power => {
-                Fault::Power { replicas: self.several(view), on_after: self.duration(200, 5_000) }
+                Fault::Power { replicas: self.several(view)?, on_after: self.duration(200, 5_000) }
             }
             Family::Disk => {
                 let damage = match self.rng.below(7) {
@@ -276,20 +277,36 @@ impl Schedule {
         primary.or_else(|| self.rng.pick(&view.replicas).map(|known| known.replica))
     }
 
-    /// One replica, all that follow the primary, or all, each in turn.
-    fn several(&mut self, view: &ClusterView) -> Vec<u64> {
-        let group = take_turn(&mut self.groups, GROUPS, &mut self.rng);
+    /// One replica, all that follow the primary, or all, each in turn. One that has a replica which something is done to already keeps
+    /// its turn.
+    fn several(&mut self, view: &ClusterView) -> Option<Vec<u64>> {
+        if self.groups.is_empty() {
+            self.groups.extend_from_slice(GROUPS);
+        }
+        self.rng.shuffle(&mut self.groups);
+        let taken: Vec<u64> = view.active.iter().flat_map(Fault::replicas).collect();
+        for at in 0..self.groups.len() {
+            let members = self.members(self.groups.get(at).copied()?, view);
+            if !members.is_empty() && members.iter().all(|member| !taken.contains(member)) {
+                self.groups.swap_remove(at);
+                return Some(members);
+            }
+        }
+        None
+    }
+
+    fn members(&mut self, group: Group, view: &ClusterView) -> Vec<u64> {
         let mut replicas: Vec<u64> = view.replicas.iter().map(|known| known.replica).collect();
         match (group, view.primary) {
-            (Some(Group::One), _) => return self.target(view).into_iter().collect(),
-            (Some(Group::Followers), Some(primary)) => replicas.retain(|replica| *replica != primary),
-            (Some(Group::Followers), None) => {
+            (Group::One, _) => return self.target(view).into_iter().collect(),
+            (Group::Followers, Some(primary)) => replicas.retain(|replica| *replica != primary),
+            (Group::Followers, None) => {
                 let spared = self.rng.index(replicas.len());
                 if spared < replicas.len() {
                     replicas.remove(spared);
                 }
             }
-            _ => {}
+            (Group::All, _) => {}
         }
         replicas
     }
@@ -443,6 +460,20 @@ mod tests {
             assert!(kills.contains(&group), "{group:?} in {kills:?}");
         }
         assert!(drawn.iter().all(|fault| Fault::from_json(&fault.to_json()).as_ref() == Ok(fault)));
+    }
+
+    #[test]
+    fn what_shows_most_comes_first() {
+        for seed in 0..20 {
+            let mut schedule = Schedule::new(seed, &Family::ALL, Duration::from_secs(5));
+            let drawn: Vec<Fault> = (0..100).filter_map(|_| schedule.next(&cluster()).1).collect();
+            let first = |family: Family| drawn.iter().find(|fault| fault.family() == family).cloned();
+            let kill = drawn.iter().find(|fault| matches!(fault, Fault::Kill { .. } | Fault::Power { .. }));
+            assert_eq!(kill.map(Fault::replicas), Some(vec![2, 3]), "seed {seed}");
+            let failover = first(Family::Failover);
+            let is_dead = matches!(failover, Some(Fault::Failover { old_primary: OldPrimary::Dead, .. }));
+            assert!(is_dead, "seed {seed}: {failover:?}");
+        }
     }
 
     #[test]
