@@ -3,6 +3,8 @@
 //! `hunt/clients.rs` asks, `hunt/journal.rs` writes and judges, `hunt/nemesis.rs` breaks and heals, `hunt/settle.rs` asks for what
 //! is left to be known, `hunt/compare.rs` reads the replicas' own files, `hunt/report.rs` tells. Here they are put in order.
 
+#[path = "hunt/bundle.rs"]
+mod bundle;
 #[path = "hunt/clients.rs"]
 mod clients;
 #[path = "hunt/compare.rs"]
@@ -27,6 +29,7 @@ use super::harness_log::{Notes, carried};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
 use super::local::LocalTestbed;
+use super::runs::programs;
 use super::sink::{OutputRoot, create_output_root};
 use super::testbed::{Ending, Machines as _};
 use allocdb_node::allocator::AllocatorConfig;
@@ -39,18 +42,19 @@ use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::{ClientId, ResourceId, Slot};
+use allocdb_node::jepsen::evidence::ReplicaProgram;
 use allocdb_node::planted::wake_operators;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::schedule::Schedule;
 use allocdb_node::workload::{Config, Generator, MOST_RESOURCES};
 use anyhow::{Context as _, Result};
+use bundle::{Bundle, CLUSTER, clear_unfinished};
 use clients::Shared;
 use journal::Journal;
 use nemesis::Nemesis;
 use report::{Files, Found, Report};
 use serde_json::json;
 use signals::Signals;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How often the main phase is looked at.
@@ -75,15 +79,27 @@ const LIMITS: Limits = Limits {
     ..Limits::STANDARD
 };
 
-/// What clusters that were made for hunts are called while they are in use.
-const CLUSTER: (&str, &str) = (".hunt-", ".cluster.tmp");
-
 /// Carries out hunts, one after the other, until one is not valid or there have been enough.
+///
+/// Where no verdict could be reached, a program is told in place of it.
 pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
+    let done = hunt_in_root(options, interrupt);
+    if let (Err(error), Format::Json) = (&done, options.format) {
+        let why = format!("{error:#}");
+        // A verdict that was printed needs no further word.
+        if !why.is_empty() {
+            print(&format!("{}\n", json!({ "version": 1, "command": "hunt-local", "error": why })))
+                .map_err(failed)?;
+        }
+    }
+    done
+}
+
+fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
     create_output_root(&options.output_root).map_err(failed)?;
     let root = OutputRoot::take(&options.output_root, "a hunt").map_err(failed)?;
     root.clear();
-    clear_clusters(root.path());
+    clear_unfinished(root.path());
     clear_staging(&std::env::temp_dir());
     signals::told_apart(interrupt, |signals| hunt_all(options, &root, signals))
 }
@@ -121,18 +137,6 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-/// Removes the clusters of hunts that were killed: the output root is nobody else's now.
-fn clear_clusters(root: &Path) {
-    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let is_left =
-            name.to_str().is_some_and(|name| name.starts_with(CLUSTER.0) && name.ends_with(CLUSTER.1));
-        if is_left && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            log::warn!("failed to remove {}: {error}", entry.path().display());
-        }
-    }
-}
-
 /// The limits of a cluster, as clients have to know them.
 fn limits_of(layout: &ClusterLayout) -> lease::Limits {
     let core = &layout.allocator;
@@ -164,7 +168,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     let mut testbed = created.inspect_err(|_| drop(std::fs::remove_dir_all(&workspace)))?;
     let hunted = Hunting { options, seed, id: &id, files: &files, signals }.hunt(&mut testbed);
     let ended = testbed.stop_replicas();
-    let report = match hunted {
+    let mut report = match hunted {
         Ok(report) => report,
         Err(error) => {
             // Nothing was judged; what the replicas left may say why.
@@ -173,12 +177,23 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
         }
     };
     ended?;
-    if report.verdict() == Verdict::Valid {
-        testbed.end(Ending::Passed)?;
-    } else {
-        files.keep_replicas(&workspace);
+    let is_valid = report.verdict() == Verdict::Valid;
+    let replicas = (!is_valid).then_some(&*workspace);
+    let archived =
+        report.write().and_then(|()| Bundle { files: &files, replicas, evidence: report.evidence() }.write());
+    if let Err(error) = archived {
+        // Evidence that is missing proves nothing, and what there is stays.
+        report.is_without_bundle(&error);
+        if let Err(error) = report.write() {
+            log::error!("{error:#}");
+        }
+        if replicas.is_some() {
+            files.keep_replicas(&workspace);
+        }
     }
-    report.archive(&files)?;
+    if is_valid {
+        testbed.end(Ending::Passed)?;
+    }
     Ok(report)
 }
 
@@ -243,6 +258,8 @@ impl Hunting<'_> {
                 tally,
                 took,
                 faults: phases.faults,
+                spans: phases.spans,
+                replica_programs: phases.replica_programs,
                 main: phases.main,
                 cost: ended.cost,
             },
@@ -256,6 +273,7 @@ impl Hunting<'_> {
     fn phases(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Result<Phases> {
         let began = Instant::now();
         let mut phases = self.break_and_settle(shared, testbed)?;
+        phases.replica_programs = programs::of_replicas(testbed, &self.signals.second);
         phases.main = phases.main.min(began.elapsed());
         if self.signals.second.check().is_err() {
             phases.doubts.push("interrupted before the replicas' files were compared".to_owned());
@@ -305,11 +323,11 @@ impl Hunting<'_> {
                 return Err(error);
             }
             doubts.push("interrupted before every fault was healed".to_owned());
-            return Ok(Phases { faults: nemesis.faults, main, doubts });
+            return Ok(Phases::of(nemesis, main, doubts));
         }
         if !shared.goes_on() {
             // What happens now is recorded by nobody.
-            return Ok(Phases { faults: nemesis.faults, main, doubts });
+            return Ok(Phases::of(nemesis, main, doubts));
         }
         nemesis.look();
         let healed = Instant::now();
@@ -317,7 +335,7 @@ impl Hunting<'_> {
         if let Err(error) = serves {
             nemesis.look();
             if !shared.goes_on() {
-                return Ok(Phases { faults: nemesis.faults, main, doubts });
+                return Ok(Phases::of(nemesis, main, doubts));
             }
             if self.signals.second.check().is_err() {
                 doubts.push("interrupted before the cluster was seen to serve again".to_owned());
@@ -336,7 +354,7 @@ impl Hunting<'_> {
         if !missing.is_empty() {
             shared.lock().journal.nemesis(Kind::Info, COVERAGE, None, json!({ "missing": missing }));
         }
-        Ok(Phases { faults: nemesis.faults, main, doubts })
+        Ok(Phases::of(nemesis, main, doubts))
     }
 
     /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops.
@@ -394,9 +412,20 @@ impl Hunting<'_> {
 /// What the phases came to.
 struct Phases {
     faults: u64,
+    /// From when to when each lasted.
+    spans: Vec<serde_json::Value>,
+    /// What the replicas ran.
+    replica_programs: Vec<ReplicaProgram>,
     main: Duration,
     /// Why not everything was looked at.
     doubts: Vec<String>,
+}
+
+impl Phases {
+    fn of(nemesis: Nemesis<'_>, main: Duration, doubts: Vec<String>) -> Self {
+        let Nemesis { faults, spans, .. } = nemesis;
+        Self { faults, spans, replica_programs: Vec::new(), main, doubts }
+    }
 }
 
 impl Drop for Hunting<'_> {

@@ -6,7 +6,7 @@ pub(crate) mod archive;
 #[path = "runs/origin.rs"]
 mod origin;
 #[path = "runs/programs.rs"]
-mod programs;
+pub(crate) mod programs;
 #[cfg(test)]
 #[path = "runs/stand_in.rs"]
 mod stand_in;

@@ -141,6 +141,7 @@ impl Journal {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Numbers an event. Returns its time.
     fn tell(&mut self, process: Process, replica: Option<u64>, what: What) -> u64 {
         let index = self.next;
         self.next += 1;
@@ -148,12 +149,12 @@ impl Journal {
         let time = self.now();
         // Without that thread there is nobody left to tell, and its end is told by who waits for it.
         let _ = self.queue.send(Happened { index, time, process, replica, what });
-        index
+        time
     }
 
     /// A process asks a replica for something.
-    pub(super) fn invoke(&mut self, process: u64, replica: u64, request: Request) -> u64 {
-        self.tell(Process::Client(process), Some(replica), What::Invoked(request))
+    pub(super) fn invoke(&mut self, process: u64, replica: u64, request: Request) {
+        self.tell(Process::Client(process), Some(replica), What::Invoked(request));
     }
 
     /// What a process asked for has come to something.
@@ -161,9 +162,15 @@ impl Journal {
         self.tell(Process::Client(process), None, What::Completed(f, kind, Box::new(fields)));
     }
 
-    /// The nemesis does something, or tells what it came to.
-    pub(super) fn nemesis(&mut self, kind: Kind, f: &str, replica: Option<u64>, value: serde_json::Value) {
-        self.tell(Process::Nemesis, replica, What::Nemesis(kind, f.to_owned(), value));
+    /// The nemesis does something, or tells what it came to. Returns the time of the event, in nanoseconds since the beginning.
+    pub(super) fn nemesis(
+        &mut self,
+        kind: Kind,
+        f: &str,
+        replica: Option<u64>,
+        value: serde_json::Value,
+    ) -> u64 {
+        self.tell(Process::Nemesis, replica, What::Nemesis(kind, f.to_owned(), value))
     }
 }
 

@@ -47,6 +47,8 @@ struct Active {
     id: u64,
     fault: Fault,
     heal_at: Instant,
+    /// Its place among the spans.
+    span: usize,
 }
 
 /// Injects what the schedule draws and heals it when its time is over; what is active at a moment, and for how long.
@@ -59,6 +61,8 @@ pub(super) struct Nemesis<'a> {
     longest: Duration,
     /// Faults so far.
     pub(super) faults: u64,
+    /// Each fault with the times at which it began and ended, in nanoseconds as in the history.
+    pub(super) spans: Vec<Value>,
     /// The history says that this replica can reach nobody.
     alone: Option<u64>,
     /// Looks at each replica in a row that it did not answer.
@@ -81,6 +85,7 @@ impl<'a> Nemesis<'a> {
             actions,
             active: Vec::new(),
             faults: 0,
+            spans: Vec::new(),
             alone: None,
             silent: BTreeMap::new(),
             failed: BTreeSet::new(),
@@ -141,8 +146,9 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    fn tell(&self, kind: Kind, f: &str, replica: Option<u64>, value: Value) {
-        self.shared.lock().journal.nemesis(kind, f, replica, value);
+    /// Tells the history, and returns the time of the event.
+    fn tell(&self, kind: Kind, f: &str, replica: Option<u64>, value: Value) -> u64 {
+        self.shared.lock().journal.nemesis(kind, f, replica, value)
     }
 
     fn inject(&mut self, fault: Fault) {
@@ -151,7 +157,10 @@ impl<'a> Nemesis<'a> {
         let family = fault.family();
         let mut value = fault.to_json();
         value["id"] = id.into();
-        self.tell(Kind::Invoke, family.word(), None, value);
+        value["began"] = self.tell(Kind::Invoke, family.word(), None, value.clone()).into();
+        value["ended"] = Value::Null;
+        let span = self.spans.len();
+        self.spans.push(value);
         self.shared.lock().generator.fault_begins(family);
         let done = match &fault {
             Fault::Kill { replicas, .. } => replicas
@@ -164,17 +173,19 @@ impl<'a> Nemesis<'a> {
             }
             other => Err(anyhow!("{} cannot be done here", other.family().word())),
         };
-        self.tell(Kind::Info, family.word(), None, outcome(id, &done));
+        let injected = self.tell(Kind::Info, family.word(), None, outcome(id, &done));
+        self.spans[span]["done"] = done.is_ok().into();
         if let Err(error) = &done {
             log::warn!("fault {id}, {}: {error:#}", family.word());
         }
         match fault.heal_after() {
             Some(after) => {
                 let heal_at = Instant::now() + after.min(self.longest);
-                self.active.push(Active { id, fault, heal_at });
+                self.active.push(Active { id, fault, heal_at, span });
                 self.tell_if_alone();
             }
             None => {
+                self.spans[span]["ended"] = injected.into();
                 self.shared.lock().generator.fault_ends(family);
                 self.converge();
             }
@@ -183,7 +194,7 @@ impl<'a> Nemesis<'a> {
 
     fn heal(&mut self, active: Active) {
         self.tell_majority();
-        let Active { id, fault, .. } = active;
+        let Active { id, fault, span, .. } = active;
         self.tell(Kind::Invoke, "heal", None, json!({ "id": id, "family": fault.family().word() }));
         let done = match &fault {
             Fault::Kill { replicas, .. } => replicas.iter().try_for_each(|replica| {
@@ -195,7 +206,10 @@ impl<'a> Nemesis<'a> {
             Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
             _ => Ok(()),
         };
-        self.tell(Kind::Info, "heal", None, outcome(id, &done));
+        let healed = self.tell(Kind::Info, "heal", None, outcome(id, &done));
+        if done.is_ok() {
+            self.spans[span]["ended"] = healed.into();
+        }
         if let Err(error) = &done {
             log::warn!("heal of fault {id}: {error:#}");
         }

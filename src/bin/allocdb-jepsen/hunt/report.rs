@@ -2,12 +2,13 @@
 
 use super::super::args::Hunt;
 use super::super::common::sanitized;
+use super::super::runs::programs;
 use super::clients::Tally;
-use allocdb_node::build_info::BuildInfo;
 use allocdb_node::check::{Anomaly, Verdict};
 use allocdb_node::client::judge::Verdict as Judged;
 use allocdb_node::history::jsonl::Reader;
 use allocdb_node::history::{Event, Kind, Process};
+use allocdb_node::jepsen::evidence::ReplicaProgram;
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
 use allocdb_node::workload::Coverage;
 use anyhow::{Context as _, Result};
@@ -20,13 +21,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where everything about one hunt is.
+#[derive(Debug, Clone)]
 pub(super) struct Files {
     root: PathBuf,
     id: String,
     pub(super) history: PathBuf,
     pub(super) harness_log: PathBuf,
-    report: PathBuf,
-    evidence: PathBuf,
+    pub(super) report: PathBuf,
+    pub(super) bundle: PathBuf,
     replicas: PathBuf,
 }
 
@@ -39,7 +41,7 @@ impl Files {
             history: named("history.jsonl"),
             harness_log: named("harness.log"),
             report: named("report.txt"),
-            evidence: named("evidence.json"),
+            bundle: named("bundle"),
             replicas: named("replicas"),
         }
     }
@@ -72,6 +74,8 @@ pub(super) struct Found {
     pub(super) faults: u64,
     /// Processor time that writing and judging the history took.
     pub(super) cost: Option<Duration>,
+    pub(super) spans: Vec<serde_json::Value>,
+    pub(super) replica_programs: Vec<ReplicaProgram>,
 }
 
 /// All that a hunt has to show at its end, as lines, as JSON and as files.
@@ -81,7 +85,8 @@ pub(super) struct Report {
     coverage: Vec<serde_json::Value>,
     /// Events of the operations that anomalies name, by the index of the invocation.
     involved: HashMap<u64, Vec<String>>,
-    files: (PathBuf, PathBuf, PathBuf),
+    files: Files,
+    has_bundle: bool,
 }
 
 impl Report {
@@ -101,12 +106,23 @@ impl Report {
             judged,
             coverage: coverage.cells().map(cell).collect(),
             involved,
-            files: (files.history.clone(), files.report.clone(), files.evidence.clone()),
+            files: files.clone(),
+            has_bundle: true,
         }
     }
 
     pub(super) fn verdict(&self) -> Verdict {
         self.judged.judgement.verdict()
+    }
+
+    fn bundle(&self) -> Option<String> {
+        self.has_bundle.then(|| self.files.bundle.display().to_string())
+    }
+
+    /// There is no bundle, so whatever was seen, nobody can look at it.
+    pub(super) fn is_without_bundle(&mut self, why: &anyhow::Error) {
+        self.has_bundle = false;
+        self.judged.judgement.doubts.push(format!("the evidence could not be kept: {why:#}"));
     }
 
     fn command(&self) -> String {
@@ -117,7 +133,7 @@ impl Report {
     /// The lines of standard output.
     pub(super) fn text(&self) -> String {
         let Found { id, seed, tally, faults, main, .. } = &self.found;
-        let (history, report, evidence) = &self.files;
+        let Files { history, report, .. } = &self.files;
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = write!(
@@ -125,7 +141,7 @@ impl Report {
             "hunt_id={id}\nseed={seed}\nhistory_file={}\nreport={}\nartifact_bundle={}\noperations={}\nok={}\nfail={}\ninfo={}\nfaults={faults}\n",
             history.display(),
             report.display(),
-            evidence.display(),
+            self.bundle().unwrap_or_else(|| "none".to_owned()),
             tally.operations(),
             tally.ok,
             tally.fail,
@@ -150,7 +166,7 @@ impl Report {
     }
 
     fn document(&self) -> serde_json::Value {
-        let Found { options, id, seed, tally, took, main, faults, cost } = &self.found;
+        let Found { options, id, seed, tally, took, main, faults, cost, .. } = &self.found;
         let anomaly = |anomaly: &Anomaly| {
             let fields: serde_json::Map<String, serde_json::Value> =
                 anomaly.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone().into())).collect();
@@ -162,15 +178,16 @@ impl Report {
                 "observed": anomaly.observed,
             })
         };
-        let program = BuildInfo::own();
         json!({
             "version": 1,
+            "command": "hunt-local",
             "hunt_id": id,
             "seed": seed,
             "backend": "local",
             "flags": options.flags(),
-            "history_file": self.files.0.display().to_string(),
-            "report": self.files.1.display().to_string(),
+            "history_file": self.files.history.display().to_string(),
+            "report": self.files.report.display().to_string(),
+            "artifact_bundle": self.bundle(),
             "operations": tally.operations(),
             "ok": tally.ok,
             "fail": tally.fail,
@@ -183,13 +200,21 @@ impl Report {
             "doubts": self.judged.judgement.doubts,
             "anomalies": self.judged.judgement.anomalies.iter().map(anomaly).collect::<Vec<_>>(),
             "coverage": self.coverage,
-            "program": program.encode(),
             "reproduce": self.command(),
         })
     }
 
+    /// What is known of how it came about, for the bundle.
+    pub(super) fn evidence(&self) -> serde_json::Value {
+        let mut evidence = self.document();
+        evidence["harness"] = json!(programs::own());
+        evidence["replica_programs"] = json!(self.found.replica_programs);
+        evidence["fault_spans"] = json!(self.found.spans);
+        evidence
+    }
+
     /// For people: what was done, and what cannot all be right.
-    fn report(&self) -> String {
+    fn for_people(&self) -> String {
         let mut text = self.text();
         for anomaly in &self.judged.judgement.anomalies {
             let Anomaly { expected, observed, operations, .. } = anomaly;
@@ -201,16 +226,14 @@ impl Report {
         text
     }
 
-    /// Writes report and evidence.
+    /// Writes the report for people.
     ///
     /// # Errors
-    /// When one cannot be written.
-    pub(super) fn archive(&self, files: &Files) -> Result<()> {
-        for (path, content) in [(&files.report, self.report()), (&files.evidence, self.json())] {
-            replace_file(&OsDisk, path, content.as_bytes(), Flush::Full)
-                .with_context(|| format!("failed to write {}", path.display()))?;
-        }
-        Ok(())
+    /// When it cannot be written.
+    pub(super) fn write(&self) -> Result<()> {
+        let path = &self.files.report;
+        replace_file(&OsDisk, path, self.for_people().as_bytes(), Flush::Full)
+            .with_context(|| format!("failed to write {}", path.display()))
     }
 }
 

@@ -17,7 +17,7 @@ const SUMMING: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// This program.
-pub(super) fn own() -> Harness {
+pub(crate) fn own() -> Harness {
     let info = BuildInfo::own();
     Harness { name: "allocdb-jepsen".to_owned(), version: info.version.clone(), program: program(info) }
 }
@@ -39,7 +39,7 @@ fn program(info: BuildInfo) -> Program {
 }
 
 /// The programs of all replicas, asked at once.
-pub(super) fn of_replicas(testbed: &dyn Reach, interrupt: &Interrupt) -> Vec<ReplicaProgram> {
+pub(crate) fn of_replicas(testbed: &dyn Reach, interrupt: &Interrupt) -> Vec<ReplicaProgram> {
     std::thread::scope(|scope| {
         let asked =
             REPLICAS.map(|replica| (replica, scope.spawn(carried(move || ask(testbed, interrupt, replica)))));

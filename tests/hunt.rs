@@ -1,0 +1,266 @@
+//! `hunt-local` from outside: what it prints, keeps and ends with, when all is well, when a replica is broken, and when somebody
+//! or something ends it.
+
+mod support;
+
+#[path = "support/hunts.rs"]
+mod hunts;
+
+use hunts::*;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use support::*;
+
+#[test]
+fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
+    let root = tempfile::tempdir().unwrap();
+    let done =
+        run(&mut hunt(root.path(), &["--nemesis", "none", "--time-limit", "3", "--test-count", "2"])).ok();
+    let told: Vec<&str> = done.stdout.lines().map(|line| line.split_once('=').unwrap().0).collect();
+    let keys = [
+        "hunt_id",
+        "seed",
+        "history_file",
+        "report",
+        "artifact_bundle",
+        "operations",
+        "ok",
+        "fail",
+        "info",
+        "faults",
+        "operations_per_second",
+        "verdict",
+        "reproduce",
+    ];
+    assert_eq!(told, [keys, keys].concat(), "{done:#?}");
+    let second = done.stdout.rfind("hunt_id=").unwrap();
+    let (first, second) = done.stdout.split_at(second);
+    assert_ne!(field(first, "seed"), field(second, "seed"));
+    for text in [first, second] {
+        assert_eq!((&*field(text, "verdict"), &*field(text, "faults")), ("valid", "0"));
+        let count = |key: &str| field(text, key).parse::<u64>().unwrap();
+        assert_eq!(count("operations"), count("ok") + count("fail") + count("info"));
+        assert!(count("ok") > 0);
+        let seed = field(text, "seed");
+        assert!(field(text, "reproduce").contains(&format!(" --seed {seed}")), "{text}");
+        assert_judged_alike(text, Some(0));
+        let evidence = evidence_of(text);
+        assert_eq!(evidence["fault_spans"], Value::Array(Vec::new()));
+        assert_eq!(evidence["seed"].to_string(), seed);
+        assert_eq!(sums_of(text), ["harness.log", "history.jsonl", "report.txt"]);
+        let own = evidence["harness"]["executable_sha256"].as_str().unwrap();
+        for replica in evidence["replica_programs"].as_array().unwrap() {
+            assert_eq!(replica["executable_sha256"], own, "{replica}");
+        }
+    }
+    assert_nothing_unfinished(root.path());
+}
+
+#[test]
+fn a_hunt_with_faults_tells_programs_when_each_lasted() {
+    let root = tempfile::tempdir().unwrap();
+    let flags = ["--nemesis", "kill,isolate", "--time-limit", "5", "--format", "json"];
+    let done = run(&mut hunt(root.path(), &flags));
+    let document: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_keeps_to_schema(&document);
+    // A slow machine may not come to everything in so short a time, and then says so.
+    let doubts = document["doubts"].as_array().unwrap();
+    assert!(doubts.iter().all(|doubt| doubt.as_str().unwrap().starts_with("never seen: ")), "{document:#}");
+    let expected = if doubts.is_empty() { (0, "valid") } else { (2, "unknown") };
+    assert_eq!(
+        (done.code(), document["verdict"].as_str()),
+        (Some(expected.0), Some(expected.1)),
+        "{document:#}"
+    );
+    let bundle = document["artifact_bundle"].as_str().unwrap();
+    let evidence: Value = serde_json::from_str(&text(format!("{bundle}/evidence.json"))).unwrap();
+    let spans = evidence["fault_spans"].as_array().unwrap();
+    assert_eq!(document["faults"].as_u64(), Some(spans.len() as u64));
+    assert!(!spans.is_empty());
+    for span in spans {
+        assert!(matches!(span["family"].as_str(), Some("kill" | "isolate")), "{span}");
+        assert!(span["began"].as_u64() < span["ended"].as_u64(), "{span}");
+    }
+    // The times are those of the history.
+    let history = events(document["history_file"].as_str().unwrap());
+    for span in spans {
+        let event = history.iter().find(|event| event["time"] == span["began"]).unwrap();
+        assert_eq!((&event["process"], &event["value"]["id"]), (&"nemesis".into(), &span["id"]));
+    }
+    assert_nothing_unfinished(root.path());
+}
+
+#[test]
+fn a_history_begins_with_what_was_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let flags = ["--nemesis", "checkpoint", "--time-limit", "3", "--seed", "7", "--workload", "contention"];
+    let done = run(&mut hunt(root.path(), &flags)).ok();
+    assert_eq!(done.value("seed"), "7");
+    let history = text(done.value("history_file"));
+    let header: Value = serde_json::from_str(history.lines().next().unwrap()).unwrap();
+    assert_eq!((&header["seed"], &header["version"]), (&7.into(), &1.into()));
+    assert_eq!(header["hunt_id"], done.value("hunt_id"));
+    assert_eq!(
+        (&header["flags"]["nemesis"], &header["flags"]["workload"]),
+        (&"checkpoint".into(), &"contention".into())
+    );
+}
+
+#[test]
+fn slots_that_are_fenced_never_go_back() {
+    let root = tempfile::tempdir().unwrap();
+    let done =
+        run(&mut hunt(root.path(), &["--nemesis", "kill", "--time-limit", "3", "--slots", "fenced"])).ok();
+    let (mut answered, mut writes) = (0, 0);
+    let (mut open, mut known, mut log) = (HashMap::new(), HashSet::new(), BTreeMap::new());
+    for event in events(done.value("history_file")) {
+        let (process, value) = (event["process"].to_string(), &event["value"]);
+        if event["type"] == "invoke" {
+            let Some(slot) = value["slot"].as_u64() else { continue };
+            // A retry has the slot that it had; it is answered from what is remembered.
+            let is_new = value["op"].is_null() || known.insert(value["op"].to_string());
+            assert!(!is_new || slot >= answered, "slot {slot} after {answered} was answered: {event}");
+            open.insert(process, slot);
+            writes += 1;
+        } else if let Some(slot) = open.remove(&process)
+            && event["type"] == "ok"
+        {
+            answered = answered.max(slot);
+            if let (Some(lsn), true) = (value["lsn"].as_u64(), value["code"] != "operation_conflict") {
+                log.insert(lsn, slot);
+            }
+        }
+    }
+    assert!(writes > 50 && answered > 1, "{writes} writes, slots up to {answered}");
+    let slots: Vec<u64> = log.into_values().collect();
+    assert!(slots.is_sorted(), "{slots:?}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("out");
+    for (flags, told) in [
+        (&["--nemesis", "link"][..], "hunt-local cannot do `link`"),
+        (&["--nemesis", "kill,disk"], "hunt-local cannot do `disk`"),
+        (&["--nemesis", "kil"], "expected none, all, or some of: kill, pause, isolate, failover, checkpoint"),
+        (&["--workload", "queues"], "expected contention, retries, fences, expiry, bundles, mixed"),
+        (&["--time-limit", "0"], "expected a number from 1 to"),
+        (&["--time-limit", "1.5"], "expected a number from 1 to"),
+        (&["--concurrency", "0"], "expected a number from 1 to"),
+        (&["--rate", "-1"], "--rate"),
+        (&["--seed", "x"], "expected a number from 0 to"),
+        (&["--test-count", "0"], "expected a number from 1 to"),
+        (&["--slots", "backwards"], "expected racing or fenced"),
+        (&["--format", "xml"], "expected text or json"),
+        (&["--surprise"], "--surprise"),
+    ] {
+        let done = run(jepsen(&["hunt-local", "--output-root"]).arg(&root).args(flags));
+        assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{flags:?}: {done:#?}");
+        assert!(done.stderr.contains(told), "{flags:?}: {done:#?}");
+    }
+    let done = run(&mut jepsen(&["hunt-local"]));
+    assert_eq!(done.code(), Some(254), "{done:#?}");
+    assert!(done.stderr.contains("--output-root"), "{done:#?}");
+    assert!(!root.exists());
+}
+
+#[test]
+fn an_output_root_is_one_hunts_at_a_time() {
+    let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = Hunted::start(root.path(), &["--nemesis", "none", "--time-limit", "3"]);
+    first.until_asked(20);
+    let done = run(&mut hunt(root.path(), &["--format", "json"]));
+    assert_eq!(done.code(), Some(255), "{done:#?}");
+    assert!(done.stderr.contains("is in use by another run: a hunt with pid "), "{done:#?}");
+    let document: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_keeps_to_schema(&document);
+    assert!(document["error"].as_str().unwrap().contains("in use by another run"), "{document}");
+    // Elsewhere there is room for another.
+    let second = run(&mut hunt(other.path(), &["--nemesis", "none", "--time-limit", "3"])).ok();
+    assert_eq!(second.value("verdict"), "valid");
+    assert_eq!(first.finish().ok().value("verdict"), "valid");
+}
+
+#[test]
+fn an_output_root_that_cannot_be_is_a_failure_of_the_harness() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("file");
+    std::fs::write(&root, "").unwrap();
+    let done = run(&mut hunt(&root, &[]));
+    assert_eq!((done.code(), &*done.stdout), (Some(255), ""), "{done:#?}");
+    assert!(done.stderr.starts_with("failed to create output root "), "{done:#?}");
+}
+
+#[test]
+fn the_first_signal_ends_the_main_phase_and_lets_everything_be_judged() {
+    for signal in ["INT", "TERM"] {
+        let root = tempfile::tempdir().unwrap();
+        let hunted = Hunted::start(root.path(), &["--time-limit", "3600"]);
+        hunted.until_asked(300);
+        hunted.signal(signal);
+        let done = hunted.finish();
+        // What was not yet seen may be missing; nothing is wrong.
+        let verdict = done.value("verdict").to_owned();
+        assert_eq!(done.code(), Some(if verdict == "valid" { 0 } else { 2 }), "{done:#?}");
+        assert!(verdict == "valid" || done.value("doubt").starts_with("never seen: "), "{done:#?}");
+        assert!(!done.stdout.contains("doubt=interrupted"), "{done:#?}");
+        assert_judged_alike(&done.stdout, done.code());
+        assert_no_replicas(root.path());
+        assert_nothing_unfinished(root.path());
+    }
+}
+
+#[test]
+fn the_second_signal_ends_everything_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let hunted = Hunted::start(root.path(), &["--time-limit", "3600"]);
+    hunted.until_asked(100);
+    let done = hunted.signal_until_it_ends("INT");
+    assert_eq!((done.code(), done.value("verdict")), (Some(2), "unknown"), "{done:#?}");
+    assert!(done.stdout.contains("doubt=interrupted before "), "{done:#?}");
+    assert!(events(done.value("history_file")).len() >= 100);
+    assert_no_replicas(root.path());
+    assert_nothing_unfinished(root.path());
+}
+
+#[test]
+fn a_hunt_that_is_killed_takes_its_replicas_along_and_leaves_a_history() {
+    let root = tempfile::tempdir().unwrap();
+    let hunted = Hunted::start(root.path(), &["--time-limit", "3600"]);
+    hunted.until_asked(300);
+    assert_eq!(replica_processes(root.path()).len(), 3);
+    hunted.signal("KILL");
+    let history = hunted.history();
+    assert!(!hunted.finish().status.success());
+    assert_no_replicas(root.path());
+    let checked = run(jepsen(&["check", "--history-file"]).arg(&history));
+    assert!(matches!(checked.code(), Some(0 | 2)), "{checked:#?}");
+    assert!(matches!(checked.value("verdict"), "valid" | "unknown"), "{checked:#?}");
+    let left = |root| names(root).into_iter().filter(|name| name.starts_with(".hunt-")).count();
+    assert_eq!(left(root.path()), 1, "{:?}", names(root.path()));
+    let next = run(&mut hunt(root.path(), &["--nemesis", "none", "--time-limit", "3"])).ok();
+    assert_eq!(next.value("verdict"), "valid");
+    assert_eq!(left(root.path()), 0, "{:?}", names(root.path()));
+    assert!(history.exists());
+    assert_nothing_unfinished(root.path());
+}
+
+#[test]
+fn a_replica_that_ends_by_itself_is_found_whoever_takes_its_place() {
+    let root = tempfile::tempdir().unwrap();
+    let hunted = Hunted::start(root.path(), &["--nemesis", "none", "--time-limit", "60"]);
+    hunted.until_asked(100);
+    let replica = hunted.replica(3);
+    let pid = text(&replica.pid_path).trim().parse().unwrap();
+    signal_pid(pid, "KILL");
+    let _stand_in = StandIn::at(replica.client_addr);
+    let done = hunted.finish();
+    assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
+    assert!(done.value("anomaly").starts_with("replica-failure replica=3"), "{done:#?}");
+    assert!(!done.stdout.contains("anomaly=lost-write"), "{done:#?}");
+    assert_judged_alike(&done.stdout, Some(1));
+    assert!(sums_of(&done.stdout).iter().any(|name| name.starts_with("replicas/replica-3/")));
+    assert_no_replicas(root.path());
+    assert_nothing_unfinished(root.path());
+}
