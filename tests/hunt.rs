@@ -109,14 +109,17 @@ fn a_history_begins_with_what_was_asked_for() {
 #[test]
 fn slots_that_are_fenced_never_go_back() {
     let root = tempfile::tempdir().unwrap();
-    let done =
-        run(&mut hunt(root.path(), &["--nemesis", "kill", "--time-limit", "3", "--slots", "fenced"])).ok();
+    let done = run(&mut hunt(root.path(), &["--nemesis", "kill", "--time-limit", "3", "--slots", "fenced"]));
+    assert_nothing_wrong(&done);
     let (mut answered, mut writes) = (0, 0);
     let (mut open, mut known, mut log) = (HashMap::new(), HashSet::new(), BTreeMap::new());
     for event in events(done.value("history_file")) {
         let (process, value) = (event["process"].to_string(), &event["value"]);
         if event["type"] == "invoke" {
-            let Some(slot) = value["slot"].as_u64() else { continue };
+            let f = event["f"].as_str().unwrap();
+            // A read has the reader's time; a tick may be late, and what ends by it gets the slot of the log.
+            let is_write = !f.starts_with("get_") && f != "tick";
+            let Some(slot) = value["slot"].as_u64().filter(|_| is_write) else { continue };
             // A retry has the slot that it had; it is answered from what is remembered.
             let is_new = value["op"].is_null() || known.insert(value["op"].to_string());
             assert!(!is_new || slot >= answered, "slot {slot} after {answered} was answered: {event}");
@@ -126,9 +129,8 @@ fn slots_that_are_fenced_never_go_back() {
             && event["type"] == "ok"
         {
             answered = answered.max(slot);
-            if let (Some(lsn), true) = (value["lsn"].as_u64(), value["code"] != "operation_conflict") {
-                log.insert(lsn, slot);
-            }
+        } else if event["f"] == "log" {
+            log.insert(value["lsn"].as_u64().unwrap(), value["slot"].as_u64().unwrap());
         }
     }
     assert!(writes > 50 && answered > 1, "{writes} writes, slots up to {answered}");
@@ -200,11 +202,7 @@ fn the_first_signal_ends_the_main_phase_and_lets_everything_be_judged() {
         hunted.until_asked(300);
         hunted.signal(signal);
         let done = hunted.finish();
-        // What was not yet seen may be missing; nothing is wrong.
-        let verdict = done.value("verdict").to_owned();
-        assert_eq!(done.code(), Some(if verdict == "valid" { 0 } else { 2 }), "{done:#?}");
-        assert!(verdict == "valid" || done.value("doubt").starts_with("never seen: "), "{done:#?}");
-        assert!(!done.stdout.contains("doubt=interrupted"), "{done:#?}");
+        assert_nothing_wrong(&done);
         assert_judged_alike(&done.stdout, done.code());
         assert_no_replicas(root.path());
         assert_nothing_unfinished(root.path());
