@@ -28,6 +28,7 @@ pub struct AllocatorConfig {
 
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
 pub enum ConfigError {
     /// A capacity that must be at least 1 is 0.
     #[error("{field} is 0, expected at least 1")]
@@ -37,50 +38,22 @@ pub enum ConfigError {
     },
     /// More resources in a bundle than there can be.
     #[error("max_bundle_size is {bundle}, expected at most max_resources ({resources})")]
-    BundleSizeTooLarge {
-        /// `max_bundle_size`
-        bundle: u32,
-        /// `max_resources`
-        resources: u32,
-    },
+    BundleSizeTooLarge { bundle: u32, resources: u32 },
     /// The history window is longer than the longest time to live.
     #[error("reservation_history_window_slots is {window}, expected at most max_ttl_slots ({ttl})")]
-    HistoryWindowTooLarge {
-        /// `reservation_history_window_slots`
-        window: u64,
-        /// `max_ttl_slots`
-        ttl: u64,
-    },
+    HistoryWindowTooLarge { window: u64, ttl: u64 },
     /// The sum that forms the operation window does not fit 64 bits.
     #[error("max_ttl_slots + max_client_retry_window_slots ({ttl} + {retry}) does not fit 64 bits")]
-    OperationWindowTooLarge {
-        /// `max_ttl_slots`
-        ttl: u64,
-        /// `max_client_retry_window_slots`
-        retry: u64,
-    },
+    OperationWindowTooLarge { ttl: u64, retry: u64 },
     /// A bucket may hold more reservations than there can be.
     #[error("max_expiration_bucket_len is {bucket}, expected at most max_reservations ({reservations})")]
-    BucketTooLarge {
-        /// `max_expiration_bucket_len`
-        bucket: u32,
-        /// `max_reservations`
-        reservations: u32,
-    },
+    BucketTooLarge { bucket: u32, reservations: u32 },
     /// `max_reservations × max_bundle_size` is more than this machine can address.
     #[error("max_reservations x max_bundle_size ({reservations} x {bundle}) does not fit the address width")]
-    MemberTableTooLarge {
-        /// `max_reservations`
-        reservations: u32,
-        /// `max_bundle_size`
-        bundle: u32,
-    },
+    MemberTableTooLarge { reservations: u32, bundle: u32 },
     /// `max_ttl_slots + 1` expiration buckets cannot be counted or addressed.
     #[error("max_ttl_slots ({ttl}) + 1 expiration buckets do not fit")]
-    WheelTooLarge {
-        /// `max_ttl_slots`
-        ttl: u64,
-    },
+    WheelTooLarge { ttl: u64 },
     /// The machine does not have the memory for a table.
     #[error("not enough memory for the table of {table}")]
     OutOfMemory {

@@ -207,14 +207,12 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotFileError> {
 
 /// How many records of each kind a snapshot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "named after what they count")]
 pub struct Counts {
-    /// Resources.
     pub resources: usize,
-    /// Reservations.
     pub reservations: usize,
     /// Members of all reservations; 0 in versions that do not have them.
     pub members: usize,
-    /// Operations.
     pub operations: usize,
     /// Expiration buckets, empty ones included.
     pub buckets: usize,

@@ -6,7 +6,7 @@ use crate::ids::{Lsn, Slot};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum StartupKind {
-    /// Nothing.
+    /// Neither snapshot nor frames.
     FreshStart = 1,
     /// Frames, no snapshot.
     WalOnly = 2,

@@ -24,7 +24,7 @@ use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 pub enum Request {
     /// Execute a command.
     Submit {
-        /// Its slot.
+        /// The client's time, by which the command is ordered and leases expire.
         slot: Slot,
         /// The command with its ids, kept as sent.
         payload: Vec<u8>,
@@ -63,7 +63,7 @@ pub struct SubmissionFailure {
     /// What the client may conclude. Carried separately on the wire; follows from the code in everything sent here, but for an
     /// overload where it is not known whether the request was executed earlier.
     pub category: Certainty,
-    /// Why.
+    /// Why it was refused.
     pub code: Rejection,
 }
 

@@ -41,7 +41,7 @@ pub enum Completion<M: Model> {
     },
     /// Something was seen, and nothing changed by it.
     Saw {
-        /// What.
+        /// What the reader was shown, in the terms of the model.
         sight: M::Sight,
         /// The place that the reader demanded to be included.
         not_before: Option<u64>,

@@ -30,7 +30,7 @@ struct Span {
     primary: u64,
     /// The event that tells of it.
     index: u64,
-    /// Nanoseconds.
+    /// When it began, in nanoseconds of the history.
     since: u64,
     /// Everything that may have been committed before.
     committed: u64,

@@ -63,7 +63,7 @@ pub fn parts_of(lsn: u64, lines: &[String]) -> Vec<StatePart> {
 /// What an event of the nemesis comes to, for the verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// Nothing.
+    /// It says nothing that counts for the verdict.
     Nothing,
     /// Something is wrong.
     Wrong(Anomaly),

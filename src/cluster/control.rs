@@ -30,7 +30,7 @@ pub mod command {
     pub const STATUS: &str = "status";
     /// Which program are you? See [`crate::build_info`].
     pub const BUILD: &str = "build";
-    /// End.
+    /// End the process, in order.
     pub const STOP: &str = "stop";
     /// What do you hold? Asked by replicas of each other.
     pub const PROGRESS: &str = "progress";

@@ -76,7 +76,7 @@ pub enum Stopped {
     Unresponsive,
 }
 
-/// See the module.
+/// Whoever starts, stops and breaks the replicas of one workspace.
 pub struct Runner {
     layout: ClusterLayout,
     layout_path: PathBuf,

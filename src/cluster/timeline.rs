@@ -67,7 +67,7 @@ pub struct Event {
     pub sequence: u64,
     /// When, in milliseconds since the epoch.
     pub timestamp_millis: u128,
-    /// What.
+    /// What was done.
     pub kind: EventKind,
     /// To which replica; none for the whole cluster.
     pub replica: Option<ReplicaId>,

@@ -26,7 +26,7 @@ const MAX_WAITING: usize = 4;
 const ASK_AGAIN: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(3)];
 
-/// See the module.
+/// The messages of a higher view that wait until a peer has confirmed that view.
 pub(super) struct Doubts {
     own: ReplicaId,
     cluster: Option<ClusterId>,

@@ -62,19 +62,18 @@ pub struct DaemonOptions {
 
 /// Why a replica process ends at once.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
 pub enum DaemonError {
     /// The layout cannot be used.
     #[error("failed to load local cluster layout: {error}; in {}", path.display())]
     Layout {
         /// Where it should be.
         path: PathBuf,
-        /// Why not.
         error: TextFileError,
     },
     /// The replica is not in it.
     #[error("replica {replica} is not present in {}", layout.display())]
     NotInLayout {
-        /// Which.
         replica: ReplicaId,
         /// The layout.
         layout: PathBuf,
@@ -82,7 +81,6 @@ pub enum DaemonError {
     /// New replicas are primary or backup.
     #[error("replica {replica} cannot start as {}", role.word())]
     UnsupportedRole {
-        /// Which.
         replica: ReplicaId,
         /// What the layout says.
         role: Role,
@@ -90,27 +88,16 @@ pub enum DaemonError {
     /// Another process works on the same files.
     #[error("replica {replica} is already running: {error}")]
     Locked {
-        /// Which.
         replica: ReplicaId,
         /// The lock.
         error: LockError,
     },
     /// An address cannot be listened on.
     #[error("failed to bind {addr}: {error}")]
-    Bind {
-        /// Which.
-        addr: std::net::SocketAddr,
-        /// Why not.
-        error: io::Error,
-    },
+    Bind { addr: std::net::SocketAddr, error: io::Error },
     /// A file or folder cannot be used.
     #[error("{}: {error}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
     /// Something the process cannot do without.
     #[error("failed to set up the process: {0}")]
     Setup(io::Error),

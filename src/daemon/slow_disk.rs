@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// See the module.
+/// The disk of the operating system, each flush of which takes at least so long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SlowDisk(Duration);
 

@@ -22,7 +22,7 @@ pub(crate) enum LogEnd {
     SlotRewound {
         /// Its LSN.
         lsn: Lsn,
-        /// Its slot.
+        /// Slot of the frame.
         slot: Slot,
         /// The slot before.
         last: Slot,

@@ -20,7 +20,7 @@ pub enum RecoveryError {
     /// A file cannot be read or cut.
     #[error("Io({}: {error})", path.display())]
     Io {
-        /// Which file.
+        /// The log or the snapshot.
         path: PathBuf,
         /// What the disk said.
         error: io::Error,
@@ -100,7 +100,7 @@ pub enum RecoveryError {
     SlotRewound {
         /// LSN of the frame with the lower slot.
         lsn: Lsn,
-        /// Its slot.
+        /// Slot of the frame.
         slot: Slot,
         /// The slot before.
         last: Slot,
@@ -126,7 +126,7 @@ pub enum RecoveryError {
     NotApplicable {
         /// LSN of the frame.
         lsn: Lsn,
-        /// Why not.
+        /// The rule of order that it breaks.
         error: OrderError,
     },
     /// The last LSN is used.

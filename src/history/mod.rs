@@ -76,7 +76,7 @@ pub struct Stamp {
     pub index: u64,
     /// Nanoseconds since the start, on one monotonic clock.
     pub time: u64,
-    /// Who.
+    /// Who asked, or the nemesis.
     pub process: Process,
     /// Invocation or completion.
     pub kind: Kind,
@@ -91,7 +91,7 @@ pub struct Event {
     pub index: u64,
     /// Nanoseconds since the start, on one monotonic clock.
     pub time: u64,
-    /// Who.
+    /// Who asked, or the nemesis.
     pub process: Process,
     /// Invocation or completion.
     pub kind: Kind,

@@ -206,7 +206,7 @@ pub struct FaultRecord {
 /// What a replica said of itself, or why it did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaAtEnd {
-    /// Which.
+    /// The replica's id.
     pub replica: u64,
     /// `active` or `faulted`; null if it did not answer.
     pub state: Option<String>,

@@ -47,7 +47,7 @@ pub enum Need {
     Help,
 }
 
-/// See the module.
+/// Bringing every replica in place, as far as it has come.
 #[derive(Debug)]
 pub struct Converge {
     all: [ReplicaId; 3],

@@ -74,7 +74,7 @@ enum Call {
     Undo(ReplicaId),
 }
 
-/// See the module.
+/// Making another replica primary, as far as it has come.
 #[derive(Debug)]
 pub struct Failover {
     replicas: Replicas,

@@ -192,7 +192,7 @@ pub enum Failure<E> {
     Files {
         /// Which replica.
         replica: ReplicaId,
-        /// Why not.
+        /// What is wrong with its files.
         error: StagingError,
     },
     /// The copy of a replica's files could not be made into what it should be.
@@ -204,7 +204,7 @@ pub enum Failure<E> {
         source_replica: ReplicaId,
         /// Which role it was to have.
         role: Role,
-        /// Why not.
+        /// What is wrong with its files.
         error: StagingError,
     },
     /// The copies of the primary's files always ended before what it had committed.

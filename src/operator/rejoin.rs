@@ -41,7 +41,7 @@ enum Call {
     Await(Waiting),
 }
 
-/// See the module.
+/// Making a replica a backup of the primary, as far as it has come.
 #[derive(Debug)]
 pub struct Rejoin {
     primary: Option<Member>,

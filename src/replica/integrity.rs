@@ -70,7 +70,7 @@ impl Finding {
 /// A file that is not what it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedFile {
-    /// Which file.
+    /// The file that is damaged.
     pub path: PathBuf,
     /// What differs from its sum.
     pub problem: String,

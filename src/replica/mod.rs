@@ -47,7 +47,7 @@ const FAILS_EVERY: u64 = 500;
 /// Where a replica keeps its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaPaths {
-    /// Metadata.
+    /// Role, view and how far it has committed. The prepare log is beside it.
     pub metadata: PathBuf,
     /// Log and snapshot.
     pub engine: EnginePaths,

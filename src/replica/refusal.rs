@@ -16,7 +16,7 @@ use std::fmt;
 pub enum Refusal {
     /// The replica's stored state cannot be trusted.
     Faulted {
-        /// Why not.
+        /// What is wrong, in words.
         reason: String,
     },
     /// The operation belongs to another role.
@@ -75,7 +75,7 @@ pub enum Refusal {
     PrepareStorage(DiskRefusal),
     /// An entry that is to be committed was never prepared.
     MissingPreparedEntry {
-        /// Which.
+        /// The LSN it would have.
         lsn: Lsn,
     },
     /// The piece of a snapshot is not the next one.
@@ -87,7 +87,7 @@ pub enum Refusal {
     },
     /// The snapshot that was sent is no state that this replica can take.
     SnapshotUnusable {
-        /// Why not.
+        /// What is wrong, in words.
         reason: String,
     },
     /// A piece of a snapshot could not be kept.
@@ -124,7 +124,7 @@ pub enum Refusal {
     },
     /// The message is of a view that none of the peers says it is in.
     UnconfirmedView {
-        /// Which.
+        /// The view that the message is of.
         view: View,
     },
 }

@@ -60,7 +60,7 @@ impl CarriedFile {
 /// A file in a guest, beside the program itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFile {
-    /// Where.
+    /// Its absolute path in the guest.
     pub path: String,
     /// Its permissions, in octal digits.
     pub mode: &'static str,

@@ -38,7 +38,7 @@ pub enum ArchiveError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// What the system said.
         error: io::Error,
     },
     /// A file or a name is larger than the format can hold, or a file changed while it was copied.

@@ -69,7 +69,7 @@ pub struct Keys {
     pub control: Option<ControlKeys>,
 }
 
-/// See [`Keys`].
+/// The keys with which the control guest opens the replica guests, and what it knows those by.
 #[derive(Debug, Clone, Default)]
 pub struct ControlKeys {
     /// As OpenSSH keeps it.

@@ -64,7 +64,7 @@ pub struct Minimum {
 pub enum Tried {
     /// All of a group.
     Any(Group),
-    /// One.
+    /// A single intent.
     One(Intent),
 }
 

@@ -57,7 +57,7 @@ pub fn combine(one: Family, other: Family) -> bool {
 /// What the nemesis knows of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicaView {
-    /// Which.
+    /// Its id, from 1 to 3.
     pub replica: u64,
     /// It holds all that it ever made durable, and takes part. Not so from the moment its data is lost until it has rejoined.
     pub is_sound: bool,

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 /// Why something was not done to a cluster.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
 pub enum RunnerError {
     /// The workspace is not there.
     #[error("failed to resolve workspace {}: {error}", path.display())]
     Workspace {
         /// As it was given.
         path: PathBuf,
-        /// Why not.
         error: io::Error,
     },
     /// Its layout cannot be used.
@@ -25,7 +25,6 @@ pub enum RunnerError {
     Layout {
         /// Where it should be.
         path: PathBuf,
-        /// Why not.
         error: TextFileError,
     },
     /// Its fault file cannot be used.
@@ -33,7 +32,6 @@ pub enum RunnerError {
     Faults {
         /// Where it is.
         path: PathBuf,
-        /// Why not.
         error: TextFileError,
     },
     /// Its timeline cannot be used.
@@ -41,7 +39,6 @@ pub enum RunnerError {
     Timeline {
         /// Where it is.
         path: PathBuf,
-        /// Why not.
         error: TextFileError,
     },
     /// Another runner is at work, or the lock cannot be used.
@@ -50,7 +47,6 @@ pub enum RunnerError {
     /// There is no such replica.
     #[error("replica {id} is not present in {}", layout.display())]
     NoSuchReplica {
-        /// Which.
         id: ReplicaId,
         /// The layout it is missing from.
         layout: PathBuf,
@@ -58,7 +54,6 @@ pub enum RunnerError {
     /// It runs.
     #[error("replica {id} is already running on {addr}{}", pid.map_or_else(String::new, |pid| format!(" with pid {pid}")))]
     AlreadyRunning {
-        /// Which.
         id: ReplicaId,
         /// Where it answers.
         addr: SocketAddr,
@@ -68,7 +63,6 @@ pub enum RunnerError {
     /// Its address is taken by the replica of another workspace.
     #[error("replica {id}: {addr} is answered by a replica of another workspace, {}", workspace.display())]
     Foreign {
-        /// Which.
         id: ReplicaId,
         /// Its control address.
         addr: SocketAddr,
@@ -81,7 +75,6 @@ pub enum RunnerError {
     /// It does not answer, but its process is there.
     #[error("replica {id} still has a live pid {pid} at {}", path.display())]
     LivePid {
-        /// Which.
         id: ReplicaId,
         /// Its process.
         pid: u32,
@@ -90,18 +83,11 @@ pub enum RunnerError {
     },
     /// Its process could not be started.
     #[error("failed to start replica {id}: {error}")]
-    Spawn {
-        /// Which.
-        id: ReplicaId,
-        /// Why not.
-        error: io::Error,
-    },
+    Spawn { id: ReplicaId, error: io::Error },
     /// Its process ended at once.
     #[error("replica {id} exited before it became ready: {status}{}", last_words(log))]
     Exited {
-        /// Which.
         id: ReplicaId,
-        /// How.
         status: ExitStatus,
         /// What it said.
         log: String,
@@ -109,7 +95,6 @@ pub enum RunnerError {
     /// It did not answer in time.
     #[error("replica {id} did not become ready on {addr} within 5s")]
     NotReady {
-        /// Which.
         id: ReplicaId,
         /// Where it should answer.
         addr: SocketAddr,
@@ -117,7 +102,6 @@ pub enum RunnerError {
     /// It is still opening its files, however long that was waited for.
     #[error("replica {id} did not become ready on {addr} within {}s: it is still opening its files", limit.as_secs())]
     StillOpening {
-        /// Which.
         id: ReplicaId,
         /// Where it should answer.
         addr: SocketAddr,
@@ -136,11 +120,9 @@ pub enum RunnerError {
     /// It could not be killed.
     #[error("failed to kill replica {id} with pid {pid}: {error}")]
     Kill {
-        /// Which.
         id: ReplicaId,
         /// Its process.
         pid: u32,
-        /// Why not.
         error: io::Error,
     },
     /// It answers under the number of a process that is something else here.
@@ -148,7 +130,6 @@ pub enum RunnerError {
         "replica {id} answers on {addr} as process {pid}, which is not found to be that replica here; nothing was killed"
     )]
     NotThatReplica {
-        /// Which.
         id: ReplicaId,
         /// The process it says it is.
         pid: u32,
@@ -157,12 +138,7 @@ pub enum RunnerError {
     },
     /// A file or folder of the workspace cannot be used.
     #[error("{}: {error}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
 }
 
 impl From<LockError> for RunnerError {

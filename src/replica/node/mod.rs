@@ -65,9 +65,9 @@ pub enum Output {
     },
     /// Send a request to a peer and say what came back. A peer is sent one at a time.
     Send {
-        /// To whom.
+        /// Whom it is for.
         to: ReplicaId,
-        /// What.
+        /// What the peer is asked to take or do.
         request: PeerRequest,
     },
 }
@@ -135,7 +135,7 @@ pub struct NodeSettings {
     pub read_lease: Duration,
 }
 
-/// See the module.
+/// One replica among three: what it holds, what it knows of its peers, and the round that is under way.
 pub struct Node {
     replica: Replica,
     peers: Vec<Peer>,

@@ -42,7 +42,7 @@ pub struct RewriteError {
     pub source_replica: ReplicaId,
     /// Which role it was to have.
     pub role: Role,
-    /// Why not.
+    /// What is wrong with them.
     pub error: StagingError,
 }
 

@@ -39,11 +39,11 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// Why staged files cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "fields are named after what they are")]
 pub enum StagingError {
     /// A file cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which file.
         path: PathBuf,
         /// What the disk said.
         error: io::Error,
@@ -51,7 +51,6 @@ pub enum StagingError {
     /// A file is longer than anything valid.
     #[error("{}: {length} bytes, expected at most {limit}", path.display())]
     TooLarge {
-        /// Which file.
         path: PathBuf,
         /// Its length.
         length: u64,
@@ -66,36 +65,16 @@ pub enum StagingError {
     },
     /// The metadata is damaged.
     #[error("{}: {error:?}", path.display())]
-    Metadata {
-        /// Which file.
-        path: PathBuf,
-        /// How.
-        error: MetadataError,
-    },
+    Metadata { path: PathBuf, error: MetadataError },
     /// The prepare log is damaged.
     #[error("{}: {error:?}", path.display())]
-    PrepareLog {
-        /// Which file.
-        path: PathBuf,
-        /// How.
-        error: PrepareLogError,
-    },
+    PrepareLog { path: PathBuf, error: PrepareLogError },
     /// The snapshot is damaged.
     #[error("{}: {error}", path.display())]
-    Snapshot {
-        /// Which file.
-        path: PathBuf,
-        /// How.
-        error: SnapshotFileError,
-    },
+    Snapshot { path: PathBuf, error: SnapshotFileError },
     /// The log is damaged or does not continue the snapshot.
     #[error("{}: {error}", path.display())]
-    Log {
-        /// Which file.
-        path: PathBuf,
-        /// How.
-        error: RecoveryError,
-    },
+    Log { path: PathBuf, error: RecoveryError },
     /// A file is not what it was when its sum was written.
     #[error("{0}")]
     Checksum(DamagedFile),
