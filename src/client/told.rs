@@ -17,6 +17,9 @@ pub const UNAVAILABLE: &str = "unavailable";
 /// The word for what a hunt never got to see.
 pub const COVERAGE: &str = "coverage";
 
+/// The word for something that was not looked at.
+pub const DOUBT: &str = "doubt";
+
 /// Lines of a state in one event, at most; a state of more has several parts.
 pub const LINES_IN_A_PART: usize = 200;
 
@@ -131,6 +134,10 @@ impl Teller {
                 AnomalyKind::Unavailable,
                 "the cluster serves writes and reads again within 30 seconds of the last heal",
             ),
+            DOUBT => {
+                let Reason { reason } = value(event)?;
+                Ok(Finding::Doubts(vec![reason]))
+            }
             COVERAGE => {
                 let Missing { missing } = value(event)?;
                 Ok(Finding::Doubts(missing.into_iter().map(|what| format!("never seen: {what}")).collect()))
@@ -264,6 +271,8 @@ mod tests {
         let missing = serde_json::json!({ "missing": ["confirm of a revoked lease"] });
         let doubts = judged(&[(COVERAGE, missing)]).unwrap().judgement.doubts;
         assert_eq!(doubts, ["never seen: confirm of a revoked lease"]);
+        let doubt = serde_json::json!({ "reason": "interrupted" });
+        assert_eq!(judged(&[(DOUBT, doubt)]).unwrap().judgement.doubts, ["interrupted"]);
         assert!(
             judged(&[(UNAVAILABLE, serde_json::json!({}))]).unwrap_err().contains("missing field `reason`")
         );

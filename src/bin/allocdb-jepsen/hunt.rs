@@ -37,7 +37,7 @@ use allocdb_node::check::Verdict;
 use allocdb_node::client::judge::Judge;
 use allocdb_node::client::lease;
 use allocdb_node::client::record::LimitFields;
-use allocdb_node::client::told::{COVERAGE, UNAVAILABLE};
+use allocdb_node::client::told::{COVERAGE, DOUBT, UNAVAILABLE};
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::history::Kind;
@@ -237,6 +237,10 @@ impl Hunting<'_> {
             Shared::new(generator, journal, clients, ClientId(1), self.options.rate, &self.signals.second);
         let began = Instant::now();
         let phases = self.phases(&shared, testbed, &layout);
+        // What was not looked at is part of the history: whoever judges the file comes to the same.
+        for reason in phases.iter().flat_map(|phases| &phases.doubts) {
+            shared.lock().journal.nemesis(Kind::Info, DOUBT, None, json!({ "reason": reason }));
+        }
         let took = began.elapsed();
         let state = shared.into_state();
         let coverage = state.generator.coverage().clone();
@@ -248,7 +252,6 @@ impl Hunting<'_> {
         if let Some(why) = ended.failed.take() {
             ended.verdict.judgement.doubts.push(why);
         }
-        ended.verdict.judgement.doubts.extend(phases.doubts);
         drop(progress);
         Ok(Report::new(
             Found {
