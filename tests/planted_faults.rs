@@ -42,6 +42,20 @@ fn every_planted_fault_has_a_word_a_sentence_and_a_place() {
     assert_eq!(PlantedFault::from_word("no-such-fault"), None);
 }
 
+#[test]
+fn the_track_record_names_every_fault_and_every_trap() {
+    let record = std::fs::read_to_string(root().join("docs/track-record.md")).unwrap();
+    let rows = |word: &str| record.matches(&format!("| `{word}` |")).count();
+    for (word, fault) in PlantedFault::ALL {
+        let expected =
+            1 + usize::from(PlantedFault::BEYOND_LOCAL_HUNTS.iter().any(|(beyond, _)| beyond == fault));
+        assert_eq!(rows(word), expected, "{word}: scripts/track-record.sh {word} writes its row");
+    }
+    for kind in AnomalyKind::ALL {
+        assert_eq!(rows(kind.word()), 1, "{kind}");
+    }
+}
+
 /// The file of a trap is called like the anomaly that is in it.
 #[test]
 fn each_trap_holds_its_anomaly_and_no_other() {

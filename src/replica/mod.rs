@@ -542,7 +542,7 @@ impl Replica {
     /// When a file cannot be written; the replica is faulted then.
     pub fn settle(&mut self) -> Result<(), Refusal> {
         self.check_active()?;
-        if self.lag.prepare_log {
+        if self.lag.prepare_log && !PlantedFault::AcknowledgeBeforeDurable.is_enabled() {
             // The log proves that what is left out is committed, so the old content would do as well.
             let bytes = prepare_log::encode(self.prepared.values());
             let written = replace_file_lazily(&*self.disk, &self.paths.prepare_log(), &bytes, Flush::Full);

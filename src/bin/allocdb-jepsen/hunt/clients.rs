@@ -146,7 +146,7 @@ impl Shared {
     }
 
     /// Whether an answer is worth waiting for.
-    fn is_waited_for(&self) -> bool {
+    pub(super) fn is_waited_for(&self) -> bool {
         self.goes_on() && self.second.check().is_ok()
     }
 

@@ -10,10 +10,12 @@ use super::super::nemesis::Fault as Inject;
 use super::super::runtime;
 use super::super::testbed::REPLICAS;
 use super::clients::Shared;
+use super::settle::leaves_unanswered;
 use allocdb_node::client::told::REPLICA_FAILURE;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::operator::{Failover, Replicas, Round};
+use allocdb_node::replica::Role;
 use allocdb_node::workload::faults::{Fault, OldPrimary};
 use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, allows};
 use anyhow::{Result, anyhow};
@@ -351,7 +353,12 @@ impl<'a> Nemesis<'a> {
                 Ok(health) => {
                     self.silent.remove(&replica);
                     let reason = || health.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
-                    (!health.is_active).then(|| format!("it is faulted: {}", reason()))
+                    match health.role {
+                        _ if !health.is_active => Some(format!("it is faulted: {}", reason())),
+                        // A primary may wait for a majority before it answers.
+                        Role::Backup => leaves_unanswered(self.shared, sighting.replica),
+                        _ => None,
+                    }
                 }
                 Err(_) if !self.testbed.is_process_there(sighting.replica) => {
                     Some("its process has ended".to_owned())

@@ -100,17 +100,24 @@ pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize)
     Ok(())
 }
 
-/// Asks a replica for something that any replica answers at once, if only by saying that it is not primary, and tells of one that
-/// takes requests and answers none: its control port speaks for it still.
+/// Tells of a replica that takes requests and answers none.
 fn must_answer(shared: &Shared, replica: ReplicaId) {
-    let request = Request::GetResource { resource: ResourceId(1), fence: None };
-    let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
-    if (0..ATTEMPTS).all(|_| shared.ask(&step).kind == Kind::Info) {
-        let reason = format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it");
+    if let Some(reason) = leaves_unanswered(shared, replica) {
         log::error!("replica {replica}: {reason}");
         let value = json!({ "reason": reason });
         shared.lock().journal.nemesis(Kind::Info, REPLICA_FAILURE, Some(replica.0), value);
     }
+}
+
+/// Asks a replica for something that any replica answers at once, if only by saying that it is not primary; says so if it does not. The
+/// thread that serves may stand still while the control port speaks for it.
+pub(super) fn leaves_unanswered(shared: &Shared, replica: ReplicaId) -> Option<String> {
+    let request = Request::GetResource { resource: ResourceId(1), fence: None };
+    let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
+    let is_silent = (0..ATTEMPTS).all(|_| shared.ask(&step).kind == Kind::Info);
+    let is_wanted = shared.is_waited_for();
+    (is_silent && is_wanted)
+        .then(|| format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it"))
 }
 
 fn fail_over_to(shared: &Shared, actions: &Actions<'_>, replica: ReplicaId) -> Result<()> {
