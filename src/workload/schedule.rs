@@ -158,6 +158,8 @@ pub struct Schedule {
     families: Vec<Family>,
     /// Families that have not had their turn since all of them last had one.
     bag: Vec<Family>,
+    /// All of them have had a turn, or have it now: a hunt has to see each of them once.
+    had_all: bool,
     /// The same of groups and of old primaries: a short hunt has few faults, and none may be left to chance.
     groups: Vec<Group>,
     old_primaries: Vec<OldPrimary>,
@@ -182,6 +184,7 @@ impl Schedule {
             rng: Rng::of(seed, 0x66_6c_74),
             families,
             bag: Vec::new(),
+            had_all: false,
             // What shows most comes first: a hunt may be short.
             groups: vec![Group::Followers],
             old_primaries: vec![OldPrimary::Dead],
@@ -196,14 +199,17 @@ impl Schedule {
         (Duration::from_millis(wait), self.next_fault(view))
     }
 
-    /// Each family has its turn, kills and failovers two of them, before any has another, in an order of its own each time. One whose turn it is and that may
+    /// Each family has its turn, after the first time kills and failovers two of them, before any has another, in an order of its own
+    /// each time. One whose turn it is and that may
     /// not come now keeps it.
     fn next_fault(&mut self, view: &ClusterView) -> Option<Fault> {
         if self.bag.is_empty() {
             // What takes data or a majority away shows most, and comes in more than one way.
             let is_frequent = |family: &&Family| matches!(family, Family::Kill | Family::Failover);
             let frequent: Vec<Family> = self.families.iter().filter(is_frequent).copied().collect();
-            let mut left = [&self.families[..], &frequent].concat();
+            let frequent = if self.had_all { &frequent[..] } else { &[] };
+            let mut left = [&self.families[..], frequent].concat();
+            self.had_all = true;
             while !left.is_empty() {
                 let at = self.rng.below(left.len() as u64) as usize;
                 self.bag.push(left.swap_remove(at));
