@@ -222,3 +222,41 @@ fn lines_of_a_history_keep_to_their_schema() {
     assert!(valid(&event("3", "\"77\"")) && valid(&event("\"nemesis\"", "\"77\"")));
     assert!(!valid(&event("\"other\"", "\"77\"")) && !valid(&event("3", "77")));
 }
+
+#[test]
+fn what_a_hunt_writes_keeps_to_the_schema_of_histories() {
+    let root = tempfile::tempdir().unwrap();
+    let mut command = jepsen(&["hunt-local", "--time-limit", "3", "--seed", "7", "--output-root"]);
+    let done = run(command.arg(root.path()));
+    // So short a hunt need not see all that it is there for.
+    assert!(matches!(done.code(), Some(0 | 2)), "{done:#?}");
+    assert_no_replicas(root.path());
+    let schema = validator("history");
+    let mut words = std::collections::BTreeSet::new();
+    for line in text(done.value("history_file")).lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let wrong: Vec<String> = schema.iter_errors(&event).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}\n{line}");
+        if event["process"] == "nemesis" {
+            words.insert(event["f"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(words.contains("state") && words.contains("log") && words.contains("failover"), "{words:?}");
+    // What the nemesis tells has the fields that a verdict needs.
+    let told = |f: &str, value: Value, replica: Value| {
+        let mut event =
+            json!({ "index": 0, "time": 5, "process": "nemesis", "type": "info", "f": f, "value": value });
+        if !replica.is_null() {
+            event["replica"] = replica;
+        }
+        schema.is_valid(&event)
+    };
+    let part = json!({ "lsn": 1, "part": 0, "parts": 1, "lines": [] });
+    assert!(told("state", part.clone(), json!(2)) && !told("state", part, Value::Null));
+    assert!(told("unavailable", json!({ "reason": "r" }), Value::Null));
+    for (f, replica) in
+        [("unavailable", Value::Null), ("replica-failure", json!(2)), ("no-majority", Value::Null)]
+    {
+        assert!(!told(f, json!({}), replica), "{f}");
+    }
+}
