@@ -68,7 +68,7 @@ pub fn replace_file_lazily(
     renamed.map_err(|source| ReplaceError { source, renamed: false })
 }
 
-/// As [`replace_file`], with a temporary file in the same folder that has a name of its own.
+/// As [`replace_file_with`], with a temporary file in the same folder that has a name of its own.
 ///
 /// # Errors
 /// As [`replace_file`].
@@ -76,10 +76,12 @@ pub fn replace_file_by(
     disk: &dyn Disk,
     path: &Path,
     temporary: &Path,
-    contents: &[u8],
     flush: Flush,
+    write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
 ) -> Result<(), ReplaceError> {
-    replace(disk, path, temporary, flush, |file| file.write_at(0, contents))
+    let prepared = rename_new(disk, path, temporary, flush, write);
+    prepared.map_err(|source| ReplaceError { source, renamed: false })?;
+    disk.sync_folder(folder_of(path)).map_err(|source| ReplaceError { source, renamed: true })
 }
 
 /// As [`replace_file`], for content that is written piece by piece.
@@ -92,19 +94,7 @@ pub fn replace_file_with(
     flush: Flush,
     write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
 ) -> Result<(), ReplaceError> {
-    replace(disk, path, &temporary_name(path), flush, write)
-}
-
-fn replace(
-    disk: &dyn Disk,
-    path: &Path,
-    temporary: &Path,
-    flush: Flush,
-    write: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
-) -> Result<(), ReplaceError> {
-    let prepared = rename_new(disk, path, temporary, flush, write);
-    prepared.map_err(|source| ReplaceError { source, renamed: false })?;
-    disk.sync_folder(folder_of(path)).map_err(|source| ReplaceError { source, renamed: true })
+    replace_file_by(disk, path, &temporary_name(path), flush, write)
 }
 
 /// Writes a temporary file, flushes it, and gives it its name.

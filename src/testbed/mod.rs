@@ -138,7 +138,7 @@ fn encode_fields(known: &[(String, String)], unknown: &UnknownFields) -> String 
 /// Replaces a layout file by way of a temporary one that is named after this process.
 fn store_text(path: &Path, text: &str) -> Result<(), TextFileError> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    replace_file_by(&OsDisk, path, &temporary, text.as_bytes(), Flush::Full)
+    replace_file_by(&OsDisk, path, &temporary, Flush::Full, |file| file.write_at(0, text.as_bytes()))
         .map_err(|error| TextFileError::Io(error.source))
 }
 

@@ -1,6 +1,9 @@
 //! What every part of the binary needs: printing that may fail, the clock, names made safe for files, and replacing or adding to
 //! a file that people and programs read.
 
+use allocdb_node::storage::disk::open_already;
+use allocdb_node::storage::replace::replace_file_by;
+use allocdb_node::storage::{Disk, DiskFile, Flush, OsDisk};
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -168,31 +171,68 @@ pub(crate) fn temporary_beside(target: &Path) -> PathBuf {
     target.with_extension(format!("{}.{n}.tmp", std::process::id()))
 }
 
-/// Replaces a file by way of a temporary one: written, flushed, renamed. A reader finds the old content or the new, and a
-/// failure leaves the old.
+/// The disk as the harness writes to it: its files are for everybody whom the system's mask lets read them.
+struct OutputDisk;
+
+impl Disk for OutputDisk {
+    fn open(&self, path: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        OsDisk.open(path)
+    }
+
+    /// A link of that name leads nowhere that this is to be written to.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        Ok(open_already(options.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        OsDisk.sync_folder(path)
+    }
+}
+
+/// A file of a disk, written from its beginning on.
+struct FromBeginning<'a> {
+    file: &'a mut dyn DiskFile,
+    written: u64,
+}
+
+impl io::Write for FromBeginning<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(self.written, bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Replaces a file by way of a temporary one, as [`storage`](allocdb_node::storage::replace) does. A reader finds the old content
+/// or the new, and a failure before the renaming leaves the old.
 pub(crate) fn replace_file(
     target: &Path,
     temporary: &Path,
-    write: impl FnOnce(&mut File) -> io::Result<()>,
+    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
 ) -> Result<()> {
-    if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
-    }
-    let removed = |error: anyhow::Error| {
-        let _ = std::fs::remove_file(temporary);
-        error
-    };
-    // A link of that name leads nowhere that this is to be written to.
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let created =
-        options.open(temporary).with_context(|| format!("failed to create {}", temporary.display()));
-    let mut file = created?;
-    write(&mut file).with_context(|| format!("failed to write {}", target.display())).map_err(removed)?;
-    file.sync_all().with_context(|| format!("failed to sync {}", target.display())).map_err(removed)?;
-    std::fs::rename(temporary, target)
-        .with_context(|| format!("failed to replace {}", target.display()))
-        .map_err(removed)
+    replace_file_by(&OutputDisk, target, temporary, Flush::Full, |file| {
+        write(&mut FromBeginning { file, written: 0 })
+    })
+    .map_err(|error| error.source)
+    .with_context(|| format!("failed to replace {}", target.display()))
 }
 
 #[cfg(test)]
@@ -253,7 +293,7 @@ mod tests {
         let failing = replace_file(&target, &temporary_beside(&target), |_| {
             Err(io::Error::from(io::ErrorKind::StorageFull))
         });
-        assert!(format!("{:#}", failing.unwrap_err()).starts_with("failed to write "));
+        assert!(format!("{:#}", failing.unwrap_err()).starts_with("failed to replace "));
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
     }

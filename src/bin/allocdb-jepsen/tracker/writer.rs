@@ -8,7 +8,6 @@ use super::{RunFiles, RunStatus, State};
 use allocdb_node::cluster::process::{beginning, is_running};
 use allocdb_node::keyvalue::{Fields, or_none};
 use anyhow::Result;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Longest note that is read.
