@@ -5,11 +5,16 @@ mod support;
 
 #[path = "support/hunts.rs"]
 mod hunts;
+#[path = "support/tmux.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+mod tmux;
 
 use hunts::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::process::{Command, Stdio};
 use support::*;
+use tmux::{BEFORE, Terminal, missing_tmux};
 
 #[test]
 fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
@@ -216,7 +221,8 @@ fn the_second_signal_ends_everything_at_once() {
     hunted.until_asked(100);
     let done = hunted.signal_until_it_ends("INT");
     assert_eq!((done.code(), done.value("verdict")), (Some(2), "unknown"), "{done:#?}");
-    assert!(done.stdout.contains("doubt=interrupted before "), "{done:#?}");
+    assert!(done.stdout.contains(": interrupted by SIGINT\n"), "{done:#?}");
+    assert_judged_alike(&done.stdout, Some(2));
     assert!(events(done.value("history_file")).len() >= 100);
     assert_no_replicas(root.path());
     assert_nothing_unfinished(root.path());
@@ -261,4 +267,97 @@ fn a_replica_that_ends_by_itself_is_found_whoever_takes_its_place() {
     assert!(sums_of(&done.stdout).iter().any(|name| name.starts_with("replicas/replica-3/")));
     assert_no_replicas(root.path());
     assert_nothing_unfinished(root.path());
+}
+
+#[cfg(not(feature = "planted-faults"))]
+#[test]
+fn a_planted_fault_is_found_and_named() {
+    skipped("a build with planted faults, `cargo test --features planted-faults`");
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn a_planted_fault_is_found_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    let mut command = hunt(root.path(), &["--nemesis", "none", "--time-limit", "30", "--test-count", "2"]);
+    let done = run(command.env("ALLOCDB_PLANTED_FAULT", "reserve-taken"));
+    assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
+    assert!(done.value("anomaly").starts_with("double-allocation "), "{done:#?}");
+    // The second hunt is not begun after that.
+    assert_eq!(done.stdout.matches("hunt_id=").count(), 1, "{done:#?}");
+    assert_judged_alike(&done.stdout, Some(1));
+    let report = text(done.value("report"));
+    assert!(report.contains("\n  expected  ") && report.contains("\n  observed  "), "{report}");
+    let evidence = evidence_of(&done.stdout);
+    assert_eq!(evidence["harness"]["planted_fault"], "reserve-taken");
+    for replica in evidence["replica_programs"].as_array().unwrap() {
+        assert_eq!(replica["planted_fault"], "reserve-taken", "{replica}");
+    }
+    for replica in 1..=3 {
+        let folder = format!("replicas/replica-{replica}/");
+        assert!(sums_of(&done.stdout).iter().any(|name| name.starts_with(&folder)));
+    }
+    assert_nothing_unfinished(root.path());
+}
+
+#[test]
+fn a_full_disk_is_no_verdict_and_leaves_what_was_recorded() {
+    let (root, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let probe = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        return skipped("`unshare --mount`, which this user may not use here");
+    }
+    let script = r#"
+        mount -t tmpfs -o size=5m tmpfs "$1" || exit 9
+        "$2" hunt-local --output-root "$1" --concurrency 4 --nemesis none --time-limit 100
+        code=$?
+        ls -A "$1" | sed 's/^/left: /'
+        cp "$1"/*-history.jsonl "$3/history.jsonl"
+        exit $code
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(root.path()).arg(BINARY).arg(kept.path());
+    let done = run(command.stdin(Stdio::null()).env_remove("ALLOCDB_PLANTED_FAULT"));
+    assert_eq!((done.code(), done.value("verdict")), (Some(2), "unknown"), "{done:#?}");
+    assert!(done.stdout.contains("No space left on device"), "{done:#?}");
+    let unfinished = done.stdout.lines().filter(|line| line.starts_with("left: ") && line.ends_with(".tmp"));
+    assert_eq!(unfinished.count(), 0, "{done:#?}");
+    assert_no_replicas(root.path());
+    let history = kept.path().join("history.jsonl");
+    assert!(events(history.to_str().unwrap()).len() > 100);
+    let checked = run(jepsen(&["check", "--history-file"]).arg(&history));
+    assert!(matches!(checked.code(), Some(0 | 2)), "{checked:#?}");
+}
+
+#[test]
+fn the_line_on_a_terminal_fits_it() {
+    if missing_tmux() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut command = hunt(root.path(), &["--nemesis", "none", "--time-limit", "3600"]);
+    let terminal = Terminal::run(80, 24, command.env("TERM", "xterm"));
+    for seen in ["main 1s/3600s", "main 3s/3600s"] {
+        let shown = terminal.until_line(seen);
+        let lines: Vec<&String> = shown.iter().filter(|line| !line.is_empty() && *line != BEFORE).collect();
+        assert_eq!(lines.len(), 1, "one line and nothing of it on the next: {shown:#?}");
+    }
+    signal_pid(terminal.pid(), "INT");
+    let ended = terminal.until_line("ended with ");
+    assert!(ended.iter().any(|line| line.starts_with("hunt_id=")), "{ended:#?}");
+    assert!(!ended.iter().any(|line| line.starts_with("main ")), "{ended:#?}");
+}
+
+#[test]
+fn a_terminal_that_is_dumb_gets_lines_only() {
+    if missing_tmux() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let mut command = hunt(root.path(), &["--nemesis", "none", "--time-limit", "1"]);
+    let terminal = Terminal::run(80, 24, command.env("TERM", "dumb"));
+    let shown = terminal.until("the end or a line of progress", |lines| {
+        lines.iter().any(|line| line.starts_with("ended with ") || line.starts_with("main "))
+    });
+    assert!(!shown.iter().any(|line| line.starts_with("main ")), "{shown:#?}");
 }

@@ -191,8 +191,9 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
             files.keep_replicas(&workspace);
         }
     }
-    if is_valid {
-        testbed.end(Ending::Passed)?;
+    if is_valid && let Err(error) = testbed.end(Ending::Passed) {
+        // The next hunt removes it.
+        log::warn!("{error:#}");
     }
     Ok(report)
 }
@@ -238,7 +239,7 @@ impl Hunting<'_> {
         let began = Instant::now();
         let phases = self.phases(&shared, testbed, &layout);
         // What was not looked at is part of the history: whoever judges the file comes to the same.
-        for reason in phases.iter().flat_map(|phases| &phases.doubts) {
+        for reason in &phases.doubts {
             shared.lock().journal.nemesis(Kind::Info, DOUBT, None, json!({ "reason": reason }));
         }
         let took = began.elapsed();
@@ -248,7 +249,6 @@ impl Hunting<'_> {
         // With the last journal gone the thread that writes comes to its end.
         drop(state);
         let mut ended = writer.finish()?;
-        let phases = phases?;
         if let Some(why) = ended.failed.take() {
             ended.verdict.judgement.doubts.push(why);
         }
@@ -273,18 +273,19 @@ impl Hunting<'_> {
     }
 
     /// Main phase, heal, settle, compare.
-    fn phases(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Result<Phases> {
-        let began = Instant::now();
-        let mut phases = self.break_and_settle(shared, testbed)?;
+    fn phases(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Phases {
+        let mut phases = self.break_and_settle(shared, testbed);
         phases.replica_programs = programs::of_replicas(testbed, &self.signals.second);
-        phases.main = phases.main.min(began.elapsed());
-        if self.signals.second.check().is_err() {
-            phases.doubts.push("interrupted before the replicas' files were compared".to_owned());
-            return Ok(phases);
+        if shared.goes_on()
+            && let Err(error) = self.compare(shared, testbed, layout)
+        {
+            phases.doubts.push(format!("the replicas' files were not compared: {error:#}"));
         }
-        if !shared.goes_on() {
-            return Ok(phases);
-        }
+        phases
+    }
+
+    fn compare(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Result<()> {
+        self.signals.second.check()?;
         self.show("comparing", shared);
         testbed.stop_replicas()?;
         let spare = tempfile::Builder::new()
@@ -292,11 +293,10 @@ impl Hunting<'_> {
             .suffix(CLUSTER.1)
             .tempdir_in(self.files.root())
             .context("failed to create a folder for copies of the replicas' files")?;
-        compare::compare(shared, layout, spare.path())?;
-        Ok(phases)
+        compare::compare(shared, layout, spare.path()).map(|_| ())
     }
 
-    fn break_and_settle(&self, shared: &Shared, testbed: &LocalTestbed) -> Result<Phases> {
+    fn break_and_settle(&self, shared: &Shared, testbed: &LocalTestbed) -> Phases {
         let families: Vec<Family> =
             self.options.nemesis.iter().copied().filter(|family| *family != Family::Checkpoint).collect();
         if self.options.nemesis.contains(&Family::Checkpoint) {
@@ -322,15 +322,12 @@ impl Hunting<'_> {
         let mut doubts = Vec::new();
         self.show("healing", shared);
         if let Err(error) = nemesis.heal_all() {
-            if self.signals.second.check().is_ok() {
-                return Err(error);
-            }
-            doubts.push("interrupted before every fault was healed".to_owned());
-            return Ok(Phases::of(nemesis, main, doubts));
+            doubts.push(format!("not every fault was healed: {error:#}"));
+            return Phases::of(nemesis, main, doubts);
         }
         if !shared.goes_on() {
             // What happens now is recorded by nobody.
-            return Ok(Phases::of(nemesis, main, doubts));
+            return Phases::of(nemesis, main, doubts);
         }
         nemesis.look();
         let healed = Instant::now();
@@ -338,10 +335,10 @@ impl Hunting<'_> {
         if let Err(error) = serves {
             nemesis.look();
             if !shared.goes_on() {
-                return Ok(Phases::of(nemesis, main, doubts));
+                return Phases::of(nemesis, main, doubts);
             }
-            if self.signals.second.check().is_err() {
-                doubts.push("interrupted before the cluster was seen to serve again".to_owned());
+            if let Err(interrupted) = self.signals.second.check() {
+                doubts.push(format!("the cluster was not seen to serve again: {interrupted}"));
             } else {
                 let value = json!({ "reason": format!("{error:#}") });
                 shared.lock().journal.nemesis(Kind::Info, UNAVAILABLE, None, value);
@@ -357,7 +354,7 @@ impl Hunting<'_> {
         if !missing.is_empty() {
             shared.lock().journal.nemesis(Kind::Info, COVERAGE, None, json!({ "missing": missing }));
         }
-        Ok(Phases::of(nemesis, main, doubts))
+        Phases::of(nemesis, main, doubts)
     }
 
     /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops.
