@@ -115,7 +115,7 @@ hunt() { # word, name, sentence
 }
 
 # The row of a fault as it stands in the present record.
-kept() { grep -F -e "| \`$1\` |" "$record" 2>/dev/null | head -n 1; }
+kept() { grep -F -e "| \`$1\` |" "$record" 2>/dev/null | awk -F'|' 'NF > 9' | head -n 1; }
 
 trap_row() { # file
     local file=$1 name status=0 began_at=$EPOCHREALTIME took
