@@ -144,6 +144,37 @@ fn slots_that_are_fenced_never_go_back() {
 }
 
 #[test]
+fn a_cluster_of_somebody_elses_is_hunted_once_and_left_as_it_was() {
+    let cluster = Cluster::started();
+    let root = tempfile::tempdir().unwrap();
+    let flags = ["--workspace", cluster.workspace(), "--nemesis", "isolate", "--time-limit", "3"];
+    let done = run(&mut hunt(root.path(), &flags));
+    assert_nothing_wrong(&done);
+    assert_judged_alike(&done.stdout, done.code());
+    assert!(field(&done.stdout, "reproduce").contains(&format!(" --workspace {}", cluster.workspace())));
+    assert!(text(done.value("history_file")).lines().next().unwrap().contains("\"slots\":\"fenced\""));
+    assert_eq!(replica_processes(cluster.path()).len(), 3);
+    run(&mut jepsen(&["verify-local-surface", "--workspace", cluster.workspace()])).ok();
+    // It is not new any more, and what was stopped is stopped again.
+    for running in [3, 0] {
+        if running == 0 {
+            cluster.operate("stop", &[]);
+            assert_no_replicas(cluster.path());
+        }
+        let done = run(&mut hunt(root.path(), &flags));
+        assert_eq!((done.code(), &*done.stdout), (Some(255), ""), "{done:#?}");
+        assert!(done.stderr.contains("a hunt judges from the first command on"), "{done:#?}");
+        assert_eq!(replica_processes(cluster.path()).len(), running);
+    }
+    for (flag, value) in [("--test-count", "2"), ("--nemesis", "kill,checkpoint")] {
+        let done = run(&mut hunt(root.path(), &["--workspace", cluster.workspace(), flag, value]));
+        assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{done:#?}");
+        assert!(done.stderr.contains(flag), "{done:#?}");
+    }
+    assert_nothing_unfinished(root.path());
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("out");

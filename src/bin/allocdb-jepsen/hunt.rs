@@ -25,13 +25,14 @@ mod transport;
 use super::actions::Actions;
 use super::args::{Format, Hunt};
 use super::common::{Exit, now_millis, obeys_escapes, print};
-use super::harness_log::{Notes, carried};
+use super::harness_log::{self, Notes, carried};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
 use super::local::LocalTestbed;
 use super::runs::programs;
+use super::runtime;
 use super::sink::{OutputRoot, create_output_root};
-use super::testbed::{Ending, Machines as _};
+use super::testbed::{Ending, Machines as _, REPLICAS};
 use allocdb_node::allocator::AllocatorConfig;
 use allocdb_node::check::Verdict;
 use allocdb_node::client::judge::Judge;
@@ -47,8 +48,8 @@ use allocdb_node::planted::wake_operators;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::schedule::Schedule;
 use allocdb_node::workload::{Config, Generator, MOST_RESOURCES};
-use anyhow::{Context as _, Result};
-use bundle::{Bundle, CLUSTER, clear_unfinished};
+use anyhow::{Context as _, Result, bail};
+use bundle::{Bundle, CLUSTER, clear_unfinished, copy_replicas};
 use clients::Shared;
 use journal::Journal;
 use nemesis::Nemesis;
@@ -96,6 +97,17 @@ pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
 }
 
 fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
+    if options.workspace.is_some() {
+        let refused = |why: &str| Err(Exit::Misused.because(why.to_owned()));
+        if options.test_count > 1 {
+            return refused("--test-count: a cluster in --workspace can be hunted once, when it is new");
+        }
+        if options.nemesis.contains(&Family::Checkpoint) {
+            return refused(
+                "--nemesis: hunt-local cannot do `checkpoint` on a cluster in --workspace: its layout says when it takes them",
+            );
+        }
+    }
     create_output_root(&options.output_root).map_err(failed)?;
     let root = OutputRoot::take(&options.output_root, "a hunt").map_err(failed)?;
     root.clear();
@@ -164,10 +176,26 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     let _taken = notes.take();
     let workspace = root.path().join(format!("{}{id}{}", CLUSTER.0, CLUSTER.1));
     let checkpoint = options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT);
-    let created = LocalTestbed::create_for_hunt(&workspace, LIMITS, checkpoint, &signals.second);
-    let mut testbed = created.inspect_err(|_| drop(std::fs::remove_dir_all(&workspace)))?;
+    let is_own = options.workspace.is_none();
+    let opened = match &options.workspace {
+        None => LocalTestbed::create_for_hunt(&workspace, LIMITS, checkpoint, &signals.second)
+            .inspect_err(|_| drop(std::fs::remove_dir_all(&workspace))),
+        Some(others) => LocalTestbed::open_for_hunt(others, LIMITS, &id, &signals.second),
+    };
+    let mut testbed = opened?;
+    if let Err(error) = check_untouched(&testbed) {
+        testbed.leave_as_found()?;
+        return Err(error);
+    }
     let hunted = Hunting { options, seed, id: &id, files: &files, signals }.hunt(&mut testbed);
-    let ended = testbed.stop_replicas();
+    let is_valid = hunted.as_ref().is_ok_and(|report| report.verdict() == Verdict::Valid);
+    if !is_own && !is_valid {
+        let copied = testbed.layout().and_then(|layout| copy_replicas(layout, &workspace));
+        copied.unwrap_or_else(|error| log::warn!("{error:#}"));
+    }
+    if let Err(error) = testbed.leave_as_found() {
+        harness_log::tell(&format!("the cluster is not as it was found: {error:#}"));
+    }
     let mut report = match hunted {
         Ok(report) => report,
         Err(error) => {
@@ -176,8 +204,6 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
             return Err(error.context(format!("the hunt failed; its cluster is kept in {}", kept.display())));
         }
     };
-    ended?;
-    let is_valid = report.verdict() == Verdict::Valid;
     let replicas = (!is_valid).then_some(&*workspace);
     let archived =
         report.write().and_then(|()| Bundle { files: &files, replicas, evidence: report.evidence() }.write());
@@ -191,11 +217,29 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
             files.keep_replicas(&workspace);
         }
     }
-    if is_valid && let Err(error) = testbed.end(Ending::Passed) {
+    if is_valid
+        && is_own
+        && let Err(error) = testbed.end(Ending::Passed)
+    {
         // The next hunt removes it.
         log::warn!("{error:#}");
     }
     Ok(report)
+}
+
+/// A hunt judges from the first command on, so nothing may have been committed before.
+fn check_untouched(testbed: &LocalTestbed) -> Result<()> {
+    let round = runtime::probe(testbed);
+    for replica in REPLICAS {
+        let commit = round.health(replica).and_then(|health| health.commit_lsn).map_or(0, |lsn| lsn.0);
+        if commit > 0 {
+            bail!(
+                "replica {replica} has committed entries up to LSN {commit}; a hunt judges from the first command on and needs a new \
+                 cluster"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A hunt under way.

@@ -83,6 +83,55 @@ impl LocalTestbed {
         Ok(Self { options, interrupt: interrupt.clone(), cluster: Some(cluster) })
     }
 
+    /// The cluster in a workspace for a hunt, started unless it runs. A folder that is empty or missing gets a new one with these
+    /// limits.
+    pub(crate) fn open_for_hunt(
+        workspace: &Path,
+        limits: Limits,
+        hunt: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let options = Options::ForOneRun { workspace: Some(workspace.to_owned()), keep_cluster: false };
+        let mut testbed = Self { options, interrupt: interrupt.clone(), cluster: None };
+        let cluster = testbed.begin_in(workspace, hunt, limits)?;
+        let cluster = testbed.cluster.insert(cluster);
+        if !cluster.found_running {
+            cluster.runner.start()?;
+        }
+        Ok(testbed)
+    }
+
+    /// Leaves a cluster as it was found: one that was running runs again, with nothing done to it; any other is stopped.
+    ///
+    /// # Errors
+    /// What could not be undone.
+    pub(crate) fn leave_as_found(&mut self) -> Result<()> {
+        // The end is under way.
+        self.interrupt.clear();
+        let cluster = self.cluster.as_mut().ok_or_else(|| anyhow!("the local cluster is not set up"))?;
+        let runner = &mut cluster.runner;
+        if !cluster.found_running {
+            stop(runner);
+            return Ok(());
+        }
+        for replica in REPLICAS {
+            if runner.is_process_there(replica) {
+                runner.set_paused(replica, false)?;
+            }
+            runner.set_network(replica, Network::Healthy)?;
+        }
+        if !runner.is_any_running() {
+            runner.start()?;
+            return Ok(());
+        }
+        for replica in REPLICAS {
+            if !runner.is_process_there(replica) {
+                runner.restart(replica)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The layout of the cluster.
     ///
     /// # Errors
@@ -124,17 +173,17 @@ impl LocalTestbed {
     fn begin_own(&self, output_root: &Path, run: &RunSpec) -> Result<Cluster> {
         let name = format!("{}-cluster-{}", sanitized_run_id(run.id.as_str()), now_millis());
         let workspace = output_root.join(name);
-        let runner = self.create(&workspace)?;
+        let runner = self.create(&workspace, Limits::GATE)?;
         Ok(Cluster { runner, found_running: false, is_own: true, _lock: None })
     }
 
-    fn create(&self, workspace: &Path) -> Result<Runner> {
+    fn create(&self, workspace: &Path, limits: Limits) -> Result<Runner> {
         let launcher = launcher(Ownership::Tethered, self.interrupt.flag())?;
-        Ok(Runner::create_or_open(workspace, Limits::GATE, Host::Own, launcher)?)
+        Ok(Runner::create_or_open(workspace, limits, Host::Own, launcher)?)
     }
 
     /// The cluster in a workspace, which stays somebody else's. A folder that is empty or missing gets a new one.
-    fn begin_in(&self, workspace: &Path, run: &RunSpec) -> Result<Cluster> {
+    fn begin_in(&self, workspace: &Path, holder: &str, limits: Limits) -> Result<Cluster> {
         let has_layout = workspace.join(FILE_NAME).exists();
         let is_empty = std::fs::read_dir(workspace).map_or(true, |mut folder| folder.next().is_none());
         if !has_layout && !is_empty {
@@ -146,7 +195,7 @@ impl LocalTestbed {
         let runner = if has_layout {
             Runner::open(workspace, launcher(Ownership::Tethered, self.interrupt.flag())?)?
         } else {
-            self.create(workspace)?
+            self.create(workspace, limits)?
         };
         let belongs_to = &runner.layout().workspace_root;
         if belongs_to != runner.root() {
@@ -156,7 +205,7 @@ impl LocalTestbed {
                 belongs_to.display()
             );
         }
-        let lock = claim_in(runner.root(), run.id.as_str())?;
+        let lock = claim_in(runner.root(), holder)?;
         let found_running = runner.is_any_running();
         // What a run starts in a cluster that was running belongs to that cluster, and outlives the run.
         let runner = if found_running {
@@ -317,7 +366,7 @@ impl Machines for LocalTestbed {
         if let Options::ForOneRun { workspace, .. } = &self.options {
             let cluster = match workspace {
                 None => self.begin_own(output_root, run)?,
-                Some(workspace) => self.begin_in(workspace, run)?,
+                Some(workspace) => self.begin_in(workspace, run.id.as_str(), Limits::GATE)?,
             };
             let cluster = self.cluster.insert(cluster);
             if !cluster.found_running {

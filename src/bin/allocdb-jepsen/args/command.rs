@@ -77,6 +77,8 @@ pub(crate) enum Command {
 pub(crate) struct Hunt {
     /// Receives history, report and evidence.
     pub(crate) output_root: PathBuf,
+    /// The cluster; none is one made for the hunt.
+    pub(crate) workspace: Option<PathBuf>,
     /// What clients dwell on.
     pub(crate) workload: WorkloadKind,
     /// Fault families; none is a hunt without faults.
@@ -130,10 +132,12 @@ impl Hunt {
     pub(crate) fn command_line(&self, seed: u64) -> String {
         let rate = self.rate.map_or(String::new(), |rate| format!(" --rate {rate}"));
         let keep_going = if self.keep_going { " --keep-going" } else { "" };
+        let workspace = self.workspace.as_ref().map(|path| format!(" --workspace {}", path.display()));
         format!(
-            "hunt-local --output-root {} --workload {} --nemesis {} --nemesis-interval {} --concurrency {}{rate} \
+            "hunt-local --output-root {}{} --workload {} --nemesis {} --nemesis-interval {} --concurrency {}{rate} \
              --time-limit {} --slots {}{keep_going} --seed {seed}",
             self.output_root.display(),
+            workspace.unwrap_or_default(),
             self.workload.word(),
             self.nemesis_word(),
             self.nemesis_interval.as_secs(),

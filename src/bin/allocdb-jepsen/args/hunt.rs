@@ -1,13 +1,14 @@
 //! `hunt-local`: its flags, and what comes of them.
 
 use super::command::{Command, Format, Hunt};
-use super::table::{Subcommand, does, format, output_root, switch, text};
+use super::table::{Subcommand, does, format, output_root, path, switch, text};
 use super::value;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::{SlotMode, WorkloadKind};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
 use clap::{Arg, ArgMatches};
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Fault families of processes on this machine; `all` is all of these.
@@ -27,6 +28,10 @@ pub(super) fn hunt_local() -> Subcommand {
             "Let concurrent clients work on three replicas on this machine while faults come and go, and hold every answer against a model",
         )
         .arg(output_root())
+        .arg(
+            path("workspace")
+                .help("Folder of the cluster's replicas, on which nothing is committed yet [default: one inside the output root]"),
+        )
         .arg(
             text("workload", "name")
                 .value_parser(word("workload", &words(WorkloadKind::ALL.map(WorkloadKind::word)), WorkloadKind::from_word))
@@ -52,8 +57,7 @@ pub(super) fn hunt_local() -> Subcommand {
         .arg(
             text("slots", "mode")
                 .value_parser(word("slots", "racing or fenced", SlotMode::from_word))
-                .default_value("racing")
-                .help("Whether the clock may rise while writes are under way: racing or fenced"),
+                .help("Whether the clock may rise while writes are under way: racing or fenced [default: racing, with --workspace fenced]"),
         )
         .arg(switch("keep-going").help("Go on after the first anomaly [default: off]"))
         .arg(format()),
@@ -63,17 +67,25 @@ pub(super) fn hunt_local() -> Subcommand {
 
 fn hunt(m: &mut ArgMatches) -> Option<Command> {
     let secs = |m: &mut ArgMatches, name: &str| m.remove_one::<u64>(name).map(Duration::from_secs);
+    let workspace = m.remove_one::<PathBuf>("workspace");
+    let mut nemesis = m.remove_one::<Vec<Family>>("nemesis")?;
+    if workspace.is_some() && nemesis == LOCAL {
+        // When a cluster takes checkpoints is said in its layout, which is somebody else's.
+        nemesis.retain(|family| *family != Family::Checkpoint);
+    }
+    let slots = if workspace.is_some() { SlotMode::Fenced } else { SlotMode::Racing };
     Some(Command::Hunt(Hunt {
         output_root: m.remove_one("output-root")?,
+        workspace,
         workload: m.remove_one("workload")?,
-        nemesis: m.remove_one::<Vec<Family>>("nemesis")?,
+        nemesis,
         nemesis_interval: secs(m, "nemesis-interval")?,
         concurrency: m.remove_one::<u64>("concurrency")?,
         rate: m.remove_one("rate"),
         time_limit: secs(m, "time-limit")?,
         seed: m.remove_one("seed"),
         test_count: m.remove_one("test-count")?,
-        slots: m.remove_one("slots")?,
+        slots: m.remove_one("slots").unwrap_or(slots),
         keep_going: m.get_flag("keep-going"),
         format: m.remove_one::<Format>("format")?,
     }))
