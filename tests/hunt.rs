@@ -392,3 +392,19 @@ fn a_terminal_that_is_dumb_gets_lines_only() {
     });
     assert!(!shown.iter().any(|line| line.starts_with("main ")), "{shown:#?}");
 }
+
+#[test]
+fn a_replica_that_somebody_else_stops_for_good_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let hunted = Hunted::start(root.path(), &["--nemesis", "none", "--time-limit", "100"]);
+    hunted.until_asked(100);
+    let pid = text(&hunted.replica(2).pid_path).trim().parse().unwrap();
+    signal_pid(pid, "STOP");
+    let done = hunted.finish();
+    assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
+    assert!(done.value("anomaly").starts_with("replica-failure replica=2"), "{done:#?}");
+    assert!(text(done.value("report")).contains("does not answer"), "{done:#?}");
+    assert_judged_alike(&done.stdout, Some(1));
+    assert_no_replicas(root.path());
+    assert_nothing_unfinished(root.path());
+}
