@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// How long a process waits for a turn before it looks whether the phase is over.
 const TURN: Duration = Duration::from_millis(20);
 
-/// Pause of a process whose request nobody took.
+/// Pause of a process whose request nobody took, or that does not know what came of it.
 const REFUSED: Duration = Duration::from_millis(5);
 
 /// Answers whose durations are kept for the progress line.
@@ -167,8 +167,11 @@ impl Shared {
         while let Some(step) = self.next_step(process) {
             let outcome = self.carry_out(process, &step);
             match outcome.kind {
-                // It may still be going on.
-                Kind::Info => process = Self::new_process(&mut self.lock()),
+                // It may still be going on. Many that came to nothing known at once would leave too many ways to explain a log.
+                Kind::Info => {
+                    process = Self::new_process(&mut self.lock());
+                    std::thread::sleep(REFUSED);
+                }
                 // Nobody serves, or not here: asking as fast as that is refused would only fill the history.
                 Kind::Fail if !outcome.is_about_the_request() => std::thread::sleep(REFUSED),
                 _ => {}
