@@ -46,7 +46,8 @@ try_release() {
     trap '[ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; }; exit 130' INT TERM HUP
     step "the release binary, as in the README"
     run_child nice cargo build --quiet --locked --release || return 1
-    run_child target/release/allocdb-jepsen hunt-local --output-root "$out/artifacts" --time-limit 30 || return 1
+    run_child target/release/allocdb-jepsen hunt-local --output-root "$out/artifacts" --time-limit 30 ||
+        [ $? -eq 2 ] || return 1 # Beside all the rest it may not come to everything; it says so, and what.
     ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE=1 run_child target/release/allocdb-jepsen run-local \
         --run-id reservation_contention-crash-restart --output-root "$out/artifacts" || return 1
 

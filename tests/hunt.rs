@@ -19,9 +19,10 @@ use tmux::{BEFORE, Terminal, missing_tmux};
 #[test]
 fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
     let root = tempfile::tempdir().unwrap();
-    let done =
-        run(&mut hunt(root.path(), &["--nemesis", "none", "--time-limit", "3", "--test-count", "2"])).ok();
-    let told: Vec<&str> = done.stdout.lines().map(|line| line.split_once('=').unwrap().0).collect();
+    let done = run(&mut hunt(root.path(), &["--nemesis", "none", "--time-limit", "3", "--test-count", "2"]));
+    assert_nothing_wrong(&done);
+    let told = done.stdout.lines().map(|line| line.split_once('=').unwrap().0);
+    let told: Vec<&str> = told.filter(|key| *key != "doubt").collect();
     let keys = [
         "hunt_id",
         "seed",
@@ -37,22 +38,30 @@ fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
         "verdict",
         "reproduce",
     ];
-    assert_eq!(told, [keys, keys].concat(), "{done:#?}");
-    let second = done.stdout.rfind("hunt_id=").unwrap();
-    let (first, second) = done.stdout.split_at(second);
-    assert_ne!(field(first, "seed"), field(second, "seed"));
-    for text in [first, second] {
-        assert_eq!((&*field(text, "verdict"), &*field(text, "faults")), ("valid", "0"));
+    // A hunt on a machine that is busy with other tests may not come to everything; then it is the last.
+    let hunts: Vec<String> =
+        done.stdout.split("hunt_id=").skip(1).map(|rest| format!("hunt_id={rest}")).collect();
+    assert_eq!(told, keys.repeat(hunts.len()), "{done:#?}");
+    let is_whole = |text: &String| field(text, "verdict") == "valid";
+    assert!(hunts.iter().rev().skip(1).all(is_whole), "{done:#?}");
+    assert_eq!(hunts.len(), if is_whole(&hunts[0]) { 2 } else { 1 }, "{done:#?}");
+    let seeds: HashSet<String> = hunts.iter().map(|text| field(text, "seed")).collect();
+    assert_eq!(seeds.len(), hunts.len());
+    for text in &hunts {
+        assert_eq!(field(text, "faults"), "0");
         let count = |key: &str| field(text, key).parse::<u64>().unwrap();
         assert_eq!(count("operations"), count("ok") + count("fail") + count("info"));
         assert!(count("ok") > 0);
         let seed = field(text, "seed");
         assert!(field(text, "reproduce").contains(&format!(" --seed {seed}")), "{text}");
-        assert_judged_alike(text, Some(0));
+        assert_judged_alike(text, Some(if is_whole(text) { 0 } else { 2 }));
         let evidence = evidence_of(text);
         assert_eq!(evidence["fault_spans"], Value::Array(Vec::new()));
         assert_eq!(evidence["seed"].to_string(), seed);
-        assert_eq!(sums_of(text), ["harness.log", "history.jsonl", "report.txt"]);
+        let sums = sums_of(text);
+        let replicas = sums.iter().filter(|name| name.starts_with("replicas/")).count();
+        assert_eq!(replicas > 0, !is_whole(text), "{sums:?}");
+        assert_eq!(sums.len() - replicas, ["harness.log", "history.jsonl", "report.txt"].len(), "{sums:?}");
         let own = evidence["harness"]["executable_sha256"].as_str().unwrap();
         for replica in evidence["replica_programs"].as_array().unwrap() {
             assert_eq!(replica["executable_sha256"], own, "{replica}");
@@ -99,7 +108,8 @@ fn a_hunt_with_faults_tells_programs_when_each_lasted() {
 fn a_history_begins_with_what_was_asked_for() {
     let root = tempfile::tempdir().unwrap();
     let flags = ["--nemesis", "checkpoint", "--time-limit", "3", "--seed", "7", "--workload", "contention"];
-    let done = run(&mut hunt(root.path(), &flags)).ok();
+    let done = run(&mut hunt(root.path(), &flags));
+    assert_nothing_wrong(&done);
     assert_eq!(done.value("seed"), "7");
     let history = text(done.value("history_file"));
     let header: Value = serde_json::from_str(history.lines().next().unwrap()).unwrap();
@@ -215,9 +225,8 @@ fn an_output_root_is_one_hunts_at_a_time() {
     assert_keeps_to_schema(&document);
     assert!(document["error"].as_str().unwrap().contains("in use by another run"), "{document}");
     // Elsewhere there is room for another.
-    let second = run(&mut hunt(other.path(), &["--nemesis", "none", "--time-limit", "3"])).ok();
-    assert_eq!(second.value("verdict"), "valid");
-    assert_eq!(first.finish().ok().value("verdict"), "valid");
+    assert_nothing_wrong(&run(&mut hunt(other.path(), &["--nemesis", "none", "--time-limit", "3"])));
+    assert_nothing_wrong(&first.finish());
 }
 
 #[test]
@@ -274,8 +283,7 @@ fn a_hunt_that_is_killed_takes_its_replicas_along_and_leaves_a_history() {
     assert!(matches!(checked.value("verdict"), "valid" | "unknown"), "{checked:#?}");
     let left = |root| names(root).into_iter().filter(|name| name.starts_with(".hunt-")).count();
     assert_eq!(left(root.path()), 1, "{:?}", names(root.path()));
-    let next = run(&mut hunt(root.path(), &["--nemesis", "none", "--time-limit", "3"])).ok();
-    assert_eq!(next.value("verdict"), "valid");
+    assert_nothing_wrong(&run(&mut hunt(root.path(), &["--nemesis", "none", "--time-limit", "3"])));
     assert_eq!(left(root.path()), 0, "{:?}", names(root.path()));
     assert!(history.exists());
     assert_nothing_unfinished(root.path());
