@@ -39,10 +39,15 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// The same with a control port, which waits neither for a disk nor for a peer.
 const CONTROL_LIMIT: Duration = Duration::from_secs(3);
 
+/// The same in a hunt, in which replicas stand still on purpose: the whole of a failover waits for each look at one.
+const CONTROL_LIMIT_OF_HUNTS: Duration = Duration::from_secs(1);
+
 /// A cluster of replica processes on this machine; none until it is set up or opened.
 pub(crate) struct LocalTestbed {
     options: Options,
     interrupt: Interrupt,
+    /// How long an exchange with a control port may take.
+    control_limit: Duration,
     cluster: Option<Cluster>,
 }
 
@@ -59,7 +64,7 @@ struct Cluster {
 impl LocalTestbed {
     /// The cluster that the command line asks for. One that somebody else owns must be there.
     pub(crate) fn open(options: Options, interrupt: Interrupt) -> Result<Self> {
-        let mut testbed = Self { options, interrupt, cluster: None };
+        let mut testbed = Self { options, interrupt, control_limit: CONTROL_LIMIT, cluster: None };
         if let Options::Existing { workspace } = &testbed.options {
             let runner = Runner::open(workspace, launcher(Ownership::Detached, testbed.interrupt.flag())?)?;
             testbed.cluster = Some(Cluster { runner, found_running: true, is_own: false, _lock: None });
@@ -80,7 +85,8 @@ impl LocalTestbed {
         runner.start()?;
         let cluster = Cluster { runner, found_running: false, is_own: true, _lock: None };
         let options = Options::ForOneRun { workspace: None, keep_cluster: false };
-        Ok(Self { options, interrupt: interrupt.clone(), cluster: Some(cluster) })
+        let control_limit = CONTROL_LIMIT_OF_HUNTS;
+        Ok(Self { options, interrupt: interrupt.clone(), control_limit, cluster: Some(cluster) })
     }
 
     /// The cluster in a workspace for a hunt, started unless it runs. A folder that is empty or missing gets a new one with these
@@ -92,7 +98,8 @@ impl LocalTestbed {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let options = Options::ForOneRun { workspace: Some(workspace.to_owned()), keep_cluster: false };
-        let mut testbed = Self { options, interrupt: interrupt.clone(), cluster: None };
+        let control_limit = CONTROL_LIMIT_OF_HUNTS;
+        let mut testbed = Self { options, interrupt: interrupt.clone(), control_limit, cluster: None };
         let cluster = testbed.begin_in(workspace, hunt, limits)?;
         let cluster = testbed.cluster.insert(cluster);
         if !cluster.found_running {
@@ -259,7 +266,7 @@ impl Reach for LocalTestbed {
         self.interrupt.check()?;
         let layout = self.replica(replica)?;
         let addr = Self::address(layout, port);
-        let limit = if port == Port::Control { CONTROL_LIMIT } else { EXCHANGE_LIMIT };
+        let limit = if port == Port::Control { self.control_limit } else { EXCHANGE_LIMIT };
         let reply = self
             .converse(addr, limit, request)
             .with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))?;
