@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use support::machines::Lane;
 use support::ssh_host::{Kind, SshHost, missing_namespaces};
 use support::*;
 
@@ -166,9 +167,8 @@ fn a_killed_run_is_told_of_by_the_next_of_another_kind() {
 }
 
 /// The workspace of a QEMU testbed of which nothing is started, with its port, on which nobody listens.
-fn unreachable(folder: &Path) -> (std::path::PathBuf, u16) {
-    let is_free = |lane: &u16| std::net::TcpStream::connect(("127.0.0.1", 2220 + lane)).is_err();
-    let lane = (1..64).rev().find(is_free).unwrap();
+fn unreachable(folder: &Path) -> (std::path::PathBuf, Lane) {
+    let lane = Lane::claim();
     let workspace = folder.join("ws");
     fs::create_dir_all(workspace.join("qemu/ssh")).unwrap();
     let key = workspace.join("qemu/ssh/id_ed25519");
@@ -176,24 +176,28 @@ fn unreachable(folder: &Path) -> (std::path::PathBuf, u16) {
     assert!(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key).status().unwrap().success());
     let layout = format!(
         "version=1\nworkspace_root={}\narch=x86_64\nbase_image_url=u\nbase_image_path=i\n\
-         local_cluster_binary_path=b\nlane={lane}\n",
-        workspace.display()
+         local_cluster_binary_path=b\nlane={}\n",
+        workspace.display(),
+        lane.number
     );
     fs::write(workspace.join("qemu-testbed-layout.txt"), layout).unwrap();
-    (workspace, 2220 + lane)
+    (workspace, lane)
 }
 
 #[test]
 fn a_control_guest_that_is_not_there_fails_the_run_in_its_status() {
     let folder = tempfile::tempdir().unwrap();
-    let ((workspace, port), out) = (unreachable(folder.path()), folder.path().join("out"));
+    let ((workspace, lane), out) = (unreachable(folder.path()), folder.path().join("out"));
     let status = out.join(format!("{CONTROL}-status.txt"));
     // What an earlier run has left says that it passed.
     run(&mut run_in(&out, CONTROL)).ok();
     assert_eq!(field(&text(&status), "state"), "passed");
     let mut command = jepsen(&["run-qemu", "--run-id", CONTROL, "--workspace"]);
     let error = run(command.arg(&workspace).arg("--output-root").arg(&out)).refused();
-    assert!(error.starts_with(&format!("no control guest listens on 127.0.0.1:{port}")), "{error}");
+    assert!(
+        error.starts_with(&format!("no control guest listens on 127.0.0.1:{}", lane.ssh_port())),
+        "{error}"
+    );
     let status = text(&status);
     assert_eq!(status, text(out.join("allocdb-jepsen-latest-status.txt")));
     assert_eq!((field(&status, "backend"), field(&status, "state")), ("qemu".into(), "failed".into()));
@@ -204,7 +208,7 @@ fn a_control_guest_that_is_not_there_fails_the_run_in_its_status() {
 #[test]
 fn arguments_are_judged_before_anything_is_reached() {
     let folder = tempfile::tempdir().unwrap();
-    let (workspace, _) = unreachable(folder.path());
+    let (workspace, _lane) = unreachable(folder.path());
     let file = folder.path().join("file");
     fs::write(&file, "no folder").unwrap();
     let out = folder.path().join("out");
