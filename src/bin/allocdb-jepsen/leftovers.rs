@@ -16,6 +16,8 @@ pub(crate) const STAGING_PREFIX: &str = "allocdb-staged-";
 
 /// Held in a staging folder by its owner.
 const OWNER: &str = ".owner";
+/// The same file before it is held.
+const COMING_OWNER: &str = ".owner.tmp";
 
 /// Creates a folder that is nobody else's.
 pub(crate) fn private_folder(path: &Path) -> Result<()> {
@@ -27,12 +29,37 @@ pub(crate) fn private_folder(path: &Path) -> Result<()> {
 pub(crate) fn own(folder: &Path) -> Result<File> {
     let failed = || format!("failed to lock temp staging dir {}", folder.display());
     // Whoever finds the lock by its name finds it held.
-    let unnamed = folder.join(".owner.tmp");
+    let unnamed = folder.join(COMING_OWNER);
     let file = allocdb_node::storage::private_file().write(true).create_new(true).open(&unnamed);
     let file = file.with_context(failed)?;
     file.lock().with_context(failed)?;
     fs::rename(&unnamed, folder.join(OWNER)).with_context(failed)?;
     Ok(file)
+}
+
+/// Removes a staging folder with everything in it. Its lock goes last, so that it says whose the folder is at every moment at
+/// which somebody who removes it may be killed.
+///
+/// # Errors
+/// If something in it cannot be removed; the rest of it may be gone by then.
+pub(crate) fn remove_staging(folder: &Path) -> io::Result<()> {
+    remove_all_but_lock(folder)?;
+    fs::remove_dir_all(folder)
+}
+
+fn remove_all_but_lock(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name() == OWNER {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Sees whether there can be staging folders, before anything is done to a cluster that would need them.
@@ -76,16 +103,18 @@ fn clear_if_abandoned(folder: &Path) -> io::Result<bool> {
             if lock.try_lock().is_err() {
                 return Ok(false);
             }
-            fs::remove_dir_all(folder).map(|()| true)
+            remove_staging(folder).map(|()| true)
         }
-        // Another program's, or of somebody who has not come so far: gone if there is nobody and nothing.
+        // Another program's, or of somebody who had not come so far, or who had removed all but the folder: it goes if there
+        // is nobody, and nothing that another program may have put there.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let pid = pid_of_staging(folder.file_name().unwrap_or_default());
-            let is_empty = fs::read_dir(folder)?.next().is_none();
-            if !is_empty || pid.is_none_or(process::is_running) {
+            let is_others =
+                |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() != COMING_OWNER);
+            if fs::read_dir(folder)?.any(is_others) || pid.is_none_or(process::is_running) {
                 return Ok(false);
             }
-            fs::remove_dir(folder).map(|()| true)
+            fs::remove_dir_all(folder).map(|()| true)
         }
         Err(error) => Err(error),
     }
@@ -155,19 +184,38 @@ mod tests {
         drop(own(&abandoned).unwrap());
         fs::write(abandoned.join("state.wal"), "x").unwrap();
         let begun = staging(temporary.path(), NOBODY, 2);
+        let unlocked = staging(temporary.path(), NOBODY, 5);
+        fs::write(unlocked.join(COMING_OWNER), "").unwrap();
         let just_begun = staging(temporary.path(), std::process::id(), 3);
         let others = staging(temporary.path(), NOBODY, 4);
         fs::create_dir(others.join("replica-1")).unwrap();
         let unrelated = temporary.path().join("allocdb-staged-by-hand");
         fs::create_dir(&unrelated).unwrap();
         clear_staging(temporary.path());
-        assert!(!abandoned.exists() && !begun.exists());
+        assert!(!abandoned.exists() && !begun.exists() && !unlocked.exists());
         for kept in [&alive, &just_begun, &others, &unrelated] {
             assert!(kept.exists(), "{}", kept.display());
         }
         drop(held);
         clear_staging(temporary.path());
         assert!(!alive.exists());
+    }
+
+    #[test]
+    fn the_lock_of_a_staging_folder_is_the_last_to_go() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = staging(temporary.path(), NOBODY, 0);
+        let held = own(&folder).unwrap();
+        fs::create_dir(folder.join("replica-1")).unwrap();
+        fs::write(folder.join("replica-1").join("state.wal"), "x").unwrap();
+        fs::write(folder.join("archive"), "x").unwrap();
+        remove_all_but_lock(&folder).unwrap();
+        let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [OWNER]);
+        // Killed at this point, somebody else finishes it.
+        drop(held);
+        clear_staging(temporary.path());
+        assert!(!folder.exists());
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub(crate) use archive::{append_bytes, append_file, append_log, pack_replica, un
 
 use super::actions::Actions;
 use super::common::{now_millis, sanitized};
-use super::leftovers::{STAGING_PREFIX, own, private_folder};
+use super::leftovers::{STAGING_PREFIX, own, private_folder, remove_staging};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::replica::staging::StagedReplica;
 use anyhow::{Context as _, Result};
@@ -75,7 +75,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.root) {
+        if let Err(error) = remove_staging(&self.root) {
             log::warn!("failed to remove {}: {error}", self.root.display());
         }
     }
