@@ -7,46 +7,25 @@
 //! ```
 //!
 //! Prints, as figures of one run: how long a verification of the surface takes, against the same requests and commands with
-//! an `ssh` process for each; how long a control run takes; and how long a committed write takes over a held session, against
-//! the same write straight to the replica's socket. Meaningful only while nobody else uses the machine.
+//! an `ssh` process for each; how long a control run takes; and how long the committed writes of control runs take over their
+//! held sessions, as the notes of the runs say, against writes straight to the replica's socket. Meaningful only while nobody
+//! else uses the machine.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-/// The harness' own session, for writes one by one.
-#[allow(dead_code, unused_imports, unreachable_pub, reason = "only the session is used")]
-#[path = "../src/bin/allocdb-jepsen"]
-mod harness {
-    #[path = "args.rs"]
-    pub(crate) mod args;
-    #[path = "common.rs"]
-    pub(crate) mod common;
-    #[path = "harness_log.rs"]
-    pub(crate) mod harness_log;
-    #[path = "interrupt.rs"]
-    pub(crate) mod interrupt;
-    #[path = "qemu.rs"]
-    pub(crate) mod qemu;
-    #[path = "remote.rs"]
-    pub(crate) mod remote;
-    #[path = "testbed.rs"]
-    pub(crate) mod testbed;
-}
-
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::api::{Request, Response, SubmitResponse, decode_response, encode_request};
-use allocdb_node::ids::{ReplicaId, ResourceId, Slot};
-use harness::interrupt::Interrupt;
-use harness::testbed::{Contact, Port};
+use allocdb_node::ids::{ResourceId, Slot};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::ssh_host::{Kind, SshHost, missing_namespaces};
 use support::{exchange, jepsen, run, submit};
 
 const TIMES: usize = 15;
-const WRITES: u64 = 400;
+const WRITES: usize = 400;
 
 /// Set for the part that runs where QEMU would forward the guest's port.
 const INSIDE: &str = "ALLOCDB_BENCH_WORKSPACE";
@@ -170,29 +149,40 @@ fn measure_run(host: &SshHost) {
     show("run-qemu of a control run", (0..TIMES).map(|_| timed(control_run)).collect());
 }
 
-/// One after the other in turn.
+/// A run, then as many writes straight to the socket as it had, until there are enough of both.
 fn measure_writes(workspace: &Path) {
-    let testbed = harness::qemu::open(workspace, Contact::AtOnce, &Interrupt::default()).unwrap();
-    let straight = "172.31.1.11:18000".parse().unwrap();
-    let over_session = |request: &[u8]| testbed.exchange(ReplicaId(1), Port::Client, request).unwrap();
-    let to_socket = |request: &[u8]| exchange(straight, request);
-    let write = |n: u64, send: &dyn Fn(&[u8]) -> Vec<u8>| {
-        let resource = ResourceId(u128::from(n) + 1);
-        // Verifying has brought the cluster's slots to the clock's.
-        let create =
-            encode_request(&submit(u64::MAX / 2 + n, resource.0, Operation::CreateResource { resource }));
-        timed(|| {
-            let answer = decode_response(&send(&create));
-            let committed = matches!(answer, Ok(Response::Submit(SubmitResponse::Committed(_))));
-            assert!(committed, "{answer:?}");
-        })
-    };
+    let replica = "172.31.1.11:18000".parse().unwrap();
     let (mut held, mut straight) = (Vec::new(), Vec::new());
-    for n in 0..WRITES {
-        straight.push(write(2 * n, &to_socket));
-        held.push(write(2 * n + 1, &over_session));
+    while held.len() < WRITES {
+        let of_run = writes_of_a_run(workspace);
+        assert!(!of_run.is_empty(), "the notes of a run hold no committed write");
+        for _ in &of_run {
+            let resource = ResourceId(straight.len() as u128 + 1);
+            // Above the slots of the run, which go with the clock too.
+            let slot = 1024 * SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+            let create = encode_request(&submit(slot, resource.0, Operation::CreateResource { resource }));
+            straight.push(timed(|| {
+                let answer = decode_response(&exchange(replica, &create));
+                let committed = matches!(answer, Ok(Response::Submit(SubmitResponse::Committed(_))));
+                assert!(committed, "{answer:?}");
+            }));
+        }
+        held.extend(of_run);
     }
     let straight = show("a committed write straight to the replica's socket", straight);
     let held = show("the same over a held session", held);
     println!("  the session takes {:.2} times as long", held / straight);
+}
+
+/// How long each committed write of a control run took, by its notes.
+fn writes_of_a_run(workspace: &Path) -> Vec<Duration> {
+    let mut command = jepsen(&["run-qemu", "--run-id", "reservation_contention-control", "--output-root"]);
+    command.arg(workspace.with_extension("out")).arg("--workspace").arg(workspace);
+    let done = run(command.env("ALLOCDB_LOG", "debug"));
+    assert!(done.status.success(), "{done:#?}");
+    let took = |line: &str| {
+        let (_, took) = line.split_once(" -> committed ")?.1.rsplit_once(" in ")?;
+        Some(Duration::from_secs_f64(took.strip_suffix(" ms")?.parse::<f64>().unwrap() / 1e3))
+    };
+    done.stderr.lines().filter_map(took).collect()
 }

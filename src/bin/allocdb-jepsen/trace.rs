@@ -1,4 +1,5 @@
-//! Notes of every request to a replica with its answer, a line each, for who wants to know what a run did.
+//! Notes of every request to a replica with its answer and how long that took, a line each, for who wants to know what a run
+//! did.
 //!
 //! They are made at the level `debug`, so `ALLOCDB_LOG=debug` shows them, and cost nothing where nobody asks.
 
@@ -18,7 +19,7 @@ use anyhow::Result;
 use std::fmt::Display;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A testbed whose requests and answers are noted.
 pub(crate) struct Noted(pub(crate) Box<dyn ExternalTestbed>);
@@ -33,13 +34,15 @@ impl Reach for Noted {
     }
 
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
+        let began = Instant::now();
         let answer = self.0.exchange(replica, port, request);
         if log::log_enabled!(log::Level::Debug) {
-            let asked = asked(port, request);
-            match &answer {
-                Ok(bytes) => log::debug!("{port} r{replica} {asked} -> {}", answered(port, bytes)),
-                Err(error) => log::debug!("{port} r{replica} {asked} -> failed: {error:#}"),
-            }
+            let took = began.elapsed().as_secs_f64() * 1e3;
+            let answered = match &answer {
+                Ok(bytes) => answered(port, bytes),
+                Err(error) => format!("failed: {error:#}"),
+            };
+            log::debug!("{port} r{replica} {} -> {answered} in {took:.3} ms", asked(port, request));
         }
         answer
     }
