@@ -274,9 +274,16 @@ fn a_hunt_that_is_killed_takes_its_replicas_along_and_leaves_a_history() {
     let hunted = Hunted::start(root.path(), &["--time-limit", "3600"]);
     hunted.until_asked(300);
     assert_eq!(replica_processes(root.path()).len(), 3);
+    let view = || run(jepsen(&["watch-local", "--output-root"]).arg(root.path())).stdout;
+    until("a view of clients at work", || {
+        let seen = view();
+        seen.contains("🟢 RUNNING, main") && seen.contains(" up       primary")
+    });
     hunted.signal("KILL");
     let history = hunted.history();
     assert!(!hunted.finish().status.success());
+    let seen = view();
+    assert!(seen.contains("💥 GONE: process "), "{seen}");
     assert_no_replicas(root.path());
     let checked = run(jepsen(&["check", "--history-file"]).arg(&history));
     assert!(matches!(checked.code(), Some(0 | 2)), "{checked:#?}");
@@ -385,6 +392,38 @@ fn the_line_on_a_terminal_fits_it() {
     let ended = terminal.until_line("ended with ");
     assert!(ended.iter().any(|line| line.starts_with("hunt_id=")), "{ended:#?}");
     assert!(!ended.iter().any(|line| line.starts_with("main ")), "{ended:#?}");
+}
+
+#[test]
+fn a_hunt_says_how_it_gets_on_and_how_it_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let view = |flags: &[&str]| run(jepsen(&["watch-local", "--output-root"]).arg(root.path()).args(flags));
+    let without = view(&[]).refused().to_owned();
+    assert!(
+        without.contains("holds no run or hunt with a cluster of its own; --workspace names"),
+        "{without}"
+    );
+    let hunted = Hunted::start(root.path(), &["--nemesis", "none", "--time-limit", "3600"]);
+    hunted.until_asked(300);
+    let file = root.path().join("allocdb-jepsen-latest-hunt.json");
+    let status = || serde_json::from_str::<Value>(&text(&file)).unwrap();
+    until("a status of clients at work", || status()["ok"].as_u64().is_some_and(|ok| ok > 0));
+    assert_keeps_to(&status(), "hunt-status.schema.json");
+    assert_eq!(status()["phase"], "main");
+    let done = hunted.signal_until_it_ends("INT");
+    let told = status();
+    assert_keeps_to(&told, "hunt-status.schema.json");
+    assert_eq!(
+        (told["phase"].as_str(), told["verdict"].as_str()),
+        (Some("done"), Some(done.value("verdict")))
+    );
+    let operations = ["ok", "fail", "info"].map(|kind| told[kind].as_u64().unwrap()).iter().sum::<u64>();
+    assert_eq!(operations.to_string(), done.value("operations"));
+    // A hunt that is over is shown by either name, and ends a view that follows it.
+    for flags in [&["--follow"][..], &["--run-id", done.value("hunt_id"), "--follow"]] {
+        let seen = view(flags).stdout;
+        assert!(seen.contains("🏁 DONE") && seen.contains(done.value("hunt_id")), "{seen}");
+    }
 }
 
 #[test]

@@ -12,5 +12,5 @@ pub mod wal;
 
 pub use disk::{Disk, DiskFile, DiskRefusal, OsDisk, create_private_folder, private_file};
 pub use frame::{Frame, RecordType};
-pub use replace::{Flush, ReplaceError, read_file, replace_file};
+pub use replace::{Flush, ReplaceError, read_file, replace_file, replace_file_lazily};
 pub use wal::{Stop, Wal};

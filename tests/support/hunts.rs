@@ -138,7 +138,12 @@ pub fn assert_nothing_unfinished(root: &Path) {
 
 /// Holds a document against what is said of hunts.
 pub fn assert_keeps_to_schema(document: &Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas/hunt.schema.json");
+    assert_keeps_to(document, "hunt.schema.json");
+}
+
+/// Holds a document against one of the published schemas.
+pub fn assert_keeps_to(document: &Value, schema: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas").join(schema);
     let schema: Value = serde_json::from_str(&text(path)).unwrap();
     jsonschema::draft202012::meta::validate(&schema).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();

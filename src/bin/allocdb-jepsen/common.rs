@@ -87,6 +87,12 @@ fn is_dumb(term: Option<&std::ffi::OsStr>) -> bool {
     term.is_some_and(|term| term == "dumb")
 }
 
+/// How many columns a terminal has; 80 where it does not tell.
+pub(crate) fn width_of(terminal: &impl std::os::fd::AsFd) -> usize {
+    let told = rustix::termios::tcgetwinsize(terminal).ok().filter(|size| size.ws_col > 0);
+    told.map_or(80, |size| size.ws_col.into())
+}
+
 /// What time it is, and how much of it has passed.
 pub(crate) trait Time: std::fmt::Debug + Send + Sync {
     /// Milliseconds since the Unix epoch, as [`now_millis`]; somebody may set them forward or back at any moment.

@@ -9,6 +9,8 @@ mod bundle;
 mod clients;
 #[path = "hunt/compare.rs"]
 mod compare;
+#[path = "hunt/fault_feed.rs"]
+mod fault_feed;
 #[path = "hunt/journal.rs"]
 mod journal;
 #[path = "hunt/nemesis.rs"]
@@ -19,12 +21,14 @@ mod report;
 mod settle;
 #[path = "hunt/signals.rs"]
 mod signals;
+#[path = "hunt/status.rs"]
+mod status;
 #[path = "hunt/transport.rs"]
 mod transport;
 
 use super::actions::Actions;
 use super::args::{Format, Hunt};
-use super::common::{Exit, now_millis, obeys_escapes, print};
+use super::common::{Exit, now_millis, print};
 use super::harness_log::{self, Notes, carried};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
@@ -33,6 +37,7 @@ use super::runs::programs;
 use super::runtime;
 use super::sink::{OutputRoot, create_output_root};
 use super::testbed::{Ending, Machines as _, REPLICAS};
+use super::tracker::hunts::{HuntPhase, HuntStatus};
 use allocdb_node::allocator::AllocatorConfig;
 use allocdb_node::check::Verdict;
 use allocdb_node::client::judge::Judge;
@@ -56,6 +61,7 @@ use nemesis::Nemesis;
 use report::{Files, Found, Report};
 use serde_json::json;
 use signals::Signals;
+use status::StatusSink;
 use std::time::{Duration, Instant};
 
 /// How often the main phase is looked at.
@@ -187,7 +193,18 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
         testbed.leave_as_found()?;
         return Err(error);
     }
-    let hunted = Hunting { options, seed, id: &id, files: &files, signals }.hunt(&mut testbed);
+    let status = StatusSink::new(
+        &files,
+        HuntStatus {
+            workspace: options.workspace.clone().unwrap_or_else(|| workspace.clone()),
+            workload: options.workload.word().to_owned(),
+            time_limit_secs: options.time_limit.as_secs(),
+            history_file: files.history.clone(),
+            ..HuntStatus::new(&id, seed, now_millis())
+        },
+    );
+    let hunted =
+        Hunting { options, seed, id: &id, files: &files, signals, status: &status }.hunt(&mut testbed);
     let is_valid = hunted.as_ref().is_ok_and(|report| report.verdict() == Verdict::Valid);
     if !is_own && !is_valid {
         let copied = testbed.layout().and_then(|layout| copy_replicas(layout, &workspace));
@@ -201,6 +218,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
         Err(error) => {
             // Nothing was judged; what the replicas left may say why.
             let kept = files.keep_replicas(&workspace);
+            status.came_to(None);
             return Err(error.context(format!("the hunt failed; its cluster is kept in {}", kept.display())));
         }
     };
@@ -217,6 +235,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
             files.keep_replicas(&workspace);
         }
     }
+    status.came_to(Some(&report));
     if is_valid
         && is_own
         && let Err(error) = testbed.end(Ending::Passed)
@@ -249,6 +268,7 @@ struct Hunting<'a> {
     id: &'a str,
     files: &'a Files,
     signals: &'a Signals,
+    status: &'a StatusSink<'a>,
 }
 
 impl Hunting<'_> {
@@ -281,7 +301,11 @@ impl Hunting<'_> {
         let shared =
             Shared::new(generator, journal, clients, ClientId(1), self.options.rate, &self.signals.second);
         let began = Instant::now();
-        let phases = self.phases(&shared, testbed, &layout);
+        let phases = std::thread::scope(|scope| {
+            scope.spawn(|| self.status.keep(&shared));
+            let _until = self.status.until_here();
+            self.phases(&shared, testbed, &layout)
+        });
         // What was not looked at is part of the history: whoever judges the file comes to the same.
         for reason in &phases.doubts {
             shared.lock().journal.nemesis(Kind::Info, DOUBT, None, json!({ "reason": reason }));
@@ -330,7 +354,7 @@ impl Hunting<'_> {
 
     fn compare(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Result<()> {
         self.signals.second.check()?;
-        self.show("comparing", shared);
+        self.status.phase(HuntPhase::Comparing);
         testbed.stop_replicas()?;
         let spare = tempfile::Builder::new()
             .prefix(CLUSTER.0)
@@ -352,6 +376,7 @@ impl Hunting<'_> {
         let longest = self.options.time_limit / 5;
         let mut nemesis = Nemesis::new(shared, testbed, Actions::new(testbed, &self.signals.second), longest);
         let began = Instant::now();
+        self.status.phase(HuntPhase::Main);
         std::thread::scope(|scope| {
             for _ in 0..self.options.concurrency {
                 scope.spawn(|| shared.be_a_client());
@@ -364,7 +389,7 @@ impl Hunting<'_> {
         });
         let main = began.elapsed();
         let mut doubts = Vec::new();
-        self.show("healing", shared);
+        self.status.phase(HuntPhase::Healing);
         if let Err(error) = nemesis.heal_all() {
             doubts.push(format!("not every fault was healed: {error:#}"));
             return Phases::of(nemesis, main, doubts);
@@ -388,7 +413,7 @@ impl Hunting<'_> {
                 shared.lock().journal.nemesis(Kind::Info, UNAVAILABLE, None, value);
             }
         } else {
-            self.show("settling", shared);
+            self.status.phase(HuntPhase::Settling);
             if let Err(error) = settle::settle(shared, nemesis.actions(), self.options.processes()) {
                 doubts.push(format!("not everything was settled: {error:#}"));
             }
@@ -404,52 +429,14 @@ impl Hunting<'_> {
     /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops.
     fn watch_main(&self, shared: &Shared, began: Instant) {
         let progress = shared.lock().journal.progress.clone();
-        let mut shown = Instant::now();
-        let mut operations = 0;
         while began.elapsed() < self.options.time_limit {
             let has_found = progress.has_anomaly() && !self.options.keep_going;
             if has_found || !progress.is_alive() || self.signals.first.check().is_err() {
                 break;
             }
             std::thread::sleep(TURN);
-            if shown.elapsed() >= Duration::from_millis(500) {
-                operations = self.show_main(shared, began, operations, shown.elapsed());
-                shown = Instant::now();
-            }
         }
         shared.end();
-    }
-
-    fn show_main(&self, shared: &Shared, began: Instant, before: u64, since: Duration) -> u64 {
-        let (tally, mut took, primary) = {
-            let mut state = shared.lock();
-            (state.tally, std::mem::take(&mut state.took), state.generator.primary())
-        };
-        let operations = tally.operations();
-        took.sort_unstable();
-        let p99 = took.get(took.len().saturating_sub(1) * 99 / 100).copied().unwrap_or_default();
-        let rate = (operations - before) as f64 / since.as_secs_f64().max(0.001);
-        self.line(&format!(
-            "main {}s/{}s  {rate:.0}/s  ok {} fail {} info {}  p99 {:.1}ms  primary {primary}",
-            began.elapsed().as_secs(),
-            self.options.time_limit.as_secs(),
-            tally.ok,
-            tally.fail,
-            tally.info,
-            p99.as_secs_f64() * 1000.0,
-        ));
-        operations
-    }
-
-    fn show(&self, phase: &str, shared: &Shared) {
-        let tally = shared.lock().tally;
-        self.line(&format!("{phase}  ok {} fail {} info {}", tally.ok, tally.fail, tally.info));
-    }
-
-    fn line(&self, text: &str) {
-        if obeys_escapes(&std::io::stderr()) {
-            eprint!("\r\x1b[K{}", text.chars().take(79).collect::<String>());
-        }
     }
 }
 
@@ -469,13 +456,5 @@ impl Phases {
     fn of(nemesis: Nemesis<'_>, main: Duration, doubts: Vec<String>) -> Self {
         let Nemesis { faults, spans, .. } = nemesis;
         Self { faults, spans, replica_programs: Vec::new(), main, doubts }
-    }
-}
-
-impl Drop for Hunting<'_> {
-    fn drop(&mut self) {
-        if obeys_escapes(&std::io::stderr()) {
-            eprint!("\r\x1b[K");
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The local backend: three replica processes on this machine, reached over loopback, their faults injected through the runner.
 
 use super::args::LocalTestbed as Options;
-use super::common::{now_millis, sanitized_run_id};
+use super::common::now_millis;
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
 use super::runtime::STATUS;
@@ -10,6 +10,7 @@ use super::testbed::{
     AlreadyStopped, Ending, ExternalTestbed, Links, Machines, Port, Processes, REPLICAS, Reach, ReplicaFiles,
     Verb, claim_in,
 };
+use super::tracker::RunFiles;
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
@@ -178,8 +179,7 @@ impl LocalTestbed {
 
     /// A cluster made for this run, below its output root.
     fn begin_own(&self, output_root: &Path, run: &RunSpec) -> Result<Cluster> {
-        let name = format!("{}-cluster-{}", sanitized_run_id(run.id.as_str()), now_millis());
-        let workspace = output_root.join(name);
+        let workspace = RunFiles::new(output_root, run.id.as_str()).own_cluster(now_millis());
         let runner = self.create(&workspace, Limits::GATE)?;
         Ok(Cluster { runner, found_running: false, is_own: true, _lock: None })
     }

@@ -1,6 +1,8 @@
 //! What a run tells about itself while it goes on: a status file that is replaced at every change, an events log that only
 //! grows, and the numbers that keep its requests apart from those of every other run.
 
+#[path = "tracker/hunts.rs"]
+pub(crate) mod hunts;
 #[path = "tracker/lines.rs"]
 pub(crate) mod lines;
 #[path = "tracker/namespaces.rs"]
@@ -25,6 +27,9 @@ const LATEST_STATUS: &str = "allocdb-jepsen-latest-status.txt";
 
 /// Held for as long as a run or an archive command writes below an output root. Says who does, or did last.
 pub(crate) const OUTPUT_LOCK: &str = ".allocdb-jepsen.lock";
+
+/// What stands before the time in the name of a cluster that a run has made for itself.
+const OWN_CLUSTER: &str = "cluster-";
 
 /// Where the files of a run go.
 #[derive(Debug, Clone)]
@@ -79,6 +84,21 @@ impl RunFiles {
 
     pub(crate) fn harness_log(&self) -> PathBuf {
         self.path("harness.log")
+    }
+
+    /// Name of the folder of a cluster that the run makes for itself at such a time, in milliseconds since the epoch.
+    pub(crate) fn own_cluster(&self, millis: u64) -> PathBuf {
+        self.path(&format!("{OWN_CLUSTER}{millis}"))
+    }
+
+    /// The folder of the cluster that the run has made for itself last, if it is still there.
+    pub(crate) fn newest_own_cluster(&self) -> Option<PathBuf> {
+        let prefix = format!("{}-{OWN_CLUSTER}", self.run);
+        let made = |entry: std::fs::DirEntry| -> Option<(u64, PathBuf)> {
+            let millis = entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?;
+            Some((millis, entry.path()))
+        };
+        std::fs::read_dir(&self.output_root).ok()?.flatten().filter_map(made).max().map(|(_, path)| path)
     }
 
     /// Name of the folder at the top of a log archive made now.

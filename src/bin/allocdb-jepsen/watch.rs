@@ -15,13 +15,13 @@ mod look;
 #[path = "watch/terminal.rs"]
 mod terminal;
 
-use super::args::{FleetWatch, Refresh, Testbed, Watch};
+use super::args::{FleetWatch, LocalTestbed, Refresh, Testbed, Watch};
 use super::common::{now_millis, obeys_escapes};
 use super::interrupt::Interrupt;
 use super::testbed::Open;
 use super::tracker::State;
 use super::watch_render::{Heading, LaneView, StyledLine, Subject, frame, text_of};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use lanes::Lanes;
 use look::Source;
 use std::io::Write;
@@ -51,9 +51,29 @@ impl View {
     /// One run.
     pub(crate) fn of_run(wanted: Watch) -> Self {
         let Watch { testbed, output_root, run_id, refresh } = wanted;
-        let source = Source { name: String::new(), testbed, output_root, run_id, events: RUN_EVENTS };
-        let subject = Subject::Run { status_file: source.status_file() };
+        let with_hunts = matches!(testbed, Testbed::Local(_));
+        let source =
+            Source { name: String::new(), testbed, output_root, run_id, events: RUN_EVENTS, with_hunts };
+        // One that cannot be read is told by the first look.
+        let is_hunt = source.hunt().is_ok_and(|hunt| hunt.is_some());
+        let status_file = if is_hunt { source.hunt_file() } else { source.status_file() };
+        let subject = Subject::Run { status_file };
         Self { heading: heading(&source.testbed, subject, 1, refresh), sources: vec![source], refresh }
+    }
+
+    /// Takes the cluster that a run or hunt has made for itself where nobody says which one it is.
+    fn find_own_cluster(&mut self) -> Result<()> {
+        for source in &mut self.sources {
+            let Testbed::Local(LocalTestbed::ForOneRun { .. }) = source.testbed else { continue };
+            let Some(workspace) = source.own_cluster()? else {
+                bail!(
+                    "{} holds no run or hunt with a cluster of its own; --workspace names another cluster",
+                    source.output_root.display()
+                );
+            };
+            source.testbed = Testbed::Local(LocalTestbed::Existing { workspace });
+        }
+        Ok(())
     }
 
     /// Several testbeds, at least one.
@@ -65,6 +85,7 @@ impl View {
             output_root: lane.output_root,
             run_id: None,
             events: LANE_EVENTS,
+            with_hunts: false,
         };
         let sources: Vec<Source> = lanes.into_iter().map(source).collect();
         let testbed = Testbed::Kubevirt { workspace: Default::default() };
@@ -87,8 +108,11 @@ impl View {
 
     /// Whether there is nothing more to come.
     fn is_over(&self, lanes: &[LaneView]) -> bool {
-        let has_ended =
-            |lane: &LaneView| lane.status.as_ref().is_some_and(|status| status.state != State::Running);
+        let has_ended = |lane: &LaneView| match (&lane.status, &lane.hunt) {
+            (Some(status), _) => status.state != State::Running,
+            (None, Some(hunt)) => hunt.is_over(),
+            (None, None) => false,
+        };
         !self.refresh.follow || (self.is_of_one_run() && lanes.iter().all(has_ended))
     }
 
@@ -118,7 +142,9 @@ fn heading(testbed: &Testbed, subject: Subject, lanes: usize, refresh: Refresh) 
 /// # Errors
 /// When it cannot be told, nobody takes the output, or somebody wants the program to end.
 pub(crate) fn run(wanted: Watch, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
-    show(&View::of_run(wanted), interrupt, open)
+    let mut view = View::of_run(wanted);
+    view.find_own_cluster()?;
+    show(&view, interrupt, open)
 }
 
 /// Shows the latest runs of several testbeds until somebody wants the program to end, or once. What cannot be told of one of

@@ -9,6 +9,8 @@
 mod fit;
 #[path = "watch_render/frame.rs"]
 mod frame;
+#[path = "watch_render/hunts.rs"]
+mod hunts;
 #[path = "watch_render/parts.rs"]
 mod parts;
 #[path = "watch_render/screen.rs"]
@@ -22,6 +24,7 @@ pub(crate) use frame::frame;
 pub(crate) use screen::{Size, screen};
 pub(crate) use style::{StyledLine, text_of};
 
+use super::tracker::hunts::HuntStatus;
 use super::tracker::lines::LogLine;
 use super::tracker::{RunStatus, State};
 use allocdb_node::api::Metrics;
@@ -63,6 +66,8 @@ pub(crate) struct LaneView {
     pub(crate) name: String,
     /// How the run is; `None` if there is none yet, or it cannot be told.
     pub(crate) status: Option<RunStatus>,
+    /// How the hunt is, if what goes on there is one; there is no status of a run then.
+    pub(crate) hunt: Option<Box<HuntStatus>>,
     /// How the replicas are, in the order of the layout; none if they cannot be asked.
     pub(crate) replicas: Vec<Replica>,
     /// What happened last, oldest first.
@@ -88,6 +93,12 @@ pub(crate) struct Replica {
 }
 
 impl LaneView {
+    /// When the run or hunt began, in milliseconds since the epoch.
+    fn began_millis(&self) -> Option<u64> {
+        let run = self.status.as_ref().map(|status| status.started_at_millis);
+        run.or(self.hunt.as_ref().map(|hunt| hunt.started_at_millis))
+    }
+
     /// The first replica that answers, can be trusted and is primary.
     fn leader(&self) -> Option<ReplicaId> {
         let leads = |replica: &&Replica| {

@@ -70,7 +70,7 @@ pub(super) fn menu() -> Menu {
             run_local(),
             verify("verify-local-surface", "the cluster on this machine", |m| verify_surface(local(m)?, m)),
             archive("archive-local", "the cluster on this machine", |m| archive_of(local(m)?, m)),
-            watch("watch-local", "its cluster on this machine", |m| watch_on(local(m)?, m)),
+            watch_local(),
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
             check(),
             history(),
@@ -255,6 +255,30 @@ fn watch(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<C
                 .help("Run to show, planned or not [default: the latest in the output root]"),
         )
         .args([refresh_millis(), follow("until the run has ended")]);
+    Subcommand { syntax, build }
+}
+
+fn watch_local() -> Subcommand {
+    let workspace =
+        "Folder that holds the layout file [default: of the cluster that the run or hunt made for itself]";
+    let syntax = does(
+        "watch-local",
+        "Show the state of one run or hunt and of the replicas of its cluster on this machine",
+    )
+    .arg(path("output-root").required(true).help("Folder that holds the files of the run or hunt"))
+    .arg(path("workspace").help(workspace))
+    .arg(
+        text("run-id", "run-id")
+            .help("Run, planned or not, or hunt to show [default: the latest in the output root]"),
+    )
+    .args([refresh_millis(), follow("until the run or hunt has ended")]);
+    let build = |m: &mut ArgMatches| {
+        let testbed = match m.remove_one("workspace") {
+            Some(workspace) => LocalTestbed::Existing { workspace },
+            None => LocalTestbed::ForOneRun { workspace: None, keep_cluster: false },
+        };
+        watch_on(Testbed::Local(testbed), m)
+    };
     Subcommand { syntax, build }
 }
 

@@ -119,7 +119,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
         "  allocdb-jepsen run-local --run-id <run-id> --output-root <path> [--workspace <path>] [--keep-cluster]
   allocdb-jepsen verify-local-surface --workspace <path>
   allocdb-jepsen archive-local --workspace <path> --run-id <run-id> --history-file <path> --output-root <path>
-  allocdb-jepsen watch-local --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
+  allocdb-jepsen watch-local --output-root <path> [--workspace <path>] [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen check --history-file <path>
   allocdb-jepsen history --history-file <path> --to <edn|jsonl>

@@ -3,6 +3,7 @@
 //! Nobody who acts waits for the disk or the judge: events go through a queue, in the order in which they were numbered. What
 //! cannot be written any more ends the hunt, with what there is.
 
+use super::fault_feed::Faults;
 use allocdb_node::check::Anomaly;
 use allocdb_node::client::judge::{Judge, Verdict};
 use allocdb_node::client::record::{Fields, Request};
@@ -102,6 +103,8 @@ pub(super) struct Journal {
     next: u64,
     queue: Sender<Happened>,
     pub(super) progress: Arc<Progress>,
+    /// What was done to the cluster so far.
+    pub(super) faults: Faults,
 }
 
 /// The thread that writes.
@@ -133,7 +136,8 @@ impl Journal {
             .name("history".to_owned())
             .spawn(move || write_all(out, judge, &events, &seen))
             .context("failed to start the thread that writes the history")?;
-        Ok((Self { began: Instant::now(), next: 0, queue, progress }, Writer(writer)))
+        let faults = Faults::default();
+        Ok((Self { began: Instant::now(), next: 0, queue, progress, faults }, Writer(writer)))
     }
 
     /// Nanoseconds since the beginning.
@@ -170,6 +174,7 @@ impl Journal {
         replica: Option<u64>,
         value: serde_json::Value,
     ) -> u64 {
+        self.faults.take_in(kind, f, &value, self.now());
         self.tell(Process::Nemesis, replica, What::Nemesis(kind, f.to_owned(), value))
     }
 }

@@ -153,11 +153,21 @@ impl Report {
         for doubt in &self.judged.judgement.doubts {
             let _ = writeln!(text, "doubt={}", one_line(doubt));
         }
-        for anomaly in &self.judged.judgement.anomalies {
+        for anomaly in self.anomaly_lines() {
             let _ = writeln!(text, "anomaly={anomaly}");
         }
         let _ = writeln!(text, "reproduce={}", self.command());
         text
+    }
+
+    /// What the operations came to.
+    pub(super) fn tally(&self) -> Tally {
+        self.found.tally
+    }
+
+    /// Each anomaly in a line: its name, and the fields that identify it.
+    pub(super) fn anomaly_lines(&self) -> impl Iterator<Item = String> {
+        self.judged.judgement.anomalies.iter().map(ToString::to_string)
     }
 
     /// The same for programs, with all that is known.

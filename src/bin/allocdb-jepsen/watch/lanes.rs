@@ -208,8 +208,9 @@ impl Lane {
         match found {
             Found::Files(told) => {
                 let told = told.map(|told| *told);
-                if let Ok(FilesReport { status: Some(status), .. }) = &told {
-                    self.word = Some(Word::next(self.word, status.updated_at_millis, now, now_millis()));
+                let updated = told.as_ref().ok().and_then(FilesReport::updated_at_millis);
+                if let Some(updated) = updated {
+                    self.word = Some(Word::next(self.word, updated, now, now_millis()));
                 }
                 self.told = Some((told, now));
             }
@@ -233,8 +234,17 @@ impl Lane {
         matches!(self.testbed, TestbedState::Open)
     }
 
+    /// Whether it is a hunt that goes on here, or went on last. Its cluster may be gone with it.
+    fn is_of_a_hunt(&self) -> bool {
+        matches!(&self.told, Some((Ok(FilesReport { hunt: Some(_), .. }), _)))
+    }
+
     /// The testbed comes first: without it a run is not told.
     fn take_failure(&mut self) -> Option<anyhow::Error> {
+        // What its files tell is there at once, and says whether it matters.
+        if self.told.is_none() || self.is_of_a_hunt() {
+            return None;
+        }
         if let TestbedState::Closed(_) = self.testbed {
             let TestbedState::Closed(error) = std::mem::replace(&mut self.testbed, TestbedState::Tried)
             else {
@@ -268,6 +278,7 @@ impl Lane {
             None => self.named(),
             Some((Ok(told), at)) => LaneView {
                 status: told.status.clone(),
+                hunt: told.hunt.clone(),
                 events: told.events.clone(),
                 age: at.elapsed(),
                 quiet: self.word.map(Word::quiet).unwrap_or_default(),
@@ -282,7 +293,8 @@ impl Lane {
 
     fn known(&self) -> LaneView {
         let run = self.run();
-        LaneView { error: run.error.clone().or(self.obstacle()), replicas: self.replicas(), ..run }
+        let obstacle = if self.is_of_a_hunt() { None } else { self.obstacle() };
+        LaneView { error: run.error.clone().or(obstacle), replicas: self.replicas(), ..run }
     }
 
     /// All replicas once they can be asked, so that what stands below them stays where it is.
@@ -296,11 +308,11 @@ impl Lane {
     }
 
     fn now(&self) -> LaneView {
-        if let Some(obstacle) = self.obstacle() {
+        if let Some(obstacle) = self.obstacle().filter(|_| !self.is_of_a_hunt()) {
             return LaneView { error: Some(obstacle), ..self.named() };
         }
         let run = self.run();
-        if run.error.is_some() {
+        if run.error.is_some() || !self.is_reached() {
             return run;
         }
         let asked = self.replicas.asked;

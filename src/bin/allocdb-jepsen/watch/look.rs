@@ -6,7 +6,8 @@ use super::super::common::escaped;
 use super::super::interrupt::Interrupt;
 use super::super::runtime::{STATUS, status_in};
 use super::super::testbed::{Contact, Open, Port, REPLICAS, Reach};
-use super::super::tracker::lines::LogLine;
+use super::super::tracker::hunts::{FaultNote, HuntStatus};
+use super::super::tracker::lines::{Happening, LogLine};
 use super::super::tracker::writer::Writer;
 use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State};
 use super::super::watch_render::Replica;
@@ -32,6 +33,8 @@ pub(super) struct Source {
     pub(super) run_id: Option<String>,
     /// How many events are shown.
     pub(super) events: usize,
+    /// Hunts are shown as well, not only runs.
+    pub(super) with_hunts: bool,
 }
 
 impl Source {
@@ -41,7 +44,47 @@ impl Source {
         if self.run_id.is_some() { files.status() } else { files.latest_status() }
     }
 
+    /// The status file that says how the hunt is, if it is one.
+    pub(super) fn hunt_file(&self) -> PathBuf {
+        match &self.run_id {
+            Some(id) => HuntStatus::file(&self.output_root, id),
+            None => HuntStatus::latest_file(&self.output_root),
+        }
+    }
+
+    /// The hunt that is wanted, if it is one and not a run.
+    pub(super) fn hunt(&self) -> Result<Option<HuntStatus>> {
+        if !self.with_hunts {
+            return Ok(None);
+        }
+        let Some(hunt) = HuntStatus::read(&self.hunt_file())? else { return Ok(None) };
+        // What began later is what somebody wants to see who does not say what.
+        let run = if self.run_id.is_none() { load(&self.status_file()).ok().flatten() } else { None };
+        let is_later = run.is_none_or(|run| run.started_at_millis < hunt.started_at_millis);
+        Ok(is_later.then(|| hunt.checked()))
+    }
+
+    /// The folder of the cluster that a run or hunt made for itself, if there is one now.
+    pub(super) fn own_cluster(&self) -> Result<Option<PathBuf>> {
+        if let Some(hunt) = self.hunt()? {
+            return Ok(Some(hunt.workspace));
+        }
+        let run = match &self.run_id {
+            Some(id) => Some(id.clone()),
+            None => load(&self.status_file())?.map(|status| status.run_id),
+        };
+        Ok(run.and_then(|run| RunFiles::new(&self.output_root, &run).newest_own_cluster()))
+    }
+
     fn told(&self) -> Result<FilesReport> {
+        if let Some(hunt) = self.hunt()? {
+            let line = |note: &FaultNote| LogLine {
+                time_millis: hunt.started_at_millis.saturating_add(note.at_millis),
+                happening: Happening::Other(note.text.clone()),
+            };
+            let events = hunt.recent.iter().map(line).collect();
+            return Ok(FilesReport { status: None, hunt: Some(Box::new(hunt)), events });
+        }
         let status = match load(&self.status_file())? {
             Some(status) => {
                 match LastRun::of(&self.output_root).filter(|run| run.is_later(&status, &self.run_id)) {
@@ -49,6 +92,7 @@ impl Source {
                     Some(run) => {
                         return Ok(FilesReport {
                             status: run.status_without_its_own(status),
+                            hunt: None,
                             events: Vec::new(),
                         });
                     }
@@ -60,7 +104,7 @@ impl Source {
         let run = status.as_ref().map(|status| status.run_id.as_str()).or(self.run_id.as_deref());
         let log = run.map(|run| RunFiles::new(&self.output_root, run).events());
         let events = log.map_or_else(Vec::new, |log| recent_events(&log, self.events));
-        Ok(FilesReport { status, events })
+        Ok(FilesReport { status, hunt: None, events })
     }
 }
 
@@ -129,7 +173,16 @@ impl LastRun {
 #[derive(Debug, Clone, Default)]
 pub(super) struct FilesReport {
     pub(super) status: Option<RunStatus>,
+    pub(super) hunt: Option<Box<HuntStatus>>,
     pub(super) events: Vec<LogLine>,
+}
+
+impl FilesReport {
+    /// When what goes on said something last, by its own account.
+    pub(super) fn updated_at_millis(&self) -> Option<u64> {
+        let run = self.status.as_ref().map(|status| status.updated_at_millis);
+        run.or(self.hunt.as_ref().map(|hunt| hunt.updated_at_millis))
+    }
 }
 
 /// A piece of what was found.
@@ -292,6 +345,7 @@ mod tests {
                 output_root: self.0.path().to_owned(),
                 run_id: run_id.map(str::to_owned),
                 events: 8,
+                with_hunts: false,
             };
             source.told().unwrap()
         }

@@ -5,7 +5,7 @@ use super::super::tracker::lines::LogLine;
 use super::parts::{self, ReplicaCells};
 use super::style::{Span, Style, StyledLine, plain, spaced, span};
 use super::units::{counter, duration, flatten, one_line, relative, truncate};
-use super::{Heading, LaneView, Subject, pulse, spinner};
+use super::{Heading, LaneView, Subject, hunts, pulse, spinner};
 
 /// Widest detail, error and event of a run, and widest note of a replica.
 const DETAIL: usize = 88;
@@ -74,11 +74,12 @@ fn header(text: &str) -> StyledLine {
 }
 
 fn run(heading: &Heading, lane: &LaneView, lines: &mut Vec<StyledLine>) {
-    lines.push(section("Run Summary"));
+    lines.push(section(summary_title(lane)));
     for (label, value) in summary(heading, lane, 18) {
         let value: StyledLine = match label {
             "Detail" => value.into_iter().map(|part| cut(part, DETAIL)).collect(),
             "Last Error" => value.into_iter().map(|part| cut(part, ERROR)).collect(),
+            "Anomaly" => value.into_iter().map(|part| cut(part, DETAIL)).collect(),
             _ => value,
         };
         lines.push([vec![plain("  "), span(label, Style::DIM).left(10), plain(" ")], value].concat());
@@ -92,12 +93,20 @@ fn run(heading: &Heading, lane: &LaneView, lines: &mut Vec<StyledLine>) {
     lines.extend(events(lane, "  ", EVENT));
 }
 
-/// Labels and what they say about a run. Nothing of it is cut.
+/// What stands above what [`summary`] says.
+pub(super) fn summary_title(lane: &LaneView) -> &'static str {
+    if lane.hunt.is_some() { "Hunt Summary" } else { "Run Summary" }
+}
+
+/// Labels and what they say about a run or a hunt. Nothing of it is cut.
 pub(super) fn summary(
     heading: &Heading,
     lane: &LaneView,
     bar_width: usize,
 ) -> Vec<(&'static str, StyledLine)> {
+    if let Some(hunt) = &lane.hunt {
+        return hunts::summary(heading, lane, hunt, bar_width);
+    }
     let Some(status) = &lane.status else {
         let hint = format!("start `{}` in another terminal and this view will lock on", heading.command);
         return vec![
@@ -147,7 +156,7 @@ fn events(lane: &LaneView, indent: &str, limit: usize) -> Vec<StyledLine> {
         return vec![vec![span(format!("{indent}{NO_EVENTS}"), Style::DIM)]];
     }
     let line = |event: &LogLine| {
-        let since = parts::since_start(event, lane.status.as_ref(), &lane.events);
+        let since = parts::since_start(event, lane.began_millis(), &lane.events);
         let detail = truncate(&flatten(&event.happening.to_string()), limit);
         let style = parts::event_style(&event.happening);
         let icon = plain(format!("{indent}{}", parts::icon(&event.happening)));

@@ -3,7 +3,7 @@
 
 use super::super::runtime::role_label;
 use super::super::tracker::lines::{Happening, LogLine};
-use super::super::tracker::{Phase, RunStatus, State};
+use super::super::tracker::{Phase, State};
 use super::Replica;
 use super::style::{Span, Style, StyledLine, plain, span};
 use super::units::{bar, counter, duration, flatten, one_line, share};
@@ -190,9 +190,8 @@ pub(super) fn event_style(happening: &Happening) -> Style {
 }
 
 /// How long after its beginning, or else after the first of them, an event happened.
-pub(super) fn since_start(event: &LogLine, status: Option<&RunStatus>, events: &[LogLine]) -> u64 {
-    let start = status.map(|status| status.started_at_millis);
-    let start = start.or_else(|| events.first().map(|first| first.time_millis)).unwrap_or(0);
+pub(super) fn since_start(event: &LogLine, began_millis: Option<u64>, events: &[LogLine]) -> u64 {
+    let start = began_millis.or_else(|| events.first().map(|first| first.time_millis)).unwrap_or(0);
     event.time_millis.saturating_sub(start)
 }
 

@@ -152,7 +152,7 @@ impl Layout<'_> {
     }
 
     fn run(&self, lane: &LaneView, rows: &mut Vec<Row>) {
-        rows.push(whole(section("Run Summary")));
+        rows.push(whole(section(frame::summary_title(lane))));
         for (label, value) in self.summary(lane) {
             let head = cell(2, 10, vec![span(label, Style::DIM)]);
             rows.push(vec![head, cell(13, usize::MAX, value)]);
@@ -172,7 +172,7 @@ impl Layout<'_> {
         for (label, mut value) in frame::summary(self.heading, lane, 18) {
             match label {
                 "Elapsed" => value.extend(self.quiet(lane)),
-                "Run" => value.splice(0..0, self.stale(lane.age)).for_each(drop),
+                "Run" | "Hunt" => value.splice(0..0, self.stale(lane.age)).for_each(drop),
                 "Last Error" => {
                     let text: String = value.iter().map(|part| part.text.as_str()).collect();
                     let lines = wrapped(&text, self.columns.saturating_sub(13).max(1), self.errors);
@@ -257,7 +257,7 @@ impl Layout<'_> {
             rows.push(vec![cell(indent, usize::MAX, vec![span(NO_EVENTS, Style::DIM)])]);
         }
         for event in &lane.events[lane.events.len().saturating_sub(self.events)..] {
-            let since = relative(parts::since_start(event, lane.status.as_ref(), &lane.events));
+            let since = relative(parts::since_start(event, lane.began_millis(), &lane.events));
             let detail = flatten(&event.happening.to_string());
             let style = parts::event_style(&event.happening);
             rows.push(vec![

@@ -1,6 +1,7 @@
 //! Whole frames, as facts.
 
 use super::super::tracker::Phase;
+use super::super::tracker::hunts::{FaultNote, HuntPhase};
 use super::super::tracker::lines::Happening;
 use super::*;
 use allocdb_node::api::StartupKind;
@@ -298,6 +299,86 @@ fn the_leader_answers_and_can_be_trusted() {
     assert_eq!(lane.leader(), Some(ReplicaId(2)));
     assert_eq!(lane.replicas[1].status.as_ref().map(|status| status.view), Some(View(3)));
     assert_eq!(LaneView { replicas: vec![down(1, "x")], ..LaneView::default() }.leader(), None);
+}
+
+/// A hunt that is under way, with something found.
+fn hunting() -> HuntStatus {
+    let note = |at_millis, text: &str| FaultNote { at_millis, text: text.to_owned() };
+    HuntStatus {
+        phase: HuntPhase::Main,
+        time_limit_secs: 60,
+        updated_at_millis: 1_773_500_012_500,
+        ok: 12_345,
+        fail: 678,
+        info: 9,
+        operations_per_second: 2_310,
+        p50_micros: 730,
+        p99_micros: 12_340,
+        faults: 5,
+        faults_active: vec!["kill r1 r2".to_owned(), "pause r3".to_owned()],
+        recent: vec![note(9_100, "failover is done"), note(12_000, "kill r1 r2")],
+        anomalies: 2,
+        history_file: "out/h-1-history.jsonl".into(),
+        ..HuntStatus::new("h-1", 7, 1_773_500_000_000)
+    }
+}
+
+fn lane_of(hunt: HuntStatus) -> LaneView {
+    let events = hunt.recent.iter().map(|note| LogLine {
+        time_millis: hunt.started_at_millis + note.at_millis,
+        happening: Happening::Other(note.text.clone()),
+    });
+    LaneView { events: events.collect(), hunt: Some(Box::new(hunt)), ..LaneView::default() }
+}
+
+#[test]
+fn a_hunt_is_told_by_what_its_clients_and_its_nemesis_do() {
+    let shown = text(&of_run(), &[lane_of(hunting())]);
+    let expected = "\
+Hunt Summary
+  Hunt       h-1
+  State      🟢 RUNNING, main
+  Elapsed    ███░░░░░░░░░░░░░░░ 12s / 1m 00s
+  Operations 13.0K   2.3K/s   ok 12.3K  fail 678  info 9
+  Latency    p50 0.7 ms   p99 12.3 ms
+  Faults     5 so far, now kill r1 r2, pause r3
+  Verdict    ⛔ invalid so far: 2 found
+  Seed       7
+  History    out/h-1-history.jsonl
+
+Replica Vibes
+id  health   role       view   commit    wr   queue     lag       due   note
+
+Recent Events
+  • +9.1s    failover is done
+  • +12.0s   kill r1 r2
+";
+    assert_eq!(shown.split_once("━\n").unwrap().1, expected);
+}
+
+#[test]
+fn a_hunt_says_how_it_ended_or_that_nobody_carries_it_out() {
+    let line = |hunt: HuntStatus, label: &str| {
+        let shown = text(&of_run(), &[lane_of(hunt)]);
+        let line = shown.lines().find(|line| line.trim_start().starts_with(label)).unwrap_or_default();
+        line.trim_start().trim_start_matches(label).trim_start().to_owned()
+    };
+    let found = "stale-read process=3".to_owned();
+    let invalid = HuntStatus {
+        phase: HuntPhase::Done,
+        verdict: Some("invalid".to_owned()),
+        anomaly_lines: vec![found.clone()],
+        ..hunting()
+    };
+    assert_eq!(line(invalid.clone(), "State"), "🏁 DONE");
+    assert_eq!(line(invalid.clone(), "Verdict"), "⛔ invalid");
+    assert_eq!(line(invalid, "Anomaly"), found);
+    let none = HuntStatus { phase: HuntPhase::Done, anomalies: 0, ..hunting() };
+    assert_eq!(line(none.clone(), "State"), "💥 FAILED: it came to no verdict");
+    assert_eq!(line(HuntStatus { verdict: Some("valid".to_owned()), ..none.clone() }, "Verdict"), "✅ valid");
+    assert_eq!(line(HuntStatus { verdict: Some("unknown".to_owned()), ..none }, "Verdict"), "unknown");
+    let gone = HuntStatus { phase: HuntPhase::Gone, pid: 4_711, ..hunting() };
+    assert_eq!(line(gone, "State"), "💥 GONE: process 4711 ended without a verdict");
 }
 
 proptest! {
