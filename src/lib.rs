@@ -3,7 +3,8 @@
 //! The modules, in reading order; each leans only on those above it:
 //!
 //! - [`ids`]: the numbers everything is named by; [`bytes`]: the fixed-width fields of every binary format;
-//!   [`keyvalue`]: text of lines `key=value`; [`exchange`]: one request over one connection, with a deadline.
+//!   [`keyvalue`]: text of lines `key=value`; [`printable`]: text from elsewhere that no terminal obeys; [`exchange`]: one request over one
+//!   connection, with a deadline.
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
 //! - [`history`]: what processes asked and what became of it, as lines of JSON; knows no database.
 //! - [`check`]: holding a history against a model; knows no database.
@@ -22,6 +23,7 @@
 //!   follows from those: names, addresses, ports, and the layout of the cluster inside.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing of the database but
 //!   [`ids`], so a history can be judged without any database at hand.
+//! - [`views`]: what is known of runs and their replicas, as frames and screens.
 
 pub mod allocator;
 pub mod api;
@@ -39,7 +41,9 @@ pub mod jepsen;
 pub mod keyvalue;
 pub mod operator;
 pub mod planted;
+pub mod printable;
 pub mod replica;
 pub mod storage;
 pub mod testbed;
+pub mod views;
 pub mod workload;

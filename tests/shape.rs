@@ -7,13 +7,10 @@ mod imports;
 use imports::{Graph, without_comments};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Parts of one module of the library that still use each other. What is mended goes from this list.
 const KNOWN_CIRCLES: &[&[&str]] = &[];
-
-/// Files outside `src` that compile files of the binary into themselves. What no longer does goes from this list.
-const BORROWERS: &[&str] = &["examples/check_recordings/watch/harness.rs"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -132,21 +129,57 @@ fn no_path_attribute_leaves_its_folder() {
     for (file, path) in graph().path_attributes {
         assert!(!path.starts_with('/') && !path.contains(".."), "{}: {path}", file.display());
     }
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+}
+
+/// Targets of `#[path]` attributes in the files below some folders of a package that are below its `src`.
+fn borrowed(package: &Path, folders: &[&str]) -> Vec<String> {
     let mut files = Vec::new();
-    ["tests", "benches", "examples"].iter().for_each(|folder| sources(&package.join(folder), &mut files));
-    let reaches_in = |file: &&PathBuf| {
-        let code = code(file);
-        code.split("#[path = \"").skip(1).any(|rest| {
-            rest.split('"').next().is_some_and(|path| path.starts_with("../") && path.contains("src/"))
-        })
-    };
-    let borrowers: BTreeSet<String> = files
-        .iter()
-        .filter(reaches_in)
-        .map(|file| file.strip_prefix(package).unwrap().display().to_string())
-        .collect();
-    assert_eq!(borrowers, BORROWERS.iter().map(|name| (*name).to_owned()).collect());
+    folders.iter().for_each(|folder| sources(&package.join(folder), &mut files));
+    let src = package.join("src");
+    let mut borrowed = Vec::new();
+    for file in files {
+        let code = code(&file);
+        for path in code.split("#[path = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            // Inside inline modules a path begins further down, so that any way up to `src` counts.
+            let climbs = path.rsplit_once("../").is_some_and(|(_, rest)| rest.starts_with("src/"));
+            let whole = file.parent().unwrap().join(path);
+            if climbs || plainly(&whole).starts_with(&src) {
+                borrowed.push(format!("{}: {path}", file.strip_prefix(package).unwrap().display()));
+            }
+        }
+    }
+    borrowed
+}
+
+/// A path without `..`, of files that need not be there.
+fn plainly(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut plain, part| {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+        plain
+    })
+}
+
+#[test]
+fn nothing_outside_compiles_files_of_the_package_into_itself() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["tests", "benches", "examples", "fuzz/fuzz_targets"];
+    assert_eq!(borrowed(package, &folders), Vec::<String>::new());
+    let planted = tempfile::tempdir().unwrap();
+    let deep = planted.path().join("examples/deep");
+    fs::create_dir_all(&deep).unwrap();
+    for (text, is_found) in [
+        ("#[path = \"../../src/bin/allocdb-jepsen/args.rs\"]\nmod args;\n", true),
+        ("#[path = \"../../src/bin/allocdb-jepsen\"]\nmod harness { pub mod args; }\n", true),
+        ("mod inner { #[path = \"../../../src/lib.rs\"]\nmod lib; }\n", true),
+        ("// #[path = \"../../src/lib.rs\"]\n#[path = \"../src.rs\"]\nmod src;\n", false),
+        ("#[path = \"../../tests/support/mod.rs\"]\nmod support;\n", false),
+    ] {
+        fs::write(deep.join("planted.rs"), text).unwrap();
+        assert_eq!(borrowed(planted.path(), &["examples"]).len(), usize::from(is_found), "{text}");
+    }
 }
 
 #[test]

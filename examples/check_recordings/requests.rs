@@ -49,7 +49,11 @@ fn recorded_line(line: &str) -> Option<String> {
 /// A note that is compared, in the form of a recording.
 fn noted_line(line: &str) -> Option<String> {
     let note = SOURCES.iter().find_map(|source| Some(line.split_once(source)?.1))?;
-    let words: Vec<&str> = note.split_whitespace().collect();
+    let mut words: Vec<&str> = note.split_whitespace().collect();
+    // How long it took is told behind the answer, and is not compared.
+    if let [.., "in", _, "ms"] = words[..] {
+        words.truncate(words.len() - 3);
+    }
     match words[..] {
         ["control", ..] => None,
         ["client", ref rest @ ..] => Some(rest.join(" ")),

@@ -166,6 +166,23 @@ impl ControlStatus {
         self.replica == replica.id && self.paths.metadata == replica.metadata_path
     }
 
+    /// Reads what the control port of one replica answered.
+    ///
+    /// # Errors
+    /// When it is no status, an error of the replica's, or the status of another replica.
+    pub fn decode_of(reply: &[u8], replica: ReplicaId) -> Result<Self, String> {
+        match Self::decode(reply) {
+            Ok(status) if status.replica == replica => Ok(status),
+            Ok(status) => {
+                Err(format!("invalid control status for replica {replica}: it is replica {}", status.replica))
+            }
+            Err(ControlError::NotText(error)) => {
+                Err(format!("invalid control status utf8 for replica {replica}: {error}"))
+            }
+            Err(error) => Err(format!("invalid control status for replica {replica}: {error}")),
+        }
+    }
+
     /// Reads a reply.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::ids::{ClusterId, ReplicaId, ShardId, View};
 use crate::keyvalue::{self, FieldProblem, Fields};
 use crate::replica::{Identity, ReplicaPaths, ReplicaSetup, Role};
 use crate::storage::{Flush, OsDisk, ReplaceError, replace_file};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,6 +103,50 @@ pub struct ReplicaLayout {
     pub client_addr: SocketAddr,
     /// Where its peers reach it.
     pub protocol_addr: SocketAddr,
+}
+
+/// One of a replica's three listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// Tells how the replica is, in every condition.
+    Control,
+    /// Serves clients.
+    Client,
+    /// Serves the other replicas.
+    Protocol,
+}
+
+impl Port {
+    /// All of them, in the order of their words in a layout.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Client, Self::Protocol];
+
+    /// Its word in files and messages.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Port::Control => "control",
+            Port::Client => "client",
+            Port::Protocol => "protocol",
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl ReplicaLayout {
+    /// Where one of its listeners is.
+    #[must_use]
+    pub fn addr(&self, port: Port) -> SocketAddr {
+        match port {
+            Port::Control => self.control_addr,
+            Port::Client => self.client_addr,
+            Port::Protocol => self.protocol_addr,
+        }
+    }
 }
 
 /// Capacities and limits that belong together.

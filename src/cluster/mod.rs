@@ -18,7 +18,7 @@ pub mod timeline;
 
 pub use control::ControlStatus;
 pub use faults::{FaultState, Network};
-pub use layout::{ClusterLayout, ReplicaLayout};
+pub use layout::{ClusterLayout, Port, ReplicaLayout};
 pub use runner::Runner;
 
 use std::fs::OpenOptions;

@@ -9,7 +9,7 @@ use super::replies::Replies;
 use super::{DaemonError, Event, SharedStatus, control, descriptors};
 use crate::api::{self, MAX_MESSAGE_BYTES, Rejection, text};
 use crate::cluster::faults::IsolationWatch;
-use crate::cluster::{ClusterLayout, ReplicaLayout};
+use crate::cluster::{ClusterLayout, Port, ReplicaLayout};
 use crate::engine::Attempt;
 use crate::ids::{ClusterId, ReplicaId};
 use crate::replica::Role;
@@ -55,24 +55,7 @@ const RESERVED_DESCRIPTORS: usize = 48;
 const WAKER: Token = Token(3);
 const FIRST_CONNECTION: usize = 16;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Control,
-    Client,
-    Protocol,
-}
-
 impl Port {
-    const ALL: [Port; 3] = [Port::Control, Port::Client, Port::Protocol];
-
-    fn word(self) -> &'static str {
-        match self {
-            Port::Control => "control",
-            Port::Client => "client",
-            Port::Protocol => "protocol",
-        }
-    }
-
     fn max_request_bytes(self) -> usize {
         match self {
             Port::Control => 4096,

@@ -12,14 +12,17 @@
 //!   (what took effect, packed), `table` (hash tables for numbers from outside), `attempts`, `holders` and `replay` (the
 //!   checks) and `report` (the verdict, both ways).
 //! - [`opinion`]: a deeper look at the same history, which the fixed judgement does not take.
+//! - [`status`]: the file that says how a run is; [`events_log`]: the lines that say what happened in it.
 //! - [`evidence`]: how a bundle came about; [`artifacts`]: the bundle itself and its manifest.
 //! - [`answers`]: plan, verdict and surfaces as JSON, for programs.
 
 pub mod analysis;
 pub mod answers;
 pub mod artifacts;
+pub mod events_log;
 pub mod evidence;
 pub mod history;
 pub mod opinion;
 pub mod plan;
+pub mod status;
 mod words;

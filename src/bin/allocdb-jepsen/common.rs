@@ -1,6 +1,7 @@
 //! What every part of the binary needs: printing that may fail, the clock, names made safe for files, and replacing or adding to
 //! a file that people and programs read.
 
+pub(crate) use allocdb_node::printable::escaped;
 use allocdb_node::storage::disk::open_already;
 use allocdb_node::storage::replace::replace_file_by;
 use allocdb_node::storage::{Disk, DiskFile, Flush, OsDisk};
@@ -140,19 +141,6 @@ pub(crate) fn sanitized(name: &str, if_empty: &str) -> String {
     if name.is_empty() { if_empty.to_owned() } else { name }
 }
 
-/// Text with its control characters spelled out, so that no terminal obeys it. Line breaks and tabs stay.
-pub(crate) fn escaped(text: &str) -> String {
-    let spell = |c: char| -> String {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if (c.is_control() && c != '\n' && c != '\t') || turns {
-            c.escape_default().collect()
-        } else {
-            c.into()
-        }
-    };
-    text.chars().map(spell).collect()
-}
-
 /// Opens a log that is only added to, and creates it if there is none. What else has its name, a symbolic link above all, is
 /// refused: nothing is written through it, and nothing is waited for.
 pub(crate) fn append_to(path: &Path) -> Result<File> {
@@ -251,12 +239,6 @@ mod tests {
         assert_eq!(sanitized_run_id("a b/../ü$"), "a_b_.._ü$".replace(['.', 'ü', '$'], "_"));
         assert_eq!(sanitized_run_id(""), "run");
         assert_eq!(sanitized("", "workspace"), "workspace");
-    }
-
-    #[test]
-    fn text_from_elsewhere_steers_no_terminal() {
-        assert_eq!(escaped("a\x1b[2J\x07\n\tb\r"), "a\\u{1b}[2J\\u{7}\n\tb\\r");
-        assert_eq!(escaped("back\u{202e}ward"), "back\\u{202e}ward");
     }
 
     #[test]

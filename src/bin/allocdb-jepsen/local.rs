@@ -4,7 +4,6 @@ use super::args::LocalTestbed as Options;
 use super::common::now_millis;
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
-use super::runtime::STATUS;
 use super::support::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
 use super::testbed::{
     AlreadyStopped, Ending, ExternalTestbed, Links, Machines, Port, Processes, REPLICAS, Reach, ReplicaFiles,
@@ -223,14 +222,6 @@ impl LocalTestbed {
         Ok(Cluster { runner, found_running, is_own: false, _lock: Some(lock) })
     }
 
-    fn address(replica: &ReplicaLayout, port: Port) -> SocketAddr {
-        match port {
-            Port::Control => replica.control_addr,
-            Port::Client => replica.client_addr,
-            Port::Protocol => replica.protocol_addr,
-        }
-    }
-
     /// A status that another cluster's replica gives is no answer: it says nothing about the one that was asked.
     fn check_whose(&self, reply: &[u8], asked: &ReplicaLayout) -> Result<()> {
         let Ok(status) = ControlStatus::decode(reply) else { return Ok(()) };
@@ -265,12 +256,12 @@ impl Reach for LocalTestbed {
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
         self.interrupt.check()?;
         let layout = self.replica(replica)?;
-        let addr = Self::address(layout, port);
+        let addr = layout.addr(port);
         let limit = if port == Port::Control { self.control_limit } else { EXCHANGE_LIMIT };
         let reply = self
             .converse(addr, limit, request)
             .with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))?;
-        if port == Port::Control && request.trim_ascii() == STATUS {
+        if port == Port::Control && request.trim_ascii() == control::command::STATUS.as_bytes() {
             self.check_whose(&reply, layout)?;
         }
         Ok(reply)

@@ -149,11 +149,7 @@ impl GuestTestbed {
     fn address(&self, replica: ReplicaId, port: Port) -> Result<SocketAddr> {
         let replica =
             self.cluster.replica(replica).ok_or_else(|| anyhow!("there is no replica {replica}"))?;
-        Ok(match port {
-            Port::Control => replica.control_addr,
-            Port::Client => replica.client_addr,
-            Port::Protocol => replica.protocol_addr,
-        })
+        Ok(replica.addr(port))
     }
 }
 

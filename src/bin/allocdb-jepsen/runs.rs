@@ -28,11 +28,11 @@ use super::sink::{Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks,
 use super::stage::{ScriptContext, Stage};
 use super::surface::{fail_if_blocked, verify_surface};
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb, claim};
-use super::tracker::lines::Iteration;
 use super::tracker::{Completion, Namespaces, Phase, RunFiles};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::analysis::{Report, analyze};
 use allocdb_node::jepsen::artifacts::Bundle;
+use allocdb_node::jepsen::events_log::Iteration;
 use allocdb_node::jepsen::evidence::{EffectiveWindow, Evidence};
 use allocdb_node::jepsen::history::Event;
 use allocdb_node::jepsen::opinion::{self, Opinion};

@@ -3,14 +3,10 @@
 use super::harness_log::carried;
 use super::testbed::{Port, REPLICAS, Reach};
 use allocdb_node::cluster::ControlStatus;
-use allocdb_node::cluster::control::ControlError;
+use allocdb_node::cluster::control::command;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::ReplicaAtEnd;
-pub(crate) use allocdb_node::operator::round::role_label;
 use allocdb_node::operator::{Health, Round, Sighting};
-
-/// Asks a control port how its replica is.
-pub(crate) const STATUS: &[u8] = b"status";
 
 /// Asks every replica how it is, all at once.
 pub(crate) fn probe(testbed: &dyn Reach) -> Round {
@@ -37,22 +33,9 @@ pub(crate) fn probe_of(testbed: &dyn Reach, replicas: &[ReplicaId]) -> Round {
 
 /// Asks one replica how it is.
 fn probe_one(testbed: &dyn Reach, replica: ReplicaId) -> Result<ControlStatus, String> {
-    let reply = testbed.exchange(replica, Port::Control, STATUS).map_err(|error| format!("{error:#}"))?;
-    status_in(&reply, replica)
-}
-
-/// The status in what a replica's control port answered.
-pub(crate) fn status_in(reply: &[u8], replica: ReplicaId) -> Result<ControlStatus, String> {
-    match ControlStatus::decode(reply) {
-        Ok(status) if status.replica == replica => Ok(status),
-        Ok(status) => {
-            Err(format!("invalid control status for replica {replica}: it is replica {}", status.replica))
-        }
-        Err(ControlError::NotText(error)) => {
-            Err(format!("invalid control status utf8 for replica {replica}: {error}"))
-        }
-        Err(error) => Err(format!("invalid control status for replica {replica}: {error}")),
-    }
+    let request = command::STATUS.as_bytes();
+    let reply = testbed.exchange(replica, Port::Control, request).map_err(|error| format!("{error:#}"))?;
+    ControlStatus::decode_of(&reply, replica)
 }
 
 /// What each replica said of itself, as it is archived.

@@ -5,6 +5,7 @@
 
 use super::args::Testbed;
 use super::interrupt::Interrupt;
+pub(crate) use allocdb_node::cluster::Port;
 use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::GuestImage;
@@ -41,27 +42,6 @@ pub(crate) fn claim_in(folder: &Path, holder: &str) -> Result<Lock> {
 /// Takes the cluster of a layout file for one command alone, once that file was found to be usable.
 pub(crate) fn claim(layout: Option<&Path>, holder: &str) -> Result<Option<Lock>> {
     layout.and_then(Path::parent).map(|folder| claim_in(folder, holder)).transpose()
-}
-
-/// One of a replica's three listeners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Port {
-    /// Tells how it is.
-    Control,
-    /// Serves clients.
-    Client,
-    /// Serves the other replicas.
-    Protocol,
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Port::Control => "control",
-            Port::Client => "client",
-            Port::Protocol => "protocol",
-        })
-    }
 }
 
 /// What can be done to one replica without moving its files.

@@ -4,8 +4,6 @@
 //! is no terminal, or a dumb one, a frame is printed after each look; on a terminal that is followed, [`terminal`] draws what is known. What
 //! it looks like is the business of `watch_render`.
 
-#[path = "watch/files.rs"]
-mod files;
 #[path = "watch/keys.rs"]
 mod keys;
 #[path = "watch/lanes.rs"]
@@ -20,7 +18,8 @@ use super::common::{now_millis, obeys_escapes};
 use super::interrupt::Interrupt;
 use super::testbed::Open;
 use super::tracker::State;
-use super::watch_render::{Heading, LaneView, StyledLine, Subject, frame, text_of};
+use super::watch_render::CLEAR;
+use allocdb_node::views::{Heading, LaneView, StyledLine, Subject, frame, text_of};
 use anyhow::{Context as _, Result, bail};
 use lanes::Lanes;
 use look::Source;
@@ -36,9 +35,6 @@ const FIRST_ROUND: Duration = Duration::from_secs(30);
 /// Events that are shown of a single run, and of each of several.
 const RUN_EVENTS: usize = 8;
 const LANE_EVENTS: usize = 4;
-
-/// Clears a terminal and begins at its first line.
-pub(crate) const CLEAR: &str = "\x1b[2J\x1b[H";
 
 /// What is watched.
 pub(crate) struct View {

@@ -1,136 +1,160 @@
-//! What the watch views show: a snapshot of runs and replicas in, text out. Nothing here reads files, asks replicas or looks
-//! at the clock.
+//! What the views put on a terminal, and the way back whatever happens. What they say, as frames and screens, is made in
+//! [`allocdb_node::views`].
 //!
-//! [`frame`](frame()) is the text that is printed where standard output is no terminal, with fixed widths; [`screen`] lays
-//! the same content out for a terminal of a certain size. What is said, cell by cell, is in `parts`; numbers and times as
-//! people read them are in `units`.
+//! Each change is one write that holds only the rows that differ, between the codes that let a terminal show it at once.
 
-#[path = "watch_render/fit.rs"]
-mod fit;
-#[path = "watch_render/frame.rs"]
-mod frame;
-#[path = "watch_render/hunts.rs"]
-mod hunts;
-#[path = "watch_render/parts.rs"]
-mod parts;
-#[path = "watch_render/screen.rs"]
-mod screen;
-#[path = "watch_render/style.rs"]
-mod style;
-#[path = "watch_render/units.rs"]
-mod units;
+use allocdb_node::views::Size;
+use anyhow::{Context as _, Result};
+use crossterm::cursor::{Hide, Show};
+use crossterm::terminal::{
+    self, BeginSynchronizedUpdate, DisableLineWrap, EnableLineWrap, EndSynchronizedUpdate,
+    EnterAlternateScreen, LeaveAlternateScreen,
+};
+use crossterm::{Command, queue};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 
-pub(crate) use frame::frame;
-pub(crate) use screen::{Size, screen};
-pub(crate) use style::{StyledLine, text_of};
+/// Clears a terminal and begins at its first line, before a frame that is printed whole.
+pub(crate) const CLEAR: &str = "\x1b[2J\x1b[H";
 
-use super::tracker::hunts::HuntStatus;
-use super::tracker::lines::LogLine;
-use super::tracker::{RunStatus, State};
-use allocdb_node::api::Metrics;
-use allocdb_node::cluster::ControlStatus;
-use allocdb_node::ids::ReplicaId;
-use allocdb_node::replica::Role;
-use std::path::PathBuf;
-use std::time::Duration;
+/// A terminal that does not tell its size.
+const USUAL: Size = Size { columns: 80, rows: 24 };
 
-/// What stands above everything.
-#[derive(Debug, Clone)]
-pub(crate) struct Heading {
-    /// What kind of testbed it is, for people.
-    pub(crate) testbed: &'static str,
-    /// The subcommand that starts runs there.
-    pub(crate) command: &'static str,
-    pub(crate) subject: Subject,
-    pub(crate) lanes: usize,
-    /// Pause between two looks.
-    pub(crate) refresh: Duration,
-    pub(crate) follow: bool,
-    /// The clock, in milliseconds since the epoch.
-    pub(crate) now_millis: u64,
+/// How large the terminal of standard output is.
+pub(crate) fn size() -> Size {
+    let told =
+        rustix::termios::tcgetwinsize(io::stdout()).ok().filter(|told| told.ws_col > 0 && told.ws_row > 0);
+    told.map_or(USUAL, |told| Size { columns: told.ws_col.into(), rows: told.ws_row.into() })
 }
 
-/// What is shown.
-#[derive(Debug, Clone)]
-pub(crate) enum Subject {
-    /// One run, by its status file.
-    Run { status_file: PathBuf },
-    /// The latest runs of several testbeds.
-    Fleet,
+/// The alternate screen. The terminal is as before when this is dropped, and before a panic is told.
+pub(crate) struct Terminal<W: Write> {
+    out: W,
+    /// Keys come one by one; otherwise signals alone end what is shown.
+    pub(crate) is_raw: bool,
+    size: Size,
+    shown: Vec<String>,
+    failed: &'static str,
 }
 
-/// What is known about one testbed and its run.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LaneView {
-    /// Its name; a single run has none.
-    pub(crate) name: String,
-    /// How the run is; `None` if there is none yet, or it cannot be told.
-    pub(crate) status: Option<RunStatus>,
-    /// How the hunt is, if what goes on there is one; there is no status of a run then.
-    pub(crate) hunt: Option<Box<HuntStatus>>,
-    /// How the replicas are, in the order of the layout; none if they cannot be asked.
-    pub(crate) replicas: Vec<Replica>,
-    /// What happened last, oldest first.
-    pub(crate) events: Vec<LogLine>,
-    /// Why it cannot be told.
-    pub(crate) error: Option<String>,
-    /// How old the oldest of this is.
-    pub(crate) age: Duration,
-    /// For how long the run has not changed what it says.
-    pub(crate) quiet: Duration,
-}
+/// Whether the terminal has to be put back.
+static IS_ON: AtomicBool = AtomicBool::new(false);
 
-/// What a replica said, or why it did not.
-#[derive(Debug, Clone)]
-pub(crate) struct Replica {
-    pub(crate) id: ReplicaId,
-    pub(crate) status: Option<ControlStatus>,
-    pub(crate) metrics: Option<Metrics>,
-    /// Why one of them is missing.
-    pub(crate) error: Option<String>,
-    /// How long ago it was asked.
-    pub(crate) age: Duration,
-}
-
-impl LaneView {
-    /// When the run or hunt began, in milliseconds since the epoch.
-    fn began_millis(&self) -> Option<u64> {
-        let run = self.status.as_ref().map(|status| status.started_at_millis);
-        run.or(self.hunt.as_ref().map(|hunt| hunt.started_at_millis))
+impl<W: Write> Terminal<W> {
+    /// Begins to draw. Whatever cannot be written fails with the words `failed`.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub(crate) fn enter(mut out: W, failed: &'static str) -> Result<Self> {
+        let is_raw = terminal::enable_raw_mode().is_ok();
+        IS_ON.store(true, Ordering::SeqCst);
+        tell_panics_afterwards(std::thread::current().id());
+        let entered = out.write_all(entering().as_bytes()).and_then(|()| out.flush());
+        let terminal = Self { out, is_raw, size: USUAL, shown: Vec::new(), failed };
+        entered.context(failed)?;
+        Ok(terminal)
     }
 
-    /// The first replica that answers, can be trusted and is primary.
-    fn leader(&self) -> Option<ReplicaId> {
-        let leads = |replica: &&Replica| {
-            replica.status.as_ref().is_some_and(|status| status.is_active && status.role == Role::Primary)
-        };
-        self.replicas.iter().find(leads).map(|replica| replica.id)
+    /// Shows rows, as far as they differ from what is shown.
+    pub(crate) fn draw(&mut self, size: Size, rows: Vec<String>) -> Result<()> {
+        let text = update(&self.shown, &rows, size != self.size);
+        (self.size, self.shown) = (size, rows);
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).context(self.failed)
+    }
+
+    /// Draws every row the next time, whatever is there.
+    pub(crate) fn forget(&mut self) {
+        self.shown.clear();
     }
 }
 
-const SPINNER: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
-const PULSE: [char; 14] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█', '▇', '▆', '▅', '▄', '▃', '▂'];
-
-/// The run that moves spinner and pulse: the first that goes on, or else the first there is.
-fn moving(lanes: &[LaneView]) -> Option<&RunStatus> {
-    let statuses = || lanes.iter().filter_map(|lane| lane.status.as_ref());
-    statuses().find(|status| status.state == State::Running).or_else(|| statuses().next())
+impl<W: Write> Drop for Terminal<W> {
+    fn drop(&mut self) {
+        if IS_ON.swap(false, Ordering::SeqCst) {
+            put_back(&mut self.out);
+        }
+        if !std::thread::panicking() {
+            drop(std::panic::take_hook());
+        }
+    }
 }
 
-fn spinner(heading: &Heading, lanes: &[LaneView]) -> char {
-    let half = u64::try_from(heading.refresh.as_millis() / 2).unwrap_or(u64::MAX).max(1);
-    let time = moving(lanes).map_or(heading.now_millis, |status| status.updated_at_millis);
-    in_turn(&SPINNER, time / half)
+/// Lets a panic of the thread that draws be told on the ordinary screen. Those of others end one lane, which says so.
+fn tell_panics_afterwards(draws: ThreadId) {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().id() == draws {
+            if IS_ON.swap(false, Ordering::SeqCst) {
+                put_back(&mut io::stdout());
+            }
+            tell(panic);
+        }
+    }));
 }
 
-fn pulse(lanes: &[LaneView]) -> char {
-    in_turn(&PULSE, moving(lanes).map_or(0, |status| status.elapsed_secs))
+fn put_back(out: &mut impl Write) {
+    // Whoever closed the terminal does not need it back.
+    let _ = out.write_all(leaving().as_bytes()).and_then(|()| out.flush());
+    let _ = terminal::disable_raw_mode();
 }
 
-fn in_turn(pictures: &[char], turn: u64) -> char {
-    pictures[usize::try_from(turn % pictures.len() as u64).unwrap_or(0)]
+fn entering() -> String {
+    codes(|out| queue!(out, EnterAlternateScreen, Hide, DisableLineWrap))
+}
+
+fn leaving() -> String {
+    codes(|out| queue!(out, EndSynchronizedUpdate, EnableLineWrap, Show, LeaveAlternateScreen))
+}
+
+fn codes(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+    let mut codes = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write(&mut codes);
+    String::from_utf8_lossy(&codes).into_owned()
+}
+
+/// One write that turns what is shown into `rows`; nothing if they are the same.
+fn update(shown: &[String], rows: &[String], is_resized: bool) -> String {
+    let mut text = String::new();
+    if is_resized || shown.len() != rows.len() {
+        text += "\x1b[2J";
+    }
+    let is_anew = !text.is_empty();
+    for (at, row) in rows.iter().enumerate() {
+        if is_anew || shown.get(at) != Some(row) {
+            text += &format!("\x1b[{};1H\x1b[2K{row}", at + 1);
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    ansi(BeginSynchronizedUpdate) + &text + &ansi(EndSynchronizedUpdate)
+}
+
+fn ansi(command: impl Command) -> String {
+    let mut text = String::new();
+    // Writing to memory does not fail.
+    let _ = command.write_ansi(&mut text);
+    text
 }
 
 #[cfg(test)]
-#[path = "watch_render/tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn rows(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_drawn_and_in_one_piece() {
+        let shown = rows(&["a", "b", "c"]);
+        assert_eq!(update(&shown, &shown, false), "");
+        let changed = update(&shown, &rows(&["a", "x", "c"]), false);
+        assert_eq!(changed, "\u{1b}[?2026h\u{1b}[2;1H\u{1b}[2Kx\u{1b}[?2026l");
+        let resized = update(&shown, &rows(&["a", "b"]), true);
+        let expected = "\u{1b}[?2026h\u{1b}[2J\u{1b}[1;1H\u{1b}[2Ka\u{1b}[2;1H\u{1b}[2Kb\u{1b}[?2026l";
+        assert_eq!(resized, expected);
+    }
+}

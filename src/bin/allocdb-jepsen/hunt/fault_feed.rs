@@ -1,7 +1,7 @@
 //! What was done to the cluster of a hunt, as far as people want to see it while it goes on.
 
-use super::super::tracker::hunts::FaultNote;
 use allocdb_node::history::Kind;
+use allocdb_node::views::FaultNote;
 use allocdb_node::workload::faults::Fault;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};

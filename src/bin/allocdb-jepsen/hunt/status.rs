@@ -2,9 +2,10 @@
 //! of their own, so that nothing that takes long holds them up.
 
 use super::super::common::{obeys_escapes, width_of};
-use super::super::tracker::hunts::{HuntPhase, HuntStatus};
+use super::super::tracker::hunts;
 use super::clients::Shared;
 use super::report::{Files, Report};
+use allocdb_node::views::{HuntPhase, HuntStatus};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -130,7 +131,7 @@ impl<'a> StatusSink<'a> {
         current.status.updated_at_millis = current.status.started_at_millis.saturating_add(passed);
         let status = current.status.clone();
         drop(current);
-        if let Err(error) = status.write(self.files.root()) {
+        if let Err(error) = hunts::write(&status, self.files.root()) {
             log::debug!("{error:#}");
         }
     }

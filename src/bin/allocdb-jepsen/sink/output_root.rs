@@ -5,7 +5,7 @@ use super::super::common::now_millis;
 use super::super::interrupt::Interrupt;
 use super::super::leftovers::clear_output_root;
 use super::super::testbed::ExternalTestbed;
-use super::super::tracker::{OUTPUT_LOCK, RunFiles, RunStatus, State, writer::Writer};
+use super::super::tracker::{OUTPUT_LOCK, RunFiles, State, load_status, writer::Writer};
 use super::logs::{self, Logs};
 use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::jepsen::artifacts::Bundle;
@@ -58,7 +58,7 @@ impl OutputRoot {
         let mut seen = Vec::new();
         for path in [files.status(), files.latest_status()] {
             // One that cannot be read is replaced by this run, or is another run's and tells nothing.
-            let Ok(Some(status)) = RunStatus::load(&path) else { continue };
+            let Ok(Some(status)) = load_status(&path) else { continue };
             if seen.contains(&(status.run_id.clone(), status.started_at_millis)) {
                 continue;
             }

@@ -140,11 +140,11 @@ pub(super) fn take_back(files: &RunFiles) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Phase, Tracker};
+    use super::super::{Phase, Tracker, load_status};
     use super::*;
 
     fn status(files: &RunFiles) -> RunStatus {
-        RunStatus::load(&files.status()).unwrap().unwrap()
+        load_status(&files.status()).unwrap().unwrap()
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use super::super::common::now_millis;
 use super::super::interrupt::Interrupt;
 use super::super::testbed::{Open, REPLICAS};
-use super::super::watch_render::{LaneView, Replica};
 use super::look::{BadStatus, FilesReport, Found, Part, Source, probe_when_asked, read_when_asked};
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::views::{LaneView, Replica};
 use anyhow::{Context as _, Result};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};

@@ -2,26 +2,20 @@
 //! that a run is told while its testbed does not answer. What they find goes out piece by piece.
 
 use super::super::args::Testbed;
-use super::super::common::escaped;
 use super::super::interrupt::Interrupt;
-use super::super::runtime::{STATUS, status_in};
-use super::super::testbed::{Contact, Open, Port, REPLICAS, Reach};
-use super::super::tracker::hunts::{FaultNote, HuntStatus};
-use super::super::tracker::lines::{Happening, LogLine};
+use super::super::testbed::{Contact, Open, REPLICAS, Reach};
+use super::super::tracker::hunts;
 use super::super::tracker::writer::Writer;
-use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State};
-use super::super::watch_render::Replica;
-use super::files::recent_events;
-use allocdb_node::api::{self, Metrics, Request, Response};
+use super::super::tracker::{Namespaces, OUTPUT_LOCK, Phase, RunFiles, RunStatus, State, read_status};
 use allocdb_node::cluster::process::is_running;
-use allocdb_node::ids::{ReplicaId, Slot};
+use allocdb_node::jepsen::events_log::{Happening, LogLine, recent_events};
 use allocdb_node::jepsen::plan;
 use allocdb_node::storage::{OsDisk, read_file};
+use allocdb_node::views::{FaultNote, HuntStatus, Replica};
 use anyhow::{Result, anyhow};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 
 /// A testbed, and where the files of its runs are.
 #[derive(Debug, Clone)]
@@ -47,8 +41,8 @@ impl Source {
     /// The status file that says how the hunt is, if it is one.
     pub(super) fn hunt_file(&self) -> PathBuf {
         match &self.run_id {
-            Some(id) => HuntStatus::file(&self.output_root, id),
-            None => HuntStatus::latest_file(&self.output_root),
+            Some(id) => hunts::file(&self.output_root, id),
+            None => hunts::latest_file(&self.output_root),
         }
     }
 
@@ -57,7 +51,7 @@ impl Source {
         if !self.with_hunts {
             return Ok(None);
         }
-        let Some(hunt) = HuntStatus::read(&self.hunt_file())? else { return Ok(None) };
+        let Some(hunt) = hunts::read(&self.hunt_file())? else { return Ok(None) };
         // What began later is what somebody wants to see who does not say what.
         let run = if self.run_id.is_none() { load(&self.status_file()).ok().flatten() } else { None };
         let is_later = run.is_none_or(|run| run.started_at_millis < hunt.started_at_millis);
@@ -219,8 +213,9 @@ impl BadStatus {
 }
 
 fn load(path: &Path) -> Result<Option<RunStatus>> {
-    let Some(text) = RunStatus::read(path)? else { return Ok(None) };
-    let status = RunStatus::decode(&text).map_err(|why| BadStatus { why, path: path.to_owned() })?;
+    let Some(text) = read_status(path)? else { return Ok(None) };
+    let status =
+        RunStatus::decode(&text).map_err(|why| BadStatus { why: why.into(), path: path.to_owned() })?;
     Ok(Some(status))
 }
 
@@ -269,36 +264,13 @@ fn probe(testbed: &dyn Reach, send: &(dyn Fn(Found) + Sync)) {
     let slot = Namespaces::default().namespace().slot(0);
     std::thread::scope(|scope| {
         for id in REPLICAS {
-            scope.spawn(move || send(Found::Replica(Box::new(ask(testbed, id, slot)))));
+            scope.spawn(move || {
+                let exchange =
+                    |port, request: &[u8]| testbed.exchange(id, port, request).map_err(|error| why(&error));
+                send(Found::Replica(Box::new(Replica::ask(id, slot, testbed.backend(), &exchange))));
+            });
         }
     });
-}
-
-/// Asks one replica how it is, and how busy.
-fn ask(testbed: &dyn Reach, id: ReplicaId, slot: Slot) -> Replica {
-    let replica = Replica { id, status: None, metrics: None, error: None, age: Duration::ZERO };
-    let reply = testbed.exchange(id, Port::Control, STATUS).map_err(|error| why(&error));
-    let status = match reply.and_then(|reply| status_in(&reply, id)) {
-        Ok(status) => Some(status),
-        Err(error) => return Replica { error: Some(error), ..replica },
-    };
-    match metrics(testbed, id, slot) {
-        Ok(metrics) => Replica { status, metrics: Some(metrics), ..replica },
-        Err(error) => Replica { status, error: Some(error), ..replica },
-    }
-}
-
-fn metrics(testbed: &dyn Reach, id: ReplicaId, slot: Slot) -> Result<Metrics, String> {
-    let request = api::encode_request(&Request::GetMetrics { slot });
-    let reply = testbed.exchange(id, Port::Client, &request).map_err(|error| why(&error))?;
-    match api::decode_response(&reply) {
-        Ok(Response::GetMetrics(metrics)) => Ok(metrics),
-        Ok(other) => Err(format!("unexpected metrics response {other:?}")),
-        Err(error) => {
-            let text = escaped(&String::from_utf8_lossy(&reply));
-            Err(format!("invalid {} api response: {error}; raw_response={text}", testbed.backend()))
-        }
-    }
 }
 
 /// Why an exchange failed. Which one it was goes without saying where room is short.

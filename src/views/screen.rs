@@ -1,13 +1,13 @@
 //! The same content as in a frame, laid out for a terminal of a certain size: columns by what there is room for, the clock of
 //! a run going on between two looks, and the age of what is not known any better.
 
-use super::super::tracker::State;
 use super::fit::{Align, Cell, Row, drawn, width, wrapped};
 use super::frame::{self, NO_EVENTS, REPLICA_HEADER, section};
 use super::parts::{self, ReplicaCells};
 use super::style::{Span, Style, StyledLine, plain, span};
 use super::units::{counter, duration, flatten, relative};
 use super::{Heading, LaneView, Replica, SPINNER, Subject, in_turn};
+use crate::jepsen::status::State;
 use std::time::Duration;
 
 /// How often the spinner moves.
@@ -28,28 +28,25 @@ const WIDEST_LANE: usize = 12;
 
 /// Size of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) columns: usize,
-    pub(crate) rows: usize,
+pub struct Size {
+    /// Characters of one row, of which a wide one fills two.
+    pub columns: usize,
+    /// From the top of the terminal to its last row.
+    pub rows: usize,
 }
 
 /// A screen, and how far it can be scrolled.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub struct Screen {
     /// The codes that draw each row of the terminal.
-    pub(crate) rows: Vec<String>,
+    pub rows: Vec<String>,
     /// The first line that is shown, at most as asked for.
-    pub(crate) first: usize,
+    pub first: usize,
 }
 
 /// Lays everything out. `first` is the first line to be shown if not everything has room.
-pub(crate) fn screen(
-    heading: &Heading,
-    lanes: &[LaneView],
-    size: Size,
-    first: usize,
-    colour: bool,
-) -> Screen {
+#[must_use]
+pub fn screen(heading: &Heading, lanes: &[LaneView], size: Size, first: usize, colour: bool) -> Screen {
     let lanes: Vec<LaneView> = lanes.iter().map(as_of_now).collect();
     let room = size.rows.saturating_sub(1);
     let most = lanes.iter().map(|lane| lane.events.len()).max().unwrap_or(0).max(1);
@@ -360,7 +357,7 @@ impl Layout<'_> {
 mod tests {
     use super::super::tests::{down, event, heading, healthy, of_run, replica, status};
     use super::*;
-    use allocdb_node::replica::Role;
+    use crate::replica::Role;
 
     /// What a terminal shows of the rows.
     fn shown(screen: &Screen) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! The frame as it is printed where nothing is known about a terminal: fixed widths, whole, line after line.
 
-use super::super::tracker::State;
-use super::super::tracker::lines::LogLine;
 use super::parts::{self, ReplicaCells};
 use super::style::{Span, Style, StyledLine, plain, spaced, span};
 use super::units::{counter, duration, flatten, one_line, relative, truncate};
 use super::{Heading, LaneView, Subject, hunts, pulse, spinner};
+use crate::jepsen::events_log::LogLine;
+use crate::jepsen::status::State;
 
 /// Widest detail, error and event of a run, and widest note of a replica.
 const DETAIL: usize = 88;
@@ -32,7 +32,8 @@ pub(super) const NO_RUN: &str = "<waiting>";
 pub(super) const NO_EVENTS: &str = "<none yet>";
 
 /// Everything, in lines.
-pub(crate) fn frame(heading: &Heading, lanes: &[LaneView]) -> Vec<StyledLine> {
+#[must_use]
+pub fn frame(heading: &Heading, lanes: &[LaneView]) -> Vec<StyledLine> {
     let mut lines = vec![
         vec![span(title(heading, lanes, spinner(heading, lanes)), Style::BOLD_CYAN)],
         vec![span(subtitle(heading), Style::DIM)],

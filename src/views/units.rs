@@ -2,7 +2,7 @@
 //!
 //! Widths count characters, whatever a terminal makes of them; what must fit a terminal is measured by the screen.
 
-use super::super::common::escaped;
+use crate::printable::escaped;
 
 /// On one line: white space becomes single spaces, and nothing is left that a terminal would obey.
 pub(crate) fn flatten(text: &str) -> String {

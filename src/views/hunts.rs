@@ -1,6 +1,6 @@
 //! What is said about a hunt. Frame and screen share it.
 
-use super::super::tracker::hunts::{HuntPhase, HuntStatus};
+use super::hunt_status::{HuntPhase, HuntStatus};
 use super::style::{Style, StyledLine, plain, span};
 use super::units::{bar, counter, duration, flatten, one_line};
 use super::{Heading, LaneView};

@@ -1,20 +1,27 @@
-//! The lines of an events log: each says in a sentence what happened in a run, and is read back here, where it is written.
+//! The lines of an events log: each says in a sentence what happened in a run, and is read back here, where it is written;
+//! and the last of them, however long a log has become.
 //!
 //! A sentence is taken for what it says only if it is exactly one that is written for that. Whatever else stands in a log is
 //! shown as it is and means nothing.
 
 use super::status::{Phase, escape, unescape};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
 
 /// Something that happened in a run, as its events log has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Happening {
+pub enum Happening {
     /// The run has begun and its files are there.
     Initialized,
     /// It went on to something else.
     Phase(Phase),
     /// A client operation was recorded. The first has sequence number 1.
-    Recorded { sequence: u64 },
+    Recorded {
+        /// Its place in the history.
+        sequence: u64,
+    },
     /// The script was carried out once more.
     Iteration(Iteration),
     /// The run came to its end.
@@ -27,15 +34,15 @@ pub(crate) enum Happening {
 
 /// How far a run had come when its script was through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Iteration {
+pub struct Iteration {
     /// The first is 1.
-    pub(crate) number: u64,
+    pub number: u64,
     /// Whole seconds since scripts began.
-    pub(crate) elapsed_secs: u64,
+    pub elapsed_secs: u64,
     /// Whole seconds until the fault window is over; a control run has none.
-    pub(crate) remaining_secs: Option<u64>,
+    pub remaining_secs: Option<u64>,
     /// Operations recorded so far.
-    pub(crate) events: u64,
+    pub events: u64,
 }
 
 impl fmt::Display for Iteration {
@@ -88,7 +95,7 @@ impl fmt::Display for Happening {
 
 impl Happening {
     /// What a sentence says. Every sentence is read, and written again it is the same.
-    pub(crate) fn read(sentence: &str) -> Self {
+    pub fn read(sentence: &str) -> Self {
         let phases =
             [Phase::VerifyingSurface, Phase::Executing, Phase::Analyzing, Phase::Archiving].map(Self::Phase);
         let of_numbers = [
@@ -108,25 +115,64 @@ impl Happening {
 
 /// One line of an events log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogLine {
+pub struct LogLine {
     /// By the run's clock, in milliseconds since the epoch.
-    pub(crate) time_millis: u64,
-    pub(crate) happening: Happening,
+    pub time_millis: u64,
+    /// What the rest of the line says.
+    pub happening: Happening,
 }
 
 impl LogLine {
     /// The line with its line end.
-    pub(crate) fn encode(&self) -> String {
+    pub fn encode(&self) -> String {
         let sentence = self.happening.to_string();
         format!("time_millis={} detail={}\n", self.time_millis, escape(&sentence))
     }
 
     /// Reads a line without its line end; `None` if it is none.
-    pub(crate) fn decode(line: &str) -> Option<Self> {
+    pub fn decode(line: &str) -> Option<Self> {
         let (time, detail) = line.split_once(" detail=")?;
         let time_millis = time.strip_prefix("time_millis=")?.parse().ok()?;
         Some(Self { time_millis, happening: Happening::read(&unescape(detail)) })
     }
+}
+
+/// How much of the end of a log is read at first, and at most.
+const FIRST_LOOK: u64 = 16 * 1024;
+const LONGEST_LOOK: u64 = 4 * 1024 * 1024;
+
+/// The last events of a log, oldest first. A log that cannot be read has none, and lines that are no events do not count.
+#[must_use]
+pub fn recent_events(path: &Path, count: usize) -> Vec<LogLine> {
+    read_end(path, count).unwrap_or_default()
+}
+
+fn read_end(path: &Path, count: usize) -> io::Result<Vec<LogLine>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut look = FIRST_LOOK;
+    loop {
+        let start = length.saturating_sub(look);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        // A run may be writing; what has come since is read the next time.
+        (&mut file).take(length - start).read_to_end(&mut bytes)?;
+        let events = last_events(&bytes, start > 0, count);
+        if events.len() == count || start == 0 || look >= LONGEST_LOOK {
+            return Ok(events);
+        }
+        look *= 4;
+    }
+}
+
+/// The last events among some lines, the first of which may be the end of one.
+fn last_events(bytes: &[u8], is_cut: bool, count: usize) -> Vec<LogLine> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().skip(usize::from(is_cut));
+    let mut events: Vec<LogLine> =
+        lines.collect::<Vec<_>>().into_iter().rev().filter_map(LogLine::decode).take(count).collect();
+    events.reverse();
+    events
 }
 
 #[cfg(test)]
@@ -184,5 +230,44 @@ mod tests {
         fn no_sentence_is_changed_by_reading_it(sentence in "\\PC{0,12}(history sequence=|error: |control iteration=)?\\PC{0,24}") {
             prop_assert_eq!(Happening::read(&sentence).to_string(), sentence);
         }
+    }
+
+    fn log(text: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.log");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    fn shown(path: &Path, count: usize) -> Vec<(u64, String)> {
+        recent_events(path, count)
+            .into_iter()
+            .map(|event| (event.time_millis, event.happening.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn lines_that_are_no_events_do_not_count() {
+        let (_folder, path) = log(
+            b"time_millis=1 detail=one\nnoise\ntime_millis=x detail=no\ntime_millis=2 detail=a detail=b\\nc\\\\n\n\
+              time_millis=-1 detail=no\n\xff\ntime_millis=3  detail=no\ntime_millis=4 detail=",
+        );
+        let expected = [(1, "one".to_owned()), (2, "a detail=b\nc\\n".to_owned()), (4, String::new())];
+        assert_eq!(shown(&path, 8), expected);
+        assert_eq!(shown(&path, 2), expected[1..]);
+        assert_eq!(shown(&path.with_extension("absent"), 8), []);
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_log_is_needed() {
+        let lines = (0..20_000).map(|n| format!("time_millis={n} detail=event {n}\n"));
+        let mut text: String = lines.collect();
+        let long = "x".repeat(60_000);
+        text += &format!("time_millis=20000 detail={long}\nnoise\n");
+        let (_folder, path) = log(text.as_bytes());
+        let events = shown(&path, 3);
+        assert_eq!(events[0], (19_998, "event 19998".to_owned()));
+        assert_eq!(events[2], (20_000, long));
+        assert_eq!(shown(&path, 20_001).len(), 20_001);
     }
 }

@@ -25,13 +25,13 @@ impl Style {
 
 /// Text of one style.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Span {
+pub struct Span {
     pub(crate) text: String,
     pub(crate) style: Style,
 }
 
 /// A line of a frame, without its line end.
-pub(crate) type StyledLine = Vec<Span>;
+pub type StyledLine = Vec<Span>;
 
 pub(crate) fn span(text: impl Into<String>, style: Style) -> Span {
     Span { text: text.into(), style }
@@ -81,7 +81,8 @@ pub(crate) fn spaced(cells: impl IntoIterator<Item = Span>) -> StyledLine {
 }
 
 /// Lines as text, each with a line end.
-pub(crate) fn text_of(lines: &[StyledLine], colour: bool) -> String {
+#[must_use]
+pub fn text_of(lines: &[StyledLine], colour: bool) -> String {
     let mut text = String::new();
     for line in lines {
         for span in line {

@@ -1,11 +1,13 @@
 //! Whole frames, as facts.
 
-use super::super::tracker::Phase;
-use super::super::tracker::hunts::{FaultNote, HuntPhase};
-use super::super::tracker::lines::Happening;
+use super::hunt_status::{FaultNote, HuntPhase};
 use super::*;
-use allocdb_node::api::StartupKind;
-use allocdb_node::ids::{Lsn, View};
+use crate::api::Metrics;
+use crate::api::StartupKind;
+use crate::cluster::ControlStatus;
+use crate::ids::{Lsn, View};
+use crate::jepsen::events_log::Happening;
+use crate::jepsen::status::Phase;
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
 pub(super) fn heading(subject: Subject, lanes: usize) -> Heading {

@@ -1,13 +1,13 @@
 //! What is said about a run, a replica and an event, cell by cell, before anything is filled up or cut. The frame and the
 //! screen share it.
 
-use super::super::runtime::role_label;
-use super::super::tracker::lines::{Happening, LogLine};
-use super::super::tracker::{Phase, State};
 use super::Replica;
 use super::style::{Span, Style, StyledLine, plain, span};
 use super::units::{bar, counter, duration, flatten, one_line, share};
-use allocdb_node::replica::Role;
+use crate::jepsen::events_log::{Happening, LogLine};
+use crate::jepsen::status::{Phase, State};
+use crate::operator::round::role_label;
+use crate::replica::Role;
 
 pub(super) fn state(state: State) -> Span {
     match state {
