@@ -8,6 +8,8 @@ mod actions;
 mod args;
 #[path = "allocdb-jepsen/check.rs"]
 mod check;
+#[path = "allocdb-jepsen/child.rs"]
+mod child;
 #[path = "allocdb-jepsen/cluster.rs"]
 mod cluster;
 #[path = "allocdb-jepsen/common.rs"]

@@ -19,6 +19,7 @@ mod prepare;
 mod workspace;
 
 use super::args::{QemuPrepare, QemuTestbed};
+use super::child;
 use super::common::{escaped, print};
 use super::interrupt::Interrupt;
 use super::progress::Progress;
@@ -255,7 +256,7 @@ fn wait_until_ready(
     progress.phase("waiting for the control guest to let people in");
     let lets_in = || {
         let mut command = ssh(layout)?;
-        Ok(host::listen_to(command.arg("true"), ASK, interrupt)?.status.success())
+        Ok(child::listen_to(command.arg("true"), ASK, interrupt)?.status.success())
     };
     let console = layout.control_guest().console_log_path;
     let mut is_ready = wait_for(READY, guests, interrupt, lets_in)?;
@@ -294,7 +295,7 @@ fn hint(layout: &QemuLayout, id: ReplicaId) -> String {
 fn answers(layout: &QemuLayout, replica: &ReplicaLayout, interrupt: &Interrupt) -> Result<bool> {
     let mut command = ssh(layout)?;
     command.args([GUEST_CLUSTER_PROGRAM, "control-status", "--addr", &replica.control_addr.to_string()]);
-    Ok(host::listen_to(&mut command, ASK, interrupt)?.status.success())
+    Ok(child::listen_to(&mut command, ASK, interrupt)?.status.success())
 }
 
 /// Looks again and again until what is waited for is there, and that the guests still run. False when it takes too long.
@@ -356,7 +357,7 @@ fn status(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
     }
     let mut command = ssh(&layout)?;
     command.args(["sudo", GUEST_CONTROL_SCRIPT, "status"]);
-    text += &match host::listen_to(&mut command, ASK, interrupt) {
+    text += &match child::listen_to(&mut command, ASK, interrupt) {
         Ok(said) if said.status.success() => said.stdout,
         Ok(said) => {
             // Where it runs, it is worth knowing why nobody gets in.

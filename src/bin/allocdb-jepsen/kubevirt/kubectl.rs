@@ -8,20 +8,17 @@ mod config;
 
 pub(crate) use config::current_context;
 
+use super::super::child::{Conversation, How, Owned, WaitError, converse, keep};
 use super::super::common::escaped;
 use super::super::harness_log;
 use super::super::interrupt::{Interrupt, Interrupted};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,12 +30,6 @@ const MAX_COMPLAINT: usize = 4 * 1024;
 
 /// A call that takes longer is worth a word where a credential plugin is configured.
 const SLOW: Duration = Duration::from_secs(5);
-
-/// Longest wait between two looks at the clock and the interruption.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// How long output is waited for once the process has ended; something it started may hold the pipes open.
-const AFTER_END: Duration = Duration::from_millis(500);
 
 /// Which cluster and namespace calls are about.
 #[derive(Debug, Clone)]
@@ -118,6 +109,15 @@ pub(crate) enum CallError {
     Output(#[from] io::Error),
 }
 
+impl From<WaitError> for CallError {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            WaitError::System(error) => Self::Output(error),
+        }
+    }
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound => "; install kubectl 1.31 or later, or put its folder on PATH",
@@ -150,11 +150,9 @@ impl Kubectl {
             .collect()
     }
 
-    /// A process group of its own, so that what it starts ends with it, and so that Ctrl-C on a terminal reaches the
-    /// harness alone, which ends things in order.
     fn command(&self, arguments: &[&OsStr]) -> Command {
         let mut command = Command::new("kubectl");
-        command.args(self.line(arguments)).process_group(0);
+        command.args(self.line(arguments));
         command
     }
 
@@ -172,22 +170,15 @@ impl Kubectl {
         let mut command = self.command(&arguments);
         let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut call = Call {
-            child: Group(command.spawn().map_err(|error| CallError::Start { error })?),
-            input,
-            sent: Ok(()),
-        };
+        let mut child = Owned::start_group(&mut command).map_err(|error| CallError::Start { error })?;
         let begun = Instant::now();
-        let ended = call.run(begun + limit, &self.interrupt)?;
+        let said = Conversation { input, stdout_limit: MAX_ANSWER, stderr_limit: MAX_COMPLAINT };
+        let ended = converse(&mut child, said, begun + limit, &self.interrupt)?;
         self.note_if_slow(begun.elapsed());
-        let answer = |status| Answer { status, stdout: ended.stdout, stderr: harmless(&ended.stderr) };
+        let stderr = harmless(&ended.stderr);
         match ended.how {
-            How::Status(status) => call.concluded(answer(status)),
-            How::TooLate => Err(CallError::TooLate {
-                call: self.shown(&arguments),
-                limit,
-                stderr: harmless(&ended.stderr),
-            }),
+            How::Status(status) => concluded(Answer { status, stdout: ended.stdout, stderr }, ended.sent),
+            How::TooLate => Err(CallError::TooLate { call: self.shown(&arguments), limit, stderr }),
             How::TooLong => Err(CallError::TooLong { call: self.shown(&arguments) }),
         }
     }
@@ -224,53 +215,15 @@ impl Kubectl {
         let mut command = self.command(&arguments);
         let output = OwnedFd::from(theirs.try_clone()?);
         command.stdin(OwnedFd::from(theirs)).stdout(output).stderr(OwnedFd::from(said));
-        let child = Group(command.spawn().map_err(|error| CallError::Start { error })?);
+        let child = Owned::start_group(&mut command).map_err(|error| CallError::Start { error })?;
         Ok((ours, Running { child, complaints, heard: Vec::new() }))
-    }
-}
-
-/// A process and whatever it started; they end when this is dropped.
-#[derive(Debug)]
-struct Group(Child);
-
-impl Group {
-    fn pid(&self) -> Option<Pid> {
-        i32::try_from(self.0.id()).ok().and_then(Pid::from_raw)
-    }
-
-    /// Whether it has ended. Its number stays its own until it is waited for.
-    fn has_ended(&self) -> io::Result<bool> {
-        let Some(pid) = self.pid() else { return Ok(true) };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::Pid(pid), options) {
-            Ok(ended) => Ok(ended.is_some()),
-            // Waited for already.
-            Err(rustix::io::Errno::CHILD) => Ok(true),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Ends the whole group. To be called before the process is waited for.
-    fn kill(&self) {
-        if let Some(group) = self.pid() {
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if matches!(self.has_ended(), Ok(false)) {
-            self.kill();
-        }
-        let _ = self.0.wait();
     }
 }
 
 /// A call that goes on.
 #[derive(Debug)]
 pub(crate) struct Running {
-    child: Group,
+    child: Owned,
     complaints: UnixStream,
     heard: Vec<u8>,
 }
@@ -278,7 +231,7 @@ pub(crate) struct Running {
 impl Running {
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.0.try_wait().ok().flatten()
+        self.child.ended()
     }
 
     /// What it complained about so far, harmless.
@@ -291,131 +244,11 @@ impl Running {
     }
 }
 
-/// Adds bytes up to a limit. Returns whether all of them fitted.
-fn keep(kept: &mut Vec<u8>, bytes: &[u8], limit: usize) -> bool {
-    let room = limit.saturating_sub(kept.len()).min(bytes.len());
-    kept.extend_from_slice(&bytes[..room]);
-    room == bytes.len()
-}
-
-struct Call<'a> {
-    child: Group,
-    input: &'a [u8],
-    sent: io::Result<()>,
-}
-
-enum How {
-    Status(ExitStatus),
-    TooLate,
-    TooLong,
-}
-
-struct Ended {
-    how: How,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Call<'_> {
-    /// Feeds it and listens to it until it has ended or has to.
-    fn run(&mut self, deadline: Instant, interrupt: &Interrupt) -> Result<Ended, CallError> {
-        let mut stdin = self.child.0.stdin.take();
-        let mut stdout = self.child.0.stdout.take();
-        let mut stderr = self.child.0.stderr.take();
-        for pipe in [
-            stdin.as_ref().map(AsFd::as_fd),
-            stdout.as_ref().map(AsFd::as_fd),
-            stderr.as_ref().map(AsFd::as_fd),
-        ] {
-            let Some(pipe) = pipe else { continue };
-            let flags = fcntl_getfl(pipe).map_err(io::Error::from)?;
-            fcntl_setfl(pipe, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
-        }
-        let mut ended = Ended { how: How::TooLate, stdout: Vec::new(), stderr: Vec::new() };
-        let mut last_look = None;
-        loop {
-            interrupt.check()?;
-            self.feed(&mut stdin);
-            if !listen(&mut stdout, &mut ended.stdout, MAX_ANSWER)? {
-                ended.how = How::TooLong;
-                return Ok(ended);
-            }
-            listen(&mut stderr, &mut ended.stderr, MAX_COMPLAINT)?;
-            if self.child.has_ended()? {
-                let until = *last_look.get_or_insert_with(|| Instant::now() + AFTER_END);
-                let is_heard_out = stdout.is_none() && stderr.is_none();
-                if is_heard_out || Instant::now() >= until {
-                    // Whoever holds the pipes open was started by it.
-                    if !is_heard_out {
-                        self.child.kill();
-                    }
-                    ended.how = How::Status(self.child.0.wait()?);
-                    return Ok(ended);
-                }
-            } else if Instant::now() >= deadline {
-                return Ok(ended);
-            }
-            pause(
-                &[stdin.as_ref().map(AsFd::as_fd)],
-                &[stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)],
-            )?;
-        }
-    }
-
-    /// One that fails before it has read everything says itself what is wrong.
-    fn concluded(self, answer: Answer) -> Result<Answer, CallError> {
-        match self.sent {
-            Err(error) if answer.status.success() => Err(CallError::Input { error, answer }),
-            _ => Ok(answer),
-        }
-    }
-
-    fn feed(&mut self, stdin: &mut Option<std::process::ChildStdin>) {
-        while let Some(pipe) = stdin {
-            match pipe.write(self.input) {
-                Ok(count) => self.input = &self.input[count..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    self.sent = Err(error);
-                    *stdin = None;
-                }
-            }
-            if self.input.is_empty() {
-                *stdin = None;
-            }
-        }
-    }
-}
-
-/// Takes what has come through a pipe, which is closed at its end. Returns whether it stayed within the limit.
-fn listen<R: Read>(pipe: &mut Option<R>, kept: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
-    let mut buffer = [0; 16 * 1024];
-    let mut fitted = true;
-    while let Some(open) = pipe {
-        match open.read(&mut buffer) {
-            Ok(0) => *pipe = None,
-            Ok(count) => fitted &= keep(kept, &buffer[..count], limit),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(fitted)
-}
-
-/// Waits until a pipe is ready, or it is time for a look at other things.
-fn pause(
-    writers: &[Option<std::os::fd::BorrowedFd<'_>>],
-    readers: &[Option<std::os::fd::BorrowedFd<'_>>],
-) -> io::Result<()> {
-    let writers = writers.iter().flatten().map(|pipe| PollFd::from_borrowed_fd(*pipe, PollFlags::OUT));
-    let readers = readers.iter().flatten().map(|pipe| PollFd::from_borrowed_fd(*pipe, PollFlags::IN));
-    let mut pipes: Vec<PollFd<'_>> = writers.chain(readers).collect();
-    let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
-    match poll(&mut pipes, Some(&look)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+/// One that fails before it has read everything says itself what is wrong.
+fn concluded(answer: Answer, sent: io::Result<()>) -> Result<Answer, CallError> {
+    match sent {
+        Err(error) if answer.status.success() => Err(CallError::Input { error, answer }),
+        _ => Ok(answer),
     }
 }
 
@@ -528,34 +361,19 @@ mod tests {
         let input = vec![b'x'; 1024 * 1024];
         let concluded = |script: &str| {
             let mut command = Command::new("sh");
-            command.args(["-c", script]).process_group(0);
+            command.args(["-c", script]);
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            let mut call = Call { child: Group(command.spawn().unwrap()), input: &input, sent: Ok(()) };
-            let ended = call.run(Instant::now() + Duration::from_secs(60), &Interrupt::default()).unwrap();
+            let mut child = Owned::start_group(&mut command).unwrap();
+            let said = Conversation { input: &input, stdout_limit: 100, stderr_limit: 100 };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let ended = converse(&mut child, said, deadline, &Interrupt::default()).unwrap();
             let How::Status(status) = ended.how else { panic!("it did not end") };
-            call.concluded(Answer { status, stdout: ended.stdout, stderr: harmless(&ended.stderr) })
+            let stderr = harmless(&ended.stderr);
+            concluded(Answer { status, stdout: ended.stdout, stderr }, ended.sent)
         };
         let failed = concluded("echo forbidden >&2; exit 3").unwrap();
         assert_eq!(failed.failure(), "status=exit status: 3 stderr=forbidden\n");
         let CallError::Input { error, .. } = concluded("exit 0").unwrap_err() else { panic!() };
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-    }
-
-    #[test]
-    fn a_call_that_takes_too_long_ends_with_all_it_started() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo begun; sleep 1000 & wait"]).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = Group(command.spawn().unwrap());
-        let group = Pid::from_raw(i32::try_from(child.0.id()).unwrap()).unwrap();
-        let mut call = Call { child, input: &[], sent: Ok(()) };
-        let ended = call.run(Instant::now() + Duration::from_millis(300), &Interrupt::default()).unwrap();
-        assert!(matches!(ended.how, How::TooLate));
-        drop(call);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while rustix::process::test_kill_process_group(group).is_ok() {
-            assert!(Instant::now() < deadline, "something of the call goes on");
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 }

@@ -1,8 +1,9 @@
 //! Guests from a cloud image: the image, a disk on top of it for each guest, firmware, and what guests are told at their
 //! first start.
 
+use super::super::child::run;
 use super::super::interrupt::Interrupt;
-use super::host::{look_up, require, run};
+use super::host::{look_up, require};
 use super::libraries;
 use super::workspace::{self, MAKING, make_beside, make_with, replace};
 use allocdb_node::testbed::cloud_guest::{CloudKeys, meta_data, network_config, user_data};

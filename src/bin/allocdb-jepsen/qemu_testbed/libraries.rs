@@ -1,7 +1,7 @@
 //! What a program is linked with on this machine, and goes into the guests with it.
 
+use super::super::child::listen_to;
 use super::super::interrupt::Interrupt;
-use super::host::listen_to;
 use allocdb_node::testbed::cloud_program::{CarriedFile, GuestProgram, Linked};
 use allocdb_node::testbed::elf::{self, Program, Unfit};
 use allocdb_node::testbed::{Arch, QemuLayout};

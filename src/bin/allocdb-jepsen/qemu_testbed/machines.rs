@@ -3,8 +3,8 @@
 //! A number in a process id file is believed only if the process of that number is the guest's: QEMU's command line names
 //! the file, or the process began when the guest was started.
 
+use super::super::child::{self, listen_to};
 use super::super::interrupt::Interrupt;
-use super::host::{self, listen_to};
 use allocdb_node::cluster::process::{beginning, command_line, is_running};
 use allocdb_node::testbed::qemu_machine::{Accelerator, Machine, arguments, board};
 use allocdb_node::testbed::{Arch, QemuGuest, QemuLayout};
@@ -175,7 +175,7 @@ fn works(accelerator: &Accelerator, arch: Arch, qemu: &Path, interrupt: &Interru
     command.args(["-machine", &format!("{board},accel={}", accelerator.0), "-cpu", accelerator.cpu()]);
     let pid_path = folder.path().join("pid");
     command.arg("-pidfile").arg(&pid_path);
-    let tried = host::listen_to(&mut command, LAUNCH, interrupt)?;
+    let tried = child::listen_to(&mut command, LAUNCH, interrupt)?;
     let pid = std::fs::read_to_string(&pid_path).ok().and_then(|text| text.trim().parse::<u32>().ok());
     if let Some(pid) = pid.filter(|pid| is_running(*pid)) {
         signal(pid, Signal::KILL, "-KILL")?;

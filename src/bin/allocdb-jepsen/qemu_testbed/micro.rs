@@ -1,7 +1,8 @@
 //! Micro guests: this machine's kernel, a system in memory made of this machine's programs, and a disk for the state.
 
+use super::super::child::listen_to;
 use super::super::interrupt::Interrupt;
-use super::host::{listen_to, require};
+use super::host::require;
 use super::libraries;
 use super::workspace::{self, make_beside, make_with, replace, temporary_beside};
 use allocdb_node::testbed::file_tree::Content;

@@ -1,8 +1,8 @@
 //! The workspace of a testbed: its folders, keys and files. What is there is kept, what is made takes its name only when it is
 //! whole.
 
+use super::super::child::{self, listen_to};
 use super::super::interrupt::Interrupt;
-use super::host::{self, listen_to};
 use allocdb_node::testbed::QemuLayout;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use std::fs::{File, OpenOptions};
@@ -106,7 +106,7 @@ fn make_key(private: &Path, comment: Option<&str>, interrupt: &Interrupt) -> Res
         command.args(["-q", "-C", comment]);
     }
     command.args(["-t", "ed25519", "-N", "", "-f"]).arg(private);
-    let status = host::run(&mut command, MAKING, interrupt)?;
+    let status = child::run(&mut command, MAKING, interrupt)?;
     ensure!(status.success(), "ssh-keygen failed");
     Ok(())
 }
@@ -175,6 +175,6 @@ pub(super) fn make_with(
     let said = listen_to(command, MAKING, interrupt)?;
     let stderr = said.stderr.trim();
     let reason = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
-    ensure!(said.status.success(), "{context} for {} via `{}`{reason}", path.display(), host::line(command));
+    ensure!(said.status.success(), "{context} for {} via `{}`{reason}", path.display(), child::line(command));
     Ok(said.stdout)
 }
