@@ -350,6 +350,8 @@ const DIALECT: &[&str] = &[
     "salvage",
     "put_away",
     "road",
+    "Teller",
+    "teller",
     "lesson",
     "wish",
     "tie",

@@ -1,10 +1,10 @@
 //! Judging a recorded history of leases, from its text alone.
 
+use super::findings::{Finding, Findings};
 use super::model::LeaseModel;
 use super::quorum::Quorum;
 use super::record::{Fields, Header, Request, parse_command, write_completion};
 use super::scan;
-use super::told::{Finding, Teller};
 use crate::check::hashing::Map;
 use crate::check::{Call, Checker, Gaps, Judgement};
 use crate::history::jsonl::ReadError;
@@ -48,7 +48,7 @@ pub struct Judge {
     /// What is in flight and no write, by invocation.
     requests: Map<u64, Request>,
     counts: Counts,
-    teller: Teller,
+    findings: Findings,
     quorum: Quorum,
     /// States of replicas that had not applied as much as others, and could not be compared.
     uncompared: Vec<(u64, u64)>,
@@ -63,7 +63,7 @@ impl Judge {
             processes: Processes::default(),
             requests: Map::default(),
             counts: Counts::default(),
-            teller: Teller::default(),
+            findings: Findings::default(),
             quorum: Quorum::default(),
             uncompared: Vec::new(),
         }
@@ -188,7 +188,7 @@ impl Judge {
     fn hear_of_replicas(&mut self, event: &Event) -> Result<(), String> {
         let value = event.value.as_deref().map(serde_json::value::RawValue::get);
         self.quorum.hear(&event.stamp(), &event.f, value, self.checker.committed())?;
-        match self.teller.hear(event)? {
+        match self.findings.hear(event)? {
             Finding::Nothing => {}
             Finding::Wrong(anomaly) => self.checker.report(&anomaly),
             Finding::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
@@ -214,7 +214,7 @@ impl Judge {
         if self.counts.ok == 0 {
             self.checker.doubt("no operation was answered, so nothing is shown");
         }
-        for replica in self.teller.unfinished() {
+        for replica in self.findings.unfinished() {
             self.checker.doubt(format!("the state of replica {replica} was told in part only"));
         }
         for (replica, lsn) in &self.uncompared {

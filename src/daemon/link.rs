@@ -8,12 +8,14 @@ use super::identity::{self, Answer};
 use super::source::Source;
 use crate::api::MAX_MESSAGE_BYTES;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
+use crate::exchange::{ExchangeLimits, exchange_over};
 use crate::replica::introduction::{INTRODUCTION_LEN, INTRODUCTION_TAG, Introduction, encode_introduced};
 use crate::replica::message::{Ack, CLAIM_TAG, MessageError, PeerRequest, decode_ack, encode_request};
 use crate::replica::node::PeerFailure;
 use crate::replica::refusal::{is_of_another_cluster, tells_a_view};
-use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -232,29 +234,10 @@ fn answered(
 fn converse(source: &mut Source, addr: SocketAddr, request: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
     let give_up_at = Instant::now() + limit;
     // Whoever does not take the connection in half the time will not answer in the other half.
-    let mut stream = source.connect(addr, limit / 2)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(limit))?;
-    // A peer that is cut off answers without reading and closes; what it said may still be there to be read.
-    let sent = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut reply = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        // Also a peer that answers byte by byte has no longer than that.
-        let left = give_up_at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => reply.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if !reply.is_empty() => break,
-            Err(error) => return Err(sent.err().unwrap_or(error)),
-        }
-        if reply.len() > MAX_MESSAGE_BYTES || Instant::now() >= give_up_at {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the reply is too long or takes too long"));
-        }
-    }
-    Ok(reply)
+    let stream = source.connect(addr, limit / 2)?;
+    let left = give_up_at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let limits = ExchangeLimits::within(left, MAX_MESSAGE_BYTES);
+    Ok(exchange_over(stream, request, limits, || Ok::<(), Infallible>(()))?)
 }
 
 #[cfg(test)]
@@ -262,6 +245,7 @@ mod tests {
     use super::*;
     use crate::ids::{Lsn, ReplicaId, View};
     use crate::replica::message::AckKind;
+    use std::io::{Read as _, Write as _};
 
     const LONGEST: Duration = Duration::from_secs(5);
 

@@ -39,10 +39,10 @@ use super::sink::{OutputRoot, create_output_root};
 use super::testbed::{Ending, Machines as _, REPLICAS};
 use allocdb_node::allocator::AllocatorConfig;
 use allocdb_node::check::Verdict;
+use allocdb_node::client::findings::{COVERAGE, DOUBT, UNAVAILABLE};
 use allocdb_node::client::judge::Judge;
 use allocdb_node::client::lease;
 use allocdb_node::client::record::LimitFields;
-use allocdb_node::client::told::{COVERAGE, DOUBT, UNAVAILABLE};
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::history::Kind;
@@ -180,7 +180,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     let notes = Notes::default();
     notes.write_to(&files.harness_log)?;
     let _taken = notes.take();
-    let workspace = root.path().join(format!("{}{id}{}", CLUSTER.0, CLUSTER.1));
+    let workspace = root.path().join(format!(".{id}{}", CLUSTER.1));
     let checkpoint = options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT);
     let is_own = options.workspace.is_none();
     let opened = match &options.workspace {

@@ -76,6 +76,48 @@ impl Lease {
     fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Reserved | Stage::Confirmed | Stage::Revoking)
     }
+
+    /// Whether somebody may be its holder; an unknown one may be anybody.
+    fn may_belong_to(&self, holder: HolderId) -> bool {
+        self.holder.is_none_or(|known| known == holder)
+    }
+
+    /// Whether a slot may be its deadline; an unknown one may be any.
+    fn may_be_due_at(&self, slot: Slot) -> bool {
+        self.deadline.is_none_or(|known| known == slot)
+    }
+
+    /// Whether the holder that a command names, if it does, may be its own.
+    fn has_holder_of(&self, asked: &Operation) -> bool {
+        asked.holder_id.is_none_or(|holder| self.may_belong_to(holder))
+    }
+
+    /// Whether the epoch that a command names, if it does, is its own.
+    fn has_epoch_of(&self, asked: &Operation) -> bool {
+        asked.lease_epoch.is_none_or(|epoch| epoch == self.epoch)
+    }
+
+    /// It ends with the command at this place.
+    fn end(&mut self, place: u64) {
+        self.stage = Stage::Ended;
+        self.ended_at = Some(place);
+    }
+
+    /// Claims made before no longer hold.
+    fn next_epoch(&mut self) {
+        self.epoch = LeaseEpoch(self.epoch.0.saturating_add(1));
+    }
+}
+
+/// Stages of a lease in which such a command takes effect, for commands about one lease.
+fn stages_for(kind: OperationKind) -> Option<&'static [Stage]> {
+    match kind {
+        OperationKind::Confirm => Some(&[Stage::Reserved]),
+        OperationKind::Release => Some(&[Stage::Reserved, Stage::Confirmed]),
+        OperationKind::Revoke => Some(&[Stage::Confirmed]),
+        OperationKind::Reclaim => Some(&[Stage::Revoking]),
+        _ => None,
+    }
 }
 
 /// The value under a key.
@@ -210,17 +252,13 @@ impl Script {
             OperationKind::Confirm => lease.stage = Stage::Confirmed,
             OperationKind::Revoke => {
                 lease.stage = Stage::Revoking;
-                lease.epoch = LeaseEpoch(lease.epoch.0.saturating_add(1));
+                lease.next_epoch();
             }
             OperationKind::Release => {
-                lease.stage = Stage::Ended;
-                lease.ended_at = Some(place);
-                lease.epoch = LeaseEpoch(lease.epoch.0.saturating_add(1));
+                lease.end(place);
+                lease.next_epoch();
             }
-            _ => {
-                lease.stage = Stage::Ended;
-                lease.ended_at = Some(place);
-            }
+            _ => lease.end(place),
         }
         self.note(id, lease, changes);
         match told {
@@ -242,21 +280,15 @@ impl Script {
 
     /// Whether the holder and the epoch that a command names are the lease's.
     fn claims(&self, command: &Command, lease: &Lease) -> bool {
-        let asked = &command.asked;
-        let holder = asked.holder_id.is_none() || lease.holder.is_none() || asked.holder_id == lease.holder;
-        holder && asked.lease_epoch.is_none_or(|epoch| epoch == lease.epoch)
+        lease.has_holder_of(&command.asked) && lease.has_epoch_of(&command.asked)
     }
 
     /// Why a command about a lease cannot take effect, if it cannot.
     fn refusal(&self, command: &Command, lease: &Lease) -> Option<String> {
-        let possible = match command.asked.kind {
-            // One that is due may not have ended yet.
-            OperationKind::Confirm => matches!(lease.stage, Stage::Reserved | Stage::Due),
-            OperationKind::Release => matches!(lease.stage, Stage::Reserved | Stage::Confirmed | Stage::Due),
-            OperationKind::Revoke => lease.stage == Stage::Confirmed,
-            OperationKind::Reclaim => lease.stage == Stage::Revoking,
-            _ => true,
-        };
+        // One that is due may not have ended yet.
+        let is_due = |stages: &[Stage]| lease.stage == Stage::Due && stages.contains(&Stage::Reserved);
+        let possible = stages_for(command.asked.kind)
+            .is_none_or(|stages| stages.contains(&lease.stage) || is_due(stages));
         if !possible {
             return Some(format!("refused: the lease is {:?}", lease.stage).to_lowercase());
         }
@@ -285,7 +317,7 @@ impl Script {
             let early = slot.zip(lease.deadline).filter(|(slot, deadline)| slot < deadline);
             if let (Some((_, deadline)), Stage::Reserved) = (early, lease.stage) {
                 problem = wrong(AnomalyKind::EarlyExpiry, format!("not ended before slot {deadline}"));
-            } else if lease.holder.is_some_and(|holder| holder != entry.holder_id)
+            } else if !lease.may_belong_to(entry.holder_id)
                 || !lease.resources.contains(&entry.resource_id)
                 || matches!(lease.stage, Stage::Confirmed | Stage::Revoking)
                 || lease.stage == Stage::Ended
@@ -465,13 +497,13 @@ fn fits_resource(seen: &ResourceState, held: Option<&(ReservationId, Box<Lease>)
         (ResourceState::Reserved { holder_id, reservation_id, expires_at_slot }, Some((id, lease))) => {
             id == reservation_id
                 && lease.stage == Stage::Reserved
-                && lease.holder.is_none_or(|holder| holder == *holder_id)
-                && lease.deadline.is_none_or(|deadline| deadline == *expires_at_slot)
+                && lease.may_belong_to(*holder_id)
+                && lease.may_be_due_at(*expires_at_slot)
         }
         (ResourceState::Confirmed { holder_id, reservation_id }, Some((id, lease))) => {
             id == reservation_id
                 && matches!(lease.stage, Stage::Confirmed | Stage::Revoking)
-                && lease.holder.is_none_or(|holder| holder == *holder_id)
+                && lease.may_belong_to(*holder_id)
         }
         _ => false,
     }
@@ -479,8 +511,7 @@ fn fits_resource(seen: &ResourceState, held: Option<&(ReservationId, Box<Lease>)
 
 fn fits_lease(seen: &ReservationState, known: Option<&Lease>) -> bool {
     let same = |lease: &Lease, resource: &ResourceId, holder: &HolderId| {
-        lease.resources.first().is_none_or(|first| first == resource)
-            && lease.holder.is_none_or(|known| known == *holder)
+        lease.resources.first().is_none_or(|first| first == resource) && lease.may_belong_to(*holder)
     };
     match (seen, known) {
         // Below the newest lease that has ended, everything that is not known is told to have ended.
@@ -492,9 +523,7 @@ fn fits_lease(seen: &ReservationState, known: Option<&Lease>) -> bool {
             } else {
                 lease.stage == Stage::Reserved
             };
-            stage
-                && same(lease, resource_id, holder_id)
-                && lease.deadline.is_none_or(|deadline| deadline == *expires_at_slot)
+            stage && same(lease, resource_id, holder_id) && lease.may_be_due_at(*expires_at_slot)
         }
         (ReservationState::Released { resource_id, holder_id, released_lsn }, Some(lease)) => {
             let place = match (lease.stage, released_lsn, lease.ended_at) {
@@ -536,20 +565,13 @@ fn fits_refusal(command: &Command, reason: FailureReason, values: &[&Value]) -> 
         return matches!(reason, FailureReason::NotFound | FailureReason::Conflict);
     };
     let over = matches!(lease.stage, Stage::Ended | Stage::Due);
-    let same_holder = asked.holder_id.is_none() || lease.holder.is_none() || asked.holder_id == lease.holder;
     // The epoch of one that is due grows when it ends, which nobody is told.
-    let same_epoch = asked.lease_epoch.is_none_or(|epoch| epoch == lease.epoch);
+    let (same_holder, same_epoch) = (lease.has_holder_of(asked), lease.has_epoch_of(asked));
     match reason {
         FailureReason::StaleEpoch => !same_epoch || lease.stage == Stage::Due,
         FailureReason::Retired | FailureReason::NotFound => over,
         FailureReason::Conflict => {
-            let allowed = match asked.kind {
-                OperationKind::Confirm => lease.stage == Stage::Reserved,
-                OperationKind::Release => matches!(lease.stage, Stage::Reserved | Stage::Confirmed),
-                OperationKind::Revoke => lease.stage == Stage::Confirmed,
-                OperationKind::Reclaim => lease.stage == Stage::Revoking,
-                _ => false,
-            };
+            let allowed = stages_for(asked.kind).is_some_and(|stages| stages.contains(&lease.stage));
             !(allowed && same_holder && same_epoch)
         }
         _ => false,

@@ -5,10 +5,10 @@
 
 use super::clients::Shared;
 use allocdb_node::allocator::payload::{decode_client, decode_internal};
+use allocdb_node::client::findings::{REPLICA_FAILURE, STATE, parts_of};
 use allocdb_node::client::judge::LOG;
 use allocdb_node::client::lease::Command;
 use allocdb_node::client::record::{Fields, Request, command_fields};
-use allocdb_node::client::told::{REPLICA_FAILURE, STATE, parts_of};
 use allocdb_node::client::wire::ask_of;
 use allocdb_node::cluster::{ClusterLayout, ReplicaLayout};
 use allocdb_node::history::Kind;

@@ -4,7 +4,6 @@
 //! cannot be written any more ends the hunt, with what there is.
 
 use super::fault_feed::Faults;
-use allocdb_node::check::Anomaly;
 use allocdb_node::client::judge::{Judge, Verdict};
 use allocdb_node::client::record::{Fields, Request};
 use allocdb_node::history::jsonl::{write_event, write_header, write_line};
@@ -15,7 +14,7 @@ use serde_json::value::to_raw_value;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -49,8 +48,8 @@ pub(super) struct Progress {
     /// Why nothing more is written.
     failed: Mutex<Option<String>>,
     has_failed: AtomicBool,
-    anomalies: Mutex<Vec<Anomaly>>,
-    has_anomaly: AtomicBool,
+    /// How many were found so far.
+    anomalies: AtomicUsize,
 }
 
 impl Progress {
@@ -64,12 +63,12 @@ impl Progress {
 
     /// Whether something was found that cannot be explained.
     pub(super) fn has_anomaly(&self) -> bool {
-        self.has_anomaly.load(Ordering::Relaxed)
+        self.anomalies() > 0
     }
 
-    /// What was found so far.
+    /// How many anomalies were found so far.
     pub(super) fn anomalies(&self) -> usize {
-        self.anomalies.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.anomalies.load(Ordering::Relaxed)
     }
 
     /// Ends the hunt, whose verdict is `unknown` unless an anomaly was recorded before.
@@ -208,12 +207,7 @@ fn write_all(
             is_whole = false;
             progress.fail(problem);
         }
-        let found = judge.judgement().anomalies.len();
-        if found > 0 && found != progress.anomalies() {
-            *progress.anomalies.lock().unwrap_or_else(PoisonError::into_inner) =
-                judge.judgement().anomalies.clone();
-            progress.has_anomaly.store(true, Ordering::Relaxed);
-        }
+        progress.anomalies.store(judge.judgement().anomalies.len(), Ordering::Relaxed);
     }
     let flushed = out.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all());
     if let Err(error) = flushed {

@@ -11,7 +11,7 @@ use super::super::runtime;
 use super::super::testbed::REPLICAS;
 use super::clients::Shared;
 use super::settle::leaves_unanswered;
-use allocdb_node::client::told::REPLICA_FAILURE;
+use allocdb_node::client::findings::REPLICA_FAILURE;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::operator::{Failover, Replicas, Round};

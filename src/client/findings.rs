@@ -99,9 +99,9 @@ impl ReplicaState {
     }
 }
 
-/// Puts together what is told in parts.
+/// Takes the findings of whoever breaks the system, and puts together what is told in parts.
 #[derive(Debug, Default)]
-pub(super) struct Teller {
+pub(super) struct Findings {
     states: BTreeMap<u64, ReplicaState>,
     next_part: BTreeMap<u64, u64>,
 }
@@ -111,7 +111,7 @@ fn value<'a, T: Deserialize<'a>>(event: &'a Event) -> Result<T, String> {
     serde_json::from_str(text.get()).map_err(|error| format!("`value`: {error}"))
 }
 
-impl Teller {
+impl Findings {
     /// Takes an event of the nemesis.
     pub(super) fn hear(&mut self, event: &Event) -> Result<Finding, String> {
         let wrong = |kind, expected: &str| -> Result<Finding, String> {
