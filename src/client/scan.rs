@@ -9,15 +9,15 @@ use std::borrow::Cow;
 
 /// Reads a value into fields without any, if it is of the form that is written.
 #[must_use]
-pub fn fields<'a>(text: &'a [u8], found: &mut Fields<'a>) -> Option<()> {
+pub fn fields<'a>(text: &'a str, found: &mut Fields<'a>) -> Option<()> {
     let mut scanner = Scanner::new(text);
-    scanner.expect(b"{")?;
-    if scanner.expect(b"}").is_some() {
+    scanner.expect("{")?;
+    if scanner.expect("}").is_some() {
         return scanner.is_done().then_some(());
     }
     loop {
         let key = scanner.text()?;
-        scanner.expect(b":")?;
+        scanner.expect(":")?;
         match key {
             "op" => set(&mut found.op, word(&mut scanner)?)?,
             "resource" => set(&mut found.resource, word(&mut scanner)?)?,
@@ -64,9 +64,9 @@ fn word<'a>(scanner: &mut Scanner<'a>) -> Option<Cow<'a, str>> {
 }
 
 fn words<'a>(scanner: &mut Scanner<'a>) -> Option<Vec<Cow<'a, str>>> {
-    scanner.expect(b"[")?;
+    scanner.expect("[")?;
     let mut found = Vec::new();
-    if scanner.expect(b"]").is_some() {
+    if scanner.expect("]").is_some() {
         return Some(found);
     }
     loop {

@@ -5,6 +5,7 @@
 
 use super::{Kind, Process, Stamp};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// What an event is, next to those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +79,14 @@ impl Processes {
         let Process::Client(process) = stamp.process else { return Ok(Paired::Nemesis) };
         let index = stamp.index;
         if stamp.kind == Kind::Invoke {
-            if self.retired.contains(process) {
-                return Err(ProcessError::Retired { index, process });
-            }
-            let working = self.working.entry(process).or_default();
+            // One that is at work has not retired.
+            let working = match self.working.entry(process) {
+                Entry::Occupied(working) => working.into_mut(),
+                Entry::Vacant(_) if self.retired.contains(process) => {
+                    return Err(ProcessError::Retired { index, process });
+                }
+                Entry::Vacant(place) => place.insert(Working::default()),
+            };
             if let Some(invoked) = working.invoked {
                 return Err(ProcessError::Busy { index, process, invoked });
             }

@@ -18,12 +18,12 @@ const IS_PLAIN: [bool; 256] = {
 
 /// Text that is read from its beginning. Everything returns none where the text is of another form than expected.
 #[derive(Debug, Clone, Copy)]
-pub struct Scanner<'a>(&'a [u8]);
+pub struct Scanner<'a>(&'a str);
 
 impl<'a> Scanner<'a> {
     /// A scanner of all of it.
     #[must_use]
-    pub fn new(text: &'a [u8]) -> Self {
+    pub fn new(text: &'a str) -> Self {
         Self(text)
     }
 
@@ -35,13 +35,13 @@ impl<'a> Scanner<'a> {
 
     /// What is left.
     #[must_use]
-    pub fn rest(&self) -> &'a [u8] {
+    pub fn rest(&self) -> &'a str {
         self.0
     }
 
     /// Takes this text and nothing else.
     #[inline]
-    pub fn expect(&mut self, text: &[u8]) -> Option<()> {
+    pub fn expect(&mut self, text: &str) -> Option<()> {
         self.0 = self.0.strip_prefix(text)?;
         Some(())
     }
@@ -49,9 +49,9 @@ impl<'a> Scanner<'a> {
     /// Takes one byte.
     #[inline]
     pub fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
+        let first = *self.0.as_bytes().first()?;
+        self.0 = self.0.get(1..)?;
+        Some(first)
     }
 
     /// Takes a number of at most 19 digits, so that it fits whatever they are.
@@ -59,7 +59,7 @@ impl<'a> Scanner<'a> {
     pub fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         let mut digits = 0;
-        for byte in self.0 {
+        for byte in self.0.bytes() {
             let digit = byte.wrapping_sub(b'0');
             if digit > 9 {
                 break;
@@ -70,21 +70,18 @@ impl<'a> Scanner<'a> {
             }
             number = number * 10 + u64::from(digit);
         }
-        let is_number = digits == 1 || digits > 1 && self.0[0] != b'0';
-        self.0 = &self.0[digits..];
+        let is_number = digits == 1 || digits > 1 && !self.0.starts_with('0');
+        self.0 = self.0.get(digits..)?;
         is_number.then_some(number)
     }
 
     /// Takes a text in quotes out of printable ASCII without escapes.
     #[inline]
     pub fn text(&mut self) -> Option<&'a str> {
-        self.expect(b"\"")?;
-        let end = self.0.iter().position(|byte| !IS_PLAIN[usize::from(*byte)])?;
-        if self.0[end] != b'"' {
-            return None;
-        }
-        let text = std::str::from_utf8(&self.0[..end]).ok()?;
-        self.0 = &self.0[end + 1..];
+        self.expect("\"")?;
+        let end = self.0.bytes().position(|byte| !IS_PLAIN[usize::from(byte)])?;
+        let (text, rest) = self.0.split_at_checked(end)?;
+        self.0 = rest.strip_prefix('"')?;
         Some(text)
     }
 }
@@ -98,46 +95,46 @@ pub struct Brief<'a> {
     pub f: &'a str,
     /// Text of the value. Whether it is one, and only one, is for whoever reads it to find out: if it is not, the line is to be
     /// read by the general parser.
-    pub value: Option<&'a [u8]>,
+    pub value: Option<&'a str>,
 }
 
 /// Reads a line, if it is of the form that is written.
 #[must_use]
 pub fn brief(line: &[u8]) -> Option<Brief<'_>> {
-    let mut scanner = Scanner::new(line);
-    scanner.expect(b"{\"index\":")?;
+    let mut scanner = Scanner::new(std::str::from_utf8(line).ok()?);
+    scanner.expect("{\"index\":")?;
     let index = scanner.number()?;
-    scanner.expect(b",\"time\":")?;
+    scanner.expect(",\"time\":")?;
     let time = scanner.number()?;
-    scanner.expect(b",\"process\":")?;
+    scanner.expect(",\"process\":")?;
     let process = match scanner.number() {
         Some(number) => Process::Client(number),
         None => {
-            scanner.expect(b"\"nemesis\"")?;
+            scanner.expect("\"nemesis\"")?;
             Process::Nemesis
         }
     };
-    scanner.expect(b",\"type\":")?;
+    scanner.expect(",\"type\":")?;
     let kind = Kind::from_word(scanner.text()?)?;
-    scanner.expect(b",\"f\":")?;
+    scanner.expect(",\"f\":")?;
     let f = scanner.text()?;
-    let mut rest = scanner.rest().strip_suffix(b"}")?;
+    let mut rest = scanner.rest().strip_suffix('}')?;
     let mut replica = None;
     if let Some((value, number)) = split_replica(rest) {
         (rest, replica) = (value, Some(number));
     }
     let value = match rest {
-        [] => None,
-        _ => Some(rest.strip_prefix(b",\"value\":")?),
+        "" => None,
+        _ => Some(rest.strip_prefix(",\"value\":")?),
     };
     Some(Brief { stamp: Stamp { index, time, process, kind, replica }, f, value })
 }
 
 /// Cuts `,"replica":N` off the end.
-fn split_replica(rest: &[u8]) -> Option<(&[u8], u64)> {
-    let digits = rest.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+fn split_replica(rest: &str) -> Option<(&str, u64)> {
+    let digits = rest.bytes().rev().take_while(u8::is_ascii_digit).count();
     let (before, number) = rest.split_at(rest.len() - digits);
-    let before = before.strip_suffix(b",\"replica\":")?;
+    let before = before.strip_suffix(",\"replica\":")?;
     let mut scanner = Scanner::new(number);
     Some((before, scanner.number()?))
 }
