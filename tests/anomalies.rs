@@ -97,9 +97,13 @@ fn every_anomaly_is_explained_with_an_example_that_is_judged_as_it_says() {
     let (head, sections) = page();
     let known: Vec<&str> = AnomalyKind::ALL.iter().map(|kind| kind.word()).collect();
     let mut told: Vec<&str> = sections.keys().map(String::as_str).collect();
+    assert_eq!(
+        told.iter().position(|name| *name == "Which name").map(|at| told.remove(at)),
+        Some("Which name")
+    );
     told.sort_by_key(|name| known.iter().position(|known| known == name));
     assert_eq!(told, known, "the names on the page");
-    for (name, section) in &sections {
+    for (name, section) in sections.iter().filter(|(name, _)| known.contains(&name.as_str())) {
         let found = anomalies(&head.example, &section.example, &Events::new());
         assert_eq!(found, section.anomaly, "{name}");
         assert!(found.len() == 1 && found[0].starts_with(&format!("{name} ")), "{name}: {found:?}");

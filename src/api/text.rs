@@ -23,6 +23,9 @@ pub fn not_primary(role: &str) -> String {
     format!("not primary: role={role}")
 }
 
+/// What a replica says, before the LSN, whose state is not that of the others.
+pub const STATE_DIFFERS: &str = "state digest differs at lsn ";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -116,6 +116,22 @@ pub trait Model: Clone {
     /// Whether this can be seen where the keys of [`Model::keys`] have these values.
     fn fits(sight: &Self::Sight, values: &[&Self::Value]) -> bool;
 
+    /// Whether a reader can have been shown this too early or too late, where the keys had these values: no if what it shows is no
+    /// step that somebody's command makes from there or to there.
+    fn can_be_of_another_time(_sight: &Self::Sight, _values: &[Self::Value]) -> bool {
+        true
+    }
+
+    /// Whether this was not seen by somebody who looked, but by a sweep that found nothing to do.
+    fn is_of_a_sweep(_sight: &Self::Sight) -> bool {
+        false
+    }
+
+    /// The place whose command has to have taken effect for this to be seen, if it tells one.
+    fn seen_of_place(_sight: &Self::Sight) -> Option<u64> {
+        None
+    }
+
     /// How to call it that this was seen where the keys had these values and nothing else fits.
     fn misfit(sight: &Self::Sight, values: &[Self::Value]) -> Disagreement;
 }

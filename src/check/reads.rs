@@ -19,7 +19,12 @@ struct Version<M: Model> {
     value: M::Value,
     /// The invocation whose command made it.
     by: u64,
+    /// The event that told somebody so; [`NEVER`] where none did.
+    told: u64,
 }
+
+/// An event that never comes.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// The values under one key, the oldest first.
 #[derive(Debug, Clone)]
@@ -47,7 +52,7 @@ impl<M: Model> Default for Views<M> {
 
 impl<M: Model> Views<M> {
     /// Notes a new value.
-    pub(super) fn change(&mut self, key: M::Key, from: u64, value: M::Value, by: u64) {
+    pub(super) fn change(&mut self, key: M::Key, from: u64, value: M::Value, by: u64, told: u64) {
         if value == M::initial(&key) {
             self.gone.push_back((from, key.clone()));
         }
@@ -60,7 +65,7 @@ impl<M: Model> Views<M> {
         if let Some(last) = versions.known.back_mut().filter(|last| last.from == from) {
             last.value = value;
         } else {
-            versions.known.push_back(Version { from, value, by });
+            versions.known.push_back(Version { from, value, by, told });
         }
     }
 
@@ -89,8 +94,11 @@ impl<M: Model> Views<M> {
     fn fits(&self, sight: &M::Sight, keys: &[M::Key], initial: &[M::Value], place: u64) -> bool {
         let value = |(key, initial)| match self.at(key, place) {
             Some(version) => Some(&version.value),
-            None if self.versions.get(key).is_some_and(|versions| versions.forgotten) => None,
-            None => Some(initial),
+            None => match self.versions.get(key) {
+                Some(versions) => (!versions.forgotten).then_some(initial),
+                // It may have been there and gone.
+                None => (place >= self.oldest).then_some(initial),
+            },
         };
         match (keys, initial) {
             ([key], [initial]) => value((key, initial)).is_some_and(|value| M::fits(sight, &[value])),
@@ -99,6 +107,25 @@ impl<M: Model> Views<M> {
                 values.is_some_and(|values| M::fits(sight, &values))
             }
         }
+    }
+
+    /// The first place whose values are known of every one of these keys.
+    fn known_from(&self, keys: &[M::Key]) -> u64 {
+        let first = |key| match self.versions.get(key) {
+            Some(Versions { known, forgotten: true }) => known.front().map_or(0, |version| version.from),
+            Some(_) => 0,
+            None => self.oldest,
+        };
+        keys.iter().map(first).max().unwrap_or(0)
+    }
+
+    /// Whether one of the keys has got its value of a place after another place, and nobody was told of it before an event but
+    /// somebody was later.
+    fn was_untold(&self, keys: &[M::Key], after: u64, place: u64, event: u64) -> bool {
+        let versions = keys.iter().filter_map(|key| self.at(key, place));
+        versions
+            .filter(|version| version.from > after)
+            .any(|version| version.told > event && version.told < NEVER)
     }
 
     /// Values of keys at a place, for people.
@@ -132,20 +159,35 @@ struct Look<M: Model> {
     not_before: Option<u64>,
 }
 
+/// What an answered read has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct Seen {
+    place: u64,
+    /// The invocation of the read.
+    by: u64,
+    /// How to call it if nothing was committed there yet.
+    otherwise: Option<AnomalyKind>,
+}
+
 /// A read that fits nowhere it may.
 #[derive(Debug, Clone)]
 struct Suspect<M: Model> {
     look: Look<M>,
+    completed: u64,
     until: u64,
     anomaly: Anomaly,
+    rank: u64,
 }
+
+/// Something wrong, and how many were found, or suspected, before it.
+pub(super) type Ranked = (u64, Anomaly);
 
 /// Reads, by the events of their answers.
 #[derive(Debug, Clone)]
 pub(super) struct Looks<M: Model> {
     waiting: BTreeMap<u64, Look<M>>,
-    /// After the event, nobody may see anything from before the place: an answered read, by that invocation, has seen it.
-    seen: BTreeMap<u64, (u64, u64)>,
+    /// After the event, nobody may see anything from before the place.
+    seen: BTreeMap<u64, Seen>,
     suspects: Vec<Suspect<M>>,
 }
 
@@ -172,6 +214,11 @@ impl<M: Model> Looks<M> {
         self.waiting.first_key_value().is_some_and(|(completed, _)| *completed < index)
     }
 
+    /// Whether there are reads that fitted nowhere and have no name yet.
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
@@ -186,14 +233,25 @@ impl<M: Model> Looks<M> {
 
     /// Settles every read that was answered before the event `before`, with all places up to `applied` as candidates. Each
     /// takes the lowest that fits: that leaves most room to those who come later.
-    pub(super) fn settle(&mut self, before: u64, applied: u64, views: &Views<M>, gaps: Gaps) -> Vec<Anomaly> {
+    pub(super) fn settle(
+        &mut self,
+        before: u64,
+        applied: u64,
+        views: &Views<M>,
+        gaps: Gaps,
+        rank: &mut u64,
+    ) -> Vec<Ranked> {
         let mut due = Vec::new();
         while let Some(first) = self.waiting.first_entry().filter(|first| *first.key() < before) {
             due.push(first.remove_entry());
         }
         due.sort_by_key(|(_, look)| look.invoked);
         due.into_iter()
-            .filter_map(|(completed, look)| self.settle_one(completed, look, applied, views, gaps))
+            .filter_map(|(completed, look)| {
+                let found = self.settle_one(completed, look, applied, views, gaps, *rank);
+                *rank += 1;
+                found.map(|anomaly| (*rank - 1, anomaly))
+            })
             .collect()
     }
 
@@ -204,10 +262,12 @@ impl<M: Model> Looks<M> {
         applied: u64,
         views: &Views<M>,
         gaps: Gaps,
+        rank: u64,
     ) -> Option<Anomaly> {
         let keys = M::keys(&look.sight);
         let earlier = self.seen.range(..look.invoked).next_back().map(|(_, seen)| *seen);
-        let (floor, by) = look.floor.max(earlier.unwrap_or_default());
+        let earlier = earlier.unwrap_or_default();
+        let (floor, by) = look.floor.max((earlier.place, earlier.by));
         let fence = look.not_before.unwrap_or(0);
         // Where others may have been at work too, nobody knows how far they have come.
         if fence > applied && gaps == Gaps::Closed {
@@ -228,46 +288,85 @@ impl<M: Model> Looks<M> {
             views.changes(&keys, from, applied).into_iter().find(|place| fits(*place))
         };
         if let Some(place) = found {
-            self.note_seen(completed, place, look.invoked);
+            let otherwise = if M::is_of_a_sweep(&look.sight) {
+                Some(AnomalyKind::MissingExpiry)
+            } else {
+                // It may have been shown less than it demanded.
+                (fence > floor && place == fence && fits(floor)).then_some(AnomalyKind::FenceIgnored)
+            };
+            self.note_seen(completed, Seen { place, by: look.invoked, otherwise });
+            self.note_present(&keys, look.invoked);
             return None;
         }
         let values = views.values(&keys, from);
         let Disagreement { kind, expected, observed, mut fields } = M::misfit(&look.sight, &values);
         fields.push(("lsn", from.to_string()));
         // The state before the first change that is still known comes before all changes.
-        let past = std::iter::once(0).chain(views.changes(&keys, 0, from)).filter(|place| *place < from);
-        let fitting_past = past.filter(|place| fits(*place)).max();
-        let kind = match fitting_past {
-            Some(place) if place >= floor && fence > floor => AnomalyKind::FenceIgnored,
-            Some(_) if kind == AnomalyKind::WrongRead => AnomalyKind::StaleRead,
-            _ => kind,
+        let mut past = vec![0, look.floor.0, floor];
+        past.extend(views.changes(&keys, 0, from));
+        past.retain(|place| *place < from && fits(*place));
+        let fits_since = |place: u64| past.iter().any(|fitting| *fitting >= place);
+        let is_possible = M::can_be_of_another_time(&look.sight, &values);
+        let is_old = || {
+            let oldest = views.values(&keys, views.known_from(&keys));
+            is_possible && !past.is_empty() || M::misfit(&look.sight, &oldest).kind == AnomalyKind::StaleRead
+        };
+        // What an earlier read saw nobody had been told when this one was answered: it was that one that was wrong.
+        let is_earlier_wrong = floor > look.floor.0
+            && fits_since(look.floor.0)
+            && (earlier.otherwise == Some(AnomalyKind::MissingExpiry)
+                || views.was_untold(&keys, look.floor.0, from, completed));
+        let kind = match kind {
+            _ if fence > floor && fits_since(floor) => AnomalyKind::FenceIgnored,
+            _ if is_earlier_wrong => earlier.otherwise.unwrap_or(AnomalyKind::DirtyRead),
+            AnomalyKind::WrongRead | AnomalyKind::StaleRead if is_old() => AnomalyKind::StaleRead,
+            AnomalyKind::StaleRead => AnomalyKind::WrongRead,
+            kind => kind,
         };
         let mut operations: Vec<u64> =
             keys.iter().filter_map(|key| views.at(key, from)).map(|version| version.by).collect();
         operations.push(look.invoked);
-        if kind == AnomalyKind::StaleRead && floor > 0 {
+        if is_earlier_wrong || kind == AnomalyKind::StaleRead && floor > 0 {
             operations.push(by);
         }
         let anomaly = Anomaly { kind, operations, fields, expected, observed };
-        if kind == AnomalyKind::WrongRead {
+        let is_open = match kind {
+            AnomalyKind::WrongRead => is_possible,
+            // If others still see it, it was not lost.
+            AnomalyKind::LostWrite => !past.is_empty(),
+            _ => false,
+        };
+        if is_open {
             let until = applied.saturating_add(LOOK_AHEAD);
-            self.suspects.push(Suspect { look, until, anomaly });
+            self.suspects.push(Suspect { look, completed, until, anomaly, rank });
             return None;
         }
         Some(anomaly)
     }
 
-    fn note_seen(&mut self, completed: u64, place: u64, by: u64) {
+    fn note_seen(&mut self, completed: u64, seen: Seen) {
         let known = self.seen.range(..completed).next_back();
-        if known.is_some_and(|(_, (seen, _))| *seen >= place) {
+        if known.is_some_and(|(_, known)| known.place >= seen.place) {
             return;
         }
-        let covered = self.seen.range(completed..).take_while(|(_, (seen, _))| *seen <= place);
+        let covered = self.seen.range(completed..).take_while(|(_, known)| known.place <= seen.place);
         let covered: Vec<u64> = covered.map(|(at, _)| *at).collect();
         for at in covered {
             self.seen.remove(&at);
         }
-        self.seen.insert(completed, (place, by));
+        self.seen.insert(completed, seen);
+    }
+
+    /// Somebody who asked by the invocation `by` was told what is under these keys, as it has to be: what a read before did not see is
+    /// not lost.
+    pub(super) fn note_present(&mut self, keys: &[M::Key], by: u64) {
+        for Suspect { look, completed, until, anomaly, .. } in &mut self.suspects {
+            let is_missing = anomaly.kind == AnomalyKind::LostWrite && *completed < by;
+            if is_missing && M::keys(&look.sight).iter().any(|key| keys.contains(key)) {
+                anomaly.kind = AnomalyKind::StaleRead;
+                *until = 0;
+            }
+        }
     }
 
     /// Forgets what nobody who is still to be settled can depend on. `oldest` is the earliest invocation that is open.
@@ -286,24 +385,33 @@ impl<M: Model> Looks<M> {
         }
     }
 
-    /// Reads that fitted nowhere, by the best name: one that saw what came only with this place, and those whose time is over.
-    pub(super) fn look_ahead(&mut self, views: &Views<M>, place: u64) -> Vec<Anomaly> {
+    /// Reads that fitted nowhere, by the best name: one that saw what came only with this place, or what the command at it asked
+    /// for, and those whose time is over. `index` is the invocation that the command is known by.
+    pub(super) fn look_ahead(
+        &mut self,
+        views: &Views<M>,
+        place: u64,
+        (command, index): (&M::Command, u64),
+    ) -> Vec<Ranked> {
         if self.suspects.is_empty() {
             return Vec::new();
         }
         let mut known = Vec::new();
-        self.suspects.retain_mut(|Suspect { look, until, anomaly }| {
+        self.suspects.retain_mut(|Suspect { look, until, anomaly, rank, .. }| {
             let keys = M::keys(&look.sight);
             let initial: Vec<M::Value> = keys.iter().map(M::initial).collect();
-            let is_early = views.fits(&look.sight, &keys, &initial, place);
+            let is_about = || M::keys_of(command).iter().any(|key| keys.contains(key));
+            let is_early = anomaly.kind == AnomalyKind::WrongRead
+                && (views.fits(&look.sight, &keys, &initial, place)
+                    || M::seen_of_place(&look.sight) == Some(place) && is_about());
             if is_early {
                 anomaly.kind = AnomalyKind::DirtyRead;
                 let by = keys.iter().filter_map(|key| views.at(key, place)).map(|version| version.by);
-                anomaly.operations.extend(by);
+                anomaly.operations.extend(by.chain([index]));
             }
             let is_settled = is_early || place >= *until;
             if is_settled {
-                known.push(anomaly.clone());
+                known.push((*rank, anomaly.clone()));
             }
             !is_settled
         });
@@ -311,7 +419,10 @@ impl<M: Model> Looks<M> {
     }
 
     /// Reads that fit nowhere, by the best name that was found.
-    pub(super) fn give_up(&mut self) -> Vec<Anomaly> {
-        std::mem::take(&mut self.suspects).into_iter().map(|suspect| suspect.anomaly).collect()
+    pub(super) fn give_up(&mut self) -> Vec<Ranked> {
+        std::mem::take(&mut self.suspects)
+            .into_iter()
+            .map(|suspect| (suspect.rank, suspect.anomaly))
+            .collect()
     }
 }

@@ -25,6 +25,7 @@
 mod apply;
 mod attempts;
 mod gaps;
+mod in_order;
 mod logs;
 mod past;
 mod search;
@@ -33,9 +34,10 @@ mod told;
 use super::call::{Call, Completion, Gaps};
 use super::hashing::Map;
 use super::model::Model;
-use super::reads::{Looks, Views};
+use super::reads::{Looks, Ranked, Views};
 use super::{Anomaly, AnomalyKind, Judgement};
 use attempts::Attempts;
+use in_order::InOrder;
 use past::{Logs, Past};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -131,7 +133,7 @@ pub(super) struct World<M: Model> {
     /// The highest place that is certainly committed, and the invocation whose completion told so.
     floor: Mark,
     /// In flight.
-    open: BTreeMap<u64, Open<M>>,
+    open: InOrder<Open<M>>,
     /// Writes and sweeps whose answer was lost, as long as they may stand at a place that is not applied.
     lost: BTreeMap<u64, Open<M>>,
     attempts: Map<u128, Attempts<M>>,
@@ -156,6 +158,9 @@ pub(super) struct World<M: Model> {
     /// The same with other assumptions, made since somebody looked.
     forks: Vec<World<M>>,
     judgement: Judgement,
+    /// Of each anomaly, and of the next: how many were found, or suspected, before it.
+    ranks: Vec<u64>,
+    next_rank: u64,
 }
 
 impl<M: Model + std::fmt::Debug> World<M> {
@@ -166,7 +171,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             gaps,
             applied: 0,
             floor: (0, 0),
-            open: BTreeMap::new(),
+            open: InOrder::default(),
             lost: BTreeMap::new(),
             attempts: Map::default(),
             recorded: VecDeque::new(),
@@ -184,6 +189,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
             ended: false,
             forks: Vec::new(),
             judgement: Judgement::default(),
+            ranks: Vec::new(),
+            next_rank: 0,
         }
     }
 
@@ -210,7 +217,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
 
     /// The lowest place that somebody in flight, or a read that waits, may ask for.
     pub(super) fn oldest_floor(&self) -> u64 {
-        let open = self.open.values().next().map_or(u64::MAX, |open| open.floor.0);
+        let open = self.open.first().map_or(u64::MAX, |(_, open)| open.floor.0);
         open.min(self.looks.oldest_floor()).min(self.applied)
     }
 
@@ -221,6 +228,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
     /// What was found may have another explanation, which nobody looked at.
     pub(super) fn take_back(&mut self, doubt: String) {
         self.judgement.anomalies.clear();
+        self.ranks.clear();
         self.judgement.doubts.push(doubt);
         self.ended = true;
     }
@@ -262,7 +270,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         if self.ended {
             return;
         }
-        let Some(Open { floor, call }) = self.open.remove(&invoked) else { return };
+        let Some(Open { floor, call }) = self.open.remove(invoked) else { return };
         match (call, completion) {
             (Call::Command(command), Completion::At { place, answer }) => {
                 self.placed(invoked, index, floor, command, place, answer);
@@ -316,7 +324,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             return;
         }
         let writes = self.open.iter().find(|(_, open)| !matches!(open.call, Call::Look));
-        let first = [writes.map(|(index, _)| *index), self.lost.keys().next().copied()];
+        let first = [writes.map(|(index, _)| index), self.lost.keys().next().copied()];
         self.look_until(first.into_iter().flatten().min().unwrap_or(u64::MAX));
     }
 
@@ -361,11 +369,19 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
     }
 
-    fn anomaly(&mut self, mut anomaly: Anomaly) {
+    fn anomaly(&mut self, anomaly: Anomaly) {
+        self.next_rank += 1;
+        self.note((self.next_rank - 1, anomaly));
+    }
+
+    /// Notes something wrong where it belongs among the others: what took longer to get its name was found first nevertheless.
+    fn note(&mut self, (rank, mut anomaly): Ranked) {
         anomaly.operations.sort_unstable();
         anomaly.operations.dedup();
         if self.judgement.anomalies.len() < MOST_ANOMALIES {
-            self.judgement.anomalies.push(anomaly);
+            let at = self.ranks.partition_point(|known| *known < rank);
+            self.ranks.insert(at, rank);
+            self.judgement.anomalies.insert(at, anomaly);
         }
         self.ended |= self.judgement.anomalies.len() >= MOST_ANOMALIES;
     }

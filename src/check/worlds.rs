@@ -49,7 +49,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
     }
 
-    /// What has been found so far. Nothing of it is taken back later.
+    /// What has been found so far. Nothing of it is taken back later, but what gets its name only then may have been found before it.
     #[must_use]
     pub fn judgement(&self) -> &Judgement {
         if self.others.is_empty() { self.first.judgement() } else { &self.none }

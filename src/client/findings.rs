@@ -3,6 +3,7 @@
 
 use super::model::LeaseModel;
 use super::state::{first_difference, of_model};
+use crate::api::text::STATE_DIFFERS;
 use crate::check::{Anomaly, AnomalyKind};
 use crate::history::Event;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,19 @@ pub(super) enum Finding {
     State(ReplicaState),
 }
 
+impl Finding {
+    /// The same, at the LSN that a text begins with.
+    fn at(mut self, text: &str) -> Self {
+        let digits = text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len());
+        if let Finding::Wrong(anomaly) = &mut self
+            && let Some(lsn) = text.get(..digits).filter(|lsn| !lsn.is_empty())
+        {
+            anomaly.fields.push(("lsn", lsn.to_owned()));
+        }
+        self
+    }
+}
+
 /// The state of a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReplicaState {
@@ -126,10 +140,21 @@ impl Findings {
         };
         match event.f.as_str() {
             STATE => self.state_part(event),
-            REPLICA_FAILURE => wrong(
-                AnomalyKind::ReplicaFailure,
-                "a replica goes on as long as nothing is done to it that ends it",
-            ),
+            REPLICA_FAILURE => {
+                let Reason { reason } = value(event)?;
+                match reason.split_once(STATE_DIFFERS) {
+                    None => wrong(
+                        AnomalyKind::ReplicaFailure,
+                        "a replica goes on as long as nothing is done to it that ends it",
+                    ),
+                    // It has failed because the others are in another state, and says at which LSN.
+                    Some((_, lsn)) => Ok(wrong(
+                        AnomalyKind::ReplicaDivergence,
+                        "every replica comes to the same state by the same log",
+                    )?
+                    .at(lsn)),
+                }
+            }
             UNAVAILABLE => wrong(
                 AnomalyKind::Unavailable,
                 "the cluster serves writes and reads again within 30 seconds of the last heal",
@@ -267,6 +292,8 @@ mod tests {
     fn failures_that_are_told_are_anomalies_and_what_was_never_seen_is_a_doubt() {
         let reason = serde_json::json!({ "reason": "it ended" });
         assert_eq!(found(&[(REPLICA_FAILURE, reason.clone())]), ["replica-failure replica=2 operations="]);
+        let differs = serde_json::json!({ "reason": "it is faulted: state digest differs at lsn 64" });
+        assert_eq!(found(&[(REPLICA_FAILURE, differs)]), ["replica-divergence replica=2 lsn=64 operations="]);
         assert_eq!(found(&[(UNAVAILABLE, reason)]), ["unavailable replica=2 operations="]);
         let missing = serde_json::json!({ "missing": ["confirm of a revoked lease"] });
         let doubts = judged(&[(COVERAGE, missing)]).unwrap().judgement.doubts;

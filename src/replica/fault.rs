@@ -4,6 +4,7 @@ use super::integrity::{DamagedFile, JudgeError};
 use super::metadata::MetadataError;
 use super::prepare_log::PrepareLogError;
 use crate::api::Rejection;
+use crate::api::text::STATE_DIFFERS;
 use crate::engine::RecoveryError;
 use crate::ids::{Lsn, ReplicaId, ShardId, View};
 use crate::storage::DiskRefusal;
@@ -92,7 +93,7 @@ impl fmt::Display for FaultReason {
             FaultReason::EngineRecovery(error) => write!(f, "EngineRecovery({error})"),
             FaultReason::Checksum(file) => write!(f, "Checksum({file})"),
             FaultReason::Storage(problem) => write!(f, "Storage({problem})"),
-            FaultReason::StateDigest { lsn } => write!(f, "state digest differs at lsn {lsn}"),
+            FaultReason::StateDigest { lsn } => write!(f, "{STATE_DIFFERS}{lsn}"),
             other => fmt::Debug::fmt(other, f),
         }
     }

@@ -6,6 +6,7 @@ use super::{Attempt, Conflict, Content, Entry, PATIENCE, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::hashing::digest;
 use crate::check::model::{Disagreement, Model};
+use crate::check::reads::NEVER;
 use crate::check::{Anomaly, AnomalyKind};
 
 /// Known places behind one at which several attempts may stand after which nothing is waited for.
@@ -41,13 +42,14 @@ impl<M: Model + std::fmt::Debug> World<M> {
         if !self.looks.has_before(index) {
             return;
         }
-        for anomaly in self.looks.settle(index, self.applied, &self.views, self.gaps) {
-            self.anomaly(anomaly);
+        for found in self.looks.settle(index, self.applied, &self.views, self.gaps, &mut self.next_rank) {
+            self.note(found);
         }
     }
 
     pub(super) fn apply(&mut self, place: u64, entry: Entry<M>) {
         self.patience = PATIENCE;
+        let (index, told_at) = (entry.index, entry.completed.unwrap_or(NEVER));
         if let Some(completed) = entry.completed {
             self.told.remove(&(completed, place));
         }
@@ -55,18 +57,18 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let last = entry.last(place);
         match entry.content {
             Content::Command(command) => {
-                self.apply_one(place, &command, entry.answer.as_ref(), entry.index);
+                self.apply_one(place, &command, entry.answer.as_ref(), (index, told_at));
             }
             Content::Either(possible) => {
                 if let Some(command) = self.choose(place, &possible, entry.answer.as_ref()) {
-                    self.apply_one(place, &command, entry.answer.as_ref(), entry.index);
+                    self.apply_one(place, &command, entry.answer.as_ref(), (index, told_at));
                 }
             }
             Content::Swept { sweep, count } => {
                 let due = self.model.due(&sweep);
                 self.compare_swept(entry.index, &sweep, count, &due);
                 for (place, command) in (place..=last).zip(&due) {
-                    self.apply_one(place, command, None, entry.index);
+                    self.apply_one(place, command, None, (index, told_at));
                 }
             }
         }
@@ -76,12 +78,19 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         if place.is_multiple_of(HOUSEKEEPING) {
             self.forget_lost();
-            self.looks.forget(self.open.keys().next().copied().unwrap_or(u64::MAX));
+            self.looks.forget(self.open.first().map_or(u64::MAX, |(index, _)| index));
         }
         self.compare_conflicts(entry.first_invoked);
     }
 
-    fn apply_one(&mut self, place: u64, command: &M::Command, answer: Option<&M::Answer>, index: u64) {
+    /// `index` is the invocation that it is known by, `told_at` the event that told so.
+    fn apply_one(
+        &mut self,
+        place: u64,
+        command: &M::Command,
+        answer: Option<&M::Answer>,
+        (index, told_at): (u64, u64),
+    ) {
         let identity = M::identity(command);
         let mut answer = answer;
         if let Some(identity) = identity
@@ -112,6 +121,10 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         let mut changes = std::mem::take(&mut self.changes);
         let disagreement = self.model.apply(place, command, answer, &mut changes);
+        let is_right = answer.is_some() && disagreement.is_none();
+        if is_right && self.looks.has_suspects() {
+            self.looks.note_present(&M::keys_of(command), index);
+        }
         if let Some(Disagreement { kind, expected, observed, mut fields }) = disagreement {
             let keys = M::keys_of(command);
             let before = keys.iter().filter_map(|key| self.views.changed_by(key));
@@ -123,7 +136,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             self.views.keep_from(self.oldest_floor());
         }
         for (key, value) in changes.drain(..) {
-            self.views.change(key, place, value, index);
+            self.views.change(key, place, value, index, told_at);
         }
         self.changes = changes;
         self.applied = place;
@@ -142,8 +155,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
             self.note_execution(identity, place, command, answer.is_some(), index);
             self.forget_records();
         }
-        for anomaly in self.looks.look_ahead(&self.views, place) {
-            self.anomaly(anomaly);
+        for found in self.looks.look_ahead(&self.views, place, (command, index)) {
+            self.note(found);
         }
     }
 

@@ -21,7 +21,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             Call::Sweep(sweep) => open.floor.0 <= self.applied && !self.model.is_spent(sweep),
             Call::Look => false,
         };
-        if self.open.iter().take_while(|(index, _)| **index < latest).any(|(_, open)| may_tell(open)) {
+        if self.open.iter().take_while(|(index, _)| *index < latest).any(|(_, open)| may_tell(open)) {
             return false;
         }
         let mut candidates = self.candidates(latest);

@@ -53,7 +53,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let attempts = identity.and_then(|identity| self.attempts.get(&identity));
         let tries = attempts.into_iter().flat_map(|known| known.tries.iter());
         let first = tries
-            .filter_map(|index| Some((*index, self.open.get(index).or_else(|| self.lost.get(index))?)))
+            .filter_map(|index| Some((*index, self.open.get(*index).or_else(|| self.lost.get(index))?)))
             .find(|(_, open)| matches!(&open.call, Call::Command(asked) if M::repeats(asked, &command)))
             .map(|(index, open)| (index, open.floor));
         if let (Some(identity), None) = (identity, first) {

@@ -26,7 +26,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
     /// before one is found, the judgement is in doubt.
     pub(in crate::check) fn finish(mut self) -> Judgement {
         // What is in flight has no known outcome.
-        let open = std::mem::take(&mut self.open).into_iter();
+        let open = std::mem::take(&mut self.open).into_values();
         self.lost.extend(open.filter(|(_, open)| !matches!(open.call, Call::Look)));
         if self.gaps == Gaps::Open {
             return self.finish_open();
@@ -162,8 +162,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
     }
 
     fn judged(mut self) -> Judgement {
-        for anomaly in self.looks.give_up() {
-            self.anomaly(anomaly);
+        for found in self.looks.give_up() {
+            self.note(found);
         }
         self.judgement
     }

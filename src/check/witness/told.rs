@@ -142,7 +142,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             if *index == invoked {
                 return Some(own());
             }
-            match self.open.get(index).or_else(|| self.lost.get(index)) {
+            match self.open.get(*index).or_else(|| self.lost.get(index)) {
                 Some(Open { floor, call: Call::Command(command) }) => {
                     Some(Attempt { index: *index, floor: *floor, command: command.clone() })
                 }
@@ -219,8 +219,11 @@ impl<M: Model + std::fmt::Debug> World<M> {
             });
         }
         // What is applied at once nobody waits for.
-        let is_next = place == self.applied + 1 && matches!(entry.content, Content::Command(_));
-        if let Some(completed) = entry.completed.filter(|_| !is_next) {
+        let is_next = place == self.applied.saturating_add(1) && matches!(entry.content, Content::Command(_));
+        if is_next && self.gaps == Gaps::Closed && !self.ended {
+            return self.apply(place, entry);
+        }
+        if let Some(completed) = entry.completed {
             self.told.insert((completed, place));
         }
         self.entries.insert(place, entry);
