@@ -18,7 +18,7 @@ pub struct ExchangeLimits {
     pub silence: Duration,
     /// From the connection to the end of the reply.
     pub whole: Duration,
-    /// Bytes of the reply.
+    /// Longest that is read; a longer one is an error.
     pub reply_bytes: usize,
 }
 

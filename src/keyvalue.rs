@@ -18,18 +18,18 @@ pub enum FieldProblem {
     Missing(String),
     /// A value that is not what the key needs.
     Invalid {
-        /// Which key.
+        /// As the text should have it.
         key: String,
-        /// Its value.
+        /// As it stands in the text.
         value: String,
     },
     /// A value that means something, but nothing that this program can work with.
     Unsupported {
-        /// Which key.
+        /// As the text has it.
         key: String,
         /// What the value is, for the sentence.
         subject: &'static str,
-        /// Its value.
+        /// As it stands in the text.
         value: String,
     },
 }

@@ -405,3 +405,94 @@ fn a_doc_comment_says_more_than_one_word() {
     }
     assert!(terse.is_empty(), "say what it means, its unit, bound or source, or nothing: {terse:#?}");
 }
+
+/// Words that say nothing by themselves.
+const FILLERS: &[&str] = &[
+    "a", "an", "the", "which", "its", "his", "their", "it", "this", "that", "these", "those", "of", "is",
+    "are", "was", "were", "one", "ones", "what", "who", "whose", "in", "on", "for", "to", "by", "with",
+    "and", "or", "as", "has", "have", "be",
+];
+
+/// The words of a name or a sentence, in lower case and without the `s` of a plural.
+fn words_of(text: &str) -> Vec<String> {
+    let mut apart = String::new();
+    let mut after_small = false;
+    for c in text.chars() {
+        if c.is_uppercase() && after_small {
+            apart.push(' ');
+        }
+        after_small = c.is_lowercase() || c.is_ascii_digit();
+        apart.push(if c.is_alphanumeric() { c } else { ' ' });
+    }
+    let words = apart.split_whitespace().map(str::to_lowercase);
+    let singular = |word: String| match word.strip_suffix('s') {
+        Some(rest) if rest.len() > 2 && !rest.ends_with('s') => rest.to_owned(),
+        _ => word,
+    };
+    words.filter(|word| !FILLERS.contains(&word.as_str())).map(singular).collect()
+}
+
+/// The name of the item that a line begins; empty if it begins none.
+fn name_in(line: &str) -> &str {
+    let keywords =
+        ["const", "static", "async", "fn", "struct", "enum", "trait", "type", "mod", "union", "impl"];
+    let line = line.trim_start();
+    let line = match line.strip_prefix("pub(") {
+        Some(rest) => rest.split_once(')').map_or(rest, |(_, rest)| rest),
+        None => line.strip_prefix("pub ").unwrap_or(line),
+    };
+    let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    words.find(|word| !keywords.contains(word)).unwrap_or_default()
+}
+
+/// Doc comments of one line that hold no word that is not in the name of what they are about, with their line numbers.
+fn repeated_names(text: &str) -> Vec<(usize, String)> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_doc = |at: usize| lines.get(at).is_some_and(|line| line.starts_with("///"));
+    let alone = (0..lines.len()).filter(|at| is_doc(*at) && !is_doc(at + 1) && (*at == 0 || !is_doc(at - 1)));
+    let says_nothing = |at: &usize| {
+        let mut item = at + 1;
+        while lines.get(item).is_some_and(|line| line.starts_with("#[")) {
+            while lines.get(item).is_some_and(|line| !line.ends_with(']')) {
+                item += 1;
+            }
+            item += 1;
+        }
+        let name = words_of(lines.get(item).map_or("", |line| name_in(line)));
+        words_of(&lines[*at][3..]).iter().all(|word| name.contains(word))
+    };
+    alone.filter(says_nothing).map(|at| (at + 1, lines[at].to_owned())).collect()
+}
+
+#[test]
+fn a_doc_comment_says_more_than_the_name_of_its_item() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    let mut found = Vec::new();
+    for file in &files {
+        for (line, doc) in repeated_names(&fs::read_to_string(file).unwrap()) {
+            found.push(format!("{}:{line}: {doc}", file.display()));
+        }
+    }
+    assert!(found.is_empty(), "say what it means, its unit, bound or source, or nothing: {found:#?}");
+}
+
+#[test]
+fn a_planted_repetition_of_a_name_is_found() {
+    for (text, is_found) in [
+        ("/// Which replica.\npub replica: ReplicaId,\n", true),
+        (
+            "    /// The slots of a request.\n    #[must_use]\n    pub(crate) fn request_slot(&self) -> Slot {\n",
+            true,
+        ),
+        ("/// Its own.\npub struct Own;\n", true),
+        ("/// What it is.\nvalue: u8,\n", true),
+        ("/// The lease.\nLease(ReservationId),\n", true),
+        ("/// The run plan.\n#[derive(\n    Debug,\n    Clone\n)]\npub enum RunPlan {\n", true),
+        ("/// The one that was asked.\npub replica: ReplicaId,\n", false),
+        ("/// In bytes.\nlength: u64,\n", false),
+        ("/// The replica.\n///\n/// # Errors\n/// Never.\npub fn replica() {}\n", false),
+    ] {
+        assert_eq!(repeated_names(text).len(), usize::from(is_found), "{text}");
+    }
+}

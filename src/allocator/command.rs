@@ -30,7 +30,7 @@ pub enum Command {
     },
     /// Turns a reservation into a lease without deadline.
     Confirm {
-        /// Which reservation.
+        /// As its reserve command answered.
         reservation: ReservationId,
         /// Must be its holder.
         holder: HolderId,
@@ -39,7 +39,7 @@ pub enum Command {
     },
     /// Gives a reservation or lease back.
     Release {
-        /// Which reservation.
+        /// As its reserve command answered.
         reservation: ReservationId,
         /// Must be its holder.
         holder: HolderId,
@@ -48,19 +48,19 @@ pub enum Command {
     },
     /// Ends an unconfirmed reservation that is due. Proposed by ticks; not compared with the request slot.
     Expire {
-        /// Which reservation.
+        /// One whose deadline a tick has come to.
         reservation: ReservationId,
         /// Must be its deadline, else nothing happens.
         deadline: Slot,
     },
     /// Starts taking a confirmed lease away: its holder loses the right, its resources stay held.
     Revoke {
-        /// Which reservation.
+        /// One that is confirmed.
         reservation: ReservationId,
     },
     /// Finishes what [`Command::Revoke`] started: the resources become available.
     Reclaim {
-        /// Which reservation.
+        /// One that is being revoked.
         reservation: ReservationId,
     },
 }
@@ -191,7 +191,7 @@ pub struct Outcome {
     pub reservation: Option<ReservationId>,
     /// Its epoch. Absent in outcomes restored from snapshots older than epochs.
     pub epoch: Option<LeaseEpoch>,
-    /// Its deadline.
+    /// When it ends unless it is confirmed before; told by a reserve that succeeded.
     pub deadline: Option<Slot>,
 }
 
@@ -232,7 +232,7 @@ impl SlotOverflowKind {
 pub struct SlotOverflow {
     /// Which sum.
     pub kind: SlotOverflowKind,
-    /// Slot of the request.
+    /// What the length of time was added to.
     pub request_slot: Slot,
     /// What would be added to it.
     pub delta: u64,

@@ -57,7 +57,7 @@ pub enum ConfigError {
     /// The machine does not have the memory for a table.
     #[error("not enough memory for the table of {table}")]
     OutOfMemory {
-        /// Which table.
+        /// As people read it.
         table: &'static str,
     },
 }

@@ -15,9 +15,9 @@ use std::collections::BinaryHeap;
 /// A reservation that is due: by deadline, then id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
-    /// Its deadline.
+    /// The first part of the order; the reservation may be ended from this slot on.
     pub deadline: Slot,
-    /// The reservation.
+    /// The second part of the order.
     pub reservation: ReservationId,
 }
 

@@ -28,7 +28,7 @@ pub struct ReservationView {
     pub id: ReservationId,
     /// Who made it.
     pub holder: HolderId,
-    /// Its epoch.
+    /// Grows when the holder's right ends; from 1.
     pub epoch: LeaseEpoch,
     /// Where it is in its life. An overdue reservation that nobody has expired yet is still reserved.
     pub state: ReservationState,

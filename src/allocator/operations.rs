@@ -13,7 +13,7 @@ use crate::planted::PlantedFault;
 /// What is remembered of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OperationRecord {
-    /// Which operation.
+    /// Chosen by the client, and given again with each retry.
     pub operation: OperationId,
     /// Of its command.
     pub fingerprint: Fingerprint,

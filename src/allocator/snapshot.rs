@@ -42,13 +42,13 @@ pub struct ReservationRecord {
     pub anchor: ResourceId,
     /// Who made it.
     pub holder: HolderId,
-    /// Its epoch.
+    /// Grows when the holder's right ends; from 1.
     pub epoch: LeaseEpoch,
     /// Where it is in its life.
     pub state: ReservationState,
     /// LSN of the command that made it.
     pub created_lsn: Lsn,
-    /// Its deadline.
+    /// When it ends unless it is confirmed before; without meaning afterwards.
     pub deadline: Slot,
     /// LSN of the command that ended it.
     pub released_lsn: Option<Lsn>,
@@ -61,11 +61,11 @@ pub struct ReservationRecord {
 /// One resource of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberRecord {
-    /// Which reservation.
+    /// The one that the member counts to.
     pub reservation: ReservationId,
     /// Place in the request, from 0.
     pub index: u32,
-    /// Which resource.
+    /// Held by that reservation as long as it lives.
     pub resource: ResourceId,
 }
 
@@ -107,7 +107,7 @@ pub enum SnapshotError {
     /// An expiration bucket that breaks a rule.
     #[error("expiration bucket {bucket}: {reason}")]
     Bucket {
-        /// Which bucket.
+        /// Its place among all buckets, from 0.
         bucket: usize,
         /// Which rule.
         reason: &'static str,

@@ -50,7 +50,7 @@ pub enum SnapshotFileError {
     InvalidValue {
         /// What it should have been.
         what: &'static str,
-        /// What it is.
+        /// As it stands in the file.
         value: u8,
         /// Offset of the byte.
         at: usize,
@@ -221,13 +221,13 @@ pub struct Counts {
 /// One record of a snapshot as it is in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// A resource.
+    /// Held or free.
     Resource(ResourceView),
-    /// A reservation.
+    /// Live, or ended and still remembered.
     Reservation(ReservationRecord),
     /// A member of a reservation.
     Member(MemberRecord),
-    /// An operation.
+    /// Answered, and remembered for its retries.
     Operation(OperationRecord),
     /// The reservations of the next expiration bucket, from bucket 0 on.
     Bucket(Vec<ReservationId>),

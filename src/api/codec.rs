@@ -31,7 +31,7 @@ pub enum DecodeError {
     InvalidEnumValue {
         /// What it should have been.
         kind: &'static str,
-        /// What it is.
+        /// As it came.
         value: u8,
     },
     /// Bytes are left over.
@@ -126,7 +126,7 @@ fn put_opt_lsn(out: &mut Vec<u8>, lsn: Option<Lsn>) {
     put_opt_u64(out, lsn.map(Lsn::get));
 }
 
-/// Encodes a request.
+/// The bytes of one message, without any frame: a connection carries one.
 #[must_use]
 pub fn encode_request(request: &Request) -> Vec<u8> {
     let mut out = Vec::new();
@@ -181,7 +181,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, DecodeError> {
     fields.end(request)
 }
 
-/// Encodes a response.
+/// The bytes of one message, without any frame: a connection carries one.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<u8> {
     let mut out = Vec::new();

@@ -70,7 +70,7 @@ pub struct Metrics {
     pub logical_slot_lag: u64,
     /// Reservations due at the asker's slot and not expired.
     pub expiration_backlog: u32,
-    /// Operations in the table.
+    /// How many are remembered for their retries.
     pub operation_table_used: u32,
     /// The most it can hold.
     pub operation_table_capacity: u32,

@@ -33,7 +33,7 @@ pub enum Request {
     GetResource {
         /// The state must include this LSN.
         required: Option<Lsn>,
-        /// Which resource.
+        /// An id that need not exist.
         resource: ResourceId,
     },
     /// Read a reservation, which this interface calls a lease.
@@ -91,7 +91,7 @@ pub enum ResourceResponse {
     NotFound,
     /// The state does not include the required LSN yet.
     FenceNotApplied {
-        /// What was required.
+        /// As the read demanded.
         required_lsn: Lsn,
         /// Where the state is.
         last_applied_lsn: Option<Lsn>,
@@ -111,7 +111,7 @@ pub enum LeaseResponse {
     Retired,
     /// The state does not include the required LSN yet.
     FenceNotApplied {
-        /// What was required.
+        /// As the read demanded.
         required_lsn: Lsn,
         /// Where the state is.
         last_applied_lsn: Option<Lsn>,
@@ -132,11 +132,11 @@ pub struct Lease {
     pub holder: HolderId,
     /// Where it is in its life.
     pub state: ReservationState,
-    /// Its epoch.
+    /// A command of the holder's has to name it.
     pub epoch: LeaseEpoch,
     /// LSN of the command that made it.
     pub created_lsn: Lsn,
-    /// Its deadline.
+    /// When it ends unless it is confirmed before; without meaning afterwards.
     pub deadline: Option<Slot>,
     /// LSN of the command that ended it.
     pub released_lsn: Option<Lsn>,

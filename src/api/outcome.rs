@@ -21,7 +21,7 @@ pub enum Rejection {
     },
     /// There is no LSN left.
     LsnExhausted {
-        /// The last one.
+        /// How far the log has come.
         last_applied_lsn: Lsn,
     },
     /// The queue is full.

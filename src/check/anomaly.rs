@@ -81,7 +81,7 @@ pub struct Anomaly {
     pub fields: Vec<(&'static str, String)>,
     /// What should have been, in words.
     pub expected: String,
-    /// What was.
+    /// The answer that was given, or what was found.
     pub observed: String,
 }
 

@@ -27,7 +27,7 @@ pub enum Call<M: Model> {
 pub enum Completion<M: Model> {
     /// The command stands at a place and was answered so, now or when it was sent before.
     At {
-        /// Its place.
+        /// Its position in the order in which all commands take effect.
         place: u64,
         /// What the client was told.
         answer: M::Answer,

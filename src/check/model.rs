@@ -12,7 +12,7 @@ pub struct Disagreement {
     pub kind: AnomalyKind,
     /// What the model says.
     pub expected: String,
-    /// What was observed.
+    /// The answer that was given, in words.
     pub observed: String,
     /// What it is about, as pairs of a key and a value without white space.
     pub fields: Vec<(&'static str, String)>,

@@ -36,7 +36,7 @@ pub struct StatePart {
     pub part: u64,
     /// How many there are.
     pub parts: u64,
-    /// Its lines.
+    /// Those of the state that are in this part, in order.
     pub lines: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ impl Finding {
     }
 }
 
-/// The state of a replica.
+/// What a replica would recover, as it was told in full or is being told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReplicaState {
     pub(super) replica: u64,

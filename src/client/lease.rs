@@ -22,7 +22,7 @@ macro_rules! words {
                 match self { $($name::$variant => $word,)* }
             }
 
-            /// The one with that word.
+            /// `None` for any other word.
             #[must_use]
             pub fn from_word(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|known| known.word() == word)
@@ -107,7 +107,7 @@ pub struct Command {
     pub operation: Option<OperationId>,
     /// Its time.
     pub slot: Slot,
-    /// What it asks for.
+    /// The change itself, without who wants it and when.
     pub ask: Ask,
 }
 
@@ -118,9 +118,9 @@ pub struct Answer {
     pub code: Code,
     /// The lease that was made.
     pub lease: Option<ReservationId>,
-    /// Its epoch.
+    /// A reservation that succeeded begins with 1.
     pub epoch: Option<LeaseEpoch>,
-    /// Its deadline.
+    /// When the reservation ends unless it is confirmed before.
     pub deadline: Option<Slot>,
 }
 

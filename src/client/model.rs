@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// What a reader can look at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
-    /// A resource.
+    /// Who holds it, or that it is not there.
     Resource(ResourceId),
     /// A lease that is remembered.
     Lease(ReservationId),

@@ -44,7 +44,7 @@ pub type Addresses = [[SocketAddr; 3]; 3];
 /// Addresses that nobody listens on, and that nobody else is given as long as this is held.
 #[derive(Debug)]
 pub struct Reservation {
-    /// The addresses.
+    /// Ports of three replicas and the host that they are on.
     pub addresses: Addresses,
     _held: UdpSocket,
 }

@@ -39,15 +39,15 @@ pub mod command {
 /// What a replica says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlStatus {
-    /// Its process.
+    /// By the numbers of its own machine or container.
     pub process_id: u32,
-    /// Which replica.
+    /// As its layout numbers it.
     pub replica: ReplicaId,
     /// Whether its stored state can be trusted.
     pub is_active: bool,
-    /// Its role.
+    /// A faulted replica has that for a role.
     pub role: Role,
-    /// Its view.
+    /// The one that its metadata names.
     pub view: View,
     /// Highest LSN committed there.
     pub commit_lsn: Option<Lsn>,
@@ -84,11 +84,11 @@ pub struct StatusPaths {
     pub log: PathBuf,
     /// Its process id.
     pub pid: PathBuf,
-    /// Its metadata.
+    /// Who it is, its view, vote and commit LSN.
     pub metadata: PathBuf,
-    /// Its prepare log.
+    /// Entries that may not be committed yet.
     pub prepare_log: PathBuf,
-    /// Its snapshot.
+    /// The state as of the last checkpoint.
     pub snapshot: PathBuf,
     /// Its write-ahead log.
     pub wal: PathBuf,
@@ -242,7 +242,7 @@ fn ok_fields(text: &str) -> Result<Fields<'_>, ControlError> {
 /// How far a replica has come, told to its peers while they find out whether a cluster is new and which view it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Its role.
+    /// That with which it would serve now.
     pub role: Role,
     /// The highest view it knows of.
     pub view: View,
@@ -259,7 +259,7 @@ pub struct Progress {
 /// Which replica of which cluster a process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
-    /// Which replica.
+    /// As the layout of its cluster numbers it.
     pub replica: ReplicaId,
     /// Which cluster, if its layout says so.
     pub cluster: Option<ClusterId>,

@@ -49,7 +49,7 @@ pub const DEFAULT_PEER_EXCHANGE_MILLIS: u64 = 5_000;
 /// Milliseconds that a replica may take to open its files, where a layout does not say.
 pub const DEFAULT_READY_MILLIS: u64 = 60_000;
 
-/// A cluster.
+/// The content of a layout file: limits, and where each replica keeps its files and listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterLayout {
     /// The folder that fault file and timeline are in.
@@ -93,7 +93,7 @@ pub struct ReplicaLayout {
     pub pid_path: PathBuf,
     /// Its metadata; the prepare log stands beside it.
     pub metadata_path: PathBuf,
-    /// Its snapshot.
+    /// Absent until its first checkpoint.
     pub snapshot_path: PathBuf,
     /// Its write-ahead log.
     pub wal_path: PathBuf,
@@ -152,9 +152,9 @@ impl ReplicaLayout {
 /// Capacities and limits that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the allocator.
+    /// How much it can hold, and for how long it remembers.
     pub allocator: AllocatorConfig,
-    /// Of the engine.
+    /// How much may wait, and how long commands may be.
     pub engine: EngineConfig,
 }
 

@@ -60,7 +60,7 @@ impl EventKind {
     }
 }
 
-/// One event.
+/// Something that was done to the cluster, one line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Its number, from 1.

@@ -18,7 +18,7 @@ pub(super) enum Answer {
         introduces: bool,
         /// It is of this implementation, and nothing that it knows is kept from it.
         is_kin: bool,
-        /// Its view.
+        /// As it told.
         view: View,
         /// It says that it holds nothing. Another implementation does not say what it has promised.
         holds_nothing: bool,

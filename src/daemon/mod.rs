@@ -52,7 +52,7 @@ const FAILS_AFTER: u64 = 500;
 pub struct DaemonOptions {
     /// The cluster.
     pub layout_file: PathBuf,
-    /// Which of its replicas.
+    /// Its number in the layout.
     pub replica: ReplicaId,
     /// The whole cluster is started for the first time, so the layout says who takes which role.
     pub new_cluster: bool,
@@ -75,7 +75,7 @@ pub enum DaemonError {
     #[error("replica {replica} is not present in {}", layout.display())]
     NotInLayout {
         replica: ReplicaId,
-        /// The layout.
+        /// The file that was looked into.
         layout: PathBuf,
     },
     /// New replicas are primary or backup.

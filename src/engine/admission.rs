@@ -20,7 +20,7 @@ const FIRST_SLOT_LIMIT: u64 = 1 << 52;
 pub struct Attempt {
     /// Slot of the request.
     pub slot: Slot,
-    /// Which operation.
+    /// Chosen by the client, and given again with each retry.
     pub operation: OperationId,
     /// Of its command.
     pub fingerprint: Fingerprint,

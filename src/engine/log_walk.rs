@@ -20,7 +20,7 @@ pub(crate) enum LogEnd {
     CutShort,
     /// In front of a frame whose slot goes back. No replica can have executed it.
     SlotRewound {
-        /// Its LSN.
+        /// Of the frame that goes back.
         lsn: Lsn,
         /// Slot of the frame.
         slot: Slot,

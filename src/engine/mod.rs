@@ -42,7 +42,7 @@ use std::sync::Arc;
 pub struct EnginePaths {
     /// The write-ahead log.
     pub wal: PathBuf,
-    /// The snapshot.
+    /// Replaced as a whole at each checkpoint; absent before the first.
     pub snapshot: PathBuf,
 }
 

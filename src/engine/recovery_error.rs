@@ -28,7 +28,7 @@ pub enum RecoveryError {
     /// The snapshot file is longer than any snapshot under this configuration.
     #[error("SnapshotTooLarge({length} bytes, expected at most {limit})")]
     SnapshotTooLarge {
-        /// Its length.
+        /// In bytes.
         length: u64,
         /// The longest possible.
         limit: u64,

@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// The one with that word.
+    /// `None` for any other word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.word() == word)

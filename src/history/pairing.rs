@@ -29,7 +29,7 @@ pub enum ProcessError {
     Busy {
         /// The event.
         index: u64,
-        /// The process.
+        /// By its number in the history.
         process: u64,
         /// What it waits for.
         invoked: u64,
@@ -39,7 +39,7 @@ pub enum ProcessError {
     NothingOpen {
         /// The event.
         index: u64,
-        /// The process.
+        /// By its number in the history.
         process: u64,
         /// What it is told of.
         f: String,
@@ -49,7 +49,7 @@ pub enum ProcessError {
     Retired {
         /// The event.
         index: u64,
-        /// The process.
+        /// By its number in the history.
         process: u64,
     },
 }

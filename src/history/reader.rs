@@ -23,7 +23,7 @@ impl Format {
         }
     }
 
-    /// The one with that word.
+    /// `None` for any other word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         [Format::Jsonl, Format::Edn].into_iter().find(|format| format.word() == word)

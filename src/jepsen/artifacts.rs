@@ -25,7 +25,7 @@ pub const EVIDENCE_FILE: &str = "evidence.json";
 /// What a manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The run.
+    /// By its name in the plan.
     pub run_id: String,
     /// What its clients did.
     pub workload: String,

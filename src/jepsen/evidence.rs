@@ -82,7 +82,7 @@ pub struct FoundAnomaly {
     pub operations: Vec<u64>,
     /// What should have been, in words.
     pub expected: String,
-    /// What was.
+    /// What the history tells.
     pub observed: String,
 }
 
@@ -108,9 +108,9 @@ impl From<&Opinion> for SecondOpinion {
 /// The program that made a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Harness {
-    /// Its name.
+    /// Of the package.
     pub name: String,
-    /// Its version.
+    /// Of the package, as `--version` says it.
     pub version: String,
     /// What more is known of it.
     #[serde(flatten)]
@@ -139,10 +139,10 @@ pub struct Program {
     pub cpus: Option<u64>,
 }
 
-/// The program of a replica.
+/// What a replica said of the build that it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaProgram {
-    /// Which replica.
+    /// Its number in the layout.
     pub replica: u64,
     /// Its version; null, like all that follows, if it does not know the question.
     pub version: Option<String>,
@@ -197,7 +197,7 @@ pub struct FaultRecord {
     pub time_millis: u64,
     /// What: crash, restart, isolate, heal, export-replica, import-replica.
     pub action: String,
-    /// To which replica.
+    /// Its number in the layout.
     pub replica: u64,
     /// Why it did not work, if so.
     pub error: Option<String>,
@@ -210,9 +210,9 @@ pub struct ReplicaAtEnd {
     pub replica: u64,
     /// `active` or `faulted`; null if it did not answer.
     pub state: Option<String>,
-    /// Its role.
+    /// In the word of the control port.
     pub role: Option<String>,
-    /// Its view.
+    /// The one that its metadata named.
     pub view: Option<u64>,
     /// Highest LSN committed there.
     pub commit_lsn: Option<u64>,

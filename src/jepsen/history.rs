@@ -182,7 +182,7 @@ pub enum Outcome {
     CommittedWrite {
         /// Where in the log.
         applied_lsn: Lsn,
-        /// With which result.
+        /// What the client was told of it.
         result: WriteResult,
     },
     /// A read was answered.
@@ -228,9 +228,9 @@ pub enum WriteResult {
     Reserved {
         /// The lease.
         reservation_id: ReservationId,
-        /// Its holder.
+        /// Who asked, if the answer is right.
         holder_id: HolderId,
-        /// Its epoch.
+        /// 1, if the answer is right.
         lease_epoch: LeaseEpoch,
         /// The first logical time at which it may expire.
         expires_at_slot: Slot,
@@ -239,9 +239,9 @@ pub enum WriteResult {
     Confirmed {
         /// The lease.
         reservation_id: ReservationId,
-        /// Its holder.
+        /// Who asked, if the answer is right.
         holder_id: HolderId,
-        /// Its epoch.
+        /// That of the reservation, if the answer is right.
         lease_epoch: LeaseEpoch,
     },
     /// A lease was given back.
@@ -296,7 +296,7 @@ impl WriteResultKind {
 /// A resource whose lease ended in a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expired {
-    /// The resource.
+    /// One that the lease held.
     pub resource_id: ResourceId,
     /// Who held it.
     pub holder_id: HolderId,
@@ -325,14 +325,14 @@ words! {
     }
 }
 
-/// The answer to a read.
+/// What a read came to, and on whose word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadAnswer {
     /// What was looked at. Not compared with [`ReadAnswer::state`] anywhere.
     pub target: ReadTarget,
     /// Who answered.
     pub served_by: ReplicaId,
-    /// In which role.
+    /// What it took itself for when it answered.
     pub served_role: ServedRole,
     /// Up to where the replica had applied the log, if that is known.
     pub observed_lsn: Option<Lsn>,
@@ -349,7 +349,7 @@ pub enum ReadState {
     Reservation(ReservationState),
 }
 
-/// The state of a resource.
+/// Whether a resource is free, and else by which lease and how it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResourceState {
     /// Nobody has it.
@@ -383,7 +383,7 @@ pub enum ReservationState {
     Active {
         /// Its resource, of a bundle the first one.
         resource_id: ResourceId,
-        /// Its holder.
+        /// May confirm, use and release it.
         holder_id: HolderId,
         /// The first logical time at which it may expire.
         expires_at_slot: Slot,

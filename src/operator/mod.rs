@@ -111,7 +111,7 @@ pub enum Decision {
     },
     /// The old primary cannot be ended; its leave to serve reads is waited out.
     WaitOut {
-        /// Which replica.
+        /// The old primary.
         replica: ReplicaId,
         /// How long, from the moment that nobody follows it.
         bound: Duration,
@@ -190,7 +190,7 @@ pub enum Failure<E> {
     /// The files of a replica that takes part cannot be relied on.
     #[error("failed to recover staged replica {replica} summary: {error}")]
     Files {
-        /// Which replica.
+        /// The one whose files they are.
         replica: ReplicaId,
         /// What is wrong with its files.
         error: StagingError,
@@ -202,7 +202,7 @@ pub enum Failure<E> {
         target: ReplicaId,
         /// Whose files they were made from.
         source_replica: ReplicaId,
-        /// Which role it was to have.
+        /// What its files were to be made for.
         role: Role,
         /// What is wrong with its files.
         error: StagingError,
@@ -210,7 +210,7 @@ pub enum Failure<E> {
     /// The copies of the primary's files always ended before what it had committed.
     #[error("the copy of replica {replica} ends at LSN {end:?}, the replica is at {commit:?}")]
     CopyBehind {
-        /// Which replica.
+        /// The primary whose files were copied.
         replica: ReplicaId,
         /// What the copy holds.
         end: Option<Lsn>,
@@ -222,7 +222,7 @@ pub enum Failure<E> {
         "the copy of replica {replica} holds entries that it does not say it has written down; is it still primary?"
     )]
     Unflushed {
-        /// Which replica.
+        /// The primary whose files were copied.
         replica: ReplicaId,
     },
     /// The replica holds more than the primary it was to follow.
@@ -257,7 +257,7 @@ pub enum Failure<E> {
     /// Two replicas serve as primary.
     #[error("{cluster} cluster has two serving primaries: {named}; last_probe={seen}")]
     TwoPrimaries {
-        /// Which cluster.
+        /// The word of its backend.
         cluster: String,
         /// Who serves, in which view.
         named: String,
@@ -267,7 +267,7 @@ pub enum Failure<E> {
     /// A replica was not seen as it should be in time.
     #[error("{cluster} cluster did not surface {awaited} within {}s; last_probe={seen}", limit.as_secs())]
     NotSurfaced {
-        /// Which cluster.
+        /// The word of its backend.
         cluster: String,
         /// What was waited for.
         awaited: String,
@@ -282,7 +282,7 @@ pub enum Failure<E> {
         limit.as_secs()
     )]
     NotConverged {
-        /// Which cluster.
+        /// The word of its backend.
         cluster: String,
         /// How many replicas it has.
         count: usize,

@@ -11,9 +11,9 @@ use std::fmt;
 pub struct Health {
     /// Whether its stored state can be trusted.
     pub is_active: bool,
-    /// Its role.
+    /// A faulted replica has that for a role.
     pub role: Role,
-    /// Its view.
+    /// The one that its metadata names.
     pub view: View,
     /// Highest LSN committed there.
     pub commit_lsn: Option<Lsn>,
@@ -53,7 +53,7 @@ impl From<&ControlStatus> for Health {
 /// What one replica said, or why it did not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
-    /// Which replica.
+    /// The one that was asked.
     pub replica: ReplicaId,
     /// What it said.
     pub answer: Result<Health, String>,
@@ -72,9 +72,9 @@ impl Sighting {
 pub struct Member {
     /// Which replica.
     pub id: ReplicaId,
-    /// Its role.
+    /// What it said then, which may be over.
     pub role: Role,
-    /// Its view.
+    /// The one that its metadata named then.
     pub view: View,
 }
 
@@ -101,7 +101,7 @@ pub enum Problem {
     OutOfPlace(Member),
     /// It is behind the primary's snapshot, so that the primary's log may not have what it is missing.
     LeftBehind {
-        /// Which replica.
+        /// The one that cannot catch up by itself.
         replica: ReplicaId,
         /// Highest LSN committed there.
         commit_lsn: Option<Lsn>,

@@ -77,12 +77,12 @@ pub enum FaultReason {
     Storage(String),
     /// The state as of an LSN is another one on the other two replicas.
     StateDigest {
-        /// Which LSN.
+        /// The last that is in the states that were compared.
         lsn: Lsn,
     },
     /// Its primary numbered two commands with one LSN, or somebody else spoke in its place.
     PreparedEntryConflict {
-        /// Which LSN.
+        /// The number that both commands have.
         lsn: Lsn,
     },
 }

@@ -125,11 +125,11 @@ fn io_at(path: &Path) -> impl Fn(io::Error) -> JudgeError {
 /// What the sums of a replica's files say about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
-    /// Of the metadata.
+    /// Whether identity, view and vote are as they were written.
     pub metadata: Finding,
-    /// Of the snapshot.
+    /// Whether the last checkpoint is as it was written.
     pub snapshot: Finding,
-    /// Of the prepare log.
+    /// Whether entries that may not be committed are as they were written.
     pub prepare_log: Finding,
     /// What the metadata's sum covers that the metadata is; its commit LSN may be an older one.
     covered_metadata: Option<Metadata>,

@@ -16,7 +16,7 @@ pub const INTRODUCTION_LEN: usize = 25;
 /// Who sends a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Introduction {
-    /// Its cluster.
+    /// A replica of another one is refused.
     pub cluster: ClusterId,
     /// Which of its replicas.
     pub sender: ReplicaId,

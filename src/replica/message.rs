@@ -34,7 +34,7 @@ pub struct SnapshotPiece {
     pub sum: u32,
     /// Where in the file the bytes belong.
     pub offset: u64,
-    /// The bytes.
+    /// Of the file, from the piece's offset on.
     pub bytes: Vec<u8>,
 }
 
@@ -184,7 +184,7 @@ fn put_prepare(out: &mut Vec<u8>, entry: &PreparedEntry) {
     out.extend_from_slice(&entry.payload);
 }
 
-/// Encodes a request.
+/// The bytes of one message to a peer: a connection carries one.
 #[must_use]
 pub fn encode_request(request: &PeerRequest) -> Vec<u8> {
     match request {

@@ -63,16 +63,16 @@ impl Role {
 /// Which replica of which shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Which replica.
+    /// Its number in the layout.
     pub replica: ReplicaId,
-    /// Which shard.
+    /// Part of every lease id that is made there.
     pub shard: ShardId,
 }
 
 /// A promise to follow one replica in a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vote {
-    /// Which view.
+    /// It counts for this one alone; a later one takes a new vote.
     pub view: View,
     /// Whom to follow.
     pub voted_for: ReplicaId,

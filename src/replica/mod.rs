@@ -90,13 +90,13 @@ pub fn prepare_log_path(metadata: &Path) -> PathBuf {
 pub enum ReadRefusal {
     /// The replica is faulted.
     Faulted,
-    /// It is not the primary.
+    /// With the role that it has instead.
     NotPrimary(Role),
     /// The engine's fence.
     Fence(FenceError),
 }
 
-/// What was committed.
+/// A command with its place, and what it came to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommittedEntry {
     /// Which entry.
@@ -160,13 +160,13 @@ impl Replica {
         &self.metadata
     }
 
-    /// Its role.
+    /// What it may do now: serve, follow, or neither.
     #[must_use]
     pub fn role(&self) -> Role {
         self.metadata.role
     }
 
-    /// Its view.
+    /// The one that its metadata names.
     #[must_use]
     pub fn view(&self) -> View {
         self.metadata.current_view

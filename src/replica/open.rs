@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// What a replica is built with.
 #[derive(Debug, Clone)]
 pub struct ReplicaSetup {
-    /// Who it is.
+    /// Its files have to be of this one.
     pub identity: Identity,
     /// Where its files are.
     pub paths: ReplicaPaths,

@@ -42,7 +42,7 @@ pub enum Refusal {
     },
     /// Its vote in that view is given to somebody else.
     VoteTaken {
-        /// The view.
+        /// The one in which the vote is given.
         view: View,
     },
     /// The entry is of another view.
@@ -54,12 +54,12 @@ pub enum Refusal {
     },
     /// Another entry is prepared at that LSN.
     PreparedEntryConflict {
-        /// Which LSN.
+        /// The number that both entries have.
         lsn: Lsn,
     },
     /// No LSN is left.
     PrepareLsnExhausted {
-        /// The last one.
+        /// How far the numbers have come.
         last_lsn: Lsn,
     },
     /// The entry is not the next one.

@@ -53,7 +53,7 @@ pub struct Frame<'a> {
     pub lsn: Lsn,
     /// Slot of the request.
     pub slot: Slot,
-    /// What it is.
+    /// What its payload is to be read as.
     pub record: RecordType,
     /// The command; empty for a marker.
     pub payload: &'a [u8],
@@ -65,13 +65,13 @@ pub enum FrameError {
     /// The first four bytes.
     #[error("InvalidMagic({0})")]
     InvalidMagic(u32),
-    /// The version.
+    /// No version that is read here.
     #[error("InvalidVersion({0})")]
     InvalidVersion(u16),
-    /// The record type.
+    /// It stands for no kind of record.
     #[error("InvalidRecordType({0})")]
     InvalidRecordType(u8),
-    /// The checksum.
+    /// The bytes have another one.
     #[error("InvalidChecksum")]
     InvalidChecksum,
 }

@@ -145,14 +145,14 @@ pub fn sum_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What was found of a sum.
+/// Whether there is a sum, and of which content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundSum {
     /// There is none. That is legal: not every program writes one.
     Missing,
     /// It is no sum of that kind, so it says nothing.
     Damaged,
-    /// What it covers.
+    /// Contents that it is the sum of; any of them may be there.
     Covers(Vec<Vec<u8>>),
 }
 
@@ -235,7 +235,7 @@ const BUFFER_LEN: usize = 256 * 1024;
 /// What identifies the content of a snapshot: of two snapshots at one LSN of one history, both are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotCover {
-    /// The LSN it is of.
+    /// The last that is applied in it; an empty state has none.
     pub lsn: Option<Lsn>,
     /// Its length in bytes.
     pub length: u64,

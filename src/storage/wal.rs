@@ -30,7 +30,7 @@ pub enum Stop {
 pub struct Scanned<'a> {
     /// Offset of its first byte.
     pub at: u64,
-    /// The frame.
+    /// Whole, and with the right checksum.
     pub frame: Frame<'a>,
 }
 

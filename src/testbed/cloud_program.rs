@@ -16,7 +16,7 @@ const HOME: &str = "/usr/local/lib/allocdb";
 const SETTLE: &str = include_str!("guest/settle.sh");
 const WRAPPER: &str = include_str!("guest/wrapper.sh");
 
-/// A program for guests.
+/// What is copied into guests to be a replica there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestProgram {
     /// What its file holds.

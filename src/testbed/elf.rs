@@ -31,7 +31,7 @@ pub enum Unfit {
     /// For other processors.
     #[error("it is made for {found}, the guests are {}", guests.word())]
     Foreign {
-        /// For which.
+        /// The processors that it is made for.
         found: String,
         /// What it is to run on.
         guests: Arch,

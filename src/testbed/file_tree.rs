@@ -13,7 +13,7 @@ const MAX_NAME: usize = 100;
 /// What a file in the tree holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// These bytes.
+    /// As they are in the file.
     Bytes(Vec<u8>),
     /// What a file of this machine holds when the archive is written.
     CopyOf(PathBuf),

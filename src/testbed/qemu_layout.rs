@@ -74,7 +74,7 @@ impl Arch {
     }
 }
 
-/// What the guests are.
+/// Whether guests boot an image of a distribution, or a kernel and little else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestKind {
     /// An installed system from a cloud image, `base_image_path`, that is told at its first start who it is.
@@ -125,7 +125,7 @@ impl Networks {
 pub struct Lane(u8);
 
 impl Lane {
-    /// The last one.
+    /// So many testbeds have ports and networks of their own on one machine.
     pub const LAST: u8 = 63;
 
     /// A lane by number, up to [`Lane::LAST`].
@@ -134,7 +134,7 @@ impl Lane {
         (number <= Self::LAST).then_some(Self(number))
     }
 
-    /// Its number.
+    /// From 0, which is the lane of a testbed that names none.
     #[must_use]
     pub fn number(self) -> u8 {
         self.0
@@ -150,13 +150,13 @@ pub struct QemuLayout {
     pub arch: Arch,
     /// Where the image came from that the guests' disks are based on.
     pub base_image_url: String,
-    /// That image.
+    /// Where it is on this machine.
     pub base_image_path: PathBuf,
     /// The program that goes into the guests.
     pub local_cluster_binary_path: PathBuf,
     /// Limits of the cluster inside.
     pub limits: GuestLimits,
-    /// What the guests are.
+    /// All of them are of one kind.
     pub guests: GuestKind,
     /// Where replicas can be asked how they are.
     pub networks: Networks,
@@ -323,13 +323,13 @@ impl QemuLayout {
         self.ssh_dir().join("known_hosts")
     }
 
-    /// The private key.
+    /// Opens the guests to whoever can read it.
     #[must_use]
     pub fn ssh_private_key_path(&self) -> PathBuf {
         self.ssh_dir().join("id_ed25519")
     }
 
-    /// The public key.
+    /// The guests let in whoever has the private one.
     #[must_use]
     pub fn ssh_public_key_path(&self) -> PathBuf {
         self.ssh_dir().join("id_ed25519.pub")

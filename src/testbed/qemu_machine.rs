@@ -41,7 +41,7 @@ pub struct Firmware {
 /// Names of firmware files, in the order in which they are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirmwareNames {
-    /// Of the code.
+    /// Shared by all guests, and never written.
     pub code: [&'static str; 3],
     /// Of the variables. Where there are fewer, the last one is repeated.
     pub vars: [&'static str; 3],

@@ -67,7 +67,7 @@ pub(super) fn blockers(count: Option<usize>) -> Span {
     }
 }
 
-/// One replica, cell by cell.
+/// What is said about a replica in a table, in the order of its columns.
 pub(super) struct ReplicaCells {
     pub(super) id: Span,
     pub(super) health: Span,

@@ -44,7 +44,7 @@ impl WorkloadKind {
         }
     }
 
-    /// The one with that word.
+    /// `None` for any other word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
@@ -71,7 +71,7 @@ impl SlotMode {
         }
     }
 
-    /// The one with that word.
+    /// `None` for any other word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         [SlotMode::Fenced, SlotMode::Racing].into_iter().find(|mode| mode.word() == word)

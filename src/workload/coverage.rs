@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// What the replica that was asked was taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// The primary.
+    /// It was to serve what it was asked for.
     Primary,
     /// The one that was primary before.
     OldPrimary,

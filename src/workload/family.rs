@@ -53,7 +53,7 @@ impl Family {
         }
     }
 
-    /// The one with that word.
+    /// `None` for any other word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.word() == word)

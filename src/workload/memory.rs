@@ -43,7 +43,7 @@ pub(super) struct ActiveLease {
     pub(super) made_by: Option<OperationId>,
 }
 
-/// A lease that has ended.
+/// Kept so that somebody still asks for what is over.
 #[derive(Debug, Clone)]
 pub(super) struct EndedLease {
     pub(super) lease: ReservationId,
@@ -105,7 +105,7 @@ impl Operations {
         Self { prefix: u128::from(prefix) << 64, first: 1, ring: VecDeque::new() }
     }
 
-    /// The id of the next.
+    /// Above all that were taken before.
     pub(super) fn next_id(&self) -> OperationId {
         OperationId(self.prefix | u128::from(self.first + self.ring.len() as u64))
     }

@@ -13,7 +13,6 @@ use std::sync::{Mutex, PoisonError};
 
 /// A testbed with a record of what was done to it. Several threads may do so.
 pub(crate) struct Actions<'a> {
-    /// The testbed.
     pub(crate) testbed: &'a dyn ExternalTestbed,
     /// Whether to go on at all.
     pub(crate) interrupt: &'a Interrupt,

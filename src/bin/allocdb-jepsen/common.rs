@@ -103,7 +103,7 @@ pub(crate) trait Time: std::fmt::Debug + Send + Sync {
     fn steady(&self) -> Duration;
 }
 
-/// The time of the system.
+/// The wall clock, and a steady one that begins when this is made.
 #[derive(Debug)]
 pub(crate) struct SystemTimes(Instant);
 

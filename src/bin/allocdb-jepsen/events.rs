@@ -27,7 +27,7 @@ use std::fmt;
 /// What came back from a client port.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// An answer.
+    /// Bytes that could be read as a response.
     Answer(Response),
     /// Words, or nothing.
     Text(String),
@@ -184,7 +184,6 @@ pub(crate) fn tick_outcome(reply: Reply, expected: &[Expired]) -> Result<Outcome
 /// Whom a read was sent to, in the role it had when it was last seen.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader {
-    /// Which replica.
     pub(crate) replica: ReplicaId,
     /// Its role when it was last probed, not necessarily when it answered.
     pub(crate) role: Role,

@@ -33,7 +33,7 @@ const BLOCKED: &str = "Jepsen release gate is blocked";
 /// Bytes of a history that are read at a time.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Prints the plan.
+/// Prints all runs that there are, in the order of the table.
 pub(crate) fn print_plan(format: Format) -> Result<()> {
     match format {
         Format::Text => print(&plan::render()),

@@ -44,7 +44,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// One run.
+    /// The view of a single run, whose failure ends it.
     pub(crate) fn of_run(wanted: Watch) -> Self {
         let Watch { testbed, output_root, run_id, refresh } = wanted;
         let with_hunts = matches!(testbed, Testbed::Local(_));

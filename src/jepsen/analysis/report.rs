@@ -63,7 +63,7 @@ pub enum Blocker {
     StaleSuccessfulRead {
         /// Who answered.
         replica_id: ReplicaId,
-        /// In which role.
+        /// What it took itself for when it answered.
         role: ServedRole,
         /// The fence, if there was one.
         required_lsn: Option<Lsn>,
@@ -88,7 +88,7 @@ pub enum Blocker {
     },
     /// A resource was reserved, or its reservation confirmed, while it was held.
     DoubleAllocation {
-        /// The resource.
+        /// The one that two leases were told to hold.
         resource_id: ResourceId,
         /// The command that reserved it for whoever holds it.
         existing_operation_id: OperationId,
@@ -97,7 +97,7 @@ pub enum Blocker {
     },
     /// A tick ended a lease before the deadline it was made with.
     EarlyExpirationRelease {
-        /// The resource.
+        /// The one that the tick listed.
         resource_id: ResourceId,
         /// The lease.
         reservation_id: ReservationId,

@@ -92,7 +92,7 @@ pub(super) fn parse_lsn_or_none(text: &str) -> Result<Option<Lsn>, Misread<'_>> 
     }
 }
 
-/// A list of resources.
+/// Written as ids with commas between them.
 pub(super) struct ResourceList<'a>(pub(super) &'a [ResourceId]);
 
 impl Display for ResourceList<'_> {

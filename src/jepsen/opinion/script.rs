@@ -32,9 +32,9 @@ impl Command {
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub(super) enum Sight {
-    /// A resource.
+    /// Who was seen to hold it.
     Resource { resource: ResourceId, seen: ResourceState },
-    /// A lease.
+    /// How it was seen to stand.
     Lease { lease: ReservationId, seen: ReservationState },
     /// That a command is refused.
     Refused { command: Box<Command>, reason: FailureReason },

@@ -23,7 +23,7 @@ pub(super) struct Comparison {
 /// Why states are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// A checkpoint.
+    /// One was written, or a peer has yet to compare the state of the last one.
     Checkpoint,
     /// This primary begins to serve. What it knew of its peers is lost, so none counts before it was asked.
     Start,

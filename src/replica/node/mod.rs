@@ -53,14 +53,14 @@ pub enum Output {
     Client {
         /// Which request.
         token: Token,
-        /// With what.
+        /// What the bytes on its connection are made of.
         reply: ClientReply,
     },
     /// Answer a peer: acknowledge, or refuse in words.
     Peer {
         /// Which request.
         token: Token,
-        /// With what.
+        /// An acknowledgement, or why there is none.
         reply: Result<Ack, String>,
     },
     /// Send a request to a peer and say what came back. A peer is sent one at a time.
@@ -84,11 +84,11 @@ pub enum PeerFailure {
 /// What a node tells about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// Which replica.
+    /// Its number in the layout.
     pub replica: ReplicaId,
-    /// Its role.
+    /// A faulted replica has that for a role.
     pub role: Role,
-    /// Its view.
+    /// The one that its metadata names.
     pub view: View,
     /// Highest LSN committed here.
     pub commit_lsn: Option<Lsn>,
@@ -203,7 +203,7 @@ impl Node {
         self
     }
 
-    /// The replica.
+    /// What it has promised and holds, to be looked at.
     #[must_use]
     pub fn replica(&self) -> &Replica {
         &self.replica

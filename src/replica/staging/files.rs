@@ -12,7 +12,7 @@ const STRIDE_PAST_UNKNOWN: u64 = 1_000;
 /// What is known of the view in which the replica that takes no part in a failover was last in normal operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherView {
-    /// This one.
+    /// As it or its files told.
     Known(View),
     /// It has no files that could bring it back into any view.
     Lost,
@@ -40,7 +40,7 @@ pub struct RewriteError {
     pub target: ReplicaId,
     /// Out of whose files.
     pub source_replica: ReplicaId,
-    /// Which role it was to have.
+    /// What its files were to be made for.
     pub role: Role,
     /// What is wrong with them.
     pub error: StagingError,

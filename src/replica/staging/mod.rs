@@ -52,9 +52,9 @@ pub enum StagingError {
     #[error("{}: {length} bytes, expected at most {limit}", path.display())]
     TooLarge {
         path: PathBuf,
-        /// Its length.
+        /// In bytes.
         length: u64,
-        /// The limit.
+        /// In bytes; what is longer is not read.
         limit: u64,
     },
     /// There is no metadata, so nobody knows what the other files are worth.

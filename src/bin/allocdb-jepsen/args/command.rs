@@ -72,7 +72,7 @@ pub(crate) enum Command {
     QemuTestbed(QemuTestbed),
 }
 
-/// What a hunt is to be.
+/// Arguments of `hunt-local`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hunt {
     /// Receives history, report and evidence.

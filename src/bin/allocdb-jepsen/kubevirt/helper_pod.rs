@@ -58,7 +58,7 @@ const ATTEMPTS: u32 = 5;
 /// How often leaving starts over because others leave at the same time; each time at least one of them is gone.
 const ATTEMPTS_TO_LEAVE: u32 = 30;
 
-/// Which pod.
+/// How a helper pod is found, or made if it is not there.
 #[derive(Debug, Clone)]
 pub(crate) struct PodOptions {
     pub(crate) kubectl: Kubectl,
@@ -249,7 +249,6 @@ impl HelperPod {
         got_ready
     }
 
-    /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.options.name
     }

@@ -101,7 +101,7 @@ pub(crate) enum Trouble {
     Refused,
     /// The control guest answers, but nothing more can be begun on the session.
     Stuck,
-    /// It is over.
+    /// A new session has to be opened.
     Over,
 }
 
@@ -337,7 +337,6 @@ impl Held {
         let _ = self.session.keepalive_send();
     }
 
-    /// Opens a channel on it.
     fn open_channel(
         &self,
         patience: Patience<'_>,

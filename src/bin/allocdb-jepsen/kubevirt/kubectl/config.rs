@@ -22,7 +22,7 @@ fn find(kubeconfig: Option<&Path>, look: impl Fn(&str) -> Option<String>) -> Opt
     })
 }
 
-/// The current context.
+/// The context that `kubectl` uses when none is named; `None` if the configuration names none or cannot be read.
 pub(crate) fn current_context(kubeconfig: Option<&Path>) -> Option<String> {
     find(kubeconfig, context_in)
 }
