@@ -87,9 +87,9 @@ hunt() { # word, name, sentence
         sed -n 's/^verdict=//p' "$out" >"$work/verdict"
         [ -s "$work/verdict" ] || echo failed >"$work/verdict"
         cat "$work/verdict" >>"$work/verdicts"
-        evidence=$(sed -n 's/^artifact_bundle=//p' "$out")
+        evidence=$(sed -n 's/^artifact_bundle=//p' "$out")/evidence.json
         if [ -f "$evidence" ]; then
-            profile=$(sed -n 's/.*\\nprofile=\([a-z]*\)\\n.*/\1/p' "$evidence")
+            profile=$(sed -n 's/.*"profile": *"\([a-z]*\)".*/\1/p' "$evidence" | head -n 1)
         fi
         if grep -qx invalid "$work/verdict"; then
             found=$((found + 1))
@@ -98,8 +98,9 @@ hunt() { # word, name, sentence
             tail -n +2 "$work/names" >>"$work/also"
             sed -n 's/^operations=//p' "$out" >>"$work/operations"
             # Found while clients worked, if that ended before its time; else by what comes after it.
-            sed -n 's/.*"main_seconds":\([0-9.]*\).*"seconds":\([0-9.]*\).*/\1 \2/p' "$evidence" |
-                awk -v limit="$limit" '{ printf "%.1f\n", ($1 < limit ? $1 : $2) }' >>"$work/seconds"
+            tr -d ' \n' <"$evidence" | grep -o '"\(main_\)\?seconds":[0-9.]*' |
+                awk -F'[":]+' -v limit="$limit" '{ of[$2] = $3 }
+                    END { printf "%.1f\n", (of["main_seconds"] < limit ? of["main_seconds"] : of["seconds"]) }' >>"$work/seconds"
         fi
         rm -rf "$root"
         printf '%-28s seed %s  %s  %s\n' "$word" "$seed" "$(cat "$work/verdict")" "$(paste -sd, "$work/names" 2>/dev/null || true)" >&2

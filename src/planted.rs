@@ -141,9 +141,15 @@ planted_faults! {
     DeadPeerCounts = "dead-peer-counts",
     /// Count whatever a peer acknowledges as an acknowledgement of the present round.
     AnyAnswerCounts = "any-answer-counts",
+    /// Take entries that found no majority for committed once a client asks for one of them again.
+    LeftoversCommitAlone = "leftovers-commit-alone",
     /// Give the clients of a round each other's answers.
     AnswersSwapped = "answers-swapped",
 
+    /// Write only the first of several entries down that are acknowledged together.
+    BatchHalfWritten = "batch-half-written",
+    /// Take for committed what the primary says is, whether it is there or not.
+    CommitBeyondLog = "commit-beyond-log",
     /// Acknowledge an entry before the name of its prepare log is flushed.
     PrepareLogUnflushed = "prepare-log-unflushed",
     /// Commit an entry whose frame is written and not flushed.
@@ -151,6 +157,12 @@ planted_faults! {
 
     /// Come back from a restart without what the last entry of the log did.
     LastEntryLostInRecovery = "last-entry-lost-in-recovery",
+    /// Come back from a restart without what was promised and not yet committed.
+    PreparedLostInRecovery = "prepared-lost-in-recovery",
+    /// Come back from a snapshot without what the log has after it.
+    LogIgnoredInRecovery = "log-ignored-in-recovery",
+    /// Take a primary's snapshot over without the operations that it remembers.
+    InstallKeepsRetries = "install-keeps-retries",
     /// Come back from a snapshot without knowing which leases are due when.
     ExpiriesLostInRecovery = "expiries-lost-in-recovery",
     /// Come back from a snapshot without knowing how far ended leases were forgotten.
@@ -162,6 +174,14 @@ planted_faults! {
     OldViewAccepted = "old-view-accepted",
     /// Fail over without what was prepared and not yet committed.
     FailOverDropsPrepared = "fail-over-drops-prepared",
+    /// Fail over from whoever holds less.
+    FailOverShortest = "fail-over-shortest",
+    /// Fail over from whoever holds more, in whatever view.
+    FailOverLongest = "fail-over-longest",
+    /// Fail over into the view that was in use.
+    FailOverKeepsView = "fail-over-keeps-view",
+    /// Fail over without waiting until an old primary that may still run reads no longer.
+    FailOverWithoutWait = "fail-over-without-wait",
 
     /// Replica 2, while it is a backup, leaves one entry of each 64 without effect.
     BackupSkipsEntry = "backup-skips-entry",
@@ -212,7 +232,15 @@ impl PlantedFault {
     /// Whether it is one of the rules for failing over, which the program that operates a cluster has, and no replica.
     #[must_use]
     pub const fn is_operators(self) -> bool {
-        matches!(self, Self::FailOverByCommit | Self::FailOverDropsPrepared)
+        matches!(
+            self,
+            Self::FailOverByCommit
+                | Self::FailOverDropsPrepared
+                | Self::FailOverShortest
+                | Self::FailOverLongest
+                | Self::FailOverKeepsView
+                | Self::FailOverWithoutWait
+        )
     }
 
     /// The fault with that word.

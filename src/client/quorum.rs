@@ -3,12 +3,14 @@
 //! Whoever breaks the system tells when it has become certain that a primary has no majority, and that it may have one again, in
 //! events of the nemesis: `no-majority` with the `primary` that is meant, and `majority`.
 
+use super::lease::Command;
 use super::model::LeaseModel;
 use super::record::Request;
 use crate::check::{Anomaly, AnomalyKind, Completion};
 use crate::history::Stamp;
+use crate::ids::OperationId;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The word for a primary that certainly has no majority from here on.
 pub const NO_MAJORITY: &str = "no-majority";
@@ -48,6 +50,8 @@ enum Asked {
 pub(super) struct Quorum {
     span: Option<Span>,
     asked: BTreeMap<u64, Asked>,
+    /// Operations of which the first attempt came in the present time without a majority.
+    first_asked: BTreeSet<OperationId>,
     /// Nanoseconds that a primary may go on reading without a majority; where that is not known reads are not judged.
     read_lease: Option<u64>,
 }
@@ -67,6 +71,7 @@ impl Quorum {
     ) -> Result<(), String> {
         if f == NO_MAJORITY || f == MAJORITY {
             self.asked.clear();
+            self.first_asked.clear();
             self.span = None;
         }
         if f == NO_MAJORITY {
@@ -83,8 +88,22 @@ impl Quorum {
             return;
         };
         let asked = match request {
-            Request::Write(_) if !is_new => return,
-            Request::Write(_) | Request::Tick { .. } => Asked::Write,
+            // What was asked for before may have been committed before.
+            Request::Write(Command { operation, .. }) => {
+                let is_first = match operation {
+                    Some(operation) if is_new => {
+                        self.first_asked.insert(*operation);
+                        true
+                    }
+                    Some(operation) => self.first_asked.contains(operation),
+                    None => is_new,
+                };
+                if !is_first {
+                    return;
+                }
+                Asked::Write
+            }
+            Request::Tick { .. } => Asked::Write,
             Request::GetResource { .. } | Request::GetLease { .. } => {
                 let waited = stamp.time.saturating_sub(span.since);
                 let is_late = self.read_lease.is_some_and(|lease| waited > lease.saturating_add(READ_SLACK));

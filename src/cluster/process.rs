@@ -18,12 +18,22 @@ pub fn is_running(pid: u32) -> bool {
     !Path::new("/proc/self/task").exists() && test_kill_process(raw).is_ok()
 }
 
+/// Whether a process stands still because it was told to, as far as the system tells.
+#[must_use]
+pub fn is_paused(pid: u32) -> bool {
+    matches!(state_of(Path::new(&format!("/proc/{pid}"))), Ok(Some(b'T')))
+}
+
 /// Whether a thread is over.
 fn has_ended(thread: &Path) -> bool {
-    let Ok(stat) = std::fs::read(thread.join("stat")) else { return true };
+    matches!(state_of(thread), Err(_) | Ok(Some(b'Z' | b'X')))
+}
+
+/// The letter of a process or thread that this folder is of.
+fn state_of(folder: &Path) -> std::io::Result<Option<u8>> {
+    let stat = std::fs::read(folder.join("stat"))?;
     // The state follows the last parenthesis; the name in front of it may hold anything.
-    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2));
-    matches!(state, Some(b'Z' | b'X'))
+    Ok(stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at + 2)).copied())
 }
 
 fn raw(pid: u32) -> Option<Pid> {

@@ -367,11 +367,13 @@ impl Runner {
     pub fn crash(&self, id: ReplicaId) -> Result<u32, RunnerError> {
         let replica = self.replica(id)?;
         let _lock = self.lock()?;
-        let answering = control::query_status(replica.control_addr)
-            .ok()
-            .filter(|status| status.is_of(replica))
-            .map(|status| status.process_id);
-        let Some(pid) = answering.or_else(|| self.own_process(replica)) else {
+        let answering = || {
+            let status = control::query_status(replica.control_addr).ok();
+            status.filter(|status| status.is_of(replica)).map(|status| status.process_id)
+        };
+        // One that stands still answers nothing.
+        let paused = self.own_process(replica).filter(|pid| process::is_paused(*pid));
+        let Some(pid) = paused.or_else(answering).or_else(|| self.own_process(replica)) else {
             remove_if_there(&replica.pid_path)?;
             return Err(RunnerError::AlreadyStopped(id));
         };

@@ -61,7 +61,10 @@ impl Engine {
         let covered = allocator.last_applied();
         let uncertain = known.pending.first().map(|entry| (entry.lsn, 0));
         let mut replay = Replay::onto(allocator, uncertain);
-        let walked = walk_log(&*file, &paths.wal, covered, known, |frame| replay.take(frame))?;
+        let is_ignored = PlantedFault::LogIgnoredInRecovery.is_enabled() && snapshot_loaded;
+        let walked = walk_log(&*file, &paths.wal, covered, known, |frame| {
+            if is_ignored { Ok(()) } else { replay.take(frame) }
+        })?;
         if PlantedFault::LastEntryLostInRecovery.is_enabled()
             && let Some(last) = replay.run.last_mut()
         {

@@ -8,6 +8,7 @@
 use super::waiting::Waiting;
 use super::{COPY_ATTEMPTS, COPY_PAUSE, Control, Decision, Failure, MajorityLost, Operation, Step};
 use crate::ids::{ReplicaId, View};
+use crate::planted::PlantedFault;
 use crate::replica::Role;
 use crate::replica::staging::{
     FailoverPlan, OtherView, StagedReplica, StagingError, Survey, plan_failover, rewrite_for_failover,
@@ -184,6 +185,12 @@ impl Failover {
         let unusable = match copied {
             Ok(staged) => match staged.survey() {
                 Ok(survey) => {
+                    log::info!(
+                        "replica {replica} holds view={} commit_lsn={} prefix={}",
+                        survey.metadata.current_view,
+                        crate::keyvalue::or_none(survey.commit_lsn),
+                        crate::keyvalue::or_none(survey.prefix)
+                    );
                     self.copies.insert(replica, Ok((staged, survey)));
                     return Ok(None);
                 }
@@ -373,6 +380,7 @@ impl Operation for Failover {
             Call::Import(replica) => control.import(replica).map_err(Failure::Control)?,
             Call::WaitOut => {
                 let bound = match self.fence {
+                    _ if PlantedFault::FailOverWithoutWait.is_enabled() => Duration::ZERO,
                     Fence::Ended => Duration::ZERO,
                     Fence::EndedOrAfter(bound) => Fence::wait(bound),
                 };

@@ -398,7 +398,8 @@ impl Replica {
         if PlantedFault::AcknowledgeBeforeDurable.is_enabled() {
             self.lag.prepare_log = true;
         } else {
-            let all: Vec<&PreparedEntry> = self.prepared.values().chain(&new).collect();
+            let most = if PlantedFault::BatchHalfWritten.is_enabled() { 1 } else { new.len() };
+            let all: Vec<&PreparedEntry> = self.prepared.values().chain(new.iter().take(most)).collect();
             self.write_prepare_log(&prepare_log::encode(all.into_iter()))?;
         }
         self.prepared.extend(new.into_iter().map(|entry| (entry.lsn, entry)));
@@ -485,6 +486,10 @@ impl Replica {
             next = Lsn(lsn.0.saturating_add(1));
         }
         if next <= through {
+            if PlantedFault::CommitBeyondLog.is_enabled() {
+                self.metadata.commit_lsn = Some(through);
+                return Ok(Vec::new());
+            }
             return Err(Refusal::MissingPreparedEntry { lsn: next });
         }
         let entries: Vec<LogEntry<'_>> =

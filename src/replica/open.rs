@@ -12,6 +12,7 @@ use super::{Lag, Replica, ReplicaPaths, State};
 use crate::allocator::{AllocatorConfig, PayloadKind};
 use crate::engine::{Engine, EngineConfig, Known, LogEntry, payload_kind};
 use crate::ids::{Lsn, View};
+use crate::planted::PlantedFault;
 use crate::storage::replace::{ReadFileError, folder_of};
 use crate::storage::sum::{self, SumKind, sum_path};
 use crate::storage::{Disk, read_file};
@@ -174,6 +175,7 @@ impl Replica {
         let before = files.prepared.len();
         let pending: Vec<PreparedEntry> =
             files.prepared.drain(..).filter(|entry| Some(entry.lsn) > commit_lsn).collect();
+        let pending = if PlantedFault::PreparedLostInRecovery.is_enabled() { Vec::new() } else { pending };
 
         self.stored = self.metadata;
         self.metadata = repaired;

@@ -51,12 +51,27 @@ pub enum LinkEffect {
 pub enum OldPrimary {
     /// Its process has ended.
     Dead,
+    /// Its process has ended, and nobody reaches its machine; it starts again with what it had.
+    Gone,
     /// It stands still, and goes on later.
     Paused,
     /// Nobody reaches it.
     CutOff,
+    /// It serves, and clients reach it; the operator does not.
+    OutOfReach,
     /// It serves.
     Alive,
+}
+
+impl OldPrimary {
+    /// Whether an operator can neither end it nor read its files.
+    #[must_use]
+    pub const fn is_out_of_reach(self) -> bool {
+        match self {
+            OldPrimary::Dead | OldPrimary::Alive => false,
+            OldPrimary::Gone | OldPrimary::Paused | OldPrimary::CutOff | OldPrimary::OutOfReach => true,
+        }
+    }
 }
 
 /// What happens to the files of a replica.
@@ -104,9 +119,12 @@ pub enum Fault {
     /// Something happens to messages on some links.
     Link { links: Vec<Link>, effect: LinkEffect, heal_after: Millis },
     /// Another replica is made primary, and then the old one brought back as a backup. With an interruption the operator stops
-    /// before that step, counted from 0, and begins anew; `twice` makes a second one follow at once.
+    /// before that step, counted from 0, and begins anew; `twice` makes a second one follow at once. `to` names the new primary;
+    /// else it is whoever has committed most.
     Failover {
         old_primary: OldPrimary,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
         twice: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         interrupted_at: Option<u64>,
@@ -213,12 +231,22 @@ mod tests {
                 r#"{"effect":{"delay":9},"family":"link","heal_after":1500,"links":[{"from":1,"to":3}]}"#,
             ),
             (
-                Fault::Failover { old_primary: OldPrimary::CutOff, twice: false, interrupted_at: None },
+                Fault::Failover {
+                    old_primary: OldPrimary::CutOff,
+                    to: None,
+                    twice: false,
+                    interrupted_at: None,
+                },
                 r#"{"family":"failover","old_primary":"cut-off","twice":false}"#,
             ),
             (
-                Fault::Failover { old_primary: OldPrimary::Dead, twice: true, interrupted_at: Some(3) },
-                r#"{"family":"failover","interrupted_at":3,"old_primary":"dead","twice":true}"#,
+                Fault::Failover {
+                    old_primary: OldPrimary::OutOfReach,
+                    to: Some(2),
+                    twice: true,
+                    interrupted_at: Some(3),
+                },
+                r#"{"family":"failover","interrupted_at":3,"old_primary":"out-of-reach","to":2,"twice":true}"#,
             ),
             (
                 Fault::Disk { replica: 2, damage: Damage::TailCut(64), heal_after: after },

@@ -5,7 +5,7 @@
 //!   try, with the weights of every workload in one table.
 //! - [`Coverage`]: what a hunt has seen, and what it must have seen to count.
 //! - [`faults`]: what can be done to a cluster, as values of a [`family`] each; [`schedule`]: which comes when, within what the
-//!   database promises to survive.
+//!   database promises to survive; [`patterns`]: which follow each other.
 //! - [`rng`]: the source of everything drawn.
 
 mod clock;
@@ -17,6 +17,7 @@ mod generator;
 mod intent;
 mod memory;
 mod outcome;
+pub mod patterns;
 pub mod rng;
 pub mod schedule;
 mod settle;

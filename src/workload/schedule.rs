@@ -5,11 +5,15 @@
 //!
 //! - Data is never lost on more than a minority at a time: what loses data needs everybody else's to be sound.
 //! - Nobody ever rejoins from nothing: whoever lost data is brought back from replicas that did not.
-//! - A failover gives up what only the old primary holds, so it needs sound data everywhere.
-//! - What may be active at the same time is a list, [`COMBINED`]; at most two faults are.
+//! - A failover gives up what only the old primary holds, so it needs sound data everywhere; and it takes the files of a majority, which
+//!   an operator does not get from replicas that stand still or are cut off.
+//!
+//! That much the database promises to survive: [`survives`]. Of faults that are drawn one by one, [`COMBINED`] lists which may be active
+//! at the same time; at most two are. Those of a [`Pattern`] follow each other as it says.
 
 use super::family::Family;
 use super::faults::{Damage, Fault, Link, LinkEffect, Millis, OldPrimary};
+use super::patterns::{Act, PATTERNS, Pattern, PatternRow};
 use super::rng::Rng;
 use std::time::Duration;
 
@@ -25,7 +29,6 @@ pub const COMBINED: &[(Family, Family)] = &[
     (Family::Pause, Family::Pause),
     (Family::Pause, Family::Isolate),
     (Family::Pause, Family::Link),
-    (Family::Pause, Family::Failover),
     (Family::Pause, Family::Power),
     (Family::Pause, Family::Disk),
     (Family::Pause, Family::Clock),
@@ -80,10 +83,10 @@ impl ClusterView {
     }
 }
 
-/// Whether the database promises to survive this fault in a cluster that is so.
+/// Whether a fault may be added to those that are active, each of which was drawn by itself.
 ///
 /// # Errors
-/// Why it does not.
+/// Why it may not.
 pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
     if view.active.len() >= MOST_ACTIVE {
         return Err("enough faults are active");
@@ -92,9 +95,6 @@ pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
         return Err("the families of this and an active fault do not combine");
     }
     let targets = fault.replicas();
-    if targets.iter().any(|target| view.replicas.iter().all(|known| known.replica != *target)) {
-        return Err("it is done to a replica that there is not");
-    }
     let is_link = matches!(fault, Fault::Link { .. });
     let meets = |active: &Fault| active.replicas().iter().any(|replica| targets.contains(replica));
     let others = view.active.iter().filter(|active| !matches!(active, Fault::Link { .. }));
@@ -109,6 +109,18 @@ pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
     };
     if view.active.iter().any(links_overlap) {
         return Err("an active fault has the same link");
+    }
+    survives(fault, view)
+}
+
+/// Whether the database promises to survive this fault in a cluster that is so, whatever else is to be shown.
+///
+/// # Errors
+/// Why it does not.
+pub fn survives(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
+    let targets = fault.replicas();
+    if targets.iter().any(|target| view.replicas.iter().all(|known| known.replica != *target)) {
+        return Err("it is done to a replica that there is not");
     }
     let minority = view.replicas.len().saturating_sub(1) / 2;
     match fault {
@@ -133,6 +145,17 @@ pub fn allows(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
         Fault::Failover { .. } if view.unsound() > 0 => {
             Err("what only the old primary holds could be the only copy")
         }
+        Fault::Failover { old_primary, .. } => {
+            let away = |fault: &&Fault| matches!(fault, Fault::Pause { .. } | Fault::Isolate { .. });
+            let mut unread: Vec<u64> = view.active.iter().filter(away).flat_map(Fault::replicas).collect();
+            unread.extend(view.primary.filter(|_| old_primary.is_out_of_reach()));
+            unread.sort_unstable();
+            unread.dedup();
+            match unread.len() > minority {
+                true => Err("the operator would reach the files of less than a majority"),
+                false => Ok(()),
+            }
+        }
         _ => Ok(()),
     }
 }
@@ -148,22 +171,49 @@ enum Group {
 const GROUPS: &[Group] = &[Group::One, Group::Followers, Group::All];
 
 /// What becomes of the old primary in a failover.
-const OLD_PRIMARIES: &[OldPrimary] =
-    &[OldPrimary::Dead, OldPrimary::Dead, OldPrimary::Paused, OldPrimary::CutOff, OldPrimary::Alive];
+const OLD_PRIMARIES: &[OldPrimary] = &[
+    OldPrimary::Dead,
+    OldPrimary::Dead,
+    OldPrimary::Gone,
+    OldPrimary::Paused,
+    OldPrimary::CutOff,
+    OldPrimary::OutOfReach,
+    OldPrimary::Alive,
+];
+
+/// What comes when its turn has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// One fault, which is healed after its time.
+    One(Fault),
+    /// Several that follow each other. What they are done to is decided when it begins: [`Schedule::acts`].
+    Several(Pattern),
+}
+
+/// Something that has a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Card {
+    Family(Family),
+    Pattern(Pattern),
+}
+
+/// A hunt with shorter intervals has no time for patterns.
+const SHORTEST_FOR_PATTERNS: Duration = Duration::from_millis(1_500);
 
 /// Draws faults from a seed.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     rng: Rng,
     families: Vec<Family>,
-    /// Families that have not had their turn since all of them last had one.
-    bag: Vec<Family>,
-    /// All of them have had a turn, or have it now: a hunt has to see each of them once.
-    had_all: bool,
+    patterns: Vec<PatternRow>,
+    /// What has its turn next is at the end. A hunt has to see each of them once, and soon.
+    deck: Vec<Card>,
+    decks: u32,
     /// The same of groups and of old primaries: a short hunt has few faults, and none may be left to chance.
     groups: Vec<Group>,
     old_primaries: Vec<OldPrimary>,
     mean_interval: Duration,
+    is_first: bool,
 }
 
 /// One whose turn it is: each has one before any has a second, in an order of its own each time.
@@ -179,52 +229,82 @@ impl Schedule {
     /// A schedule of faults of these families. [`Family::Checkpoint`] is a setting of the cluster and never drawn.
     #[must_use]
     pub fn new(seed: u64, families: &[Family], mean_interval: Duration) -> Self {
+        let has_time = mean_interval >= SHORTEST_FOR_PATTERNS;
+        let can = |row: &&PatternRow| row.families.iter().all(|family| families.contains(family));
+        let patterns = PATTERNS.iter().filter(|_| has_time).filter(can).copied().collect();
         let families = families.iter().copied().filter(|family| *family != Family::Checkpoint).collect();
         Self {
             rng: Rng::of(seed, 0x66_6c_74),
             families,
-            bag: Vec::new(),
-            had_all: false,
+            patterns,
+            deck: Vec::new(),
+            decks: 0,
             // What shows most comes first: a hunt may be short.
             groups: vec![Group::Followers],
             old_primaries: vec![OldPrimary::Dead],
             mean_interval,
+            is_first: true,
         }
     }
 
-    /// How long to wait, and the fault that comes then; none if nothing may be done to this cluster at present.
-    pub fn next(&mut self, view: &ClusterView) -> (Duration, Option<Fault>) {
+    /// How long to wait, and what comes then; none if nothing may be done to this cluster at present. Nobody has to wait long for the
+    /// first.
+    pub fn next(&mut self, view: &ClusterView) -> (Duration, Option<Turn>) {
         let mean = u64::try_from(self.mean_interval.as_millis()).unwrap_or(u64::MAX);
         let wait = self.rng.within(mean / 2, mean.saturating_add(mean / 2));
-        (Duration::from_millis(wait), self.next_fault(view))
+        let wait = if std::mem::take(&mut self.is_first) { wait / 4 } else { wait };
+        (Duration::from_millis(wait), self.next_turn(view))
     }
 
-    /// Each family has its turn, after the first time kills and failovers two of them, before any has another, in an order of its own
-    /// each time. One whose turn it is and that may
-    /// not come now keeps it.
-    fn next_fault(&mut self, view: &ClusterView) -> Option<Fault> {
-        if self.bag.is_empty() {
-            // What takes data or a majority away shows most, and comes in more than one way.
-            let is_frequent = |family: &&Family| matches!(family, Family::Kill | Family::Failover);
-            let frequent: Vec<Family> = self.families.iter().filter(is_frequent).copied().collect();
-            let frequent = if self.had_all { &frequent[..] } else { &[] };
-            let mut left = [&self.families[..], frequent].concat();
-            self.had_all = true;
-            while !left.is_empty() {
-                let at = self.rng.below(left.len() as u64) as usize;
-                self.bag.push(left.swap_remove(at));
-            }
-        }
+    /// What a pattern is in a cluster with this primary and these others.
+    pub fn acts(&mut self, pattern: Pattern, primary: u64, others: [u64; 2]) -> Vec<Act> {
+        pattern.acts(&mut self.rng, primary, others)
+    }
+
+    /// Every card has its turn before any has another, in an order of its own each time. One that may not come now keeps its turn.
+    fn next_turn(&mut self, view: &ClusterView) -> Option<Turn> {
         for _ in 0..MOST_DRAWS {
-            let at = self.rng.below((self.bag.len() as u64).max(1)) as usize;
-            let Some(family) = self.bag.get(at).copied() else { break };
-            let fault = self.draw(family, view).filter(|fault| allows(fault, view).is_ok());
-            if fault.is_some() {
-                self.bag.swap_remove(at);
-                return fault;
+            if self.deck.is_empty() {
+                self.shuffle();
             }
+            let Some(card) = self.deck.pop() else { break };
+            let turn = match card {
+                Card::Pattern(pattern) => Some(Turn::Several(pattern)),
+                Card::Family(family) => {
+                    let fault = self.draw(family, view).filter(|fault| allows(fault, view).is_ok());
+                    fault.map(Turn::One)
+                }
+            };
+            if turn.is_some() {
+                return turn;
+            }
+            let at = self.rng.index(self.deck.len() + 1);
+            self.deck.insert(at, card);
         }
         None
+    }
+
+    /// Puts together what has a turn next: first what opens a hunt, then what has to come soon, then the rest.
+    fn shuffle(&mut self) {
+        let is_first = self.decks == 0;
+        self.decks += 1;
+        let mut parts: [Vec<Card>; 3] = Default::default();
+        for row in &self.patterns {
+            let turns = row.turns.iter().enumerate();
+            for (part, times) in turns {
+                let part = if is_first { part } else { 2 };
+                parts[part].extend(std::iter::repeat_n(Card::Pattern(row.pattern), *times));
+            }
+        }
+        for family in &self.families {
+            // What takes data or a majority away shows most, and comes in more than one way.
+            let is_frequent = matches!(family, Family::Kill | Family::Failover) && !is_first;
+            parts[2].extend(std::iter::repeat_n(Card::Family(*family), if is_frequent { 2 } else { 1 }));
+        }
+        for part in &mut parts {
+            self.rng.shuffle(part);
+            self.deck.splice(0..0, part.drain(..));
+        }
     }
 
     fn draw(&mut self, family: Family, view: &ClusterView) -> Option<Fault> {
@@ -250,6 +330,7 @@ impl Schedule {
             }
             Family::Failover => Fault::Failover {
                 old_primary: take_turn(&mut self.old_primaries, OLD_PRIMARIES, &mut self.rng)?,
+                to: None,
                 twice: self.rng.one_in(4),
                 interrupted_at: self.rng.one_in(3).then(|| self.rng.below(MOST_STEPS)),
             },
@@ -379,7 +460,7 @@ mod tests {
     }
 
     fn failover(old_primary: OldPrimary) -> Fault {
-        Fault::Failover { old_primary, twice: false, interrupted_at: None }
+        Fault::Failover { old_primary, to: None, twice: false, interrupted_at: None }
     }
 
     #[test]
@@ -432,10 +513,19 @@ mod tests {
         let play = |seed: u64| {
             let mut schedule = Schedule::new(seed, &Family::ALL, Duration::from_secs(5));
             let mut view = cluster();
-            let mut drawn = Vec::new();
-            for turn in 0..4_000 {
-                let (wait, fault) = schedule.next(&view);
-                assert!((2_500..=7_500).contains(&wait.as_millis()), "{wait:?}");
+            let (mut drawn, mut patterns) = (Vec::new(), BTreeSet::new());
+            for turn_number in 0..4_000 {
+                let (wait, turn) = schedule.next(&view);
+                let shortest = if turn_number == 0 { 625 } else { 2_500 };
+                assert!((shortest..=7_500).contains(&wait.as_millis()), "{wait:?}");
+                let fault = match turn {
+                    Some(Turn::One(fault)) => Some(fault),
+                    Some(Turn::Several(pattern)) => {
+                        patterns.insert(pattern);
+                        None
+                    }
+                    None => None,
+                };
                 if let Some(fault) = fault {
                     assert_eq!(allows(&fault, &view), Ok(()), "{fault:?} in {view:?}");
                     for known in &mut view.replicas {
@@ -446,13 +536,14 @@ mod tests {
                 }
                 assert!(view.unsound() <= 1, "{view:?}");
                 // Healed in turn; whoever lost data has rejoined a little later than that.
-                if turn % 2 == 0 && !view.active.is_empty() {
+                if turn_number % 2 == 0 && !view.active.is_empty() {
                     view.active.remove(0);
                 }
-                if turn % 7 == 0 && !view.active.iter().any(Fault::loses_data) {
+                if turn_number % 7 == 0 && !view.active.iter().any(Fault::loses_data) {
                     view.replicas.iter_mut().for_each(|known| known.is_sound = true);
                 }
             }
+            assert_eq!(patterns.len(), PATTERNS.len(), "{patterns:?}");
             drawn
         };
         let drawn = play(5);
@@ -468,18 +559,74 @@ mod tests {
         assert!(drawn.iter().all(|fault| Fault::from_json(&fault.to_json()).as_ref() == Ok(fault)));
     }
 
+    /// What the first turns of a hunt are.
+    fn first_turns(seed: u64, families: &[Family], interval: u64, turns: usize) -> Vec<Turn> {
+        let mut schedule = Schedule::new(seed, families, Duration::from_millis(interval));
+        (0..turns).filter_map(|_| schedule.next(&cluster()).1).collect()
+    }
+
+    const OF_HUNTS: &[Family] = &[Family::Kill, Family::Pause, Family::Isolate, Family::Failover];
+
     #[test]
-    fn what_shows_most_comes_first() {
+    fn what_shows_most_comes_first_in_every_hunt() {
         for seed in 0..20 {
-            let mut schedule = Schedule::new(seed, &Family::ALL, Duration::from_secs(5));
-            let drawn: Vec<Fault> = (0..100).filter_map(|_| schedule.next(&cluster()).1).collect();
-            let first = |family: Family| drawn.iter().find(|fault| fault.family() == family).cloned();
+            let first = first_turns(seed, OF_HUNTS, 5_000, 6);
+            let pattern = |turn: &Turn| match turn {
+                Turn::Several(pattern) => Some(*pattern),
+                Turn::One(_) => None,
+            };
+            let patterns: Vec<Pattern> = first.iter().filter_map(pattern).collect();
+            let opening: BTreeSet<Pattern> = patterns.iter().take(2).copied().collect();
+            assert_eq!(opening, BTreeSet::from([Pattern::MajorityAway, Pattern::PrimaryLost]), "seed {seed}");
+            for soon in [Pattern::PrimaryReturns, Pattern::TwoFailovers] {
+                assert!(patterns.contains(&soon), "seed {seed}: {patterns:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_family_has_a_turn_before_any_has_many() {
+        for seed in 0..20 {
+            let drawn: Vec<Fault> = first_turns(seed, &Family::ALL, 1_000, 8)
+                .into_iter()
+                .filter_map(|turn| match turn {
+                    Turn::One(fault) => Some(fault),
+                    Turn::Several(_) => None,
+                })
+                .collect();
+            let families: BTreeSet<Family> = drawn.iter().map(Fault::family).collect();
+            assert_eq!(families.len(), Family::ALL.len() - 1, "seed {seed}: {drawn:?}");
             let kill = drawn.iter().find(|fault| matches!(fault, Fault::Kill { .. } | Fault::Power { .. }));
             assert_eq!(kill.map(Fault::replicas), Some(vec![2, 3]), "seed {seed}");
-            let failover = first(Family::Failover);
+            let failover = drawn.iter().find(|fault| fault.family() == Family::Failover);
             let is_dead = matches!(failover, Some(Fault::Failover { old_primary: OldPrimary::Dead, .. }));
             assert!(is_dead, "seed {seed}: {failover:?}");
         }
+    }
+
+    #[test]
+    fn patterns_come_only_where_all_of_their_families_may() {
+        let is_pattern = |turn: &Turn| matches!(turn, Turn::Several(_));
+        assert!(!first_turns(1, &[Family::Pause, Family::Isolate], 5_000, 30).iter().any(is_pattern));
+        assert!(!first_turns(1, OF_HUNTS, 1_000, 30).iter().any(is_pattern));
+        let only_kills = first_turns(1, &[Family::Kill], 5_000, 30);
+        let found: Vec<&Turn> = only_kills.iter().filter(|turn| is_pattern(turn)).collect();
+        assert!(found.contains(&&Turn::Several(Pattern::MajorityAway)));
+        assert!(found.iter().all(|turn| **turn == Turn::Several(Pattern::MajorityAway)));
+    }
+
+    #[test]
+    fn a_failover_takes_the_files_of_a_majority() {
+        let pause = Fault::Pause { replica: 3, heal_after: AFTER };
+        let paused = with(&[pause], &[]);
+        assert_eq!(survives(&failover(OldPrimary::Dead), &paused), Ok(()));
+        for old in [OldPrimary::Gone, OldPrimary::Paused, OldPrimary::CutOff, OldPrimary::OutOfReach] {
+            assert!(survives(&failover(old), &paused).is_err(), "{old:?}");
+            assert_eq!(survives(&failover(old), &cluster()), Ok(()), "{old:?}");
+        }
+        // It is the old primary itself that stands still.
+        let isolated = with(&[Fault::Isolate { replica: 1, heal_after: AFTER }], &[]);
+        assert_eq!(survives(&failover(OldPrimary::CutOff), &isolated), Ok(()));
     }
 
     #[test]

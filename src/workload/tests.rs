@@ -1,5 +1,6 @@
 //! The generator against a database that is the model itself: what it asks, what it learns, what it can see.
 
+use super::patterns::PATTERNS;
 use super::rng::Rng;
 use super::*;
 use crate::check::{Model as _, Verdict};
@@ -472,5 +473,12 @@ fn the_documentation_has_the_minimums_that_count() {
         let row = format!("| `{}` |", one.word());
         let row = text.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
         assert!(row.contains(&format!("`{}`", other.word())), "{one:?} with {other:?}: {row:?}");
+    }
+    for row in PATTERNS {
+        let families: Vec<String> =
+            row.families.iter().map(|family| format!("`{}`", family.word())).collect();
+        let [first, soon, later] = row.turns;
+        let line = format!("| `{}` | {} | {first}, {soon}, {later} |", row.word, families.join(", "));
+        assert!(text.contains(&line), "docs/workloads.md must hold a line that begins with {line}");
     }
 }

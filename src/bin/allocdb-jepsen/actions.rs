@@ -8,6 +8,7 @@ use super::testbed::{AlreadyStopped, ExternalTestbed};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::FaultRecord;
 use anyhow::{Result, anyhow};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,8 +18,8 @@ pub(crate) struct Actions<'a> {
     /// Whether to go on at all.
     pub(crate) interrupt: &'a Interrupt,
     record: Mutex<Vec<Done>>,
-    /// A replica whose process cannot be ended, as if nobody reached its machine.
-    out_of_reach: Mutex<Option<ReplicaId>>,
+    /// Replicas that an operator does not reach: they are not seen, their processes not ended, their files not read.
+    out_of_reach: Mutex<BTreeSet<ReplicaId>>,
 }
 
 /// Something that was done, or tried, to a replica.
@@ -87,21 +88,27 @@ impl<'a> Actions<'a> {
         result
     }
 
-    /// From now on this replica's process cannot be ended, as if nobody reached its machine.
-    pub(crate) fn set_out_of_reach(&self, replica: Option<ReplicaId>) {
-        *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner) = replica;
+    /// From now on nobody reaches the machines of these replicas, and of no others.
+    pub(crate) fn set_out_of_reach(&self, replicas: BTreeSet<ReplicaId>) {
+        *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner) = replicas;
+    }
+
+    /// Says so if nobody reaches the machine of this replica.
+    pub(crate) fn check_reach(&self, replica: ReplicaId) -> Result<()> {
+        match self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner).contains(&replica) {
+            true => Err(anyhow!("replica {replica} is out of reach")),
+            false => Ok(()),
+        }
     }
 
     /// Injects a fault. A replica that is stopped already is as good as killed.
     pub(crate) fn inject(&self, fault: Fault) -> Result<()> {
         self.interrupt.check()?;
-        let out_of_reach = *self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner);
-        let injected = match fault.kind {
-            Kind::Crash if out_of_reach == Some(fault.target) => {
-                Err(anyhow!("replica {} is out of reach", fault.target))
-            }
-            _ => fault.inject(self.testbed),
+        let reached = match fault.kind {
+            Kind::Crash => self.check_reach(fault.target),
+            Kind::Isolation => Ok(()),
         };
+        let injected = reached.and_then(|()| fault.inject(self.testbed));
         match self.note(What::Fault(Change::Injected(fault)), injected) {
             Err(error) if fault.kind == Kind::Crash && error.is::<AlreadyStopped>() => Ok(()),
             injected => injected,
@@ -117,7 +124,8 @@ impl<'a> Actions<'a> {
     /// Copies a replica's files into an archive.
     pub(crate) fn export(&self, replica: ReplicaId, archive: &mut dyn Write) -> Result<()> {
         self.interrupt.check()?;
-        self.note(What::Export(replica), self.testbed.export_replica(replica, archive))
+        let reached = self.check_reach(replica);
+        self.note(What::Export(replica), reached.and_then(|()| self.testbed.export_replica(replica, archive)))
     }
 
     /// Gives a replica the files in an archive.

@@ -8,8 +8,8 @@ use super::testbed::{Port, REPLICAS};
 use allocdb_node::cluster::control::Progress;
 use allocdb_node::ids::{Lsn, ReplicaId};
 use allocdb_node::operator::{
-    Control, Converge, Decision, Failover, Failure, Fence, Member, Operation, Rejoin, Replicas, Round, Step,
-    Waiting,
+    Control, Converge, Decision, Failover, Failure, Fence, Member, Operation, Rejoin, Replicas, Round,
+    Sighting, Step, Waiting,
 };
 use allocdb_node::planted;
 use allocdb_node::replica::Role;
@@ -51,7 +51,13 @@ impl Control for Hands<'_, '_> {
     }
 
     fn probe(&mut self) -> Round {
-        runtime::probe(self.actions.testbed)
+        let (reached, others): (Vec<ReplicaId>, Vec<ReplicaId>) =
+            REPLICAS.into_iter().partition(|replica| self.actions.check_reach(*replica).is_ok());
+        let mut round = runtime::probe_of(self.actions.testbed, &reached);
+        let unseen = |replica| Sighting { replica, answer: Err("it is out of reach".to_owned()) };
+        round.0.extend(others.into_iter().map(unseen));
+        round.0.sort_by_key(|sighting| sighting.replica);
+        round
     }
 
     fn progress(&mut self, replica: ReplicaId) -> Option<Progress> {

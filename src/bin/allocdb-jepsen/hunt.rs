@@ -377,7 +377,7 @@ impl Hunting<'_> {
         let mut nemesis = Nemesis::new(shared, testbed, Actions::new(testbed, &self.signals.second), longest);
         let began = Instant::now();
         self.status.phase(HuntPhase::Main);
-        std::thread::scope(|scope| {
+        let main = std::thread::scope(|scope| {
             for _ in 0..self.options.concurrency {
                 scope.spawn(|| shared.be_a_client());
             }
@@ -385,9 +385,8 @@ impl Hunting<'_> {
             let watcher = scope.spawn(carried(|| self.watch_main(shared, began)));
             // This thread breaks things: nobody else may touch the record of what was done.
             nemesis.work(schedule);
-            let _ = watcher.join();
+            watcher.join().unwrap_or_else(|_| began.elapsed())
         });
-        let main = began.elapsed();
         let mut doubts = Vec::new();
         self.status.phase(HuntPhase::Healing);
         if let Err(error) = nemesis.heal_all() {
@@ -426,8 +425,9 @@ impl Hunting<'_> {
         Phases::of(nemesis, main, doubts)
     }
 
-    /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops.
-    fn watch_main(&self, shared: &Shared, began: Instant) {
+    /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops; says how long
+    /// it was.
+    fn watch_main(&self, shared: &Shared, began: Instant) -> Duration {
         let progress = shared.lock().journal.progress.clone();
         while began.elapsed() < self.options.time_limit {
             let has_found = progress.has_anomaly() && !self.options.keep_going;
@@ -437,6 +437,7 @@ impl Hunting<'_> {
             std::thread::sleep(TURN);
         }
         shared.end();
+        began.elapsed()
     }
 }
 

@@ -265,7 +265,9 @@ impl Node {
         let acked =
             self.peers.iter().filter(|peer| peer.ack_state == AckState::Acked && self.counts(peer)).count();
         let failed = self.peers.iter().filter(|peer| peer.ack_state == AckState::Failed).count();
-        let commit_alone = PlantedFault::CommitBeforeQuorum.is_enabled();
+        let commit_alone = PlantedFault::CommitBeforeQuorum.is_enabled()
+            || (PlantedFault::LeftoversCommitAlone.is_enabled()
+                && matches!(round.purpose, Purpose::Leftovers(_)));
         let acked = if PlantedFault::DeadPeerCounts.is_enabled() { acked + failed } else { acked };
         let majority = if commit_alone { 1 } else { self.majority() };
         if acked + 1 >= majority {

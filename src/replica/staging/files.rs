@@ -3,6 +3,7 @@
 use super::plan::{FailoverPlan, FailoverSource, plan_knowing_the_third};
 use super::{StagedReplica, StagingError, Survey};
 use crate::ids::{ReplicaId, View};
+use crate::planted::PlantedFault;
 use crate::replica::Role;
 
 /// How far above every known view a failover begins one if a replica may come back that nobody can ask: it may know of views
@@ -61,8 +62,15 @@ pub fn plan_failover(
     (other_files, supporting): (&StagedReplica, &Survey),
     third: OtherView,
 ) -> Result<Option<FailoverPlan>, StagingError> {
+    let view_in_use = |plan: FailoverPlan| match PlantedFault::FailOverKeepsView.is_enabled() {
+        true => FailoverPlan {
+            view: new_primary.metadata.current_view.max(supporting.metadata.current_view),
+            ..plan
+        },
+        false => plan,
+    };
     if let OtherView::Known(third) = third {
-        return Ok(Some(plan_knowing_the_third(new_primary, supporting, third)));
+        return Ok(Some(view_in_use(plan_knowing_the_third(new_primary, supporting, third))));
     }
     let view_of = |survey: &Survey| survey.metadata.last_normal_view.unwrap_or_default();
     let (one, other) = (view_of(new_primary), view_of(supporting));
@@ -72,7 +80,7 @@ pub fn plan_failover(
         plan.view = View(plan.view.0.saturating_add(STRIDE_PAST_UNKNOWN));
     }
     if one == other || highest.metadata.role == Role::Primary {
-        return Ok(Some(plan));
+        return Ok(Some(view_in_use(plan)));
     }
     let kept = if new_files.holds_all_of(other_files)? {
         (FailoverSource::NewPrimary, new_primary)

@@ -47,11 +47,17 @@ pub(super) fn plan_knowing_the_third(new_primary: &Survey, supporting: &Survey, 
     let mut views = [view_of(new_primary), view_of(supporting), Some(third)];
     views.sort_unstable();
     let [_, established, _] = views;
-    let worth = |survey: &Survey| match PlantedFault::FailOverByCommit.is_enabled() {
-        true => (None, survey.commit_lsn),
-        false => (view_of(survey).min(established), survey.prefix),
+    let worth = |survey: &Survey| {
+        if PlantedFault::FailOverByCommit.is_enabled() {
+            (None, survey.commit_lsn)
+        } else if PlantedFault::FailOverLongest.is_enabled() {
+            (None, survey.prefix)
+        } else {
+            (view_of(survey).min(established), survey.prefix)
+        }
     };
-    let (source, kept) = if worth(supporting) > worth(new_primary) {
+    let is_reversed = PlantedFault::FailOverShortest.is_enabled();
+    let (source, kept) = if (worth(supporting) > worth(new_primary)) != is_reversed {
         (FailoverSource::Supporting, supporting)
     } else {
         (FailoverSource::NewPrimary, new_primary)

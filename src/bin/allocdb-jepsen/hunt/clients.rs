@@ -22,6 +22,9 @@ const TURN: Duration = Duration::from_millis(20);
 /// Pause of a process whose request nobody took, or that does not know what came of it.
 const REFUSED: Duration = Duration::from_millis(5);
 
+/// How long a process waits for its last answer that works for a certain time only.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Answers whose durations are kept for the progress line.
 const RECENT: usize = 4_096;
 
@@ -53,6 +56,8 @@ pub(super) struct Shared {
     turn: Condvar,
     /// Nothing new is begun.
     is_over: AtomicBool,
+    /// Nothing new is begun for the moment.
+    is_held: AtomicBool,
     /// Once it is set nobody waits for answers any more.
     second: Interrupt,
     progress: Arc<Progress>,
@@ -119,6 +124,7 @@ impl Shared {
             state: Mutex::new(state),
             turn: Condvar::new(),
             is_over: AtomicBool::new(false),
+            is_held: AtomicBool::new(false),
             second: second.clone(),
             progress,
             clients,
@@ -138,6 +144,12 @@ impl Shared {
 
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Lets processes begin nothing new from now on, or go on.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+        self.turn.notify_all();
     }
 
     /// Whether what happens is still recorded.
@@ -163,9 +175,19 @@ impl Shared {
 
     /// Is one process after the other until the main phase is over.
     pub(super) fn be_a_client(&self) {
+        self.work(None);
+    }
+
+    /// The same until then, also while everybody else is held.
+    pub(super) fn be_a_client_until(&self, until: Instant) {
+        self.work(Some(until));
+    }
+
+    fn work(&self, until: Option<Instant>) {
         let mut process = Self::new_process(&mut self.lock());
-        while let Some(step) = self.next_step(process) {
-            let outcome = self.carry_out(process, &step);
+        while let Some(step) = self.next_step(process, until) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()) + GRACE);
+            let outcome = self.carry_out(process, &step, left.unwrap_or(Duration::MAX));
             match outcome.kind {
                 // It may still be going on. Many that came to nothing known at once would leave too many ways to explain a log.
                 Kind::Info => {
@@ -180,13 +202,14 @@ impl Shared {
     }
 
     /// Waits for the next thing to ask for, and numbers it.
-    fn next_step(&self, process: u64) -> Option<Step> {
+    fn next_step(&self, process: u64, until: Option<Instant>) -> Option<Step> {
         let mut state = self.lock();
         loop {
-            if self.is_over() {
+            if self.is_over() || until.is_some_and(|until| Instant::now() >= until) {
                 return None;
             }
             let wait = match state.pace.as_mut().map_or(Ok(()), Pace::take) {
+                _ if until.is_none() && self.is_held.load(Ordering::Relaxed) => TURN,
                 Ok(()) => match state.generator.next(process) {
                     Some(step) => {
                         state.journal.invoke(process, step.replica, step.request.clone());
@@ -202,6 +225,11 @@ impl Shared {
 
     /// Asks for something outside the generator's order, as a process of its own.
     pub(super) fn ask(&self, step: &Step) -> Outcome {
+        self.ask_within(step, Duration::MAX)
+    }
+
+    /// The same, and does not wait longer than that for an answer.
+    pub(super) fn ask_within(&self, step: &Step, patience: Duration) -> Outcome {
         let process = {
             let mut state = self.lock();
             let process = Self::new_process(&mut state);
@@ -209,14 +237,15 @@ impl Shared {
             state.journal.invoke(process, step.replica, step.request.clone());
             process
         };
-        self.carry_out(process, step)
+        self.carry_out(process, step, patience)
     }
 
     /// Asks, waits for what comes back, and numbers that.
-    fn carry_out(&self, process: u64, step: &Step) -> Outcome {
+    fn carry_out(&self, process: u64, step: &Step, patience: Duration) -> Outcome {
         let began = Instant::now();
+        let is_waited_for = || self.is_waited_for() && began.elapsed() < patience;
         let reply = match self.clients.get(&step.replica) {
-            Some(addr) => exchange(*addr, &encode(&step.request, self.client), || self.is_waited_for()),
+            Some(addr) => exchange(*addr, &encode(&step.request, self.client), is_waited_for),
             None => wire::Reply::Unsent(format!("there is no replica {}", step.replica)),
         };
         let outcome = wire::outcome(&step.request, &reply);

@@ -3,6 +3,11 @@
 //! Faults are drawn from the seed; whether one may be injected is asked again when its time has come. Between faults it looks
 //! whether every replica is as it should be: one that ended or faulted although nothing was done to it is told as a failure.
 
+#[path = "nemesis/acts.rs"]
+mod acts;
+#[path = "nemesis/failover.rs"]
+mod failover;
+
 use super::super::actions::Actions;
 use super::super::cluster;
 use super::super::local::LocalTestbed;
@@ -14,11 +19,11 @@ use super::settle::leaves_unanswered;
 use allocdb_node::client::findings::REPLICA_FAILURE;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::ReplicaId;
-use allocdb_node::operator::{Failover, Replicas, Round};
 use allocdb_node::replica::Role;
-use allocdb_node::workload::faults::{Fault, OldPrimary};
-use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, allows};
+use allocdb_node::workload::faults::Fault;
+use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, Turn, allows};
 use anyhow::{Result, anyhow};
+use failover::How;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -37,12 +42,6 @@ const CUT_OFF_SEEN: Duration = Duration::from_millis(100);
 
 /// What the system calls a full disk.
 const NO_SPACE: &str = "No space left on device";
-
-/// How long a primary has to answer for what followers acknowledged before they stood still.
-const STILL_ANSWERED: Duration = Duration::from_millis(50);
-
-/// How long an old primary that a failover did not reach is left as it is.
-const LEFT_ALONE: Duration = Duration::from_millis(700);
 
 /// A fault that is not healed.
 struct Active {
@@ -67,6 +66,10 @@ pub(super) struct Nemesis<'a> {
     pub(super) spans: Vec<Value>,
     /// The history says that this replica can reach nobody.
     alone: Option<u64>,
+    /// Who is primary while a pattern is played: clients may look elsewhere meanwhile.
+    leader: Option<ReplicaId>,
+    /// Whether somebody is alone is told later.
+    is_told_later: bool,
     /// Looks at each replica in a row that it did not answer.
     silent: BTreeMap<u64, u32>,
     failed: BTreeSet<u64>,
@@ -89,6 +92,8 @@ impl<'a> Nemesis<'a> {
             faults: 0,
             spans: Vec::new(),
             alone: None,
+            leader: None,
+            is_told_later: false,
             silent: BTreeMap::new(),
             failed: BTreeSet::new(),
             looked_at: Instant::now(),
@@ -97,21 +102,30 @@ impl<'a> Nemesis<'a> {
 
     /// Injects and heals what the schedule says until the main phase is over.
     pub(super) fn work(&mut self, mut schedule: Schedule) {
-        let (mut wait, mut fault) = schedule.next(&self.view());
+        let (mut wait, mut turn) = schedule.next(&self.view());
         let mut next_at = Instant::now() + wait;
         while !self.shared.is_over() {
             if let Some(due) = self.active.iter().position(|active| Instant::now() >= active.heal_at) {
                 let active = self.active.remove(due);
                 self.heal(active);
             } else if Instant::now() >= next_at {
-                let allowed = fault.take().filter(|fault| allows(fault, &self.view()).is_ok());
-                let has_come = allowed.is_some();
-                allowed.into_iter().for_each(|fault| self.inject(fault));
-                (wait, fault) = schedule.next(&self.view());
+                let has_come = match turn.take() {
+                    Some(Turn::One(fault)) if allows(&fault, &self.view()).is_ok() => {
+                        let is_failover = matches!(fault, Fault::Failover { .. });
+                        self.inject(fault);
+                        if is_failover {
+                            self.converge();
+                        }
+                        true
+                    }
+                    Some(Turn::Several(pattern)) => self.play(pattern, &mut schedule),
+                    _ => false,
+                };
+                (wait, turn) = schedule.next(&self.view());
                 // What a fault takes by itself, a failover above all, is part of the interval; a turn that had to be passed
                 // over comes again soon.
                 next_at = match has_come {
-                    true => (next_at + wait).max(Instant::now()),
+                    true => (next_at + wait).max(Instant::now() + wait / 4),
                     false => Instant::now() + wait / 4,
                 };
             } else if self.looked_at.elapsed() >= LOOK {
@@ -132,22 +146,30 @@ impl<'a> Nemesis<'a> {
         }
         self.tell_majority();
         for replica in REPLICAS {
-            self.testbed.set_paused(replica, false).or_else(|error| {
-                // One that does not run has nothing to be undone.
-                if self.testbed.is_process_there(replica) { Err(error) } else { Ok(()) }
-            })?;
+            self.go_on(replica)?;
             self.actions.heal(Inject::isolation(replica))?;
         }
         Ok(())
+    }
+
+    /// Lets a replica that stands still go on. One that does not run has nothing to be undone.
+    fn go_on(&self, replica: ReplicaId) -> Result<()> {
+        let done = self.testbed.set_paused(replica, false);
+        done.or_else(|error| if self.testbed.is_process_there(replica) { Err(error) } else { Ok(()) })
     }
 
     pub(super) fn actions(&self) -> &Actions<'a> {
         &self.actions
     }
 
+    /// The primary as far as it is known.
+    fn primary(&self) -> ReplicaId {
+        self.leader.unwrap_or_else(|| ReplicaId(self.shared.lock().generator.primary()))
+    }
+
     fn view(&self) -> ClusterView {
         ClusterView {
-            primary: Some(self.shared.lock().generator.primary()),
+            primary: Some(self.primary().0),
             replicas: REPLICAS.map(|replica| ReplicaView { replica: replica.0, is_sound: true }).into(),
             active: self.active.iter().map(|active| active.fault.clone()).collect(),
         }
@@ -158,7 +180,8 @@ impl<'a> Nemesis<'a> {
         self.shared.lock().journal.nemesis(kind, f, replica, value)
     }
 
-    fn inject(&mut self, fault: Fault) {
+    /// False if it could not be injected as it should be.
+    fn inject(&mut self, fault: Fault) -> bool {
         self.faults += 1;
         let id = self.faults;
         let family = fault.family();
@@ -175,8 +198,9 @@ impl<'a> Nemesis<'a> {
                 .try_for_each(|replica| self.actions.inject(Inject::crash(ReplicaId(*replica)))),
             Fault::Pause { replica, .. } => self.testbed.set_paused(ReplicaId(*replica), true),
             Fault::Isolate { replica, .. } => self.actions.inject(Inject::isolation(ReplicaId(*replica))),
-            Fault::Failover { old_primary, twice, interrupted_at } => {
-                self.fail_over(*old_primary, *twice, *interrupted_at)
+            Fault::Failover { old_primary, to, twice, interrupted_at } => {
+                let how = How { to: to.map(ReplicaId), twice: *twice, interrupted_at: *interrupted_at };
+                self.fail_over(*old_primary, how)
             }
             other => Err(anyhow!("{} cannot be done here", other.family().word())),
         };
@@ -194,9 +218,9 @@ impl<'a> Nemesis<'a> {
             None => {
                 self.spans[span]["ended"] = injected.into();
                 self.shared.lock().generator.fault_ends(family);
-                self.converge();
             }
         }
+        done.is_ok()
     }
 
     fn heal(&mut self, active: Active) {
@@ -205,11 +229,15 @@ impl<'a> Nemesis<'a> {
         self.tell(Kind::Invoke, "heal", None, json!({ "id": id, "family": fault.family().word() }));
         let done = match &fault {
             Fault::Kill { replicas, .. } => replicas.iter().try_for_each(|replica| {
+                // A failover may have started it since.
+                if self.testbed.is_process_there(ReplicaId(*replica)) {
+                    return Ok(());
+                }
                 self.actions.heal(Inject::crash(ReplicaId(*replica))).inspect_err(|error| {
                     self.fail(*replica, &format!("it does not start again after it was killed: {error:#}"));
                 })
             }),
-            Fault::Pause { replica, .. } => self.testbed.set_paused(ReplicaId(*replica), false),
+            Fault::Pause { replica, .. } => self.go_on(ReplicaId(*replica)),
             Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
             _ => Ok(()),
         };
@@ -237,6 +265,9 @@ impl<'a> Nemesis<'a> {
 
     /// Tells the history if one replica is certain to reach nobody.
     fn tell_if_alone(&mut self) {
+        if self.is_told_later {
+            return;
+        }
         let unreachable = self.unreachable();
         let left: Vec<u64> = REPLICAS
             .iter()
@@ -255,89 +286,6 @@ impl<'a> Nemesis<'a> {
         if self.alone.take().is_some() {
             self.tell(Kind::Info, "majority", None, json!({}));
         }
-    }
-
-    /// Makes another replica primary by the operator that is shipped, in the way that is asked for.
-    fn fail_over(&mut self, old: OldPrimary, twice: bool, interrupted_at: Option<u64>) -> Result<()> {
-        self.tell_majority();
-        let round = runtime::probe(self.testbed);
-        let Some(primary) = round.current_primary() else {
-            return cluster::ensure_ready(&self.actions).map(|_| ());
-        };
-        match old {
-            OldPrimary::Dead => self.crash_all(primary.id)?,
-            OldPrimary::Paused => self.testbed.set_paused(primary.id, true)?,
-            OldPrimary::CutOff => self.actions.inject(Inject::isolation(primary.id))?,
-            OldPrimary::Alive => {}
-        }
-        // One that stands still or is cut off cannot be ended by an operator who does not reach it.
-        let out_of_reach = matches!(old, OldPrimary::Paused | OldPrimary::CutOff).then_some(primary.id);
-        self.actions.set_out_of_reach(out_of_reach);
-        let failed_over = self.operate_failover(&round, primary.id, twice, interrupted_at);
-        self.actions.set_out_of_reach(None);
-        if old == OldPrimary::Paused {
-            self.testbed.set_paused(primary.id, false)?;
-        }
-        self.actions.heal(Inject::isolation(primary.id))?;
-        if out_of_reach.is_some() {
-            // Nobody brings it in place at once, and clients may still take it for primary.
-            self.find_primary();
-            std::thread::sleep(LEFT_ALONE);
-        }
-        failed_over
-    }
-
-    /// Ends everybody, the followers first in effect: they stand still for as long as the primary needs to answer for what they have
-    /// acknowledged. What was promised stands in their files by then, or nowhere. A failover that ends them one after the other
-    /// would give the last ones time to write down what they had not.
-    fn crash_all(&self, primary: ReplicaId) -> Result<()> {
-        for replica in REPLICAS.into_iter().filter(|replica| *replica != primary) {
-            if let Err(error) = self.testbed.set_paused(replica, true) {
-                log::warn!("replica {replica} is not stopped before it is ended: {error:#}");
-            }
-        }
-        std::thread::sleep(STILL_ANSWERED);
-        REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)))
-    }
-
-    /// Tells clients who is primary now, as far as that can be seen.
-    fn find_primary(&self) {
-        if let Some(primary) = runtime::probe(self.testbed).current_primary() {
-            self.shared.lock().generator.primary_is(primary.id.0);
-        }
-    }
-
-    fn operate_failover(
-        &self,
-        round: &Round,
-        old: ReplicaId,
-        twice: bool,
-        interrupted_at: Option<u64>,
-    ) -> Result<()> {
-        let plan = |new: Option<ReplicaId>| {
-            Failover::new(Replicas::Best { all: REPLICAS, new_primary: new }, cluster::fence(&self.actions))
-        };
-        let new = next_primary(round, old);
-        if let Some(steps) = interrupted_at {
-            cluster::begin(&self.actions, plan(new), steps)?;
-        }
-        cluster::carry_out(&self.actions, plan(new), &mut |_| {})?;
-        if twice {
-            cluster::ensure_ready(&self.actions)?;
-            let round = runtime::probe(self.testbed);
-            if let Some(primary) = round.current_primary() {
-                cluster::carry_out(&self.actions, plan(next_primary(&round, primary.id)), &mut |_| {})?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings everybody in place as an operator does after a failover, which leaves the old primary down.
-    fn converge(&mut self) {
-        if let Err(error) = cluster::ensure_ready(&self.actions) {
-            log::warn!("after a failover: {error:#}");
-        }
-        self.find_primary();
     }
 
     /// Looks whether every replica that nothing is done to is as it should be.
@@ -400,13 +348,6 @@ impl<'a> Nemesis<'a> {
         }
         self.tell(Kind::Info, REPLICA_FAILURE, Some(replica), json!({ "reason": reason }));
     }
-}
-
-/// Whoever holds most among those that are not primary.
-pub(super) fn next_primary(round: &Round, old: ReplicaId) -> Option<ReplicaId> {
-    let others = round.active().filter(|member| member.id != old);
-    let commit = |id: ReplicaId| round.health(id).and_then(|health| health.commit_lsn);
-    others.max_by_key(|member| (member.view, commit(member.id), member.id)).map(|member| member.id)
 }
 
 fn outcome(id: u64, done: &Result<()>) -> Value {

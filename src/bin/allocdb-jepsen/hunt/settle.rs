@@ -23,8 +23,9 @@ const ROUNDS: u32 = 20;
 /// Pause before it is.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Requests in a row that a replica may leave unanswered.
+/// Requests in a row that a replica may leave unanswered, and how long each is waited for.
 const ATTEMPTS: usize = 3;
+const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Resources that strangers try to get on each replica.
 const STRANGERS: usize = 16;
@@ -114,7 +115,7 @@ fn must_answer(shared: &Shared, replica: ReplicaId) {
 pub(super) fn leaves_unanswered(shared: &Shared, replica: ReplicaId) -> Option<String> {
     let request = Request::GetResource { resource: ResourceId(1), fence: None };
     let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
-    let is_silent = (0..ATTEMPTS).all(|_| shared.ask(&step).kind == Kind::Info);
+    let is_silent = (0..ATTEMPTS).all(|_| shared.ask_within(&step, ATTEMPT_PATIENCE).kind == Kind::Info);
     let is_wanted = shared.is_waited_for();
     (is_silent && is_wanted)
         .then(|| format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it"))

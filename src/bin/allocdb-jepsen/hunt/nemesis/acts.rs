@@ -1,0 +1,227 @@
+//! Patterns of faults, played act by act; and what the nemesis asks of replicas between acts, as a client like any other.
+
+use super::super::super::cluster;
+use super::super::super::runtime;
+use super::super::super::testbed::REPLICAS;
+use super::{Nemesis, TURN};
+use allocdb_node::client::record::Request;
+use allocdb_node::ids::{Lsn, ReplicaId};
+use allocdb_node::workload::faults::{Family, Fault, Millis};
+use allocdb_node::workload::patterns::{Act, Moment, Pattern};
+use allocdb_node::workload::schedule::{Schedule, survives};
+use allocdb_node::workload::{Intent, Step};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How long a checkpoint is waited for.
+const CHECKPOINT_COMES: Duration = Duration::from_millis(1_500);
+
+/// How often two replicas are paused until it is at the right moment.
+const PAUSES: u32 = 24;
+
+/// How long they go on between.
+const BETWEEN_PAUSES: Duration = Duration::from_millis(15);
+
+/// Pause between two looks for one.
+const CHECKPOINT_LOOK: Duration = Duration::from_millis(2);
+
+/// How long an answer is waited for that may never come.
+const READ_PATIENCE: Duration = Duration::from_millis(400);
+
+/// Resources, oldest leases and newest leases in a sample.
+const SAMPLE: [usize; 3] = [16, 8, 24];
+
+/// Processes that work where the others wait.
+const WORKERS: usize = 4;
+
+/// Readers at once.
+const READERS: usize = 8;
+
+impl Nemesis<'_> {
+    /// Plays a pattern from its beginning to its end, on a cluster in which nothing else is broken. False if it could not begin.
+    pub(super) fn play(&mut self, pattern: Pattern, schedule: &mut Schedule) -> bool {
+        for active in std::mem::take(&mut self.active) {
+            self.heal(active);
+        }
+        let Some(primary) = self.settled_primary() else {
+            self.converge();
+            return false;
+        };
+        self.shared.lock().generator.primary_is(primary.0);
+        self.leader = Some(primary);
+        let others: Vec<u64> =
+            REPLICAS.into_iter().filter(|replica| *replica != primary).map(|replica| replica.0).collect();
+        let [one, other] = others[..] else { return false };
+        for act in schedule.acts(pattern, primary.0, [one, other]) {
+            if self.shared.is_over() || !self.perform(act) {
+                break;
+            }
+        }
+        self.leader = None;
+        self.shared.hold(false);
+        for active in std::mem::take(&mut self.active) {
+            self.heal(active);
+        }
+        true
+    }
+
+    /// Whoever is primary of a cluster in which everybody is in place, if that comes to be soon.
+    fn settled_primary(&self) -> Option<ReplicaId> {
+        let began = Instant::now();
+        while began.elapsed() < READ_PATIENCE && !self.shared.is_over() {
+            if let Some(primary) = runtime::probe(self.testbed).settled_primary() {
+                return Some(primary.id);
+            }
+            std::thread::sleep(TURN);
+        }
+        None
+    }
+
+    /// False if the rest of the pattern makes no sense any more.
+    fn perform(&mut self, act: Act) -> bool {
+        match act {
+            Act::Inject(fault) => {
+                if let Err(why) = survives(&fault, &self.view()) {
+                    log::warn!("a pattern ends early, {why}: {fault:?}");
+                    return false;
+                }
+                return self.inject(fault);
+            }
+            Act::PauseAt { moment, first, second } => self.pause_at(moment, first, second),
+            Act::Heal(family, replica) => self.heal_some(family, replica),
+            Act::Wait(time) => self.rest(time.duration()),
+            Act::AwaitCheckpoint(replica) => self.await_checkpoint(ReplicaId(replica)),
+            Act::HoldClients => self.shared.hold(true),
+            Act::ReleaseClients(primary) => {
+                if let Some(primary) = primary {
+                    self.shared.lock().generator.primary_is(primary);
+                }
+                self.shared.hold(false);
+            }
+            Act::Write(times) => {
+                let steps = self.shared.lock().generator.strangers(times);
+                steps.iter().for_each(|step| drop(self.shared.ask_within(step, READ_PATIENCE)));
+            }
+            Act::ReadAt(replica) => self.read_at(ReplicaId(replica)),
+            Act::Converge => self.converge(),
+        }
+        true
+    }
+
+    /// Pauses two, again and again, until it was at such a moment.
+    fn pause_at(&mut self, moment: Moment, first: u64, second: u64) {
+        for attempt in 1..=PAUSES {
+            self.is_told_later = true;
+            for replica in [first, second] {
+                self.inject(Fault::Pause { replica, heal_after: Millis(10_000) });
+            }
+            self.is_told_later = false;
+            if self.is_moment(moment, first, second) || attempt == PAUSES || self.shared.is_over() {
+                break;
+            }
+            self.heal_some(Family::Pause, None);
+            self.rest(BETWEEN_PAUSES);
+        }
+        self.tell_if_alone();
+    }
+
+    fn is_moment(&self, moment: Moment, first: u64, second: u64) -> bool {
+        let primary = self.primary();
+        // What was on its way to a disk is there, whatever the process does.
+        let holds = |replica| cluster::files_of(&self.actions, ReplicaId(replica));
+        let (Ok(one), Ok(other)) = (holds(first), holds(second)) else { return false };
+        match moment {
+            Moment::Apart => {
+                let commit = || {
+                    let round = runtime::probe_of(self.testbed, &[primary]);
+                    round.health(primary).and_then(|health| health.commit_lsn)
+                };
+                one.prefix < other.prefix && one.commit_lsn >= other.commit_lsn && commit() > one.prefix
+            }
+            Moment::Ahead => holds(primary.0).is_ok_and(|holds| {
+                let beyond = |prefix: Option<Lsn>| prefix.map_or(0, Lsn::get);
+                beyond(holds.prefix) > beyond(one.prefix.max(other.prefix)) + 1
+            }),
+        }
+    }
+
+    /// New processes work for so long, beside those that wait for answers.
+    pub(super) fn work_for(&self, time: Duration) {
+        let until = Instant::now() + time;
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| self.shared.be_a_client_until(until));
+            }
+        });
+    }
+
+    fn heal_some(&mut self, family: Family, replica: Option<u64>) {
+        let is_it = |of: &super::Active| {
+            of.fault.family() == family
+                && replica.is_none_or(|replica| of.fault.replicas().contains(&replica))
+        };
+        while let Some(at) = self.active.iter().position(is_it) {
+            let active = self.active.remove(at);
+            self.heal(active);
+        }
+    }
+
+    /// Does nothing for so long, or until the main phase is over.
+    fn rest(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.shared.is_over() && Instant::now() < until {
+            std::thread::sleep(TURN.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    /// Waits until a replica has taken a checkpoint a moment ago, if it takes any.
+    fn await_checkpoint(&self, replica: ReplicaId) {
+        let snapshot = || {
+            let round = runtime::probe_of(self.testbed, &[replica]);
+            round.health(replica).and_then(|health| health.snapshot_lsn)
+        };
+        let (began, before) = (Instant::now(), snapshot());
+        while began.elapsed() < CHECKPOINT_COMES && !self.shared.is_over() && snapshot() == before {
+            std::thread::sleep(CHECKPOINT_LOOK);
+        }
+    }
+
+    /// Reads a sample of everything at a replica, whatever it takes itself for.
+    pub(super) fn read_at(&self, replica: ReplicaId) {
+        self.read_sample(replica, SAMPLE);
+    }
+
+    /// Reads a few things there.
+    pub(super) fn read_a_few_at(&self, replica: ReplicaId) {
+        self.read_sample(replica, [4, 0, 4]);
+    }
+
+    fn read_sample(&self, replica: ReplicaId, [resources, oldest, newest]: [usize; 3]) {
+        let (requests, is_primary) = {
+            let state = self.shared.lock();
+            (state.generator.readings().requests, state.generator.primary() == replica.0)
+        };
+        let (leases, known): (Vec<Request>, Vec<Request>) =
+            requests.into_iter().partition(|request| matches!(request, Request::GetLease { .. }));
+        let is_sampled = |at: usize| at < oldest || at + newest >= leases.len();
+        let leases = leases.iter().enumerate().filter(|(at, _)| is_sampled(*at)).map(|(_, lease)| lease);
+        let sample: Vec<Request> = known.iter().rev().take(resources).chain(leases).cloned().collect();
+        let queue = Mutex::new(sample.into_iter());
+        std::thread::scope(|scope| {
+            for _ in 0..READERS {
+                scope.spawn(|| {
+                    while let Some(request) = queue.lock().ok().and_then(|mut queue| queue.next()) {
+                        let intent = match (&request, is_primary) {
+                            (Request::GetLease { .. }, true) => Intent::ReadLease,
+                            (Request::GetLease { .. }, false) => Intent::ReadLeaseOldPrimary,
+                            (_, true) => Intent::ReadResource,
+                            (_, false) => Intent::ReadResourceOldPrimary,
+                        };
+                        let step = Step { request, replica: replica.0, intent };
+                        self.shared.ask_within(&step, READ_PATIENCE);
+                    }
+                });
+            }
+        });
+    }
+}
