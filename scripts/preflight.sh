@@ -5,7 +5,8 @@
 #
 #   preflight.sh [folder of recordings]      also compares the release with recordings, if a folder is named
 #
-# The release is built and tried while the tests, which mostly wait, are played; what it said comes after them.
+# Everything is built once. What waits, tests above all, is played beside what keeps a processor busy; what was said meanwhile
+# comes afterwards, step by step. The table at the end says when each step began and how many seconds it took.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recordings=${1:-}
@@ -14,24 +15,27 @@ recordings=${1:-}
 unset ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE ALLOCDB_LOG ALLOCDB_PLANTED_FAULT RUST_LOG
 
 began=$SECONDS
-step() {
-    printf '\n== %s (at %ss)\n' "$*" "$((SECONDS - began))"
-}
-
 out=$(mktemp -d)
-release=
+: >"$out/times"
+jobs=()
+# The command under way in this shell or in that of a job, so that it ends in its own order when that is told to end.
+child=
+
 leave() {
     status=$?
     trap - EXIT
-    [ -z "$release" ] || { kill -TERM "$release" 2>/dev/null && wait "$release" || true; }
+    for job in ${jobs[@]+"${jobs[@]}"}; do kill -TERM "$job" 2>/dev/null || true; done
+    for job in ${jobs[@]+"${jobs[@]}"}; do wait "$job" 2>/dev/null || true; done
     rm -rf "$out"
     exit "$status"
 }
+interrupted() {
+    [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; } || true
+    exit 130
+}
 trap leave EXIT
-trap 'exit 130' INT TERM HUP
+trap interrupted INT TERM HUP
 
-# Runs a command so that a signal to this shell ends it in its own order.
-child=
 run_child() {
     local done=0
     "$@" &
@@ -41,51 +45,106 @@ run_child() {
     return "$done"
 }
 
-try_release() {
-    trap - EXIT
-    trap '[ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; }; exit 130' INT TERM HUP
-    step "the release binary, as in the README"
-    run_child nice cargo build --quiet --locked --release || return 1
-    run_child target/release/allocdb-jepsen hunt-local --output-root "$out/artifacts" --time-limit 30 ||
-        [ $? -eq 2 ] || return 1 # Beside all the rest it may not come to everything; it says so, and what.
-    ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE=1 run_child target/release/allocdb-jepsen run-local \
-        --run-id reservation_contention-crash-restart --output-root "$out/artifacts" || return 1
-
-    step "runs on virtual machines"
-    if lacking=$(scripts/live.sh --check); then
-        run_child scripts/live.sh --binary target/release/allocdb-jepsen || return 1
-    else
-        echo "skipped: $lacking"
-    fi
-
-    if [ -n "$recordings" ]; then
-        step "recordings"
-        run_child nice scripts/check-recordings.sh "$recordings" || return 1
-    fi
-    step "the release has been tried"
+# Carries out a step: its title above what it says, and its time in the table at the end. What takes time in a function is a
+# child of it.
+step() { # title command or function...
+    local title=$1 at=$((SECONDS - began)) done=0
+    shift
+    printf '\n== %s (at %ss)\n' "$title" "$at"
+    if declare -F "$1" >/dev/null; then "$@" || done=$?; else run_child "$@" || done=$?; fi
+    printf '%6s %8s  %s\n' "$at" "$((SECONDS - began - at))" "$title" >>"$out/times"
+    return "$done"
 }
 
-step "formatting"
-cargo fmt --all --check
+# Begins a job, a function with steps of its own, whose output is kept for later.
+begin() { # name
+    (
+        jobs=() child=
+        trap 'for job in ${jobs[@]+"${jobs[@]}"}; do kill -TERM "$job" 2>/dev/null || true; wait "$job" 2>/dev/null || true; done' EXIT
+        trap interrupted INT TERM HUP
+        "$1"
+    ) >"$out/$1" 2>&1 &
+    jobs+=($!)
+}
 
-try_release >"$out/release" 2>&1 &
+# Waits for a job and tells what it said.
+end() { # name job
+    local done=0
+    wait "$2" || done=$?
+    cat "$out/$1"
+    return "$done"
+}
+
+try_release() {
+    # Beside all the rest a hunt may not come to everything; it says so, and what.
+    run_child target/release/allocdb-jepsen hunt-local --output-root "$out/artifacts" --time-limit 30 ||
+        [ $? -eq 2 ] || return 1
+    ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE=1 run_child target/release/allocdb-jepsen run-local \
+        --run-id reservation_contention-crash-restart --output-root "$out/artifacts"
+}
+
+release() {
+    step "build of the release" cargo build --quiet --locked --release || return 1
+    touch "$out/release-is-built"
+    begin machines
+    local machines=$! done=0
+    step "the release binary, as in the README" try_release || done=1
+    end machines "$machines" || done=1
+    return "$done"
+}
+
+# The comparison is built with the tests; what it compares is the release.
+compare() {
+    while [ ! -e "$out/release-is-built" ]; do
+        kill -0 "$release" 2>/dev/null || { echo "nothing is compared with recordings: there is no release" && return 1; }
+        sleep 1
+    done
+    step "recordings" target/debug/examples/check_recordings --program target/release/allocdb-jepsen "$recordings"
+}
+
+machines() {
+    if lacking=$(scripts/live.sh --check); then
+        step "runs on virtual machines" scripts/live.sh --binary target/release/allocdb-jepsen
+    else
+        printf '\n== runs on virtual machines\nskipped: %s\n' "$lacking"
+    fi
+}
+
+lints() {
+    step "lints" nice cargo clippy --quiet --locked --all-targets --all-features -- -D warnings || return 1
+    RUSTDOCFLAGS="-D warnings" step "documentation" nice cargo doc --quiet --locked --no-deps --lib --all-features
+}
+
+play_tests() {
+    local done=0 shows
+    scripts/tests.sh >"$out/tests" 2>&1 &
+    child=$!
+    tail -n +1 -f --pid="$child" "$out/tests" &
+    shows=$!
+    wait "$child" || done=$?
+    child=
+    wait "$shows" || true
+    return "$done"
+}
+
+step "formatting" cargo fmt --all --check
+begin release
 release=$!
-
-step "lints"
-cargo clippy --locked --all-targets --all-features -- -D warnings
-
-step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib --all-features
-
-step "tests"
+step "build of the tests" cargo test --quiet --locked --all-features --no-run
+begin lints
+lints=$! compare=
+if [ -n "$recordings" ]; then
+    begin compare
+    compare=$!
+fi
 status=0
-scripts/tests.sh | tee "$out/tests" || status=1
+step "tests" play_tests || status=1
+end lints "$lints" || status=1
+end release "$release" || status=1
+[ -z "$compare" ] || end compare "$compare" || status=1
 
-step "waiting for the release"
-wait "$release" || status=1
-release=
-cat "$out/release"
-
+printf '\n began  seconds  step\n'
+sort -n "$out/times"
 if [ "$status" -eq 0 ]; then
     printf '\npreflight passed in %ss\n' "$((SECONDS - began))"
 else

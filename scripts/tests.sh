@@ -56,8 +56,12 @@ side_by_side() {
 
 status=0 sum='no test was run'
 if [ "${1:-}" != --plain ] && cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --all-features --no-fail-fast --status-level slow --final-status-level slow 2>&1 |
-        tee "$out/nextest" || status=1
+    cargo nextest run --locked --all-features --no-fail-fast --status-level slow --final-status-level slow \
+        >"$out/nextest" 2>&1 &
+    played=$!
+    tail -n +1 -f --pid="$played" "$out/nextest" &
+    wait "$played" || status=1
+    wait
     sum=$(grep -E '^ *Summary \[' "$out/nextest" || echo "$sum")
 else
     side_by_side || status=1
