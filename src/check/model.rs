@@ -72,7 +72,7 @@ pub trait Model: Clone {
         None
     }
 
-    /// Whether `later`, a repetition of `first`, would still find its record, had `first` been executed.
+    /// Whether `later`, a repetition of `first`, would still find its record, were `first` executed in the present state.
     fn outlives(&self, _first: &Self::Command, _later: &Self::Command) -> bool {
         true
     }

@@ -149,6 +149,17 @@ impl LeaseModel {
         answer
     }
 
+    /// Whether a command executed now would be remembered: not if it changes nothing at all, and not in a full table.
+    fn leaves_record(&self, command: &Command) -> bool {
+        let most = self.limits.max_operations;
+        // Records that are due are forgotten first.
+        let is_full = || {
+            let forgotten = self.remembered.partition_point(|(until, _)| *until < command.slot);
+            (self.operations.len() - forgotten) as u64 >= most
+        };
+        !self.overflows(command) && ((self.operations.len() as u64) < most || !is_full())
+    }
+
     /// Whether the last lease of a resource that is remembered to have ended did so at its deadline.
     fn last_expired(&self, resource: ResourceId) -> bool {
         let ended = self.leases.values().filter(|view| view.members.contains(&resource));
@@ -568,7 +579,8 @@ impl Model for LeaseModel {
     }
 
     fn outlives(&self, first: &Command, later: &Command) -> bool {
-        later.slot.0 <= first.slot.0.saturating_add(self.limits.operation_window())
+        let is_in_time = later.slot.0 <= first.slot.0.saturating_add(self.limits.operation_window());
+        is_in_time && self.leaves_record(first)
     }
 
     fn admits(&self, command: &Command) -> bool {

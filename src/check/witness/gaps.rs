@@ -24,7 +24,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
         if self.open.iter().take_while(|(index, _)| *index < latest).any(|(_, open)| may_tell(open)) {
             return false;
         }
-        let mut candidates = self.candidates(latest);
+        // Of more than one it is not certain which it is, however many there are.
+        let mut candidates = self.candidates(latest, 2);
         match (candidates.len(), candidates.pop()) {
             (1, Some(entry)) => {
                 self.place_unknown(place, entry);
@@ -95,8 +96,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
         (!is_taken).then_some(command)
     }
 
-    /// Lost commands and sweeps that can stand at the next place, asked for before the event `latest`, the earliest first.
-    pub(super) fn candidates(&self, latest: u64) -> Vec<Entry<M>> {
+    /// Lost commands and sweeps that can stand at the next place, asked for before the event `latest`, the earliest first, and
+    /// `most` of them at most.
+    pub(super) fn candidates(&self, latest: u64, most: usize) -> Vec<Entry<M>> {
         let mut found: Vec<Entry<M>> = Vec::new();
         for (index, lost) in self.lost.range(..latest) {
             let Some(command) = self.standing(lost) else { continue };
@@ -113,6 +115,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 completed: None,
                 floor: lost.floor,
             });
+            if found.len() >= most {
+                break;
+            }
         }
         found
     }

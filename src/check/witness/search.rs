@@ -197,7 +197,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         if depth == 0 {
             *budget = 0;
         }
-        for entry in self.candidates(self.latest()) {
+        for entry in self.candidates(self.latest(), usize::MAX) {
             if *budget == 0 {
                 return None;
             }
