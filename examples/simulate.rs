@@ -22,19 +22,22 @@ struct Options {
     count: u64,
     threads: Option<usize>,
     is_traced: bool,
+    history_file: Option<std::path::PathBuf>,
     planted: Option<PlantedFault>,
     word: Option<String>,
 }
 
 const HELP: &str = "\
 usage: simulate [--seeds <count>] [--from <seed>] [--threads <count>] [--trace] [--plant <defect>]
-       simulate --seed <seed> [--trace] [--plant <defect>]
+       simulate --seed <seed> [--trace] [--history-file <path>] [--plant <defect>]
 
   --seeds <count>   play so many seeds [default: 2000]
   --from <seed>     the first of them [default: 0]
   --seed <seed>     play this one alone
   --threads <count> play on so many threads [default: as many as there are processors]
   --trace           tell what happens in the first seed, and play no other
+  --history-file <path>
+                    write what clients saw in the first seed, as `allocdb-jepsen check` reads it, and play no other
   --plant <defect>  misbehave; needs a build with the feature `planted-faults`
   --help, -h        print this
 
@@ -68,6 +71,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> 
                 options.threads = Some(threads.ok_or(problem)?);
             }
             "--trace" => options.is_traced = true,
+            "--history-file" => options.history_file = Some(value()?.into()),
             "--help" | "-h" => return Ok(Wanted::Help),
             "--plant" => {
                 let word = value()?;
@@ -76,7 +80,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> 
                 options.word = Some(word);
             }
             _ => {
-                let known = "--seeds, --from, --seed, --threads, --trace, --plant or --help";
+                let known = "--seeds, --from, --seed, --threads, --trace, --history-file, --plant or --help";
                 return Err(format!("unknown argument `{argument}`: expected {known}"));
             }
         }
@@ -109,7 +113,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let is_clean = if options.is_traced { trace(&options) } else { sweep(&options) };
+    let is_one = options.is_traced || options.history_file.is_some();
+    let is_clean = if is_one { trace(&options) } else { sweep(&options) };
     if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -123,8 +128,16 @@ fn print(text: &str) {
 /// Plays one seed and tells what happens in it. Returns whether nothing was violated.
 fn trace(options: &Options) -> bool {
     set_up(options);
-    let (trace, result) = simulation::run_traced(options.first);
-    trace.iter().for_each(|line| print(&format!("{line}\n")));
+    let simulation::Traced { lines, history, result } = simulation::run_traced(options.first);
+    if options.is_traced {
+        lines.iter().for_each(|line| print(&format!("{line}\n")));
+    }
+    if let Some(path) = &options.history_file
+        && let Err(error) = std::fs::write(path, history)
+    {
+        eprintln!("failed to write {}: {error}", path.display());
+        return false;
+    }
     match &result {
         Ok(totals) => print(&format!("{totals:?}\n")),
         Err(violation) => print(&format!("{violation}\n")),
@@ -162,7 +175,7 @@ mod tests {
     fn help_is_printed_whatever_else_is_asked_for() {
         assert!(matches!(wanted(&["--help"]), Ok(Wanted::Help)));
         assert!(matches!(wanted(&["--seeds", "3", "-h"]), Ok(Wanted::Help)));
-        for known in ["--seeds", "--from", "--seed", "--threads", "--trace", "--plant"] {
+        for known in ["--seeds", "--from", "--seed", "--threads", "--trace", "--history-file", "--plant"] {
             assert!(HELP.contains(known), "{known}");
         }
     }
@@ -178,7 +191,7 @@ mod tests {
             (&["--plant", "nothing"], "--plant: there is no defect `nothing`"),
             (
                 &["seeds"],
-                "unknown argument `seeds`: expected --seeds, --from, --seed, --threads, --trace, --plant or --help",
+                "unknown argument `seeds`: expected --seeds, --from, --seed, --threads, --trace, --history-file, --plant or --help",
             ),
         ] {
             assert_eq!(wanted(words).err().as_deref(), Some(problem));

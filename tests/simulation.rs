@@ -116,6 +116,31 @@ mod planted {
         assert_eq!(simulation::run(*seed).err(), None, "{word}, seed {seed}");
     }
 
+    /// What no replica does that is simulated: its process goes on for as long as nobody ends it.
+    const OF_PROCESSES: [&str; 3] = ["replica-ends", "replica-faults", "replica-hangs"];
+
+    /// Those that have a test of their own.
+    const BY_THEMSELVES: [&str; 10] = [
+        "commit-before-quorum",
+        "acknowledge-before-durable",
+        "fail-over-by-commit",
+        "old-primary-serves",
+        "retries-lost-in-recovery",
+        "slot-unbounded",
+        "retry-definite",
+        "read-without-lease",
+        "backup-diverges",
+        "snapshot-one-short",
+    ];
+
+    #[test]
+    fn every_other_defect_is_found_too() {
+        let others = PlantedFault::ALL.iter().map(|(word, _)| *word);
+        others
+            .filter(|word| !OF_PROCESSES.contains(word) && !BY_THEMSELVES.contains(word))
+            .for_each(is_found);
+    }
+
     #[test]
     fn a_commit_before_quorum_is_found() {
         is_found("commit-before-quorum");

@@ -1,7 +1,7 @@
 //! What clients ask, and what they make of the answers. A client has one request under way; an answer that says nothing
 //! about a write makes it ask again, sometimes, with the very same bytes.
 
-use super::process::{Inbound, MAX_SLOT_ADVANCE};
+use super::process::{Inbound, MAX_SLOT_ADVANCE, allocator_config};
 use super::world::{At, CLIENTS, COUNT, Happening, World};
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{ClientCommand, Command, Outcome, ResultCode};
@@ -29,6 +29,9 @@ const FIRST_SLOT: u64 = 2 * MAX_SLOT_ADVANCE;
 /// Slots of a clock that is wrong. The last is the greatest at which a command of these clients fits.
 const WRONG_SLOTS: [u64; 3] = [1 << 53, 1 << 63, u64::MAX - 32];
 
+/// Longest lease that is given, in slots.
+const MOST_TTL: u64 = allocator_config().max_ttl_slots;
+
 /// Resources that commands name; a few more than there can be.
 const RESOURCES: u128 = 12;
 
@@ -53,16 +56,6 @@ pub(super) struct Denial {
     pub(super) committed: Option<Lsn>,
 }
 
-/// A read that was answered.
-pub(super) struct ReadOp {
-    pub(super) request: Request,
-    /// The state has to include this: it was acknowledged before the read began.
-    pub(super) from: Option<Lsn>,
-    /// Nothing after this can have been seen.
-    pub(super) to: Option<Lsn>,
-    pub(super) seen: Response,
-}
-
 /// A tick that was answered.
 pub(super) struct TickOp {
     pub(super) processed: u32,
@@ -79,15 +72,9 @@ enum Asked {
 pub(super) struct Client {
     target: At,
     attempt: u64,
-    under_way: Option<UnderWay>,
+    under_way: Option<Asked>,
     /// A write that may or may not have been executed, to be asked for again.
     again: Option<usize>,
-}
-
-struct UnderWay {
-    asked: Asked,
-    request: Request,
-    acknowledged: Option<Lsn>,
 }
 
 /// A reservation that a client was told about.
@@ -120,11 +107,11 @@ impl World {
             self.writes[write].attempts += 1;
         }
         let attempt = self.next_number();
-        let acknowledged = self.record.acknowledged;
         let to = self.clients[client].target;
         self.trace(|| format!("client {client} asks {}: {attempt} {request:?}", to + 1));
         self.clients[client].attempt = attempt;
-        self.clients[client].under_way = Some(UnderWay { asked, request: request.clone(), acknowledged });
+        self.clients[client].under_way = Some(asked);
+        self.history.invoke(client, self.now, to, &request);
         self.schedule(ANSWER_LIMIT, Happening::ClientGivesUp { client, attempt });
         if let Some(delay) = self.network.delay(CLIENTS, to, &mut self.rng) {
             let inbound = Inbound::Client { client, attempt, request };
@@ -239,10 +226,52 @@ impl World {
             17..=18 => Command::Revoke { reservation: self.known().reservation },
             _ => Command::Reclaim { reservation: self.known().reservation },
         };
+        let command = if self.makes_mistakes() { self.mistaken(command) } else { command };
         // Now and then an operation id that was used before, most likely for something else.
         let used = self.writes.len() as u128;
         let operation = if used > 0 && self.rng.u8(..30) == 0 { self.rng.u128(..used) } else { used } + 1_000;
         encode_client(&ClientCommand { operation: OperationId(operation), client: ClientId(7), command })
+    }
+
+    /// Whether a client asks for something that nobody should be given. In every other seed they never do.
+    fn makes_mistakes(&mut self) -> bool {
+        self.seed % 2 == 1 && self.rng.u8(..4) == 0
+    }
+
+    /// The same command with something wrong in it, where there is something that can be.
+    fn mistaken(&mut self, command: Command) -> Command {
+        let kind = self.rng.u8(..4);
+        let ttl = [0, MOST_TTL, MOST_TTL + 1][self.rng.usize(..3)];
+        let other = |holder: HolderId| HolderId(holder.0 % 3 + 1);
+        let epoch =
+            |LeaseEpoch(epoch)| LeaseEpoch(if kind == 0 { epoch.saturating_sub(1) } else { epoch + 1 });
+        match command {
+            Command::Reserve { resource, holder, .. } => {
+                Command::Reserve { resource, holder, ttl_slots: ttl }
+            }
+            Command::ReserveBundle { mut resources, holder, ttl_slots } => {
+                if kind < 2 {
+                    resources.push(resources[0]);
+                }
+                Command::ReserveBundle {
+                    resources,
+                    holder,
+                    ttl_slots: if kind < 2 { ttl_slots } else { ttl },
+                }
+            }
+            Command::Confirm { reservation, holder, epoch: right } => match kind {
+                0 | 1 => Command::Confirm { reservation, holder, epoch: epoch(right) },
+                _ => Command::Confirm { reservation, holder: other(holder), epoch: right },
+            },
+            Command::Release { reservation, holder, epoch: right } => match kind {
+                0 | 1 => Command::Release { reservation, holder, epoch: epoch(right) },
+                _ => Command::Release { reservation, holder: other(holder), epoch: right },
+            },
+            Command::Revoke { reservation } => {
+                Command::Revoke { reservation: ReservationId(reservation.0 + 1_000) }
+            }
+            other => other,
+        }
     }
 
     /// An answer reaches a client, or the client has waited long enough for one.
@@ -250,7 +279,10 @@ impl World {
         if self.clients[client].attempt != attempt {
             return;
         }
-        let Some(under_way) = self.clients[client].under_way.take() else { return };
+        let Some(asked) = self.clients[client].under_way.take() else { return };
+        if let Err(nonsense) = self.history.complete(client, self.now, reply.as_ref()) {
+            self.violated(format!("client {client} was answered what is no answer: {nonsense}"));
+        }
         let is_refused = match &reply {
             Some(ClientReply::Text(words)) => words == text::ISOLATED || words.starts_with("not primary"),
             _ => false,
@@ -259,7 +291,7 @@ impl World {
             // Perhaps somebody else is primary.
             self.clients[client].target = self.rng.usize(..COUNT);
         }
-        match (under_way.asked.clone(), reply) {
+        match (asked, reply) {
             (Asked::Write(write), Some(ClientReply::Response(Response::Submit(response)))) => {
                 self.write_answered(client, write, response);
             }
@@ -279,11 +311,7 @@ impl World {
                     Response::GetResource(ResourceResponse::EngineHalted),
                     Response::GetLease(LeaseResponse::EngineHalted),
                 ];
-                if !halted.contains(&seen) {
-                    let (request, from) = (under_way.request, under_way.acknowledged);
-                    let to = self.record.newest();
-                    self.record.reads.push(ReadOp { request, from, to, seen });
-                }
+                self.record.reads += u64::from(!halted.contains(&seen));
             }
             _ => {}
         }

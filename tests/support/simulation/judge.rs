@@ -1,12 +1,16 @@
 //! Everything that was seen, held against one log: what replicas have committed has to be one sequence of commands, and
 //! every answer has to be what that sequence says.
 
-use super::clients::{Denial, Known, ReadOp, TickOp};
-use super::process::{LoggedEntry, READ_LEASE, allocator_config, id_of};
+use super::clients::{Denial, Known, TickOp};
+use super::history::command_of;
+use super::process::{LoggedEntry, READ_LEASE, allocator_config, id_of, setup_of};
 use super::world::{At, COUNT, World};
+use allocdb_node::allocator::PayloadKind;
 use allocdb_node::allocator::payload::decode_client;
-use allocdb_node::allocator::{self, Allocator, Outcome, PayloadKind, ReservationLookup, ResultCode};
-use allocdb_node::api::{LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse};
+use allocdb_node::api::{LeaseResponse, ResourceResponse, Response, SubmitResponse, TickResponse};
+use allocdb_node::client::lease::{Code, Limits};
+use allocdb_node::client::model::LeaseModel;
+use allocdb_node::client::state::of_replica;
 use allocdb_node::ids::{Lsn, Slot, View};
 use allocdb_node::replica::node::ClientReply;
 use allocdb_node::replica::{Replica, Role};
@@ -29,7 +33,8 @@ pub(super) struct Record {
     pub(super) acks: u64,
     pub(super) acks_in_calm: u64,
     pub(super) known: Vec<Known>,
-    pub(super) reads: Vec<ReadOp>,
+    /// Reads that were answered.
+    pub(super) reads: u64,
     lag: Lag,
     pub(super) ticks: Vec<TickOp>,
     pub(super) batches: u64,
@@ -53,10 +58,10 @@ struct Lag {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    kind: PayloadKind,
-    slot: Slot,
-    payload: Vec<u8>,
+pub(super) struct Entry {
+    pub(super) kind: PayloadKind,
+    pub(super) slot: Slot,
+    pub(super) payload: Vec<u8>,
 }
 
 /// What a seed came to, when nothing was violated.
@@ -220,7 +225,7 @@ impl World {
             events,
             commands: self.record.entries.len() as u64,
             acknowledged: self.record.acks,
-            reads: self.record.reads.len() as u64,
+            reads: self.record.reads,
             failovers: u64::from(self.operator.failovers),
             rejoins: u64::from(self.operator.rejoins),
             starts: self.lives,
@@ -245,37 +250,47 @@ impl World {
         }
     }
 
-    fn replay(&self) -> Result<(), String> {
-        let mut state = Allocator::new(allocator_config()).map_err(|error| error.to_string())?;
-        let mut outcomes: BTreeMap<Lsn, Outcome> = BTreeMap::new();
-        let mut reads: Vec<&ReadOp> = self.record.reads.iter().collect();
-        settle_reads(&mut reads, &state, None)?;
+    fn replay(&mut self) -> Result<(), String> {
+        let mut model = LeaseModel::new(limits());
+        let mut codes: BTreeMap<Lsn, Code> = BTreeMap::new();
         for (place, (lsn, entry)) in self.record.entries.iter().enumerate() {
             if lsn.0 != place as u64 + 1 {
                 return Err(format!("LSN {} was never committed, LSN {lsn} was", place + 1));
             }
-            let outcome = apply(&mut state, *lsn, entry)?;
-            outcomes.insert(*lsn, outcome);
-            settle_reads(&mut reads, &state, Some(*lsn))?;
+            let command = command_of(*lsn, entry)?;
+            codes.insert(*lsn, model.execute(*lsn, &command, &mut Vec::new()).code);
+            self.history.logged(self.now, *lsn, &command)?;
         }
-        if let Some(read) = reads.first() {
-            return Err(format!("a read was answered with what never was: {}", described(read)));
-        }
-        state.check_invariants().map_err(|error| format!("invariants: {error}"))?;
-        self.check_writes(&outcomes)?;
+        self.check_writes(&codes)?;
         self.check_ticks()?;
-        self.check_replicas(&state)
+        for at in 0..COUNT {
+            let process = self.machines[at].process.as_ref();
+            let Some(engine) = process.and_then(|process| process.node.replica().engine()) else {
+                return Err(format!("replica {} does not run", id_of(at)));
+            };
+            let state = engine.allocator();
+            state
+                .check_invariants()
+                .map_err(|error| format!("replica {}: invariants: {error}", id_of(at)))?;
+            let snapshot = state.snapshot();
+            let applied = snapshot.last_applied_lsn.map_or(0, Lsn::get);
+            if applied != self.record.entries.len() as u64 {
+                return Err(format!("replica {} has applied everything through {applied} only", id_of(at)));
+            }
+            self.history.state(self.now, id_of(at).0, applied, &of_replica(&snapshot))?;
+        }
+        self.history.finish()
     }
 
-    /// Every write that was acknowledged is in the log where it was said to be, with the outcome that was told. One that was
-    /// refused for good is not in it.
-    fn check_writes(&self, outcomes: &BTreeMap<Lsn, Outcome>) -> Result<(), String> {
+    /// Every write that was acknowledged is in the log where it was said to be. One that was refused for good is not in it. What
+    /// each came to is the history's to judge.
+    fn check_writes(&self, codes: &BTreeMap<Lsn, Code>) -> Result<(), String> {
         let logged: HashSet<(Slot, &[u8])> =
             self.record.entries.values().map(|entry| (entry.slot, entry.payload.as_slice())).collect();
         let had_effect = |lsn: &Lsn| {
-            outcomes.get(lsn).is_some_and(|outcome| {
-                !matches!(outcome.code, ResultCode::OperationTableFull | ResultCode::OperationConflict)
-            })
+            codes
+                .get(lsn)
+                .is_some_and(|code| !matches!(code, Code::OperationTableFull | Code::OperationConflict))
         };
         // The first time that each was executed.
         let mut executed: HashMap<(Slot, &[u8]), Lsn> = HashMap::new();
@@ -295,13 +310,6 @@ impl World {
                 let operation = |payload: &[u8]| decode_client(payload).map(|client| client.operation).ok();
                 if operation(&entry.payload) != operation(&write.payload) {
                     return Err(format!("acknowledged, but something else was logged: {told}, {entry:?}"));
-                }
-                let is_it = entry.payload == write.payload;
-                if is_it && outcomes.get(&committed.lsn) != Some(&committed.outcome) {
-                    return Err(format!(
-                        "acknowledged as {told}, but it came to {:?}",
-                        outcomes.get(&committed.lsn)
-                    ));
                 }
             }
             let key = (write.slot, write.payload.as_slice());
@@ -335,77 +343,21 @@ impl World {
         }
         Ok(())
     }
-
-    /// All replicas have come to the state that the log says.
-    fn check_replicas(&self, state: &Allocator) -> Result<(), String> {
-        let expected = state.snapshot();
-        for at in 0..COUNT {
-            let process = self.machines[at].process.as_ref();
-            let Some(engine) = process.and_then(|process| process.node.replica().engine()) else {
-                return Err(format!("replica {} does not run", id_of(at)));
-            };
-            if engine.allocator().snapshot() != expected {
-                return Err(format!(
-                    "replica {} has come to another state than the log says: {:?} instead of {expected:?}",
-                    at + 1,
-                    engine.allocator().snapshot()
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
-fn apply(state: &mut Allocator, lsn: Lsn, entry: &Entry) -> Result<Outcome, String> {
-    let entry = allocator::Entry::decode(lsn, entry.slot, entry.kind, &entry.payload)
-        .map_err(|error| format!("LSN {lsn}: {error}"))?;
-    state.apply(&entry).map_err(|error| error.to_string())
-}
-
-/// Takes out the reads that are right as of this state. One that can no longer be right is a violation.
-fn settle_reads(reads: &mut Vec<&ReadOp>, state: &Allocator, now: Option<Lsn>) -> Result<(), String> {
-    reads.retain(|read| !(read.from <= now && now <= read.to && is_right(read, state, now)));
-    match reads.iter().find(|read| read.to <= now) {
-        Some(read) => Err(format!("a read was stale or saw what never was: {}", described(read))),
-        None => Ok(()),
-    }
-}
-
-fn described(read: &ReadOp) -> String {
-    format!("{:?} between {:?} and {:?} saw {:?}", read.request, read.from, read.to, read.seen)
-}
-
-/// LSN 0 stands in front of everything.
-fn has_reached(required: Option<Lsn>, now: Option<Lsn>) -> bool {
-    required.is_none_or(|required| required.0 == 0 || Some(required) <= now)
-}
-
-/// Whether a read could be answered like this in this state.
-fn is_right(read: &ReadOp, state: &Allocator, now: Option<Lsn>) -> bool {
-    match (&read.request, &read.seen) {
-        (Request::GetResource { required, resource }, Response::GetResource(seen)) => match seen {
-            ResourceResponse::FenceNotApplied { required_lsn, last_applied_lsn } => {
-                Some(*required_lsn) == *required && *last_applied_lsn == now && !has_reached(*required, now)
-            }
-            ResourceResponse::Found(view) => {
-                has_reached(*required, now) && state.resource(*resource) == Some(*view)
-            }
-            ResourceResponse::NotFound => has_reached(*required, now) && state.resource(*resource).is_none(),
-            ResourceResponse::EngineHalted => false,
-        },
-        (Request::GetLease { required, slot, lease }, Response::GetLease(seen)) => {
-            if let LeaseResponse::FenceNotApplied { required_lsn, last_applied_lsn } = seen {
-                return Some(*required_lsn) == *required
-                    && *last_applied_lsn == now
-                    && !has_reached(*required, now);
-            }
-            let expected = match state.reservation(*lease, *slot) {
-                ReservationLookup::Found(view) => LeaseResponse::Found(view.into()),
-                ReservationLookup::Retired => LeaseResponse::Retired,
-                ReservationLookup::NotFound => LeaseResponse::NotFound,
-            };
-            has_reached(*required, now) && *seen == expected
-        }
-        _ => false,
+/// The limits of every seed's cluster, as the model knows them.
+pub(super) fn limits() -> Limits {
+    let core = allocator_config();
+    Limits {
+        shard: core.shard_id,
+        max_resources: core.max_resources.into(),
+        max_reservations: core.max_reservations.into(),
+        max_bundle_size: core.max_bundle_size.into(),
+        max_operations: core.max_operations.into(),
+        max_ttl_slots: core.max_ttl_slots,
+        max_client_retry_window_slots: core.max_client_retry_window_slots,
+        reservation_history_window_slots: core.reservation_history_window_slots,
+        max_expiration_bucket_len: core.max_expiration_bucket_len.into(),
+        max_expirations_per_tick: setup_of(0).engine.max_expirations_per_tick.into(),
     }
 }

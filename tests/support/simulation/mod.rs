@@ -4,6 +4,7 @@
 //! - `world`: time, the network, and what happens next. `process`: one replica's process.
 //! - `clients`: what clients ask, and what they make of the answers. `operator`: failover and rejoin by the harness's rules.
 //! - `nemesis`: what goes wrong, until it ends and the cluster has to serve again.
+//! - `history`: what clients saw, for the model and the checker that judge hunts.
 //! - `judge`: everything that was seen, held against one log.
 //! - [`disk`]: a disk that loses and tears what was not flushed.
 
@@ -11,6 +12,7 @@
 
 mod clients;
 pub mod disk;
+mod history;
 mod judge;
 mod nemesis;
 mod operator;
@@ -27,16 +29,22 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// # Errors
 /// What was violated, and when.
 pub fn run(seed: u64) -> Result<Totals, String> {
-    world::World::new(seed, false).run().map_err(|(_, violation)| violation)
+    world::World::new(seed, false).run()
 }
 
-/// Plays one seed and returns, besides how it ended, what happened in it, one line each.
-pub fn run_traced(seed: u64) -> (Vec<String>, Result<Totals, String>) {
-    let world = world::World::new(seed, true);
-    match world.run() {
-        Ok(totals) => (Vec::new(), Ok(totals)),
-        Err((trace, violation)) => (trace, Err(violation)),
-    }
+/// A seed that was played, with all that happened in it.
+pub struct Traced {
+    /// What happened, one line each.
+    pub lines: Vec<String>,
+    /// What clients saw, and in the end the log and the replicas' states: a history as `allocdb-jepsen check` reads it.
+    pub history: Vec<u8>,
+    /// How it ended.
+    pub result: Result<Totals, String>,
+}
+
+/// Plays one seed and tells what happens in it.
+pub fn run_traced(seed: u64) -> Traced {
+    world::World::new(seed, true).run_traced()
 }
 
 /// What many seeds came to.

@@ -97,7 +97,7 @@ pub(super) fn paths_of(at: At) -> ReplicaPaths {
 }
 
 /// Small enough that tables fill, windows pass and queues overflow within a few seconds.
-pub(super) fn allocator_config() -> AllocatorConfig {
+pub(super) const fn allocator_config() -> AllocatorConfig {
     AllocatorConfig {
         shard_id: ShardId(0),
         max_resources: 10,

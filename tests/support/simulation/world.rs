@@ -1,8 +1,10 @@
 //! Time, the network, and what happens next.
 
+use super::Traced;
 use super::clients::{Client, WriteOp};
 use super::disk::SimDisk;
-use super::judge::{Record, Totals};
+use super::history::History;
+use super::judge::{Record, Totals, limits};
 use super::nemesis::Nemesis;
 use super::operator::Operator;
 use super::process::{Inbound, Machine};
@@ -143,6 +145,7 @@ pub(super) struct World {
     pub(super) operator: Operator,
     pub(super) nemesis: Nemesis,
     pub(super) record: Record,
+    pub(super) history: History,
     violation: Option<String>,
     traced: Option<Vec<String>>,
 }
@@ -176,13 +179,24 @@ impl World {
             operator: Operator::default(),
             nemesis,
             record: Record::default(),
+            history: History::new(limits(), seed, is_traced),
             violation: None,
             traced: is_traced.then(Vec::new),
         }
     }
 
     /// Plays the seed.
-    pub(super) fn run(mut self) -> Result<Totals, (Vec<String>, String)> {
+    pub(super) fn run(mut self) -> Result<Totals, String> {
+        self.play()
+    }
+
+    /// Plays the seed, and returns besides how it ended what happened in it.
+    pub(super) fn run_traced(mut self) -> Traced {
+        let result = self.play();
+        Traced { lines: self.traced.take().unwrap_or_default(), history: self.history.take_lines(), result }
+    }
+
+    fn play(&mut self) -> Result<Totals, String> {
         (0..COUNT).for_each(|at| self.start(at, true));
         self.set_up_clients();
         self.schedule(0, Happening::Nemesis);
@@ -207,10 +221,7 @@ impl World {
         }
         match self.violation.take() {
             None => Ok(self.totals(happened)),
-            Some(violation) => Err((
-                self.traced.take().unwrap_or_default(),
-                format!("seed {} at {} us: {violation}", self.seed, self.now),
-            )),
+            Some(violation) => Err(format!("seed {} at {} us: {violation}", self.seed, self.now)),
         }
     }
 
