@@ -271,7 +271,7 @@ fn the_second_signal_ends_everything_at_once() {
 #[test]
 fn a_hunt_that_is_killed_takes_its_replicas_along_and_leaves_a_history() {
     let root = tempfile::tempdir().unwrap();
-    let hunted = Hunted::start(root.path(), &["--time-limit", "3600"]);
+    let hunted = Hunted::start(root.path(), &["--time-limit", "3600", "--nemesis", "none"]);
     hunted.until_asked(300);
     assert_eq!(replica_processes(root.path()).len(), 3);
     let view = || run(jepsen(&["watch-local", "--output-root"]).arg(root.path())).stdout;

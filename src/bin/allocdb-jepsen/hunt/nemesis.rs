@@ -338,6 +338,26 @@ impl<'a> Nemesis<'a> {
         }
     }
 
+    /// Tells of replicas that do not trust their files, which an operator would bring back without a word. None of the faults of hunts
+    /// allows that.
+    fn tell_faulted(&mut self) {
+        for sighting in &runtime::probe_of(self.testbed, &self.standing()).0 {
+            if let Ok(health) = &sighting.answer
+                && !health.is_active
+                && self.failed.insert(sighting.replica.0)
+            {
+                let reason = health.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
+                self.fail(sighting.replica.0, &format!("it is faulted: {reason}"));
+            }
+        }
+    }
+
+    /// Replicas that nothing is done to which would keep them from answering.
+    fn standing(&self) -> Vec<ReplicaId> {
+        let unreachable = self.unreachable();
+        REPLICAS.into_iter().filter(|replica| !unreachable.contains(&replica.0)).collect()
+    }
+
     /// Tells that a replica failed by itself. Where a disk is full nobody knows whether it would have.
     fn fail(&self, replica: u64, reason: &str) {
         log::error!("replica {replica}: {reason}");

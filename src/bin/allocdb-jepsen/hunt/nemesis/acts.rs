@@ -40,6 +40,8 @@ const READERS: usize = 8;
 impl Nemesis<'_> {
     /// Plays a pattern from its beginning to its end, on a cluster in which nothing else is broken. False if it could not begin.
     pub(super) fn play(&mut self, pattern: Pattern, schedule: &mut Schedule) -> bool {
+        // Whoever failed by itself is told of before anything is done that would bring it in place.
+        self.look();
         for active in std::mem::take(&mut self.active) {
             self.heal(active);
         }

@@ -171,6 +171,7 @@ impl Nemesis<'_> {
 
     /// Brings everybody in place as an operator does after a failover, which leaves the old primary down.
     pub(super) fn converge(&mut self) {
+        self.tell_faulted();
         if let Err(error) = cluster::ensure_ready(&self.actions) {
             log::warn!("after a failover: {error:#}");
         }
