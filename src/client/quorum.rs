@@ -22,7 +22,7 @@ const READ_SLACK: u64 = 50_000_000;
 
 /// The value of `no-majority`; what else it says is for people.
 #[derive(Debug, Deserialize)]
-struct Lonely {
+struct NoMajority {
     primary: u64,
 }
 
@@ -75,8 +75,9 @@ impl Quorum {
             self.span = None;
         }
         if f == NO_MAJORITY {
-            let Lonely { primary } = serde_json::from_str(value.ok_or("`value`: expected, found nothing")?)
-                .map_err(|error| format!("`value`: {error}"))?;
+            let NoMajority { primary } =
+                serde_json::from_str(value.ok_or("`value`: expected, found nothing")?)
+                    .map_err(|error| format!("`value`: {error}"))?;
             self.span = Some(Span { primary, index: stamp.index, since: stamp.time, committed });
         }
         Ok(())

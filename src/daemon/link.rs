@@ -44,7 +44,7 @@ impl Link {
         let mut speaker = Speaker {
             introduction: layout.cluster_id.map(|cluster| Introduction { cluster, sender: own.id }),
             peer: peer.clone(),
-            manner: Manner::Unknown,
+            form: MessageForm::Unknown,
             is_kin: false,
             patience: Patience::new(layout.peer_exchange_limit()),
             source: Source::new(own.protocol_addr.ip()),
@@ -68,7 +68,7 @@ impl Link {
 
 /// How a peer is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
+enum MessageForm {
     /// It has not been there to be asked. Messages have an introduction, if there is one to be made: then nobody but the peer
     /// can take them for its own.
     Unknown,
@@ -82,7 +82,7 @@ enum Manner {
 struct Speaker {
     introduction: Option<Introduction>,
     peer: ReplicaLayout,
-    manner: Manner,
+    form: MessageForm,
     /// The peer is of this implementation, as far as it was asked.
     is_kin: bool,
     patience: Patience,
@@ -91,13 +91,13 @@ struct Speaker {
 
 impl Speaker {
     fn exchange(&mut self, request: &PeerRequest) -> Result<Ack, PeerFailure> {
-        if self.manner == Manner::Unknown {
+        if self.form == MessageForm::Unknown {
             self.find_out()?;
         }
-        let takes_claims = match self.manner {
-            Manner::Introduced => true,
-            Manner::Plain => self.is_kin,
-            Manner::Unknown => false,
+        let takes_claims = match self.form {
+            MessageForm::Introduced => true,
+            MessageForm::Plain => self.is_kin,
+            MessageForm::Unknown => false,
         };
         if request.is_claim() && !takes_claims {
             // Who is not known to be of this implementation is not bothered with what others do not know.
@@ -105,21 +105,21 @@ impl Speaker {
         }
         let plain = encode_request(request);
         let fits = INTRODUCTION_LEN + plain.len() <= MAX_MESSAGE_BYTES;
-        if let Some(introduction) = self.introduction.filter(|_| self.manner != Manner::Plain && fits) {
+        if let Some(introduction) = self.introduction.filter(|_| self.form != MessageForm::Plain && fits) {
             let answer = self.answered(&encode_introduced(&introduction, request));
             match &answer {
-                Ok(_) => self.manner = Manner::Introduced,
+                Ok(_) => self.form = MessageForm::Introduced,
                 Err(PeerFailure::Refused(words)) if is_of_another_cluster(words) => {
-                    self.manner = Manner::Unknown;
+                    self.form = MessageForm::Unknown;
                     return Err(PeerFailure::Unreachable(format!(
                         "another cluster answers on {}: {words}",
                         self.peer.protocol_addr
                     )));
                 }
                 Err(PeerFailure::Refused(words)) if words.contains(&unknown_tag(INTRODUCTION_TAG)) => {
-                    self.manner = Manner::Unknown;
+                    self.form = MessageForm::Unknown;
                     self.find_out()?;
-                    if self.manner != Manner::Plain {
+                    if self.form != MessageForm::Plain {
                         return Err(PeerFailure::Unreachable(format!(
                             "who answers on {} does not say who it is: {words}",
                             self.peer.protocol_addr
@@ -139,12 +139,12 @@ impl Speaker {
         let answer = self.answered(request);
         match &answer {
             Ok(_) => {}
-            Err(PeerFailure::Unreachable(_)) => self.manner = Manner::Unknown,
+            Err(PeerFailure::Unreachable(_)) => self.form = MessageForm::Unknown,
             Err(PeerFailure::Refused(words)) => {
-                self.manner = Manner::Unknown;
+                self.form = MessageForm::Unknown;
                 self.find_out()?;
                 // That there is a higher view ends a primary.
-                if self.manner == Manner::Unknown && tells_a_view(words) {
+                if self.form == MessageForm::Unknown && tells_a_view(words) {
                     return Err(PeerFailure::Unreachable(format!(
                         "who refuses on {} does not say who it is: {words}",
                         self.peer.protocol_addr
@@ -167,10 +167,10 @@ impl Speaker {
     fn find_out(&mut self) -> Result<(), PeerFailure> {
         let answer = identity::ask(self.introduction.map(|own| own.cluster), &self.peer);
         self.is_kin = matches!(answer, Answer::Peer { is_kin: true, .. });
-        self.manner = match answer {
-            Answer::Peer { introduces: true, .. } => Manner::Introduced,
-            Answer::Peer { introduces: false, .. } => Manner::Plain,
-            Answer::Absent | Answer::Silent(_) => Manner::Unknown,
+        self.form = match answer {
+            Answer::Peer { introduces: true, .. } => MessageForm::Introduced,
+            Answer::Peer { introduces: false, .. } => MessageForm::Plain,
+            Answer::Absent | Answer::Silent(_) => MessageForm::Unknown,
             Answer::Foreign(words) => return Err(PeerFailure::Unreachable(words)),
         };
         Ok(())
@@ -270,11 +270,11 @@ mod tests {
         );
         let digest = StateDigest(1);
         let claim = PeerRequest::Claim(StateClaim { view: View(1), lsn: Lsn(1), agreeing: 1, digest });
-        let asked = |manner, is_kin| {
+        let asked = |form, is_kin| {
             let mut speaker = Speaker {
                 introduction: None,
                 peer: layout.replicas[1].clone(),
-                manner,
+                form,
                 is_kin,
                 patience: Patience::new(LONGEST),
                 source: Source::new(of(0).ip()),
@@ -282,10 +282,10 @@ mod tests {
             speaker.exchange(&claim)
         };
         let unknown = "failed to decode protocol request: invalid protocol request tag 134";
-        for manner in [Manner::Plain, Manner::Unknown] {
-            assert_eq!(asked(manner, false), Err(PeerFailure::Refused(unknown.to_owned())));
+        for form in [MessageForm::Plain, MessageForm::Unknown] {
+            assert_eq!(asked(form, false), Err(PeerFailure::Refused(unknown.to_owned())));
         }
-        assert!(matches!(asked(Manner::Plain, true), Err(PeerFailure::Unreachable(_))));
+        assert!(matches!(asked(MessageForm::Plain, true), Err(PeerFailure::Unreachable(_))));
     }
 
     #[test]

@@ -107,7 +107,7 @@ enum Phase {
     Writing {
         reply: Vec<u8>,
         at: usize,
-        then: Then,
+        then: AfterReply,
     },
     Draining {
         left: usize,
@@ -117,7 +117,7 @@ enum Phase {
 
 /// What follows a reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum AfterReply {
     Close,
     /// The request was not read to its end.
     Drain,
@@ -224,7 +224,7 @@ impl Network {
                 }
             }
             while let Ok((request, reply)) = self.replies.try_recv() {
-                self.reply(Token(request as usize), reply, Then::Close);
+                self.reply(Token(request as usize), reply, AfterReply::Close);
             }
             if swept.elapsed() >= SWEEP {
                 self.sweep();
@@ -268,7 +268,7 @@ impl Network {
             Connection { stream, port, from, phase, request: Vec::new(), opened: now, heard: now };
         self.connections.insert(token, connection);
         if port != Port::Control && self.isolation.is_isolated() {
-            self.reply(token, text::error_reply(text::ISOLATED), Then::Drain);
+            self.reply(token, text::error_reply(text::ISOLATED), AfterReply::Drain);
         } else {
             self.progress(token);
         }
@@ -336,7 +336,7 @@ impl Network {
                     if too_long {
                         let limit = port.max_request_bytes();
                         let message = format!("{} request exceeds max size {limit} bytes", port.word());
-                        self.reply(token, text::error_reply(&message), Then::Drain);
+                        self.reply(token, text::error_reply(&message), AfterReply::Drain);
                         return true;
                     }
                     self.bound_buffers(token);
@@ -381,7 +381,7 @@ impl Network {
         } else {
             text::error_reply(text::OVERLOADED)
         };
-        self.reply(token, reply, Then::Drain);
+        self.reply(token, reply, AfterReply::Drain);
     }
 
     /// Takes a request that has been read to its end.
@@ -395,7 +395,7 @@ impl Network {
                 let to = connection.stream.local_addr().ok().map(|addr| addr.ip());
                 let asker = control::Asker::new(from, to, &self.own, self.control_guest);
                 let answer = control::answer(&request, asker, &self.own, self.cluster, &self.status);
-                let then = if answer.stop { Then::Stop } else { Then::Close };
+                let then = if answer.stop { AfterReply::Stop } else { AfterReply::Close };
                 Err((answer.reply, then))
             }
             Port::Client => client_event(token, &request),
@@ -426,7 +426,7 @@ impl Network {
         let waiting = self.waiting[port as usize];
         let overload = overload(waiting.count, port);
         let Event::Client { request, .. } = event else {
-            return self.reply(token, text::error_reply(text::OVERLOADED), Then::Close);
+            return self.reply(token, text::error_reply(text::OVERLOADED), AfterReply::Close);
         };
         let response = match request {
             api::Request::Submit { slot, payload } => match Attempt::of(*slot, payload) {
@@ -441,9 +441,9 @@ impl Network {
                 Some(_) => api::Response::submit_unknown(overload),
             },
             api::Request::TickExpirations { .. } => api::Response::tick_rejected(overload),
-            _ => return self.reply(token, text::error_reply(text::OVERLOADED), Then::Close),
+            _ => return self.reply(token, text::error_reply(text::OVERLOADED), AfterReply::Close),
         };
-        self.reply(token, api::encode_response(&response), Then::Close);
+        self.reply(token, api::encode_response(&response), AfterReply::Close);
     }
 
     /// From here on a request of so many bytes waits for its answer.
@@ -497,7 +497,7 @@ impl Network {
         status.role == Role::Primary && request.view() > status.view
     }
 
-    fn reply(&mut self, token: Token, reply: Vec<u8>, then: Then) {
+    fn reply(&mut self, token: Token, reply: Vec<u8>, then: AfterReply) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         if let Phase::Waiting { bytes } = connection.phase {
             self.waiting[connection.port as usize].end(bytes);
@@ -523,7 +523,7 @@ impl Network {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     let then = *then;
-                    if then == Then::Stop {
+                    if then == AfterReply::Stop {
                         let _ = self.events.send(Event::Stop);
                     }
                     self.close(token);
@@ -533,18 +533,18 @@ impl Network {
         }
     }
 
-    fn after_reply(&mut self, token: Token, then: Then) -> bool {
+    fn after_reply(&mut self, token: Token, then: AfterReply) -> bool {
         let Some(connection) = self.connections.get_mut(&token) else { return false };
         // If this fails the other side is gone already.
         let _ = connection.stream.shutdown(Shutdown::Write);
-        if then == Then::Drain {
+        if then == AfterReply::Drain {
             connection.phase = Phase::Draining { left: DRAIN_BYTES, until: Instant::now() + DRAIN_LIMIT };
             self.buffered = self.buffered.saturating_sub(connection.request.capacity());
             connection.request = Vec::new();
             return true;
         }
         self.close(token);
-        if then == Then::Stop {
+        if then == AfterReply::Stop {
             let _ = self.events.send(Event::Stop);
         }
         false
@@ -592,7 +592,7 @@ impl Network {
             let Some(connection) = self.connections.get(&token) else { continue };
             let timed_out = io::Error::from(rustix::io::Errno::AGAIN);
             let message = format!("failed to read {} request: {timed_out}", connection.port.word());
-            self.reply(token, text::error_reply(&message), Then::Drain);
+            self.reply(token, text::error_reply(&message), AfterReply::Drain);
         }
     }
 }
@@ -633,10 +633,10 @@ fn overload(waiting: usize, port: Port) -> Rejection {
     Rejection::Overloaded { queue_depth: waiting.min(capacity) as u32, queue_capacity: capacity as u32 }
 }
 
-type Answer = Result<Event, (Vec<u8>, Then)>;
+type Answer = Result<Event, (Vec<u8>, AfterReply)>;
 
-fn refused(message: &str) -> (Vec<u8>, Then) {
-    (text::error_reply(message), Then::Close)
+fn refused(message: &str) -> (Vec<u8>, AfterReply) {
+    (text::error_reply(message), AfterReply::Close)
 }
 
 fn client_event(token: Token, request: &[u8]) -> Answer {

@@ -23,15 +23,15 @@ use std::time::{Duration, Instant};
 /// every time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A testbed in the operator's hands.
-struct Hands<'a, 'b> {
+/// What the operator does to a testbed, step by step.
+struct OperatorControl<'a, 'b> {
     actions: &'a Actions<'b>,
     began: Instant,
     staged: BTreeMap<ReplicaId, Staging>,
     decided: &'a mut dyn FnMut(&Decision),
 }
 
-impl Hands<'_, '_> {
+impl OperatorControl<'_, '_> {
     fn keep(&mut self, replica: ReplicaId, staging: Staging) -> StagedReplica {
         let staged = staging.staged().clone();
         self.staged.insert(replica, staging);
@@ -39,7 +39,7 @@ impl Hands<'_, '_> {
     }
 }
 
-impl Control for Hands<'_, '_> {
+impl Control for OperatorControl<'_, '_> {
     type Error = Error;
 
     fn name(&self) -> &str {
@@ -111,15 +111,16 @@ pub(crate) fn carry_out<O: Operation>(
     mut operation: O,
     decided: &mut dyn FnMut(&Decision),
 ) -> Result<O::Output> {
-    drive(actions, decided, |hands| operation.step(hands))
+    drive(actions, decided, |control| operation.step(control))
 }
 
 /// Begins an operation and gives it up after so many of its calls, as an operator does who is interrupted; it may end before.
 pub(crate) fn begin<O: Operation>(actions: &Actions<'_>, mut operation: O, calls: u64) -> Result<()> {
-    let mut hands = Hands { actions, began: Instant::now(), staged: BTreeMap::new(), decided: &mut |_| {} };
+    let mut control =
+        OperatorControl { actions, began: Instant::now(), staged: BTreeMap::new(), decided: &mut |_| {} };
     for _ in 0..calls {
         actions.interrupt.check()?;
-        match operation.step(&mut hands) {
+        match operation.step(&mut control) {
             Ok(Step::After(pause)) => actions.interrupt.pause(pause)?,
             Ok(Step::Done(_)) => break,
             Err(failure) => return Err(anyhow!("{failure}")),
@@ -131,12 +132,12 @@ pub(crate) fn begin<O: Operation>(actions: &Actions<'_>, mut operation: O, calls
 fn drive<T>(
     actions: &Actions<'_>,
     decided: &mut dyn FnMut(&Decision),
-    mut step: impl FnMut(&mut Hands<'_, '_>) -> Result<Step<T>, Failure<Error>>,
+    mut step: impl FnMut(&mut OperatorControl<'_, '_>) -> Result<Step<T>, Failure<Error>>,
 ) -> Result<T> {
-    let mut hands = Hands { actions, began: Instant::now(), staged: BTreeMap::new(), decided };
+    let mut control = OperatorControl { actions, began: Instant::now(), staged: BTreeMap::new(), decided };
     loop {
         actions.interrupt.check()?;
-        match step(&mut hands) {
+        match step(&mut control) {
             Ok(Step::Done(output)) => return Ok(output),
             Ok(Step::After(pause)) if pause.is_zero() => {}
             Ok(Step::After(pause)) => actions.interrupt.pause(pause)?,
@@ -152,7 +153,7 @@ fn wait_for(
     fits: impl Fn(&Round, &Member, Duration) -> bool,
 ) -> Result<Member> {
     let mut waiting = Waiting::for_what(awaited);
-    drive(actions, &mut |_| {}, |hands| waiting.step(hands, &fits))
+    drive(actions, &mut |_| {}, |control| waiting.step(control, &fits))
 }
 
 /// Waits for the primary that serves.

@@ -77,21 +77,21 @@ impl Exchanges {
         request: &[u8],
         patience: Patience<'_>,
     ) -> Result<(Vec<u8>, Duration)> {
-        let mut talk = self.begin(session, addr, request, patience).map_err(|failure| failure.error)?;
-        let round_trip = talk.work.held.round_trip();
-        let closing = patience.within(talk.work.held.with_way(CLOSING));
-        let heard_out = talk.hear_out(patience);
-        let is_finished = heard_out.is_ok() && talk.work.wait_until_closed(closing).is_ok();
+        let mut exchange = self.begin(session, addr, request, patience).map_err(|failure| failure.error)?;
+        let round_trip = exchange.work.held.round_trip();
+        let closing = patience.within(exchange.work.held.with_way(CLOSING));
+        let heard_out = exchange.hear_out(patience);
+        let is_finished = heard_out.is_ok() && exchange.work.wait_until_closed(closing).is_ok();
         if is_finished {
-            let reply = talk.reply();
-            session.set_aside(talk.work);
+            let reply = exchange.reply();
+            session.set_aside(exchange.work);
             return Ok((reply?, round_trip));
         }
         // What is under way on a channel that does not close is not known any more.
-        if talk.work.close(patience.within(talk.work.held.with_way(CLOSING))).is_err() {
-            session.give_up(&talk.work);
+        if exchange.work.close(patience.within(exchange.work.held.with_way(CLOSING))).is_err() {
+            session.give_up(&exchange.work);
         }
-        Ok((heard_out.and_then(|()| talk.reply())?, round_trip))
+        Ok((heard_out.and_then(|()| exchange.reply())?, round_trip))
     }
 
     fn begin<'a>(
@@ -100,13 +100,13 @@ impl Exchanges {
         addr: SocketAddr,
         request: &'a [u8],
         patience: Patience<'_>,
-    ) -> Result<Talk<'a>, Failure> {
+    ) -> Result<Exchange<'a>, Failure> {
         let (host, port) = (addr.ip().to_string(), addr.port());
         let goes_by_relay = [&self.way_is_slow, &self.forwarding_is_forbidden];
         if !goes_by_relay.into_iter().any(|found| found.load(Ordering::Relaxed)) {
             let open = |session: &Session| session.channel_direct_tcpip(&host, port, None);
             match session.open_channel(patience, open) {
-                Ok(work) => return Ok(Talk::new(work, request, false)),
+                Ok(work) => return Ok(Exchange::new(work, request, false)),
                 Err(failure) if is_forbidden(&failure) => self.note_that_it_is_forbidden(session),
                 Err(failure) if failure.trouble == Trouble::Refused => {
                     return Err(match self.explanation(session, addr, patience) {
@@ -126,7 +126,7 @@ impl Exchanges {
         addr: SocketAddr,
         request: &'a [u8],
         patience: Patience<'_>,
-    ) -> Result<Talk<'a>, Failure> {
+    ) -> Result<Exchange<'a>, Failure> {
         let mut work = session.open_command(patience)?;
         let marker = work.held.greets().then(Marker::new);
         let mut line = relay_line(addr);
@@ -137,7 +137,7 @@ impl Exchanges {
             line = marker.before(&line);
         }
         work.until(patience.within(ANSWER), |channel| channel.exec(&line))?;
-        Ok(Talk { marker, ..Talk::new(work, request, true) })
+        Ok(Exchange { marker, ..Exchange::new(work, request, true) })
     }
 
     /// Why the control guest cannot connect to an address. The server knows, but libssh2 does not pass it on; a relay says it.
@@ -152,12 +152,13 @@ impl Exchanges {
             return Some(why);
         }
         let patience = patience.within(EXPLAINING);
-        let mut talk = self.begin_relayed(session, addr, &[], patience).ok()?;
-        let heard_out = talk.hear_out(patience).map(|()| talk.work.wait_until_closed(patience).is_ok());
-        let why = reason_in(&String::from_utf8_lossy(&talk.complaint));
+        let mut exchange = self.begin_relayed(session, addr, &[], patience).ok()?;
+        let heard_out =
+            exchange.hear_out(patience).map(|()| exchange.work.wait_until_closed(patience).is_ok());
+        let why = reason_in(&String::from_utf8_lossy(&exchange.complaint));
         match heard_out {
-            Ok(true) => session.set_aside(talk.work),
-            _ if talk.work.close(session.patience(CLOSING)).is_err() => session.give_up(&talk.work),
+            Ok(true) => session.set_aside(exchange.work),
+            _ if exchange.work.close(session.patience(CLOSING)).is_err() => session.give_up(&exchange.work),
             _ => {}
         }
         let why = why?;
@@ -240,7 +241,7 @@ fn relay_line(addr: SocketAddr) -> String {
 }
 
 /// One request under way.
-struct Talk<'a> {
+struct Exchange<'a> {
     work: Work,
     is_relayed: bool,
     /// Where the reply begins, if not at the beginning.
@@ -252,7 +253,7 @@ struct Talk<'a> {
     heard_at: Instant,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> Exchange<'a> {
     fn new(work: Work, request: &'a [u8], is_relayed: bool) -> Self {
         Self {
             work,

@@ -55,7 +55,7 @@ struct Lane {
     /// What the files told last, and when.
     told: Option<(Result<FilesReport>, Instant)>,
     /// When the run said something new, as far as it was seen.
-    word: Option<Word>,
+    report: Option<LastReport>,
     testbed: TestbedState,
     /// What each replica said last, and when.
     heard: [Option<(Replica, Instant)>; REPLICAS.len()],
@@ -64,17 +64,17 @@ struct Lane {
 /// What a run has said last, by its own account of the time, and how long it has said nothing else. The system's clock counts only
 /// for what was there before anybody looked: it may be set meanwhile, and the run's clock does not follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Word {
+struct LastReport {
     updated_at_millis: u64,
     seen: Instant,
     /// How old it was when it was seen.
     age: Duration,
 }
 
-impl Word {
+impl LastReport {
     fn next(before: Option<Self>, updated_at_millis: u64, seen: Instant, now_millis: u64) -> Self {
         match before {
-            Some(word) if word.updated_at_millis == updated_at_millis => word,
+            Some(report) if report.updated_at_millis == updated_at_millis => report,
             Some(_) => Self { updated_at_millis, seen, age: Duration::ZERO },
             None => {
                 let age = Duration::from_millis(now_millis.saturating_sub(updated_at_millis));
@@ -128,7 +128,7 @@ impl Lanes {
                 files,
                 replicas,
                 told: None,
-                word: None,
+                report: None,
                 testbed: TestbedState::Tried,
                 heard,
             });
@@ -210,7 +210,7 @@ impl Lane {
                 let told = told.map(|told| *told);
                 let updated = told.as_ref().ok().and_then(FilesReport::updated_at_millis);
                 if let Some(updated) = updated {
-                    self.word = Some(Word::next(self.word, updated, now, now_millis()));
+                    self.report = Some(LastReport::next(self.report, updated, now, now_millis()));
                 }
                 self.told = Some((told, now));
             }
@@ -281,7 +281,7 @@ impl Lane {
                 hunt: told.hunt.clone(),
                 events: told.events.clone(),
                 age: at.elapsed(),
-                quiet: self.word.map(Word::quiet).unwrap_or_default(),
+                quiet: self.report.map(LastReport::quiet).unwrap_or_default(),
                 ..self.named()
             },
             Some((Err(error), _)) => {
@@ -334,13 +334,13 @@ mod tests {
     #[test]
     fn how_long_a_run_says_nothing_is_not_told_by_the_systems_clock() {
         let seen = Instant::now();
-        let first = Word::next(None, 1_000_000, seen, 1_003_000);
+        let first = LastReport::next(None, 1_000_000, seen, 1_003_000);
         assert_eq!(first.age, Duration::from_secs(3));
-        // Whatever the clock is set to, the same word is as old as it is.
+        // Whatever the clock is set to, the same report is as old as it is.
         for now_millis in [0, 1_003_000, 90_000_000] {
-            assert_eq!(Word::next(Some(first), 1_000_000, seen, now_millis), first);
-            assert_eq!(Word::next(Some(first), 1_000_500, seen, now_millis).age, Duration::ZERO);
+            assert_eq!(LastReport::next(Some(first), 1_000_000, seen, now_millis), first);
+            assert_eq!(LastReport::next(Some(first), 1_000_500, seen, now_millis).age, Duration::ZERO);
         }
-        assert_eq!(Word::next(None, 1_000_000, seen, 0).age, Duration::ZERO);
+        assert_eq!(LastReport::next(None, 1_000_000, seen, 0).age, Duration::ZERO);
     }
 }
