@@ -216,8 +216,8 @@ impl PlantedFault {
             "that this request is not executed is true; what a client concludes about an earlier one is not in the history",
         ),
         (
-            PlantedFault::OldViewAccepted,
-            "an old primary's next LSN fits no longer once the new one has committed anything, and the new one tells it of its view",
+            PlantedFault::FailOverWithoutWait,
+            "an old primary that clients reach hears of the new view from the replicas in it at once; only a cut of single links keeps it from that",
         ),
         (
             PlantedFault::WatermarkLostInRecovery,

@@ -59,7 +59,7 @@ pub const PATTERNS: &[PatternRow] = &[
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// The first holds less than the second and than the primary has committed, and has committed as much as the second: the choice
-    /// between the two counts.
+    /// between the two counts. Failing that, the primary has committed what both have only promised.
     Apart,
     /// The primary holds several entries that neither of them holds.
     Ahead,
@@ -91,6 +91,8 @@ pub enum Act {
     ReleaseClients(Option<u64>),
     /// So many writes are asked for at the primary, by strangers who are refused.
     Write(usize),
+    /// The same, each of them several times.
+    Insist(usize),
     /// A sample of everything is read at that replica.
     ReadAt(u64),
     /// Everybody is brought in place.
@@ -142,6 +144,7 @@ fn majority_away(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
     let victims = if rng.one_in(2) { vec![primary] } else { vec![primary, one, other] };
     vec![
         kill(&others),
+        Act::Insist(4),
         wait(rng, 1_700, 2_400),
         Act::Heal(Kill, None),
         wait(rng, 200, 600),
@@ -166,7 +169,7 @@ fn primary_lost(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
         kill(&others),
         Act::Heal(Pause, None),
     ];
-    if rng.one_in(2) {
+    if !rng.one_in(4) {
         // What they promised has to outlive a start of their own, too.
         acts.extend([Act::Heal(Kill, None), wait(rng, 50, 200)]);
     }

@@ -275,7 +275,10 @@ impl<'a> Nemesis<'a> {
             .filter(|replica| !unreachable.contains(replica))
             .collect();
         if let ([alone], None) = (&left[..], self.alone) {
-            std::thread::sleep(CUT_OFF_SEEN);
+            // Whoever has ended or stands still acknowledges nothing from then on.
+            if self.active.iter().any(|active| matches!(active.fault, Fault::Isolate { .. })) {
+                std::thread::sleep(CUT_OFF_SEEN);
+            }
             self.alone = Some(*alone);
             self.tell(Kind::Info, "no-majority", None, json!({ "primary": alone }));
         }

@@ -31,6 +31,9 @@ const READ_PATIENCE: Duration = Duration::from_millis(400);
 /// Resources, oldest leases and newest leases in a sample.
 const SAMPLE: [usize; 3] = [16, 8, 24];
 
+/// Attempts of somebody who insists.
+const INSISTS: usize = 3;
+
 /// Processes that work where the others wait.
 const WORKERS: usize = 4;
 
@@ -100,10 +103,8 @@ impl Nemesis<'_> {
                 }
                 self.shared.hold(false);
             }
-            Act::Write(times) => {
-                let steps = self.shared.lock().generator.strangers(times);
-                steps.iter().for_each(|step| drop(self.shared.ask_within(step, READ_PATIENCE)));
-            }
+            Act::Write(times) => self.write(times, 1),
+            Act::Insist(times) => self.write(times, INSISTS),
             Act::ReadAt(replica) => self.read_at(ReplicaId(replica)),
             Act::Converge => self.converge(),
         }
@@ -118,7 +119,10 @@ impl Nemesis<'_> {
                 self.inject(Fault::Pause { replica, heal_after: Millis(10_000) });
             }
             self.is_told_later = false;
-            if self.is_moment(moment, first, second) || attempt == PAUSES || self.shared.is_over() {
+            // What is wanted most is tried for first.
+            let is_strict = attempt <= PAUSES / 2;
+            if self.is_moment(moment, is_strict, first, second) || attempt == PAUSES || self.shared.is_over()
+            {
                 break;
             }
             self.heal_some(Family::Pause, None);
@@ -127,7 +131,7 @@ impl Nemesis<'_> {
         self.tell_if_alone();
     }
 
-    fn is_moment(&self, moment: Moment, first: u64, second: u64) -> bool {
+    fn is_moment(&self, moment: Moment, is_strict: bool, first: u64, second: u64) -> bool {
         let primary = self.primary();
         // What was on its way to a disk is there, whatever the process does.
         let holds = |replica| cluster::files_of(&self.actions, ReplicaId(replica));
@@ -138,12 +142,26 @@ impl Nemesis<'_> {
                     let round = runtime::probe_of(self.testbed, &[primary]);
                     round.health(primary).and_then(|health| health.commit_lsn)
                 };
-                one.prefix < other.prefix && one.commit_lsn >= other.commit_lsn && commit() > one.prefix
+                let is_apart = one.prefix < other.prefix && one.commit_lsn >= other.commit_lsn;
+                match is_strict {
+                    true => is_apart && commit() > one.prefix,
+                    false => commit() > one.commit_lsn.max(other.commit_lsn),
+                }
             }
             Moment::Ahead => holds(primary.0).is_ok_and(|holds| {
                 let beyond = |prefix: Option<Lsn>| prefix.map_or(0, Lsn::get);
                 beyond(holds.prefix) > beyond(one.prefix.max(other.prefix)) + 1
             }),
+        }
+    }
+
+    /// Strangers ask for so many writes, each of them so often.
+    fn write(&self, times: usize, attempts: usize) {
+        let steps = self.shared.lock().generator.strangers(times);
+        // Clients may have looked elsewhere.
+        let replica = self.primary().0;
+        for step in steps.into_iter().map(|step| Step { replica, ..step }) {
+            (0..attempts).for_each(|_| drop(self.shared.ask_within(&step, READ_PATIENCE)));
         }
     }
 
