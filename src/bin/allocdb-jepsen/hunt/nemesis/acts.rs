@@ -57,15 +57,16 @@ impl Nemesis<'_> {
         let others: Vec<u64> =
             REPLICAS.into_iter().filter(|replica| *replica != primary).map(|replica| replica.0).collect();
         let [one, other] = others[..] else { return false };
-        for act in schedule.acts(pattern, primary.0, [one, other]) {
-            if self.shared.is_over() || !self.perform(act) {
-                break;
-            }
-        }
+        let mut acts = schedule.acts(pattern, primary.0, [one, other]).into_iter();
+        let is_cut = acts.any(|act| self.shared.is_over() || !self.perform(act));
         self.leader = None;
         self.shared.hold(false);
         for active in std::mem::take(&mut self.active) {
             self.heal(active);
+        }
+        if is_cut {
+            // A failover leaves the old primary down.
+            self.converge();
         }
         true
     }
