@@ -21,7 +21,7 @@ mod table;
 
 use std::io::BufRead;
 
-use super::history::{Event, HistoryError, HistoryReader, Outcome, ServedRole};
+use super::history::{Event, HistoryError, Outcome, ServedRole, for_each_event};
 
 use attempts::Attempts;
 use commits::CommitLog;
@@ -76,17 +76,14 @@ pub fn analyze<'a>(events: impl IntoIterator<Item = &'a Event>) -> Report {
     analyzer.finish()
 }
 
-/// Reads and judges the text of a history.
+/// Reads and judges the text of a history, on every core.
 ///
 /// # Errors
 ///
 /// [`HistoryError`] if the text cannot be read to its end; there is no verdict on part of a history.
 pub fn judge(input: impl BufRead) -> Result<Report, HistoryError> {
-    let mut reader = HistoryReader::new(input);
     let mut analyzer = Analyzer::new();
-    while let Some(event) = reader.next_event()? {
-        analyzer.observe(event);
-    }
+    for_each_event(input, |event| analyzer.observe(event))?;
     Ok(analyzer.finish())
 }
 

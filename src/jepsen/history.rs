@@ -4,6 +4,7 @@
 //! else. [`HistoryWriter`] turns them into text and [`HistoryReader`] turns text back into them; whether the system
 //! behaved is left to [`analysis`](super::analysis).
 
+mod ahead;
 mod decode;
 mod error;
 mod fields;
@@ -21,6 +22,7 @@ use crate::ids::{
 
 use super::words::words;
 
+pub use ahead::for_each_event;
 pub use error::{HistoryError, Problem, UnwritableEvent};
 pub use read::{HistoryReader, MAX_LINE_BYTES, read_history};
 pub use write::{HistoryWriter, event_line, history_text};

@@ -16,6 +16,19 @@ use super::{
 /// a hundred thousand members included, and far below what would endanger the machine.
 pub const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
 
+impl Event {
+    /// One that means nothing, to be overwritten.
+    pub(super) fn nothing() -> Self {
+        Self {
+            sequence: Sequence(0),
+            process: Process::default(),
+            time: UnixMillis(0),
+            operation: Operation::new(OperationKind::Reserve),
+            outcome: Outcome::Ambiguous(AmbiguityReason::Timeout),
+        }
+    }
+}
+
 /// Reads a history, event by event.
 ///
 /// The first problem in the file is the one reported: every event on the lines before it is handed out, the error
@@ -49,14 +62,23 @@ impl<R: BufRead> HistoryReader<R> {
             splitter: Splitter::new(),
             header_seen: false,
             finished: false,
-            event: Event {
-                sequence: Sequence(0),
-                process: Process::default(),
-                time: UnixMillis(0),
-                operation: Operation::new(OperationKind::Reserve),
-                outcome: Outcome::Ambiguous(AmbiguityReason::Timeout),
-            },
+            event: Event::nothing(),
         }
+    }
+
+    /// A reader of a part of a text, whose header may stand before it.
+    pub(super) fn within(input: R, has_header: bool) -> Self {
+        Self { header_seen: has_header, ..Self::new(input) }
+    }
+
+    /// Whether the header has been read, or stands before.
+    pub(super) fn has_header(&self) -> bool {
+        self.header_seen
+    }
+
+    /// Takes the event that was read last, and leaves another for its memory.
+    pub(super) fn swap(&mut self, event: &mut Event) {
+        std::mem::swap(&mut self.event, event);
     }
 
     /// The next event, or `None` at the end of the text. The event lives in the reader and is overwritten by the next
