@@ -208,14 +208,6 @@ impl PlantedFault {
             "only a loss of power loses what was written and not flushed; the simulation has such disks",
         ),
         (
-            PlantedFault::SlotUnbounded,
-            "clients of a hunt share one clock, which never asks for more than one request may move the slot",
-        ),
-        (
-            PlantedFault::RetryDefinite,
-            "that this request is not executed is true; what a client concludes about an earlier one is not in the history",
-        ),
-        (
             PlantedFault::FailOverWithoutWait,
             "an old primary that clients reach hears of the new view from the replicas in it at once; only a cut of single links keeps it from that",
         ),

@@ -712,6 +712,66 @@ fn every_kind_of_wrong_read_has_its_name() {
     }
 }
 
+/// A history in which a reservation was made at LSN 2 by replica 1, and that has gone on to LSN `last` since; then this is sent to a
+/// replica again, and rejected so.
+fn denied(last: u64, replica: u64, request: &str, error: &str) -> String {
+    let mut lines: Vec<String> = [
+        r#"0@1 invoke create_resource {"op":"1","resource":"5","slot":1}"#,
+        r#"0@1 ok create_resource {"lsn":1,"code":"ok"}"#,
+        r#"0@1 invoke reserve {"op":"2","resource":"5","holder":"7","ttl":4,"slot":1}"#,
+        r#"0@1 ok reserve {"lsn":2,"code":"ok","lease":"2","epoch":1,"deadline":5}"#,
+    ]
+    .map(ToOwned::to_owned)
+    .to_vec();
+    for lsn in 3..=last {
+        let request = format!(r#"{{"op":"{}","resource":"5","slot":{lsn}}}"#, lsn + 1_000);
+        lines.push(format!("0@1 invoke create_resource {request}"));
+        lines.push(format!(r#"0@1 ok create_resource {{"lsn":{lsn},"code":"already_exists"}}"#));
+    }
+    lines.push(format!("1@{replica} invoke reserve {request}"));
+    lines.push(format!(r#"1@{replica} fail reserve {{"error":"{error}"}}"#));
+    history(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn what_was_executed_is_not_denied_for_good_by_who_was_there() {
+    let again = r#"{"op":"2","resource":"5","holder":"7","ttl":4,"slot":1}"#;
+    let later = r#"{"op":"2","resource":"5","holder":"7","ttl":4,"slot":2}"#;
+    let rejected = "InvalidRequest(InvalidLayout)";
+    assert_eq!(
+        anomalies(&denied(200, 1, again, rejected)),
+        ["wrong-retry operation_id=2 lsn=2 operations=2,400"]
+    );
+    for right in [
+        // Nothing like this one was executed, whatever was under its id at another time.
+        denied(200, 1, later, rejected),
+        // It may not have been there.
+        denied(200, 2, again, rejected),
+        denied(100, 1, again, rejected),
+        // Only this request was not executed.
+        denied(200, 1, again, "not primary"),
+    ] {
+        assert_eq!(anomalies(&right), [""; 0]);
+    }
+}
+
+#[test]
+fn one_request_does_not_move_the_slot_further_than_it_may() {
+    let with = |slot: u64, bound: &str| {
+        let request = format!(r#"1 invoke create_resource {{"op":"3","resource":"6","slot":{slot}}}"#);
+        let text = leased(&[&request, r#"1 ok create_resource {"lsn":3,"code":"ok"}"#]);
+        anomalies(&text.replacen(r#""read_lease_millis":500,"#, bound, 1))
+    };
+    let bound = r#""read_lease_millis":500,"max_slot_advance":1,"#;
+    assert_eq!(with(2, bound), [""; 0]);
+    assert_eq!(with(3, bound), ["wrong-result operation_id=3 resource=6 lsn=3 operations=4"]);
+    assert_eq!(with(3, r#""read_lease_millis":500,"#), [""; 0]);
+    // The first slot of a clock may be far.
+    let wide = r#""read_lease_millis":500,"max_slot_advance":1000,"#;
+    assert_eq!(with(1 << 52, wide), [""; 0]);
+    assert_eq!(with((1 << 52) + 1, wide).len(), 1);
+}
+
 #[test]
 fn what_took_longer_to_get_its_name_was_found_first() {
     let found = anomalies(&leased(&[

@@ -60,6 +60,11 @@ pub enum Completion<M: Model> {
     },
     /// It was certainly not executed and never will be.
     Fail,
+    /// The same, and nor was any attempt like it before, says somebody who had applied everything through this place.
+    Denied {
+        /// The place.
+        applied: u64,
+    },
     /// It is not known.
     Info,
 }

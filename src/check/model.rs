@@ -102,6 +102,11 @@ pub trait Model: Clone {
         0
     }
 
+    /// A digest of what tells one attempt at a command from others that ask for the same; 0 if nothing does.
+    fn digest_attempt(_command: &Self::Command) -> u32 {
+        0
+    }
+
     /// A digest of an answer; 0 if answers are not told apart by it.
     fn digest_answer(_answer: &Self::Answer) -> u32 {
         0

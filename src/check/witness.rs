@@ -305,6 +305,10 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 self.compare_behind(invoked, floor, required, applied);
             }
             (Call::Command(command), Completion::Fail) => self.fail(&command, invoked),
+            (Call::Command(command), Completion::Denied { applied }) => {
+                self.fail(&command, invoked);
+                self.compare_denied(&command, invoked, floor.0.min(applied));
+            }
             (call @ (Call::Command(_) | Call::Sweep(_)), Completion::Info) => {
                 self.lost.insert(invoked, Open { floor, call });
             }

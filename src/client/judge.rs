@@ -3,20 +3,24 @@
 use super::findings::{Finding, Findings};
 use super::model::LeaseModel;
 use super::quorum::Quorum;
-use super::record::{Fields, Header, Request, parse_command, write_completion};
+use super::record::{Fields, Header, Request, is_rejection, parse_command, write_completion};
 use super::scan;
 use crate::check::hashing::Map;
-use crate::check::{Call, Checker, Gaps, Judgement};
+use crate::check::{Call, Checker, Completion, Gaps, Judgement};
 use crate::history::jsonl::ReadError;
 use crate::history::pairing::{Paired, Processes};
 use crate::history::reader::Reader;
 use crate::history::scan::Brief;
 use crate::history::{Event, Kind, Process, Stamp};
 use crate::ids::Lsn;
+use std::collections::BTreeMap;
 use std::io::BufRead;
 
 /// The word under which entries of an exported log stand in a history: told by the nemesis, after the clients are done.
 pub const LOG: &str = "log";
+
+/// Places that a replica may go on to while a rejection of its is on the way.
+const MEANWHILE: u64 = 128;
 
 /// What a history amounts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct Judge {
     counts: Counts,
     findings: Findings,
     quorum: Quorum,
+    /// The highest place that each replica has told somebody of.
+    told_by: BTreeMap<u64, u64>,
     /// States of replicas that had not applied as much as others, and could not be compared.
     uncompared: Vec<(u64, u64)>,
 }
@@ -65,8 +71,17 @@ impl Judge {
             counts: Counts::default(),
             findings: Findings::default(),
             quorum: Quorum::default(),
+            told_by: BTreeMap::new(),
             uncompared: Vec::new(),
         }
+    }
+
+    /// By how many slots one request may move the last slot. Where it is not known that is not judged.
+    #[must_use]
+    pub fn with_max_slot_advance(mut self, slots: Option<u64>) -> Self {
+        let model = self.checker.model().clone().with_max_slot_advance(slots);
+        self.checker = Checker::new(model, Gaps::Closed);
+        self
     }
 
     /// For how many milliseconds a primary may go on reading once it reaches no other replica. Where it is not known such reads
@@ -118,7 +133,7 @@ impl Judge {
     /// When its process may not do that, or it is no answer to what was asked.
     pub fn ends(&mut self, stamp: &Stamp, f: &str, fields: &Fields<'_>) -> Result<(), String> {
         match self.processes.follow(stamp, f).map_err(|error| error.to_string())? {
-            Paired::Ends { invoked } => self.completed(stamp, invoked, fields),
+            Paired::Ends { invoked, replica } => self.completed(stamp, (invoked, replica), fields),
             Paired::Begins | Paired::Nemesis => Err("expected a completion of a client".to_owned()),
         }
     }
@@ -139,11 +154,11 @@ impl Judge {
                 self.invoked(stamp, request);
                 Ok(())
             }
-            Paired::Ends { invoked } => {
+            Paired::Ends { invoked, replica } => {
                 // What is told of a failure is for people, unless it is a fence.
                 let nothing = Fields::default();
                 let fields = if stamp.kind == Kind::Ok { fields? } else { fields.unwrap_or(&nothing) };
-                self.completed(stamp, invoked, fields)
+                self.completed(stamp, (invoked, replica), fields)
             }
         }
     }
@@ -167,7 +182,12 @@ impl Judge {
         self.checker.invoke(index, call);
     }
 
-    fn completed(&mut self, stamp: &Stamp, invoked: u64, fields: &Fields<'_>) -> Result<(), String> {
+    fn completed(
+        &mut self,
+        stamp: &Stamp,
+        (invoked, replica): (u64, Option<u64>),
+        fields: &Fields<'_>,
+    ) -> Result<(), String> {
         let count = match stamp.kind {
             Kind::Ok => &mut self.counts.ok,
             Kind::Fail => &mut self.counts.fail,
@@ -176,13 +196,36 @@ impl Judge {
         *count += 1;
         let completion = match self.requests.remove(&invoked) {
             Some(request) => request.completion(stamp.kind, fields)?,
-            None => write_completion(stamp.kind, fields)?,
+            None => self.write_completion(stamp.kind, replica, fields)?,
         };
         if let Some(anomaly) = self.quorum.ends(invoked, &completion) {
             self.checker.report(&anomaly);
         }
         self.checker.complete(invoked, stamp.index, completion);
         Ok(())
+    }
+
+    /// What became of a write. A rejection says something of earlier requests too, if it is that of a replica that knows.
+    fn write_completion(
+        &mut self,
+        kind: Kind,
+        replica: Option<u64>,
+        fields: &Fields<'_>,
+    ) -> Result<Completion<LeaseModel>, String> {
+        let completion = write_completion(kind, fields)?;
+        let Some(replica) = replica else { return Ok(completion) };
+        match completion {
+            Completion::At { place, .. } => {
+                let told = self.told_by.entry(replica).or_default();
+                *told = place.max(*told);
+            }
+            Completion::Fail if fields.error.as_deref().is_some_and(is_rejection) => {
+                let told = self.told_by.get(&replica).copied().unwrap_or(0);
+                return Ok(Completion::Denied { applied: told.saturating_sub(MEANWHILE) });
+            }
+            _ => {}
+        }
+        Ok(completion)
     }
 
     fn hear_of_replicas(&mut self, event: &Event) -> Result<(), String> {
@@ -227,11 +270,13 @@ impl Judge {
     }
 }
 
-/// What the header may say of reads.
+/// What the header may say of bounds that not every database has.
 #[derive(serde::Deserialize)]
-struct ReadLease {
+struct Bounds {
     #[serde(default)]
     read_lease_millis: Option<u64>,
+    #[serde(default)]
+    max_slot_advance: Option<u64>,
 }
 
 /// Reads a history and judges it.
@@ -240,14 +285,18 @@ struct ReadLease {
 /// The first line that is no part of such a history.
 pub fn judge(input: impl BufRead) -> Result<Verdict, ReadError> {
     let (header, mut reader) = Reader::new(input)?;
-    let ReadLease { read_lease_millis } = serde_json::from_str(header.text.get()).map_err(|error| {
-        ReadError::Line { line: 1, problem: format!("expected a number of milliseconds: {error}") }
-    })?;
+    let Bounds { read_lease_millis, max_slot_advance } =
+        serde_json::from_str(header.text.get()).map_err(|error| ReadError::Line {
+            line: 1,
+            problem: format!("expected numbers of milliseconds and slots: {error}"),
+        })?;
     let header: Header = serde_json::from_str(header.text.get()).map_err(|error| ReadError::Line {
         line: 1,
         problem: format!("expected the cluster's limits: {error}"),
     })?;
-    let mut judge = Judge::new(header.limits.into()).with_read_lease(read_lease_millis);
+    let mut judge = Judge::new(header.limits.into())
+        .with_max_slot_advance(max_slot_advance)
+        .with_read_lease(read_lease_millis);
     while let Some(heard) = hear_next(&mut judge, &mut reader)? {
         heard.map_err(|problem| ReadError::Line { line: reader.line(), problem })?;
     }

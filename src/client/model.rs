@@ -62,6 +62,19 @@ pub struct LeaseModel {
     due: BTreeSet<(Slot, ReservationId)>,
     watermark: Option<ReservationId>,
     last_slot: Option<Slot>,
+    /// Slots by which one request may move the last slot, where that is bounded.
+    max_slot_advance: Option<u64>,
+}
+
+/// Slots below which the first that a clock tells may lie, however far that is from where the log stands.
+pub const FIRST_SLOT_LIMIT: u64 = 1 << 52;
+
+/// The furthest slot that a request may have in a log whose last slot is this, if one may move it by so many.
+#[must_use]
+pub fn furthest_slot(last: Option<Slot>, max_advance: u64) -> u64 {
+    let last = last.map_or(0, |slot| slot.0);
+    let furthest = last.saturating_add(max_advance);
+    if last < max_advance { furthest.max(FIRST_SLOT_LIMIT) } else { furthest }
 }
 
 type Changes = Vec<(Key, Value)>;
@@ -80,7 +93,15 @@ impl LeaseModel {
             due: BTreeSet::new(),
             watermark: None,
             last_slot: None,
+            max_slot_advance: None,
         }
+    }
+
+    /// The same with a bound for how far one request may move the last slot.
+    #[must_use]
+    pub fn with_max_slot_advance(mut self, slots: Option<u64>) -> Self {
+        self.max_slot_advance = slots;
+        self
     }
 
     /// Slot of the last command, if there was one.
@@ -509,6 +530,18 @@ impl Model for LeaseModel {
                 fields: fields_of(command),
             });
         }
+        let furthest = self.max_slot_advance.map(|most| furthest_slot(self.last_slot, most));
+        if let Some(furthest) =
+            furthest.filter(|furthest| command.operation.is_some() && command.slot.0 > *furthest)
+        {
+            self.execute(Lsn(place), command, changes);
+            return Some(Disagreement {
+                kind: AnomalyKind::WrongResult,
+                expected: format!("refused for good: at most slot {furthest}"),
+                observed: format!("executed at slot {}", command.slot),
+                fields: fields_of(command),
+            });
+        }
         let early = match &command.ask {
             Ask::Expire { lease, .. } => self.leases.get(lease).filter(|view| {
                 command.operation.is_none()
@@ -602,6 +635,10 @@ impl Model for LeaseModel {
 
     fn digest(command: &Command) -> u32 {
         digest(&command.ask)
+    }
+
+    fn digest_attempt(command: &Command) -> u32 {
+        command.slot.0 as u32
     }
 
     fn digest_answer(answer: &Answer) -> u32 {

@@ -315,6 +315,16 @@ pub fn write_completion(kind: Kind, fields: &Fields<'_>) -> Result<Completion<Le
     unanswered(kind, fields).unwrap_or_else(|| executed(fields))
 }
 
+/// How the errors of a replica begin that has looked at a command and rejects it for good: not only was this request not
+/// executed, none before it under the same operation and slot was, either.
+const REJECTIONS: [&str; 3] = ["InvalidRequest", "SlotOverflow", "CommandTooLarge"];
+
+/// Whether this is what a replica says that has looked at a command and rejects it for good.
+#[must_use]
+pub fn is_rejection(error: &str) -> bool {
+    REJECTIONS.iter().any(|rejection| error.starts_with(rejection))
+}
+
 /// A completion without a definite answer.
 fn unanswered(kind: Kind, fields: &Fields<'_>) -> Option<Result<Completion<LeaseModel>, Problem>> {
     match kind {

@@ -16,6 +16,8 @@ pub enum Paired {
     Ends {
         /// Index of the invocation.
         invoked: u64,
+        /// The replica that it was about, where it said so.
+        replica: Option<u64>,
     },
     /// Something happened to the system.
     Nemesis,
@@ -66,6 +68,7 @@ pub struct Processes {
 #[derive(Debug, Default)]
 struct Working {
     invoked: Option<u64>,
+    replica: Option<u64>,
     /// What it asked for last.
     f: String,
 }
@@ -91,18 +94,19 @@ impl Processes {
                 return Err(ProcessError::Busy { index, process, invoked });
             }
             working.invoked = Some(index);
+            working.replica = stamp.replica;
             working.f.clear();
             working.f.push_str(f);
             return Ok(Paired::Begins);
         }
         let invoked = self.working.get_mut(&process).filter(|working| working.f == f);
-        match invoked.and_then(|working| working.invoked.take()) {
-            Some(invoked) => {
+        match invoked.and_then(|working| Some((working.invoked.take()?, working.replica))) {
+            Some((invoked, replica)) => {
                 if stamp.kind == Kind::Info {
                     self.working.remove(&process);
                     self.retired.insert(process);
                 }
-                Ok(Paired::Ends { invoked })
+                Ok(Paired::Ends { invoked, replica })
             }
             None => Err(ProcessError::NothingOpen { index, process, f: f.to_owned() }),
         }
@@ -167,9 +171,9 @@ mod tests {
             follow(2, 1, Kind::Invoke, "read"),
             Err(ProcessError::Busy { index: 2, process: 1, invoked: 0 })
         );
-        assert_eq!(follow(3, 2, Kind::Info, "read"), Ok(Paired::Ends { invoked: 1 }));
+        assert_eq!(follow(3, 2, Kind::Info, "read"), Ok(Paired::Ends { invoked: 1, replica: None }));
         assert_eq!(follow(4, 2, Kind::Invoke, "read"), Err(ProcessError::Retired { index: 4, process: 2 }));
-        assert_eq!(follow(5, 1, Kind::Ok, "read"), Ok(Paired::Ends { invoked: 0 }));
+        assert_eq!(follow(5, 1, Kind::Ok, "read"), Ok(Paired::Ends { invoked: 0, replica: None }));
         let f = "read".to_owned();
         assert_eq!(
             follow(6, 1, Kind::Ok, "read"),

@@ -66,6 +66,10 @@ pub struct Generator {
     old_primary: Option<u64>,
     /// Requests to the primary since its last answer.
     unanswered: u32,
+    /// Furthest that one request may move the cluster's slot.
+    max_slot_advance: u64,
+    /// Requests beyond that.
+    far_requests: u64,
     /// Writes that were answered since the clock last rose.
     answered_while_held: u64,
     faults: Families,
@@ -96,6 +100,8 @@ impl Generator {
             primary: config.replicas.first().copied().unwrap_or(1),
             old_primary: None,
             unanswered: 0,
+            max_slot_advance: config.max_slot_advance,
+            far_requests: 0,
             answered_while_held: 0,
             faults: Families::default(),
             coverage: Coverage::default(),
@@ -353,7 +359,9 @@ impl Generator {
                 if is_first {
                     self.memory.operations.learn(id, Known::Lost);
                 }
-                if !self.is_remembered(command) {
+                // Far ahead of the clock is what has to be refused; it is not waited for.
+                let is_near = command.slot.0 <= self.clock.now().0.saturating_add(self.max_slot_advance);
+                if is_near && !self.is_remembered(command) {
                     self.memory.lose(command.clone());
                 }
                 self.forget_create(command);

@@ -92,6 +92,7 @@ intents! {
         ReserveTtlMost = "reserve-ttl-most"                 [10   5   5   5   5   6];
         ReserveTtlZero = "reserve-ttl-zero"                 [ 4   2   2   6   2   4];
         ReserveTtlTooLong = "reserve-ttl-too-long"          [ 4   2   2   6   2   4];
+        ReserveFarAhead = "reserve-far-ahead"               [ 2   2   2   2   2   4];
     [Bundle]
         BundleFree = "bundle-free"                          [10  15  10  40 160  40];
         BundleOverlapping = "bundle-overlapping"            [10   5   5   5 120  20];

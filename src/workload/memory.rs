@@ -110,6 +110,11 @@ impl Operations {
         OperationId(self.prefix | u128::from(self.first + self.ring.len() as u64))
     }
 
+    /// An id that is none of the next, and of which nothing is kept.
+    pub(super) fn uncounted_id(&self, number: u64) -> OperationId {
+        OperationId(self.prefix | 1 << 63 | u128::from(number))
+    }
+
     pub(super) fn add(&mut self, command: Command, replica: u64) {
         self.ring.push_back(Operation { command, replica, known: Known::Open });
         if self.ring.len() > MOST_OPERATIONS {

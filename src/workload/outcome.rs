@@ -2,13 +2,9 @@
 
 use crate::check::Completion;
 use crate::client::lease::{Answer, Code, LeaseSeen, Sight};
-use crate::client::record::{Fields, Request};
+use crate::client::record::{Fields, Request, is_rejection};
 use crate::history::Kind;
 use crate::ids::Lsn;
-
-/// How the errors of a replica begin that has looked at a command and rejects it for good: not only was this request not
-/// executed, none before it under the same operation and slot was, either.
-const REJECTIONS: [&str; 3] = ["InvalidRequest", "SlotOverflow", "CommandTooLarge"];
 
 /// Why a request was certainly not executed and never will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +21,7 @@ impl Refusal {
     fn of(error: &str) -> Self {
         if error.starts_with("not primary") {
             Refusal::NotPrimary
-        } else if REJECTIONS.iter().any(|rejection| error.starts_with(rejection)) {
+        } else if is_rejection(error) {
             Refusal::Rejected
         } else {
             Refusal::NotServed
@@ -68,7 +64,9 @@ impl Outcome {
             }
             Ok(Completion::Saw { sight, .. }) => Outcome::Saw(sight),
             Ok(Completion::Behind { applied, .. }) => Outcome::Behind { applied: Lsn(applied) },
-            Ok(Completion::Fail) => Outcome::Fail(Refusal::of(fields.error.as_deref().unwrap_or_default())),
+            Ok(Completion::Fail | Completion::Denied { .. }) => {
+                Outcome::Fail(Refusal::of(fields.error.as_deref().unwrap_or_default()))
+            }
             Ok(Completion::Info) | Err(_) => Outcome::Info,
         }
     }

@@ -7,6 +7,7 @@ use crate::check::{Model as _, Verdict};
 use crate::client::judge::Judge;
 use crate::client::lease::{Answer, Code, LeaseSeen, LeaseState, Limits};
 use crate::client::model::LeaseModel;
+use crate::client::model::furthest_slot;
 use crate::client::record::{Fields, Request};
 use crate::history::{Event, Kind, Process};
 use crate::ids::{Lsn, ResourceId, ShardId, Slot};
@@ -34,9 +35,12 @@ fn config(workload: WorkloadKind, seed: u64) -> Config {
         seed,
         slots: SlotMode::Racing,
         first_slot: Slot(1_000),
-        max_slot_advance: 1 << 46,
+        max_slot_advance: MAX_SLOT_ADVANCE,
     }
 }
+
+/// As in a layout that does not say otherwise.
+const MAX_SLOT_ADVANCE: u64 = 1 << 46;
 
 /// What became of a request.
 #[derive(Debug, Clone)]
@@ -93,12 +97,13 @@ struct Database {
     primary: u64,
     most_operations: usize,
     slot_went_back: bool,
+    far_requests: u64,
 }
 
 impl Database {
     fn new(limits: Limits) -> Self {
         let model = LeaseModel::new(limits);
-        Self { model, limits, lsn: 0, primary: 1, most_operations: 0, slot_went_back: false }
+        Self { model, limits, lsn: 0, primary: 1, most_operations: 0, slot_went_back: false, far_requests: 0 }
     }
 
     fn serve(&mut self, step: &Step) -> Outcome {
@@ -151,6 +156,10 @@ impl Database {
             if command.slot.0 + window < self.model.last_slot().unwrap().0 {
                 return Outcome::error(Kind::Info, "StorageFailure");
             }
+            return Outcome::error(Kind::Fail, "InvalidRequest(InvalidLayout)");
+        }
+        if command.slot.0 > furthest_slot(self.model.last_slot(), MAX_SLOT_ADVANCE) {
+            self.far_requests += 1;
             return Outcome::error(Kind::Fail, "InvalidRequest(InvalidLayout)");
         }
         self.lsn += 1;
@@ -299,7 +308,7 @@ fn hash_of_steps(seed: u64) -> u64 {
 
 #[test]
 fn the_same_seed_and_completions_give_the_same_steps_for_ever() {
-    assert_eq!(hash_of_steps(7), 5_083_514_874_339_022_662);
+    assert_eq!(hash_of_steps(7), 3_224_401_711_220_157_595);
     assert_ne!(hash_of_steps(7), hash_of_steps(8));
 }
 
@@ -369,6 +378,21 @@ fn with_fenced_slots_no_write_comes_too_late() {
         assert!(!hunt.database.slot_went_back, "{workload:?}");
         assert!(hunt.generator.slot().0 > 1_000 + 2 * LIMITS.operation_window(), "{}", hunt.generator.slot());
     }
+}
+
+#[test]
+fn slots_beyond_the_bound_are_asked_for_only_where_they_are_refused() {
+    let far = |slots: SlotMode, max_slot_advance: u64| {
+        let config = Config { slots, max_slot_advance, ..config(WorkloadKind::Mixed, 5) };
+        let mut hunt = Hunt::new(&config, 16, 100);
+        hunt.judge = None;
+        hunt.run(6_000);
+        assert!(hunt.generator.slot().0 < 1 << 40);
+        hunt.database.far_requests
+    };
+    assert!(far(SlotMode::Racing, MAX_SLOT_ADVANCE) > 0);
+    assert_eq!(far(SlotMode::Racing, u64::MAX), 0);
+    assert_eq!(far(SlotMode::Fenced, MAX_SLOT_ADVANCE), 0);
 }
 
 #[test]

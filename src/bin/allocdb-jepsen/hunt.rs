@@ -52,7 +52,7 @@ use allocdb_node::planted::wake_operators;
 use allocdb_node::views::{HuntPhase, HuntStatus};
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::schedule::Schedule;
-use allocdb_node::workload::{Config, Generator, MOST_RESOURCES};
+use allocdb_node::workload::{Config, Generator, MOST_RESOURCES, SlotMode};
 use anyhow::{Context as _, Result, bail};
 use bundle::{Bundle, CLUSTER, clear_unfinished, copy_replicas};
 use clients::Shared;
@@ -286,7 +286,9 @@ impl Hunting<'_> {
             max_slot_advance: layout.max_slot_advance(),
         });
         let read_lease = u64::try_from(layout.read_lease().as_millis()).unwrap_or(u64::MAX);
-        let judge = Judge::new(limits).with_read_lease(Some(read_lease));
+        // Who does not survive a slot that goes back may not bound how far one goes ahead, either.
+        let max_advance = (self.options.slots == SlotMode::Racing).then(|| layout.max_slot_advance());
+        let judge = Judge::new(limits).with_max_slot_advance(max_advance).with_read_lease(Some(read_lease));
         let header = json!({
             "version": 1,
             "hunt_id": self.id,
@@ -294,6 +296,7 @@ impl Hunting<'_> {
             "backend": "local",
             "limits": LimitFields::from(limits),
             "read_lease_millis": read_lease,
+            "max_slot_advance": max_advance,
             "flags": self.options.flags(),
         });
         let (journal, writer) = Journal::create(&self.files.history, &header, judge)?;

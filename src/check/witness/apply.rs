@@ -147,6 +147,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             identity: identity.as_ref().map_or(0, digest),
             content: M::digest(command),
             answer: answer_digest,
+            attempt: M::digest_attempt(command),
             index,
         };
         self.past.push(place, trace);

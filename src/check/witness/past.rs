@@ -6,6 +6,9 @@ use std::sync::Arc;
 /// Places that are kept in mind, the last ones: 24 bytes each.
 const MOST_PLACES: usize = 1_000_000;
 
+/// Places that are searched for an attempt, the last ones.
+const MOST_SEARCHED: u64 = 65_536;
+
 /// What is known of a command that was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trace {
@@ -15,6 +18,8 @@ pub(super) struct Trace {
     pub(super) content: u32,
     /// Digest of its answer; 0 where that is not known.
     pub(super) answer: u32,
+    /// Digest of what tells the attempt from others that ask for the same.
+    pub(super) attempt: u32,
     /// The invocation it is known by; [`NOBODY`] where there is none.
     pub(super) index: u64,
 }
@@ -22,7 +27,7 @@ pub(super) struct Trace {
 /// For a command that no invocation is known for.
 pub(super) const NOBODY: u64 = u64::MAX;
 
-const NOTHING: Trace = Trace { identity: 0, content: 0, answer: 0, index: NOBODY };
+const NOTHING: Trace = Trace { identity: 0, content: 0, answer: 0, attempt: 0, index: NOBODY };
 
 /// Applied places, the last ones. Copies share what is full.
 #[derive(Debug, Clone)]
@@ -86,6 +91,14 @@ impl Past {
         part.get(at).copied().filter(|trace| *trace != NOTHING)
     }
 
+    /// The latest place up to this one at which such an attempt stands, if it is not too far behind, and the invocation it is known by.
+    pub(super) fn find(&self, identity: u32, content: u32, attempt: u32, last: u64) -> Option<(u64, u64)> {
+        let first = last.saturating_sub(MOST_SEARCHED).max(self.first);
+        let is_it =
+            |trace: &Trace| (trace.identity, trace.content, trace.attempt) == (identity, content, attempt);
+        (first..=last).rev().find_map(|place| Some((place, self.at(place).filter(is_it)?.index)))
+    }
+
     /// The invocation that a place is known by.
     pub(super) fn index(&self, place: u64) -> Option<u64> {
         self.at(place).map(|trace| trace.index).filter(|index| *index != NOBODY)
@@ -127,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_last_places_are_remembered_and_no_more() {
-        let trace = |number: u64| Trace { identity: 1, content: 2, answer: 3, index: number };
+        let trace = |number: u64| Trace { identity: 1, content: 2, answer: 3, attempt: 4, index: number };
         let mut past = Past::default();
         for place in 1..=MOST_PLACES as u64 + PART as u64 {
             past.push(place, trace(place));

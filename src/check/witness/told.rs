@@ -19,6 +19,24 @@ impl<M: Model + std::fmt::Debug> World<M> {
         self.forget_attempt(identity, invoked);
     }
 
+    /// Somebody who had applied everything through a place denies that any such attempt was executed. Nothing is said where this has
+    /// not been applied here.
+    pub(super) fn compare_denied(&mut self, command: &M::Command, invoked: u64, through: u64) {
+        let Some(identity) = M::identity(command).filter(|_| self.gaps == Gaps::Closed) else { return };
+        let (content, attempt) = (M::digest(command), M::digest_attempt(command));
+        let through = through.min(self.applied);
+        let Some((place, index)) = self.past.find(digest(&identity), content, attempt, through) else {
+            return;
+        };
+        self.anomaly(Anomaly {
+            kind: AnomalyKind::WrongRetry,
+            operations: vec![index, invoked],
+            fields: vec![("operation_id", identity.to_string()), ("lsn", place.to_string())],
+            expected: format!("its answer, or that it is not known: it was executed at {place}"),
+            observed: "denied for good".to_owned(),
+        });
+    }
+
     pub(super) fn forget_attempt(&mut self, identity: u128, invoked: u64) {
         if let Some(attempts) = self.attempts.get_mut(&identity) {
             attempts.settle(invoked);

@@ -2,6 +2,7 @@
 
 use super::{ELSEWHERE, Generator, Held, Intent, SlotMode, Stage, Step};
 use crate::client::lease::{Ask, Command};
+use crate::client::model::furthest_slot;
 use crate::client::record::Request;
 use crate::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 use crate::workload::memory::{ActiveLease, EndedLease, KnownResource};
@@ -92,6 +93,8 @@ impl Generator {
                 let ttl = self.limits.max_ttl_slots.saturating_add(self.rng.within(1, 8));
                 self.reserve_for(ttl)?
             }
+
+            I::ReserveFarAhead => return self.far_ahead(),
 
             I::BundleFree => {
                 let members = self.free_members()?;
@@ -271,6 +274,24 @@ impl Generator {
     fn reserve_for(&mut self, ttl: u64) -> Option<Ask> {
         let resource = self.resource(|known| known.held == Held::Free).or_else(|| self.resource(|_| true))?;
         Some(Ask::Reserve { resource, holder: self.holder(), ttl })
+    }
+
+    /// A reservation under a slot beyond where any request may move the clock of the cluster, where that is bounded. Its id is none of
+    /// those that are counted.
+    fn far_ahead(&mut self) -> Option<Request> {
+        if self.clock.mode() != SlotMode::Racing {
+            return None;
+        }
+        let ask = self.reserve_hot()?;
+        // Whoever asks meanwhile does not move it by half as much.
+        let last = Slot(self.clock.now().0.saturating_add(self.max_slot_advance / 2));
+        let slot =
+            Slot(furthest_slot(Some(last), self.max_slot_advance).checked_add(self.rng.within(1, 1 << 20))?);
+        // Sums of slots must not leave the numbers, or it would be refused for that.
+        slot.0.checked_add(1 << 60)?;
+        self.far_requests += 1;
+        let operation = Some(self.memory.operations.uncounted_id(self.far_requests));
+        Some(Request::Write(Command { operation, slot, ask }))
     }
 
     /// Different resources that are taken for free: as many as a bundle may have, or fewer.
