@@ -686,6 +686,12 @@ fn every_kind_of_wrong_read_has_its_name() {
             "stale-read lease=2 lsn=2 operations=2,4",
             r#"2 ok get_lease {"state":"reserved","holder":"7","epoch":1,"created":2,"deadline":5,"members":["5"]}"#,
         ),
+        (
+            &[lease, "?", r#"1 invoke tick {"slot":5}"#, r#"1 ok tick {"processed":1,"last_lsn":3}"#],
+            r#"2 ok get_lease {"state":"not_found"}"#,
+            "stale-read lease=2 lsn=2 operations=2,4",
+            r#"2 ok get_lease {"state":"reserved","holder":"7","epoch":1,"created":2,"deadline":5,"members":["5"]}"#,
+        ),
         // A tick that found nothing, where something was due until it was confirmed, as one who looked afterwards shows.
         (
             &[

@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Places after the last possible one that are still looked at, to tell a value that came too early from one that never came.
 const LOOK_AHEAD: u64 = 256;
 
+/// Places within which others are to be told of what a read did not see, if it is not lost.
+const LOOK_FOR_LOST: u64 = 2_048;
+
 /// Answered reads that are kept in mind for those that were asked for before them.
 const MOST_SEEN: usize = 4_096;
 
@@ -337,7 +340,8 @@ impl<M: Model> Looks<M> {
             _ => false,
         };
         if is_open {
-            let until = applied.saturating_add(LOOK_AHEAD);
+            let ahead = if kind == AnomalyKind::LostWrite { LOOK_FOR_LOST } else { LOOK_AHEAD };
+            let until = applied.saturating_add(ahead);
             self.suspects.push(Suspect { look, completed, until, anomaly, rank });
             return None;
         }

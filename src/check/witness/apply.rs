@@ -67,6 +67,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
             Content::Swept { sweep, count } => {
                 let due = self.model.due(&sweep);
                 self.compare_swept(entry.index, &sweep, count, &due);
+                if due.len() as u64 == count && self.looks.has_suspects() {
+                    due.iter().for_each(|command| self.looks.note_present(&M::keys_of(command), index));
+                }
                 for (place, command) in (place..=last).zip(&due) {
                     self.apply_one(place, command, None, (index, told_at));
                 }
