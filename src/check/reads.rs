@@ -336,7 +336,7 @@ impl<M: Model> Looks<M> {
         let is_open = match kind {
             AnomalyKind::WrongRead => is_possible,
             // If others still see it, it was not lost.
-            AnomalyKind::LostWrite => !past.is_empty(),
+            AnomalyKind::LostWrite => true,
             _ => false,
         };
         if is_open {

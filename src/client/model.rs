@@ -617,7 +617,9 @@ impl Model for LeaseModel {
     }
 
     fn admits(&self, command: &Command) -> bool {
-        Some(command.slot) >= self.last_slot
+        // What is too far ahead is refused now, and asked for so far ahead that it always will be.
+        let furthest = self.max_slot_advance.map(|most| furthest_slot(self.last_slot, most));
+        Some(command.slot) >= self.last_slot && furthest.is_none_or(|furthest| command.slot.0 <= furthest)
     }
 
     fn in_order(first: &Command, later: &Command) -> bool {

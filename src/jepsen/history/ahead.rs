@@ -33,8 +33,7 @@ fn on_threads(
     let mut text = Pieces { input, rest: Vec::new(), piece_bytes, failed: None, is_over: false };
     // Until the header is there nobody knows what a line is.
     let mut lines = 0;
-    loop {
-        let Some(piece) = text.next(Vec::new()) else { break };
+    while let Some(piece) = text.next(Vec::new()) {
         let mut decoded = Decoded::default();
         let has_header = decoded.decode(&piece, false);
         decoded.hand_out(&mut lines, &mut take)?;
