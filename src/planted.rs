@@ -161,8 +161,6 @@ planted_faults! {
     PreparedLostInRecovery = "prepared-lost-in-recovery",
     /// Come back from a snapshot without what the log has after it.
     LogIgnoredInRecovery = "log-ignored-in-recovery",
-    /// Take a primary's snapshot over without the operations that it remembers.
-    InstallKeepsRetries = "install-keeps-retries",
     /// Come back from a snapshot without knowing which leases are due when.
     ExpiriesLostInRecovery = "expiries-lost-in-recovery",
     /// Come back from a snapshot without knowing how far ended leases were forgotten.

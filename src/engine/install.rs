@@ -6,7 +6,6 @@
 use super::Engine;
 use crate::allocator::{Allocator, snapshot_file};
 use crate::ids::Lsn;
-use crate::planted::PlantedFault;
 use crate::storage::read_file;
 use crate::storage::replace::folder_of;
 use crate::storage::sum::{self, SnapshotCover, SumKind};
@@ -41,10 +40,7 @@ impl Engine {
         let longest = snapshot_file::longest(self.allocator.config());
         let bytes = read_file(&*self.disk, received, longest).map_err(|error| unusable(&error))?;
         let bytes = bytes.ok_or_else(|| InstallError::Storage(io::ErrorKind::NotFound.into()))?;
-        let mut snapshot = snapshot_file::decode(&bytes).map_err(|error| unusable(&error))?;
-        if PlantedFault::InstallKeepsRetries.is_enabled() {
-            snapshot.operations = self.allocator.snapshot().operations;
-        }
+        let snapshot = snapshot_file::decode(&bytes).map_err(|error| unusable(&error))?;
         let cover = SnapshotCover::of(snapshot.last_applied_lsn, &bytes);
         drop(bytes);
         if snapshot.last_applied_lsn != Some(lsn)
