@@ -143,14 +143,15 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         self.changes = changes;
         self.applied = place;
-        let told = answer.map(M::digest_answer);
-        let answer_digest =
-            told.or_else(|| self.model.recall(command).as_ref().map(M::digest_answer)).unwrap_or(0);
+        let recalled = self.model.recall(command);
+        let told = answer.or(recalled.as_ref()).map(M::digest_answer);
+        let answer_digest = told.unwrap_or(0);
         let trace = Trace {
             identity: identity.as_ref().map_or(0, digest),
             content: M::digest(command),
             answer: answer_digest,
-            attempt: M::digest_attempt(command),
+            // Whoever finds no record where none was made may well deny it.
+            attempt: if recalled.is_some() { M::digest_attempt(command) } else { 0 },
             index,
         };
         self.past.push(place, trace);
