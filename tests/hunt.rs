@@ -124,7 +124,7 @@ fn a_history_begins_with_what_was_asked_for() {
 #[test]
 fn slots_that_are_fenced_never_go_back() {
     let root = tempfile::tempdir().unwrap();
-    let done = run(&mut hunt(root.path(), &["--nemesis", "kill", "--time-limit", "3", "--slots", "fenced"]));
+    let done = run(&mut hunt(root.path(), &["--nemesis", "kill", "--time-limit", "6", "--slots", "fenced"]));
     assert_nothing_wrong(&done);
     let (mut answered, mut writes) = (0, 0);
     let (mut open, mut known, mut log) = (HashMap::new(), HashSet::new(), BTreeMap::new());
