@@ -779,6 +779,53 @@ fn one_request_does_not_move_the_slot_further_than_it_may() {
 }
 
 #[test]
+fn a_request_that_moves_the_slot_too_far_explains_nothing() {
+    let with = |bound: &str, resource: u64| {
+        let read = format!(r#"4 invoke get_resource {{"resource":"{resource}"}}"#);
+        let text = leased(&[
+            r#"1 invoke create_resource {"op":"3","resource":"6","slot":100}"#,
+            "1 info create_resource",
+            r#"2 invoke create_resource {"op":"4","resource":"7","slot":1}"#,
+            "2 info create_resource",
+            r#"3 invoke tick {"slot":6}"#,
+            r#"3 ok tick {"processed":1,"last_lsn":4}"#,
+            &read,
+            r#"4 ok get_resource {"state":"available","version":0}"#,
+        ]);
+        anomalies(&text.replacen(r#""read_lease_millis":500,"#, bound, 1))
+    };
+    let unbound = r#""read_lease_millis":500,"#;
+    assert_eq!(with(unbound, 6), [""; 0]);
+    assert_eq!(with(unbound, 7), [""; 0]);
+    // What stands at 3 can only be the other.
+    let bound = r#""read_lease_millis":500,"max_slot_advance":1,"#;
+    assert_eq!(with(bound, 7), [""; 0]);
+    assert_eq!(with(bound, 6), ["wrong-read resource=6 lsn=4 operations=10"]);
+}
+
+#[test]
+fn who_finds_no_room_is_remembered_by_nobody() {
+    let again = r#"{"op":"3","resource":"6","slot":1}"#;
+    let with = |most: &str, code: &str| {
+        let text = leased(&[
+            &format!("1 invoke create_resource {again}"),
+            "1 info create_resource",
+            &format!("2 invoke create_resource {again}"),
+            &format!(r#"2 ok create_resource {{"lsn":4,"code":"{code}"}}"#),
+            r#"n@1 info log {"lsn":3,"f":"create_resource","op":"3","resource":"6","slot":1}"#,
+        ]);
+        anomalies(&text.replacen(r#""max_operations":64"#, most, 1))
+    };
+    let (full, free) = (r#""max_operations":2"#, r#""max_operations":64"#);
+    assert_eq!(with(full, "operation_table_full"), [""; 0]);
+    assert_eq!(with(full, "ok").len(), 1);
+    // Where there is room the second finds what the first has left.
+    for code in ["operation_table_full", "already_exists"] {
+        assert!(!with(free, code).is_empty(), "{code}");
+    }
+}
+
+#[test]
 fn what_took_longer_to_get_its_name_was_found_first() {
     let found = anomalies(&leased(&[
         r#"1 invoke get_resource {"resource":"5"}"#,
