@@ -804,6 +804,38 @@ fn a_request_that_moves_the_slot_too_far_explains_nothing() {
 }
 
 #[test]
+fn a_state_is_compared_with_all_that_can_have_been() {
+    let with = |operation: u64| {
+        let state = [
+            "lease 2 reserved holder=7 epoch=1 created=2 deadline=5 released=none retire_after=none members=5",
+            "operation 1 lsn=1 code=ok lease=none epoch=none deadline=none retire_after=13",
+            "operation 2 lsn=2 code=ok lease=2 epoch=1 deadline=5 retire_after=13",
+            &format!(
+                "operation {operation} lsn=3 code=reservation_not_found lease=none epoch=none deadline=none retire_after=13"
+            ),
+            "operation 5 lsn=4 code=ok lease=none epoch=none deadline=none retire_after=13",
+            "resource 5 reserved lease=2 version=1",
+            "resource 6 available lease=none version=0",
+            "state marks slot=1 forgotten_through=none",
+        ];
+        let state = serde_json::json!({ "lsn": 4, "part": 0, "parts": 1, "lines": state });
+        anomalies(&leased(&[
+            r#"1 invoke revoke {"op":"3","lease":"98","slot":1}"#,
+            "1 info revoke",
+            r#"2 invoke revoke {"op":"4","lease":"99","slot":1}"#,
+            "2 info revoke",
+            r#"3 invoke create_resource {"op":"5","resource":"6","slot":1}"#,
+            r#"3 ok create_resource {"lsn":4,"code":"ok"}"#,
+            &format!("n@2 info state {state}"),
+        ]))
+    };
+    // Nobody was told which of the two stands at 3. The replica has one, and it cannot be anything else.
+    assert_eq!(with(3), [""; 0]);
+    assert_eq!(with(4), [""; 0]);
+    assert_eq!(with(6), ["replica-divergence replica=2 lsn=4 operations="]);
+}
+
+#[test]
 fn who_finds_no_room_is_remembered_by_nobody() {
     let again = r#"{"op":"3","resource":"6","slot":1}"#;
     let with = |most: &str, code: &str| {

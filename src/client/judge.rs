@@ -1,6 +1,6 @@
 //! Judging a recorded history of leases, from its text alone.
 
-use super::findings::{Finding, Findings};
+use super::findings::{Finding, Findings, ReplicaState};
 use super::model::LeaseModel;
 use super::quorum::Quorum;
 use super::record::{Fields, Header, Request, is_rejection, parse_command, write_completion};
@@ -235,16 +235,22 @@ impl Judge {
             Finding::Nothing => {}
             Finding::Wrong(anomaly) => self.checker.report(&anomaly),
             Finding::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
-            Finding::State(state) if state.lsn == self.checker.applied() => {
-                self.checker.inspect(
-                    |model, applied| {
-                        if applied == state.lsn { state.compare(model) } else { None }
-                    },
-                );
+            Finding::State(state) => {
+                // Clients are done by now, and what nobody was told stays so.
+                if state.lsn > self.checker.applied() {
+                    self.checker.settle();
+                }
+                self.compare_state(&state);
             }
-            Finding::State(state) => self.uncompared.push((state.replica, state.lsn)),
         }
         Ok(())
+    }
+
+    fn compare_state(&mut self, state: &ReplicaState) {
+        if state.lsn != self.checker.applied() {
+            return self.uncompared.push((state.replica, state.lsn));
+        }
+        self.checker.inspect(|model, applied| if applied == state.lsn { state.compare(model) } else { None });
     }
 
     /// There is nothing more to come; what is open has no known outcome.

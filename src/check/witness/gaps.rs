@@ -5,6 +5,12 @@ use crate::check::call::{Call, Gaps};
 use crate::check::model::Model;
 use crate::check::{Anomaly, AnomalyKind};
 
+/// Places that are known beyond one that is not, before something is assumed about that. A repetition mostly tells before.
+const MOST_WAITING_PLACES: usize = 1_024;
+
+/// Things that can stand at a place for which as many worlds are gone on with.
+const MOST_CHOICES: usize = 8;
+
 impl<M: Model + std::fmt::Debug> World<M> {
     /// Settles the next place, if a later one is known and it is certain what stands here; says whether it did.
     ///
@@ -15,13 +21,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         let latest = self.latest();
         let place = self.applied.saturating_add(1);
-        // Whoever is in flight may still tell.
-        let may_tell = |open: &Open<M>| match &open.call {
-            Call::Command(command) => open.floor.0 <= self.applied && self.model.admits(command),
-            Call::Sweep(sweep) => open.floor.0 <= self.applied && !self.model.is_spent(sweep),
-            Call::Look => false,
-        };
-        if self.open.iter().take_while(|(index, _)| *index < latest).any(|(_, open)| may_tell(open)) {
+        if self.may_be_told(latest) {
             return false;
         }
         // Of more than one it is not certain which it is, however many there are.
@@ -42,6 +42,49 @@ impl<M: Model + std::fmt::Debug> World<M> {
             }
             _ => false,
         }
+    }
+
+    /// Whether somebody who is in flight, and asked before the event `latest`, may still tell that the next place is his.
+    fn may_be_told(&self, latest: u64) -> bool {
+        let may_tell = |open: &Open<M>| match &open.call {
+            Call::Command(command) => open.floor.0 <= self.applied && self.model.admits(command),
+            Call::Sweep(sweep) => open.floor.0 <= self.applied && !self.model.is_spent(sweep),
+            Call::Look => false,
+        };
+        self.open.iter().take_while(|(index, _)| *index < latest).any(|(_, open)| may_tell(open))
+    }
+
+    /// Whether so much is known beyond a place that nobody was told of that it is time to assume something about it.
+    pub(in crate::check) fn is_stuck(&self) -> bool {
+        self.entries.len() >= MOST_WAITING_PLACES
+    }
+
+    /// Goes on from a place at which one of several things may stand, in a world for each of them; says whether it did.
+    pub(in crate::check) fn assume(&mut self) -> bool {
+        if self.gaps == Gaps::Open || self.ended || self.entries.is_empty() {
+            return false;
+        }
+        let latest = self.latest();
+        if self.may_be_told(latest) {
+            return false;
+        }
+        let mut choices = self.candidates(latest, MOST_CHOICES + 1).into_iter();
+        if !(2..=MOST_CHOICES).contains(&choices.len()) {
+            return false;
+        }
+        let place = self.applied.saturating_add(1);
+        let first = choices.next();
+        for choice in choices {
+            let mut fork = self.clone();
+            fork.forks.clear();
+            fork.place_unknown(place, choice);
+            self.forks.push(fork);
+        }
+        if let Some(first) = first {
+            self.place_unknown(place, first);
+            self.advance();
+        }
+        true
     }
 
     /// The event at which a later place was known first.
