@@ -37,6 +37,7 @@ use super::model::Model;
 use super::reads::{Looks, Ranked, Views};
 use super::{Anomaly, AnomalyKind, Judgement};
 use attempts::Attempts;
+pub(super) use gaps::Assumed;
 use in_order::InOrder;
 use past::{Logs, Past};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

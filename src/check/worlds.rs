@@ -6,11 +6,14 @@
 
 use super::call::{Call, Completion, Gaps};
 use super::model::Model;
-use super::witness::World;
+use super::witness::{Assumed, World};
 use super::{Anomaly, Judgement, Verdict};
 
 /// Worlds that are kept side by side. With more of them the judgement is in doubt unless one of those kept explains everything.
 const MOST_WORLDS: usize = 64;
+
+/// Worlds beside the first for what is assumed: each holds a whole state.
+const MOST_ASSUMED: usize = 15;
 
 /// Places in a row about which something is assumed at a time.
 const MOST_ASSUMPTIONS: usize = 256;
@@ -115,11 +118,13 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// for each of them.
     pub fn settle(&mut self) {
         for _ in 0..MOST_ASSUMPTIONS {
-            let mut has_assumed = false;
-            self.each(|world| has_assumed |= world.assume());
-            if !has_assumed {
+            let mut room = MOST_ASSUMED.saturating_sub(self.others.len());
+            let mut assumed = Vec::new();
+            self.each(|world| assumed.extend(world.assume(&mut room)));
+            if assumed.is_empty() {
                 return;
             }
+            self.is_partial |= assumed.contains(&Assumed::Some);
             self.sort_out();
             self.merge();
         }

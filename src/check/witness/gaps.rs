@@ -11,6 +11,15 @@ const MOST_WAITING_PLACES: usize = 1_024;
 /// Things that can stand at a place for which as many worlds are gone on with.
 const MOST_CHOICES: usize = 8;
 
+/// How much of what may stand at a place is gone on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::check) enum Assumed {
+    /// Everything that may stand there, so that what is wrong in all of it is wrong.
+    All,
+    /// As much as there was room for: what is wrong then is not proven to be.
+    Some,
+}
+
 impl<M: Model + std::fmt::Debug> World<M> {
     /// Settles the next place, if a later one is known and it is certain what stands here; says whether it did.
     ///
@@ -59,19 +68,25 @@ impl<M: Model + std::fmt::Debug> World<M> {
         self.entries.len() >= MOST_WAITING_PLACES
     }
 
-    /// Goes on from a place at which one of several things may stand, in a world for each of them; says whether it did.
-    pub(in crate::check) fn assume(&mut self) -> bool {
+    /// Goes on from a place at which one of several things may stand, in a world for each of them, of which there may be `room`
+    /// more; each takes some of it. Says whether it did, and whether there was room for all.
+    pub(in crate::check) fn assume(&mut self, room: &mut usize) -> Option<Assumed> {
         if self.gaps == Gaps::Open || self.ended || self.entries.is_empty() {
-            return false;
+            return None;
         }
         let latest = self.latest();
         if self.may_be_told(latest) {
-            return false;
+            return None;
         }
-        let mut choices = self.candidates(latest, MOST_CHOICES + 1).into_iter();
-        if !(2..=MOST_CHOICES).contains(&choices.len()) {
-            return false;
+        let mut choices = self.candidates(latest, MOST_CHOICES + 1);
+        if choices.len() < 2 {
+            return None;
         }
+        let most = (*room + 1).min(MOST_CHOICES);
+        let is_whole = choices.len() <= most;
+        choices.truncate(most);
+        *room -= choices.len() - 1;
+        let mut choices = choices.into_iter();
         let place = self.applied.saturating_add(1);
         let first = choices.next();
         for choice in choices {
@@ -84,7 +99,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             self.place_unknown(place, first);
             self.advance();
         }
-        true
+        Some(if is_whole { Assumed::All } else { Assumed::Some })
     }
 
     /// The event at which a later place was known first.
