@@ -115,6 +115,12 @@ lints() {
     RUSTDOCFLAGS="-D warnings" step "documentation" nice cargo doc --quiet --locked --no-deps --lib --all-features
 }
 
+# With what compares recordings, which is a program of its own.
+build_tests() {
+    run_child cargo test --quiet --locked --all-features --no-run || return 1
+    run_child cargo build --quiet --locked --all-features --example check_recordings
+}
+
 play_tests() {
     local done=0 shows
     scripts/tests.sh >"$out/tests" 2>&1 &
@@ -130,7 +136,7 @@ play_tests() {
 step "formatting" cargo fmt --all --check
 begin release
 release=$!
-step "build of the tests" cargo test --quiet --locked --all-features --no-run
+step "build of the tests" build_tests
 begin lints
 lints=$! compare=
 if [ -n "$recordings" ]; then
