@@ -4,10 +4,10 @@
 //! neither is known. Words that are not known to be said before execution prove nothing. Until the first byte was sent nothing
 //! can have been executed, after it everything can.
 
-use super::lease::{Ask, LeaseState, ResourceState};
+use super::lease::{Ask, LeaseState, Limits, ResourceState};
 use super::record::{Fields, Request};
 use crate::allocator::payload::encode_client;
-use crate::allocator::{self, ClientCommand, ReservationState};
+use crate::allocator::{self, AllocatorConfig, ClientCommand, ReservationState};
 use crate::api::{
     self, Certainty, Committed, Lease, LeaseResponse, ResourceResponse, Response, SubmissionFailure,
     SubmitResponse, TickResponse, text,
@@ -55,6 +55,23 @@ impl Outcome {
 
     fn error(kind: Kind, words: impl Into<String>) -> Self {
         Self { kind, fields: Fields { error: Some(Cow::Owned(words.into())), ..Fields::default() } }
+    }
+}
+
+/// The limits of a database with this configuration, as clients have to know them.
+#[must_use]
+pub fn limits_of(core: &AllocatorConfig, max_expirations_per_tick: u64) -> Limits {
+    Limits {
+        shard: core.shard_id,
+        max_resources: core.max_resources.into(),
+        max_reservations: core.max_reservations.into(),
+        max_bundle_size: core.max_bundle_size.into(),
+        max_operations: core.max_operations.into(),
+        max_ttl_slots: core.max_ttl_slots,
+        max_client_retry_window_slots: core.max_client_retry_window_slots,
+        reservation_history_window_slots: core.reservation_history_window_slots,
+        max_expiration_bucket_len: core.max_expiration_bucket_len.into(),
+        max_expirations_per_tick,
     }
 }
 

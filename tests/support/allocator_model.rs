@@ -9,10 +9,10 @@ use allocdb_node::allocator::{
 };
 use allocdb_node::check::Model as _;
 use allocdb_node::client::lease::{
-    Answer, Ask, Code, Command as Asked, LeaseSeen, LeaseState, LeaseView, Limits, ResourceState as Shown,
+    Answer, Ask, Code, Command as Asked, LeaseSeen, LeaseState, LeaseView, ResourceState as Shown,
 };
 use allocdb_node::client::model::LeaseModel;
-use allocdb_node::client::wire::{ask_of, command_of};
+use allocdb_node::client::wire::{ask_of, command_of, limits_of};
 use allocdb_node::ids::{Lsn, OperationId, ReservationId, ResourceId, Slot};
 
 /// The specification, and what a log has come to.
@@ -71,19 +71,7 @@ fn reservation_view(id: ReservationId, view: &LeaseView) -> ReservationView {
 
 impl Model {
     pub fn new(config: AllocatorConfig) -> Self {
-        let limits = Limits {
-            shard: config.shard_id,
-            max_resources: config.max_resources.into(),
-            max_reservations: config.max_reservations.into(),
-            max_bundle_size: config.max_bundle_size.into(),
-            max_operations: config.max_operations.into(),
-            max_ttl_slots: config.max_ttl_slots,
-            max_client_retry_window_slots: config.max_client_retry_window_slots,
-            reservation_history_window_slots: config.reservation_history_window_slots,
-            max_expiration_bucket_len: config.max_expiration_bucket_len.into(),
-            max_expirations_per_tick: u64::MAX,
-        };
-        Self { specified: LeaseModel::new(limits), config, last: None }
+        Self { specified: LeaseModel::new(limits_of(&config, u64::MAX)), config, last: None }
     }
 
     pub fn apply_client(&mut self, lsn: Lsn, slot: Slot, client: &ClientCommand) -> Applied {

@@ -41,8 +41,8 @@ use allocdb_node::allocator::AllocatorConfig;
 use allocdb_node::check::Verdict;
 use allocdb_node::client::findings::{COVERAGE, DOUBT, UNAVAILABLE};
 use allocdb_node::client::judge::Judge;
-use allocdb_node::client::lease;
 use allocdb_node::client::record::LimitFields;
+use allocdb_node::client::wire::limits_of;
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::history::Kind;
@@ -155,23 +155,6 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-/// The limits of a cluster, as clients have to know them.
-fn limits_of(layout: &ClusterLayout) -> lease::Limits {
-    let core = &layout.allocator;
-    lease::Limits {
-        shard: core.shard_id,
-        max_resources: core.max_resources.into(),
-        max_reservations: core.max_reservations.into(),
-        max_bundle_size: core.max_bundle_size.into(),
-        max_operations: core.max_operations.into(),
-        max_ttl_slots: core.max_ttl_slots,
-        max_client_retry_window_slots: core.max_client_retry_window_slots,
-        reservation_history_window_slots: core.reservation_history_window_slots,
-        max_expiration_bucket_len: core.max_expiration_bucket_len.into(),
-        max_expirations_per_tick: layout.engine.max_expirations_per_tick.into(),
-    }
-}
-
 /// One hunt, from a new cluster to the report. Whatever way it takes out, no replica lives on.
 fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Result<Report> {
     wake_operators();
@@ -274,7 +257,7 @@ struct Hunting<'a> {
 impl Hunting<'_> {
     fn hunt(&self, testbed: &mut LocalTestbed) -> Result<Report> {
         let layout = testbed.layout()?.clone();
-        let limits = limits_of(&layout);
+        let limits = limits_of(&layout.allocator, layout.engine.max_expirations_per_tick.into());
         let generator = Generator::new(&Config {
             workload: self.options.workload,
             limits,

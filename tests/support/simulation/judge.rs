@@ -11,6 +11,7 @@ use allocdb_node::api::{LeaseResponse, ResourceResponse, Response, SubmitRespons
 use allocdb_node::client::lease::{Code, Limits};
 use allocdb_node::client::model::LeaseModel;
 use allocdb_node::client::state::of_replica;
+use allocdb_node::client::wire::limits_of;
 use allocdb_node::ids::{Lsn, Slot, View};
 use allocdb_node::replica::node::ClientReply;
 use allocdb_node::replica::{Replica, Role};
@@ -347,17 +348,5 @@ impl World {
 
 /// The limits of every seed's cluster, as the model knows them.
 pub(super) fn limits() -> Limits {
-    let core = allocator_config();
-    Limits {
-        shard: core.shard_id,
-        max_resources: core.max_resources.into(),
-        max_reservations: core.max_reservations.into(),
-        max_bundle_size: core.max_bundle_size.into(),
-        max_operations: core.max_operations.into(),
-        max_ttl_slots: core.max_ttl_slots,
-        max_client_retry_window_slots: core.max_client_retry_window_slots,
-        reservation_history_window_slots: core.reservation_history_window_slots,
-        max_expiration_bucket_len: core.max_expiration_bucket_len.into(),
-        max_expirations_per_tick: setup_of(0).engine.max_expirations_per_tick.into(),
-    }
+    limits_of(&allocator_config(), setup_of(0).engine.max_expirations_per_tick.into())
 }
