@@ -8,7 +8,7 @@ use super::{ClientReply, Node, Token};
 #[cfg(feature = "planted-faults")]
 use crate::allocator::ResourceView;
 use crate::allocator::{ReservationLookup, ReservationView};
-use crate::api::{LeaseResponse, Rejection, Request, ResourceResponse, Response, text};
+use crate::api::{LeaseResponse, Rejection, Request, ResourceResponse, Response, TickResponse, Ticked, text};
 use crate::engine::FenceError;
 use crate::ids::Slot;
 #[cfg(feature = "planted-faults")]
@@ -17,7 +17,7 @@ use crate::planted::PlantedFault;
 use crate::replica::{ReadRefusal, Role};
 use std::time::Duration;
 
-/// A read that waits until it is known that a majority still follows this primary.
+/// A read, or a tick that found nothing due, that waits until it is known that a majority still follows this primary.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) token: Token,
@@ -79,6 +79,9 @@ impl Node {
         let engine = match self.replica.read_fence(required) {
             Ok(engine) => engine,
             Err(ReadRefusal::NotPrimary(role)) => return ClientReply::Text(text::not_primary(role.word())),
+            Err(ReadRefusal::Faulted) if matches!(request, Request::TickExpirations { .. }) => {
+                return ClientReply::Text(text::FAULTED.to_owned());
+            }
             Err(ReadRefusal::Faulted) => return ClientReply::Response(fence_response(request, None)),
             Err(ReadRefusal::Fence(fence)) => {
                 return ClientReply::Response(fence_response(request, Some(fence)));
@@ -98,6 +101,10 @@ impl Node {
                 #[cfg(feature = "planted-faults")]
                 let found = found.map(|view| self.cached.answer(self.foreseen(view)));
                 Response::GetResource(found.map_or(ResourceResponse::NotFound, ResourceResponse::Found))
+            }
+            // Nothing was due when it came, and a majority has followed this primary since.
+            Request::TickExpirations { .. } => {
+                Response::TickExpirations(TickResponse::Applied(Ticked { processed: 0, last_lsn: None }))
             }
             // Nothing else is ever read.
             _ => Response::submit_rejected(Rejection::EngineHalted),
@@ -160,6 +167,9 @@ impl Node {
 /// The answer to a read whose fence holds it back; `None` stands for a replica without an engine.
 fn fence_response(request: &Request, fence: Option<FenceError>) -> Response {
     let is_lease = matches!(request, Request::GetLease { .. });
+    if matches!(request, Request::TickExpirations { .. }) {
+        return Response::tick_rejected(Rejection::EngineHalted);
+    }
     match fence {
         Some(FenceError::NotApplied { required: required_lsn, last_applied: last_applied_lsn }) => {
             if is_lease {

@@ -1,10 +1,11 @@
 //! Rounds: what is prepared together, who is told, and what becomes of it.
 
 use super::peer::AckState;
+use super::reads::Read;
 use super::{Node, Token, Work};
 use crate::allocator::PayloadKind;
 use crate::allocator::payload::decode_client;
-use crate::api::{Committed, Rejection, Response, SubmitResponse, TickResponse, Ticked};
+use crate::api::{Committed, Rejection, Request, Response, SubmitResponse, TickResponse, Ticked};
 use crate::ids::{Lsn, OperationId, Slot};
 use crate::planted::PlantedFault;
 use crate::replica::message::MAX_BATCH_BYTES;
@@ -219,6 +220,12 @@ impl Node {
             .plan_expirations(slot)
             .and_then(|plan| admitted.map(|()| plan).map_err(Refusal::Submission));
         match plan {
+            Ok(plan) if plan.payloads().is_empty() => {
+                // Whoever is no longer primary may not know what is due.
+                let request = Request::TickExpirations { slot };
+                self.reads.push(Read { token, request, arrived: now });
+                self.serve_reads(now);
+            }
             Ok(plan) => {
                 let remaining = plan.payloads().into();
                 let done = Ticked { processed: 0, last_lsn: None };
