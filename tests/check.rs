@@ -762,6 +762,26 @@ fn what_was_executed_is_not_denied_for_good_by_who_was_there() {
 }
 
 #[test]
+fn what_was_not_remembered_may_be_denied_whatever_its_slot() {
+    let events: Vec<[String; 2]> = (3..200)
+        .map(|lsn| {
+            let request = format!(r#"{{"op":"{lsn}","resource":"6","slot":1}}"#);
+            let answer = format!(r#"{{"lsn":{lsn},"code":"operation_table_full"}}"#);
+            [format!("0@1 invoke create_resource {request}"), format!("0@1 ok create_resource {answer}")]
+        })
+        .collect();
+    // The low half of some of these slots is 0.
+    for slot in ["1", "2", "4294967296", "9223372036854775808"] {
+        let request = format!(r#"1@1 invoke create_resource {{"op":"3","resource":"6","slot":{slot}}}"#);
+        let rejected = r#"1@1 fail create_resource {"error":"InvalidRequest(InvalidLayout)"}"#;
+        let lines = events.as_flattened().iter().map(String::as_str).chain([request.as_str(), rejected]);
+        let text =
+            leased(&lines.collect::<Vec<_>>()).replacen(r#""max_operations":64"#, r#""max_operations":2"#, 1);
+        assert_eq!(anomalies(&text), [""; 0], "slot {slot}");
+    }
+}
+
+#[test]
 fn one_request_does_not_move_the_slot_further_than_it_may() {
     let with = |slot: u64, bound: &str| {
         let request = format!(r#"1 invoke create_resource {{"op":"3","resource":"6","slot":{slot}}}"#);

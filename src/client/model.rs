@@ -640,7 +640,7 @@ impl Model for LeaseModel {
     }
 
     fn digest_attempt(command: &Command) -> u32 {
-        command.slot.0 as u32
+        digest(&command.slot.0)
     }
 
     fn digest_answer(answer: &Answer) -> u32 {

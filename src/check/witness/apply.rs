@@ -1,7 +1,7 @@
 //! Applying what stands at a place, once it is known.
 
 use super::attempts::{Execution, Few};
-use super::past::Trace;
+use super::past::{Trace, attempt_digest};
 use super::{Attempt, Conflict, Content, Entry, PATIENCE, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::hashing::digest;
@@ -150,8 +150,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             identity: identity.as_ref().map_or(0, digest),
             content: M::digest(command),
             answer: answer_digest,
-            // Whoever finds no record where none was made may well deny it.
-            attempt: if recalled.is_some() { M::digest_attempt(command) } else { 0 },
+            attempt: recalled.is_some().then(|| attempt_digest::<M>(command)),
             index,
         };
         self.past.push(place, trace);

@@ -1,6 +1,8 @@
 //! What stood at places that have been applied, as far back as anybody may still name them, in a few bytes each.
 
+use crate::check::model::Model;
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// Places that are kept in mind, the last ones: 24 bytes each.
@@ -18,16 +20,22 @@ pub(super) struct Trace {
     pub(super) content: u32,
     /// Digest of its answer; 0 where that is not known.
     pub(super) answer: u32,
-    /// Digest of what tells the attempt from others that ask for the same.
-    pub(super) attempt: u32,
+    /// Digest of what tells the attempt from others that ask for the same; none where no record of it was made, so that whoever
+    /// looks for one may well deny it.
+    pub(super) attempt: Option<NonZeroU32>,
     /// The invocation it is known by; [`NOBODY`] where there is none.
     pub(super) index: u64,
+}
+
+/// What tells an attempt from others that ask for the same, in what is kept of it.
+pub(super) fn attempt_digest<M: Model>(command: &M::Command) -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(M::digest_attempt(command))
 }
 
 /// For a command that no invocation is known for.
 pub(super) const NOBODY: u64 = u64::MAX;
 
-const NOTHING: Trace = Trace { identity: 0, content: 0, answer: 0, attempt: 0, index: NOBODY };
+const NOTHING: Trace = Trace { identity: 0, content: 0, answer: 0, attempt: None, index: NOBODY };
 
 /// Applied places, the last ones. Copies share what is full.
 #[derive(Debug, Clone)]
@@ -92,10 +100,17 @@ impl Past {
     }
 
     /// The latest place up to this one at which such an attempt stands, if it is not too far behind, and the invocation it is known by.
-    pub(super) fn find(&self, identity: u32, content: u32, attempt: u32, last: u64) -> Option<(u64, u64)> {
+    pub(super) fn find(
+        &self,
+        identity: u32,
+        content: u32,
+        attempt: NonZeroU32,
+        last: u64,
+    ) -> Option<(u64, u64)> {
         let first = last.saturating_sub(MOST_SEARCHED).max(self.first);
-        let is_it =
-            |trace: &Trace| (trace.identity, trace.content, trace.attempt) == (identity, content, attempt);
+        let is_it = |trace: &Trace| {
+            (trace.identity, trace.content, trace.attempt) == (identity, content, Some(attempt))
+        };
         (first..=last).rev().find_map(|place| Some((place, self.at(place).filter(is_it)?.index)))
     }
 
@@ -140,7 +155,13 @@ mod tests {
 
     #[test]
     fn the_last_places_are_remembered_and_no_more() {
-        let trace = |number: u64| Trace { identity: 1, content: 2, answer: 3, attempt: 4, index: number };
+        let trace = |number: u64| Trace {
+            identity: 1,
+            content: 2,
+            answer: 3,
+            attempt: NonZeroU32::new(4),
+            index: number,
+        };
         let mut past = Past::default();
         for place in 1..=MOST_PLACES as u64 + PART as u64 {
             past.push(place, trace(place));

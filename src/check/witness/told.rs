@@ -1,6 +1,7 @@
 //! What clients were told about their commands: where one stands, or that an attempt was not executed.
 
 use super::attempts::{Execution, Few};
+use super::past::attempt_digest;
 use super::{Attempt, Content, Entry, MOST_REFUSED, Mark, Open, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::hashing::digest;
@@ -23,7 +24,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
     /// not been applied here.
     pub(super) fn compare_denied(&mut self, command: &M::Command, invoked: u64, through: u64) {
         let Some(identity) = M::identity(command).filter(|_| self.gaps == Gaps::Closed) else { return };
-        let (content, attempt) = (M::digest(command), M::digest_attempt(command));
+        let (content, attempt) = (M::digest(command), attempt_digest::<M>(command));
         let through = through.min(self.applied);
         let Some((place, index)) = self.past.find(digest(&identity), content, attempt, through) else {
             return;
