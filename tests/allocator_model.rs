@@ -1,13 +1,12 @@
 //! The allocator against the specification that judges histories, over random commands: every outcome, every read, every
 //! snapshot.
 //!
-//! `ALLOCDB_MODEL_SEED=N cargo test --test allocator_model` plays one sequence again, and says the number of the first command
+//! `ALLOCDB_MODEL_SEED=N cargo test --test all allocator_model::` plays one sequence again, and says the number of the first command
 //! over which the two disagree.
 
 #[path = "support/allocator_model.rs"]
-mod allocator_model;
+mod model;
 
-use allocator_model::{Applied, Model};
 use allocdb_node::allocator::{
     Allocator, AllocatorConfig, Body, ClientCommand, Command, Entry, OrderError, Outcome, ResultCode,
 };
@@ -15,6 +14,7 @@ use allocdb_node::ids::{
     ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, ShardId, Slot,
 };
 use fastrand::Rng;
+use model::{Applied, Model};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -278,7 +278,7 @@ fn the_allocator_agrees_with_its_specification() {
                     match play(seed) {
                         Ok(seen) => codes.lock().unwrap().extend(seen),
                         Err(problem) => problems.lock().unwrap().push(format!(
-                            "{problem}\n  replay: {SEED}={seed} cargo test --test allocator_model"
+                            "{problem}\n  replay: {SEED}={seed} cargo test --test all allocator_model::"
                         )),
                     }
                 }

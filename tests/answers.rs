@@ -1,13 +1,11 @@
 //! What clients are told through real sockets: by a primary whose peers stand still, or live at other addresses of one host;
 //! about a slot far ahead of everybody else's, and about a retry that comes too late.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::allocator::{Command as Operation, ResultCode};
 use allocdb_node::api::{Request, ResourceResponse, Response, SubmitResponse, encode_request};
 use allocdb_node::ids::{HolderId, ResourceId, Slot};
 use std::time::{Duration, Instant};
-use support::*;
 
 /// A cluster whose layout has these lines besides the usual ones.
 fn started_with(lines: &str) -> Cluster {

@@ -1,10 +1,8 @@
 //! Whatever is wrong with what a user gives: a message that names it, status 1, and nothing lost or half-written.
 
-mod support;
-
+use crate::support::*;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::*;
 
 fn run_local(run_id: &str, output_root: &Path, more: &[&str]) -> Done {
     let mut command = jepsen(&["run-local", "--run-id", run_id, "--output-root"]);

@@ -1,9 +1,7 @@
 //! The gate can fail: every kind of anomaly, edited into the history of a live run, blocks it.
 
-mod support;
-
+use crate::support::*;
 use std::path::Path;
-use support::*;
 
 /// A live history, to be edited.
 struct Live {

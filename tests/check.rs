@@ -1,9 +1,7 @@
 //! `check`: histories of few lines, each with exactly one thing wrong, and their neighbours in which nothing is.
 
-mod support;
-
+use crate::support::jepsen;
 use std::process::Output;
-use support::jepsen;
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()

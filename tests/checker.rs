@@ -1,7 +1,7 @@
 //! The checker against a search over all orders, on random small histories: valid ones as they come out of a correct system,
 //! and the same with one thing changed.
 //!
-//! `ALLOCDB_CHECKER_SEED=N cargo test --test checker` plays one history again and prints it.
+//! `ALLOCDB_CHECKER_SEED=N cargo test --test all checker::` plays one history again and prints it.
 
 use allocdb_node::check::{Anomaly, Call, Checker, Completion, Gaps, Model as _, Verdict};
 use allocdb_node::client::lease::{Answer, Ask, Code, Command, LeaseSeen, Limits, Sight};

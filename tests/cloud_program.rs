@@ -1,8 +1,8 @@
 //! The program of guests from a cloud image, and the libraries that go along with it, in a file system that is like a guest's
 //! and on this host's kernel: what the guest decides at its first start, and that replicas are driven under either decision.
 
-mod support;
-
+use crate::support::ssh_host::missing_namespaces;
+use crate::support::*;
 use allocdb_node::testbed::Arch;
 use allocdb_node::testbed::cloud_program::{CarriedFile, Content, Linked};
 use allocdb_node::testbed::elf;
@@ -10,8 +10,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use support::ssh_host::missing_namespaces;
-use support::*;
 
 /// Makes folders of a guest out of `$0`, the test's folder. `without` takes a library away from everybody, or replaces it by
 /// a file that is none.

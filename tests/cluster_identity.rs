@@ -1,7 +1,6 @@
 //! Clusters of one host keep apart: where they are, and who is believed to be one of them.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::allocator::{Command, PayloadKind};
 use allocdb_node::api::{Request, Response};
 use allocdb_node::ids::{ClusterId, Lsn, ReplicaId, ResourceId, Slot, View};
@@ -10,7 +9,6 @@ use allocdb_node::replica::message::{PeerRequest, encode_request};
 use allocdb_node::replica::{Metadata, PreparedEntry, Role};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use support::*;
 
 /// The nine addresses of a cluster.
 fn addresses(layout: &allocdb_node::cluster::ClusterLayout) -> BTreeSet<SocketAddr> {

@@ -1,15 +1,13 @@
 //! The control script itself, as shells of both kinds of guests run it, with an SSH client that carries commands out on the
 //! spot.
 
-mod support;
-
+use crate::support::ssh_host::missing_namespaces;
+use crate::support::*;
 use allocdb_node::testbed::QemuLayout;
 use allocdb_node::testbed::control_script::control_script;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
-use support::ssh_host::missing_namespaces;
-use support::*;
 
 /// Folders of a guest, and programs that stand in for those that change more than a test should. `$0` is the test's folder.
 const GUEST: &str = r#"

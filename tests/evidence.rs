@@ -1,14 +1,12 @@
 //! Evidence outlives what happens around it: logs that cannot be had cost a line, a run that is killed loses no event, a
 //! status of somebody who is gone is told, and what is wrong before a run began is said in its status.
 
-mod support;
-
+use crate::support::machines::Lane;
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use support::machines::Lane;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
 
 const CONTROL: &str = "reservation_contention-control";
 const FAULTED: &str = "failover_read_fences-partition-heal";

@@ -2,9 +2,7 @@
 //! time, in a script that goes through submit, commit, checkpoint, tick, failover, rejoin and a snapshot sent to a backup. After it every acknowledged write is
 //! there, nothing is invented, every replica comes back without a fault, and the cluster serves.
 
-#[path = "support/simulation/disk.rs"]
-mod disk;
-
+use crate::simulated::disk::{Fuse, SimDisk};
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command};
 use allocdb_node::api::{Request, Response, SubmitResponse, TickResponse};
@@ -18,7 +16,6 @@ use allocdb_node::replica::message::PeerRequest;
 use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
-use disk::{Fuse, SimDisk};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

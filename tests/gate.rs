@@ -1,13 +1,11 @@
 //! Whole runs on the embedded cluster: what they print, what they leave, and that what clients saw is what was recorded of
 //! the first implementation, event by event.
 
-mod support;
-
+use crate::support::history::assert_history;
+use crate::support::*;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
-use support::history::assert_history;
-use support::*;
 
 fn run_local(run_id: &str, output_root: &Path) -> Done {
     let mut command =

@@ -1,15 +1,11 @@
 //! Rude connections by the hundred: no replica ends or grows without bound, and an honest client is served all the while.
 //! `cargo run --release --example hostile_client` does it for a minute, and measures.
 
-#[path = "support/hostile.rs"]
-mod hostile;
-mod support;
-
-use hostile::{Honest, be_rude_often, peak_memory_kib};
+use crate::hostile::{Honest, be_rude_often, peak_memory_kib};
+use crate::support::*;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::*;
 
 const CONNECTIONS: u64 = 900;
 

@@ -1,15 +1,13 @@
 //! Names, paths and texts that mean something to a shell or a terminal do nothing but appear where they belong, and what is
 //! secret appears nowhere.
 
-mod support;
-
+use crate::support::history::assert_history;
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::history::assert_history;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
 
 /// Spaces, quotes, a command for a shell in several ways, and a sequence that clears a terminal.
 const ODD: &str = "a b'c\"d;touch marker;$(touch marker)`touch marker`&|>x\u{1b}[2J";

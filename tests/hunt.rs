@@ -1,20 +1,12 @@
 //! `hunt-local` from outside: what it prints, keeps and ends with, when all is well, when a replica is broken, and when somebody
 //! or something ends it.
 
-mod support;
-
-#[path = "support/hunts.rs"]
-mod hunts;
-#[path = "support/tmux.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-mod tmux;
-
-use hunts::*;
+use crate::hunts::*;
+use crate::support::*;
+use crate::tmux::{BEFORE, Terminal, missing_tmux};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::{Command, Stdio};
-use support::*;
-use tmux::{BEFORE, Terminal, missing_tmux};
 
 #[test]
 fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {

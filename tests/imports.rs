@@ -1,13 +1,11 @@
 //! Files of a replica that are replaced: never while it runs, and never lost between two folders.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::cluster::runner::{Launcher, Ownership, Runner, RunnerError};
 use allocdb_node::ids::ReplicaId;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use support::*;
 
 fn runner(cluster: &Cluster) -> Runner {
     let launcher = Launcher {

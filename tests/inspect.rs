@@ -1,14 +1,12 @@
 //! `local-cluster inspect` from outside: exit status, streams, and that looking changes nothing.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::ids::{Lsn, Slot};
 use allocdb_node::storage::{Frame, RecordType};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
-use support::*;
 
 /// A log of three commands of 56 bytes.
 fn log() -> Vec<u8> {

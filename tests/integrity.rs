@@ -1,12 +1,10 @@
 //! Bits that flip in the files of a replica at rest: none is believed. And files that another program has rewritten, which knows
 //! nothing of the sums beside them: none is taken for damaged.
 //!
-//! `BIT_FLIPS=60000 cargo test --release --test integrity -- --nocapture` tries as many flips as that and prints what became of
+//! `BIT_FLIPS=60000 cargo test --release --test all -- --nocapture integrity::` tries as many flips as that and prints what became of
 //! them.
 
-#[path = "support/simulation/disk.rs"]
-mod disk;
-
+use crate::simulated::disk::{Fuse, SimDisk};
 use allocdb_node::allocator::payload::{encode_client, encode_internal};
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, snapshot_file};
 use allocdb_node::engine::{EngineConfig, EnginePaths, record_of};
@@ -20,7 +18,6 @@ use allocdb_node::replica::{
 };
 use allocdb_node::storage::Frame;
 use allocdb_node::storage::sum::sum_path;
-use disk::{Fuse, SimDisk};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

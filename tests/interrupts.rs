@@ -1,12 +1,10 @@
 //! Ctrl-C, SIGTERM and SIGKILL at every stage of a run: it ends soon, says that it was interrupted, and leaves nothing of
 //! its own behind.
 
-mod support;
-
+use crate::support::*;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
-use support::*;
 
 /// Promised are two seconds; a busy machine gets some more.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -102,7 +100,7 @@ fn what_was_recorded_before_an_interruption_is_kept() {
     assert_eq!(run.interrupted("TERM"), "executing");
     let events = text(&partial).lines().count() - 1;
     assert!(events >= 3, "{events}");
-    let judged = support::run(jepsen(&["analyze", "--history-file"]).arg(&partial));
+    let judged = crate::support::run(jepsen(&["analyze", "--history-file"]).arg(&partial));
     assert!(judged.stdout.starts_with("release_gate="), "{judged:?}");
     assert!(logs.exists());
     assert!(!bundle.exists());
@@ -136,7 +134,7 @@ fn what_was_recorded_before_a_failure_is_kept() {
     assert_eq!(field(&status, "state"), "failed", "{status}");
     assert!(field(&status, "last_error").contains(partial.to_str().unwrap()), "{status}");
     assert!(text(&partial).lines().count() >= 3);
-    let judged = support::run(jepsen(&["analyze", "--history-file"]).arg(&partial));
+    let judged = crate::support::run(jepsen(&["analyze", "--history-file"]).arg(&partial));
     assert!(judged.stdout.starts_with("release_gate="), "{judged:?}");
     assert!(logs.exists() && !history.exists());
     // What the harness tried in vain is in its log.
@@ -156,7 +154,8 @@ fn a_cluster_that_was_running_goes_on_running_and_is_healed() {
     assert!(!faults.contains("isolated"), "{faults}");
     assert!(!replica_processes(cluster.path()).is_empty());
     // And it can be used again, whatever state it was left in.
-    let verify = support::run(&mut jepsen(&["verify-local-surface", "--workspace", cluster.workspace()]));
+    let verify =
+        crate::support::run(&mut jepsen(&["verify-local-surface", "--workspace", cluster.workspace()]));
     assert_eq!(verify.ok().stdout, "local_surface=ready\n");
     assert_eq!(replica_processes(cluster.path()).len(), 3);
 }

@@ -1,11 +1,9 @@
 //! Answers for programs: one JSON document each that keeps to its schema in `docs/schemas`, in place of a failure too, with the
 //! exit codes of the answers for people, which stay as they were.
 
-mod support;
-
+use crate::support::*;
 use serde_json::{Value, json};
 use std::path::Path;
-use support::*;
 
 /// What a command prints with `--format json`, after it was held against a schema.
 fn document(arguments: &[&str], schema: &str) -> (Done, Value) {

@@ -1,19 +1,14 @@
 //! KubeVirt testbeds by way of the real `kubectl` and a stand-in for the API it talks to: guests are looked up, the helper pod
 //! is found, made, shared and removed, and the control guest's SSH server is reached through it.
 
-#[path = "support/kubernetes/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-mod kubernetes;
-mod support;
-
+use crate::kubernetes::{Kubernetes, NAMESPACE, POD, TOKEN, missing_kubectl};
+use crate::support::history::assert_history;
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
 use allocdb_node::testbed::KubevirtLayout;
-use kubernetes::{Kubernetes, NAMESPACE, POD, TOKEN, missing_kubectl};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use support::history::assert_history;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
 
 const CAPTURED: &str = "control_vm=allocdb-control control_ip=10.42.0.10\n\
     replica_vm=allocdb-replica-1 replica_id=1 replica_ip=10.42.0.11\n\

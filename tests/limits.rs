@@ -1,21 +1,17 @@
 //! What a replica takes of the machine while requests wait: memory and descriptors, without a majority, with requests as
 //! long as there can be, with a disk that is slow.
 
-#[path = "support/hostile.rs"]
-mod hostile;
-mod support;
-
+use crate::hostile::peak_memory_kib;
+use crate::support::*;
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::api::{Certainty, Rejection, Response, SubmitResponse, decode_response, encode_request};
 use allocdb_node::ids::{HolderId, ResourceId};
-use hostile::peak_memory_kib;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::*;
 
 /// More than a replica may ever have.
 const MOST_MEMORY_KIB: u64 = 100 * 1024;

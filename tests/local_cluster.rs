@@ -1,14 +1,12 @@
 //! The operator's verbs on a cluster of real processes: what they print, what they do, and what they refuse.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::allocator::{Command as Operation, ResultCode};
 use allocdb_node::api::{
     LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse, Ticked,
 };
 use allocdb_node::ids::{HolderId, LeaseEpoch, Lsn, ReservationId, ResourceId, Slot};
 use allocdb_node::replica::{Metadata, Role};
-use support::*;
 
 fn code(response: Result<Response, String>) -> (u64, ResultCode, bool) {
     match response {

@@ -1,15 +1,13 @@
 //! Control hosts that are set up in other ways than one would: their login shell greets, they open one session at a time, they
 //! ask for a second factor, or the way there is slow and stalls. What can be worked with is worked with; the rest is named.
 
-mod support;
-
+use crate::support::history::assert_history;
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use support::history::assert_history;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
 
 /// Replicas are killed in it, and their files moved.
 const RUN: &str = "failover_read_fences-crash-restart";

@@ -3,8 +3,6 @@
 //!
 //! Most of it needs a build with the feature `planted-faults`; any other build has no defects to plant.
 
-mod support;
-
 use allocdb_node::check::AnomalyKind;
 use allocdb_node::planted::PlantedFault;
 use std::collections::BTreeSet;
@@ -61,7 +59,7 @@ fn the_track_record_names_every_fault_and_every_trap() {
 fn each_trap_holds_its_anomaly_and_no_other() {
     for kind in AnomalyKind::ALL {
         let file = root().join(format!("tests/traps/{kind}.jsonl"));
-        let output = support::jepsen(&["check", "--history-file"]).arg(&file).output().unwrap();
+        let output = crate::support::jepsen(&["check", "--history-file"]).arg(&file).output().unwrap();
         let out = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(1), "{kind}: {out}");
         let found: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("anomaly=")).collect();
@@ -75,13 +73,13 @@ fn each_trap_holds_its_anomaly_and_no_other() {
 #[cfg(not(feature = "planted-faults"))]
 #[test]
 fn a_build_with_a_planted_fault_does_not_pass() {
-    support::skipped("a build with planted faults, `cargo test --features planted-faults`");
+    crate::support::skipped("a build with planted faults, `cargo test --features planted-faults`");
 }
 
 #[cfg(feature = "planted-faults")]
 mod planted {
     use super::PlantedFault;
-    use super::support::*;
+    use crate::support::*;
 
     /// What a run came to on replicas with a defect.
     fn run_with(fault: &str, run_id: &str) -> (Option<i32>, String) {

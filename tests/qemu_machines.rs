@@ -1,7 +1,7 @@
 //! What operators and the harness do to real virtual machines: kernels, disks and network cards of their own, on this host.
 
-mod support;
-
+use crate::support::machines::{Machines, missing_machines, until_within};
+use crate::support::*;
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::api::{
     Request, ResourceResponse, Response, SubmitResponse, decode_response, encode_request,
@@ -11,8 +11,6 @@ use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::machines::{Machines, missing_machines, until_within};
-use support::*;
 
 #[test]
 fn replicas_are_hurt_rebooted_and_looked_at_in_machines() {

@@ -1,16 +1,14 @@
 //! Runs on guests that are reached as those of a QEMU testbed are: by a port of the loopback address. The guests are
 //! stood in for by a real SSH server and three replicas in namespaces of their own.
 
-mod support;
-
 const KNOWN_HOSTS: &str = "qemu-ws/qemu/ssh/known_hosts";
 const HOST: &str = "[127.0.0.1]:2220";
 
+use crate::support::history::assert_history;
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
 use std::path::Path;
 use std::process::Command;
-use support::history::assert_history;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
 
 /// A host with the workspace of a testbed beside it.
 fn testbed() -> SshHost {

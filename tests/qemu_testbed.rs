@@ -1,15 +1,13 @@
 //! The testbed of virtual machines without machines: what is asked of other programs and printed, in which order, and what is
 //! said when something is not as it must be. QEMU and its kin are stood in for by scripts that note how they were called.
 
-mod support;
-
+use crate::support::machines::{Lane, missing_machines};
+use crate::support::*;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::machines::{Lane, missing_machines};
-use support::*;
 
 /// Notes its name and arguments, one line for each call. The rest of a stand-in follows it.
 const NOTE: &str = "#!/bin/sh\nline=${0##*/}; for word in \"$@\"; do line=\"$line $word\"; done\n\
@@ -241,7 +239,7 @@ fn a_testbed_from_an_image_lives_from_prepare_to_stop() {
 }
 
 fn names_in_run(host: &Host) -> Vec<String> {
-    support::names(&host.ws("qemu/run"))
+    names(&host.ws("qemu/run"))
 }
 
 #[test]

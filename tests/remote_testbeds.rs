@@ -1,10 +1,8 @@
 //! What is said of testbeds in virtual machines before anything is reached: their layouts are judged, and a missing key is
 //! named.
 
-mod support;
-
+use crate::support::*;
 use std::path::Path;
-use support::*;
 
 const NO_FILE: &str = "i/o error: No such file or directory (os error 2)\n";
 

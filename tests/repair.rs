@@ -1,8 +1,7 @@
 //! Clusters that were broken in the middle of something come back with all that was acknowledged: by the next command that uses
 //! them, and by hand. Those that have lost a majority stay as they are.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::allocator::payload::decode_client;
 use allocdb_node::api::{Response, SubmitResponse, encode_request};
@@ -16,7 +15,6 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use support::*;
 
 fn verify(cluster: &Cluster) -> Done {
     run(&mut jepsen(&["verify-local-surface", "--workspace", cluster.workspace()]))

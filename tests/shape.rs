@@ -131,6 +131,22 @@ fn no_path_attribute_leaves_its_folder() {
     }
 }
 
+#[test]
+fn every_file_with_tests_is_part_of_a_program() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(package.join(name)).unwrap();
+    let (all, manifest) = (read("tests/all.rs"), read("Cargo.toml"));
+    for entry in fs::read_dir(package.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if path.is_file() {
+            let is_module = all.lines().any(|line| line == format!("mod {name};"));
+            let is_program = manifest.contains(&format!("[[test]]\nname = \"{name}\"\n"));
+            assert!(is_module || is_program, "neither tests/all.rs nor Cargo.toml names {}", path.display());
+        }
+    }
+}
+
 /// Targets of `#[path]` attributes in the files below some folders of a package that are below its `src`.
 fn borrowed(package: &Path, folders: &[&str]) -> Vec<String> {
     let mut files = Vec::new();

@@ -1,10 +1,9 @@
 //! Replicas of a cluster under load are killed at random moments, one after the other. Each comes back by itself, without a
 //! fault; every acknowledged write is in the log of each where it was said to be, and nothing is there that nobody asked for.
 //!
-//! `ALLOCDB_KILLS=N cargo test --test sigkill` kills more or less often than the normal run of all tests does.
+//! `ALLOCDB_KILLS=N cargo test --test all sigkill::` kills more or less often than the normal run of all tests does.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::allocator::Command as Operation;
 use allocdb_node::allocator::payload::decode_client;
 use allocdb_node::api::{Response, SubmitResponse, encode_request};
@@ -17,7 +16,6 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use support::*;
 
 const KILLS: u64 = 200;
 

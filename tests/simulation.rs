@@ -1,9 +1,7 @@
 //! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of ten defects that
 //! are planted one at a time is noticed.
 
-#[path = "support/simulation/mod.rs"]
-mod simulation;
-mod support;
+use crate::simulated as simulation;
 
 use std::process::Command;
 
@@ -48,10 +46,10 @@ fn first_of_others() -> Result<(u64, String), String> {
 fn nothing_is_violated_in_seeds_that_are_others_for_each_commit() {
     let (first, source) = match first_of_others() {
         Ok(found) => found,
-        Err(problem) => return support::note(&format!("only the fixed seeds are played: {problem}")),
+        Err(problem) => return crate::support::note(&format!("only the fixed seeds are played: {problem}")),
     };
     let last = first.checked_add(SEEDS - 1).expect("seeds are 64-bit numbers");
-    support::note(&format!("plays seeds {first} to {last}, after {source}"));
+    crate::support::note(&format!("plays seeds {first} to {last}, after {source}"));
     let done = simulation::sweep(first..last + 1, 3, || {});
     assert!(done.violations.is_empty(), "{}", described(&done.violations));
     assert_eq!(done.played, SEEDS);
@@ -96,7 +94,7 @@ fn a_seed_plays_the_same_every_time() {
 #[cfg(not(feature = "planted-faults"))]
 #[test]
 fn each_planted_defect_is_found() {
-    support::skipped("a build with planted faults, `cargo test --features planted-faults`");
+    crate::support::skipped("a build with planted faults, `cargo test --features planted-faults`");
 }
 
 #[cfg(feature = "planted-faults")]

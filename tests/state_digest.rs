@@ -1,17 +1,15 @@
 //! Replicas of a real cluster that have come to different states find it out, name the one that is wrong, and say what they
 //! cannot know. Replica 3 is made to differ, which needs a build with the feature `planted-faults`.
 
-mod support;
-
 #[cfg(not(feature = "planted-faults"))]
 #[test]
 fn a_replica_that_differs_is_found() {
-    support::skipped("a build with planted faults, `cargo test --features planted-faults`");
+    crate::support::skipped("a build with planted faults, `cargo test --features planted-faults`");
 }
 
 #[cfg(feature = "planted-faults")]
 mod planted {
-    use super::support::*;
+    use crate::support::*;
     use allocdb_node::allocator::Command as Operation;
     use allocdb_node::api::Response;
     use allocdb_node::api::SubmitResponse;

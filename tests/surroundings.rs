@@ -1,11 +1,9 @@
 //! The surroundings of a run: masks, links and terminals of other people, logs that grow, folders that a killed run has left.
 
-mod support;
-
+use crate::support::*;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::*;
 
 const CONTROL: &str = "reservation_contention-control";
 

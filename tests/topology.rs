@@ -1,10 +1,8 @@
 //! What a run makes of a cluster that is not as it should be: two primaries, a replica left behind.
 
-mod support;
-
+use crate::support::*;
 use allocdb_node::ids::{ReplicaId, View};
 use allocdb_node::replica::{Metadata, Role};
-use support::*;
 
 const CONTROL: &str = "reservation_contention-control";
 

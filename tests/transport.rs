@@ -1,16 +1,14 @@
 //! Faults of the way to guests: servers that die, stall or come back, replicas that nobody reaches, archives that are large
 //! or do not fit. The guests are those of a QEMU testbed, whose SSH server listens on a port of the loopback address.
 
-mod support;
-
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
 use allocdb_node::allocator::Snapshot;
 use allocdb_node::allocator::snapshot_file;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
 
 /// Partitions come and go in it.
 const RUN: &str = "reservation_contention-partition-heal";

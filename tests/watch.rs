@@ -1,14 +1,9 @@
 //! The views of runs, on a cluster of this machine and on guests behind a helper pod: what is shown, when it ends, and that
 //! nothing is left behind.
 
-mod support;
-#[path = "support/watched.rs"]
-#[allow(unreachable_pub, reason = "each test file is a crate of its own")]
-mod watched;
-
+use crate::support::*;
+use crate::watched::{Watched, put};
 use std::process::Stdio;
-use support::*;
-use watched::{Watched, put};
 
 /// A status file as runs write it.
 fn status(run_id: &str, state: &str, detail: &str) -> String {

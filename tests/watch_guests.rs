@@ -1,20 +1,12 @@
 //! Views of runs on guests: through the pod of a KubeVirt testbed with the real `kubectl`, and by the port of a QEMU testbed.
 //! Lanes that are dead, gone or not there yet hold up no other, and whoever made a pod removes it if nobody else uses it.
 
-#[path = "support/kubernetes/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-mod kubernetes;
-mod support;
-#[path = "support/tmux.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-mod tmux;
-
-use kubernetes::{Kubernetes, NAMESPACE, TOKEN, missing_kubectl};
+use crate::kubernetes::{Kubernetes, NAMESPACE, TOKEN, missing_kubectl};
+use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
+use crate::support::*;
+use crate::tmux::{Terminal, missing_tmux};
 use std::path::Path;
 use std::process::Command;
-use support::ssh_host::{Kind, SshHost, missing_namespaces};
-use support::*;
-use tmux::{Terminal, missing_tmux};
 
 fn lacks_something() -> bool {
     missing_kubectl() || missing_namespaces()

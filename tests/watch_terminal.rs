@@ -1,20 +1,12 @@
 //! Views of runs on a real terminal: how they look at several widths, what moves, which keys they obey, and that the terminal
 //! is as before however they end.
 
-mod support;
-#[path = "support/tmux.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-mod tmux;
-#[path = "support/watched.rs"]
-#[allow(unreachable_pub, reason = "each test file is a crate of its own")]
-mod watched;
-
+use crate::support::*;
+use crate::tmux::{Terminal, missing_tmux};
+use crate::watched::{Watched, put};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
-use support::*;
-use tmux::{Terminal, missing_tmux};
 use unicode_width::UnicodeWidthStr as _;
-use watched::{Watched, put};
 
 const RUN: &str = "expiration_and_recovery-partition-heal";
 

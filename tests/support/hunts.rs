@@ -2,7 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a test file includes it as a private module")]
 
-use super::support::*;
+use crate::support::*;
 use allocdb_node::cluster::{ClusterLayout, ReplicaLayout};
 use allocdb_node::ids::ReplicaId;
 use serde_json::Value;

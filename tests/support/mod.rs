@@ -1,7 +1,7 @@
 //! What black-box tests share: running the binary with a deadline, clusters that end with their test, talking to a replica's
 //! ports, and making sure that nothing was left behind.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own and uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "benchmarks are crates of their own and use their part")]
 
 pub mod history;
 pub mod machines;

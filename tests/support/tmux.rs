@@ -1,6 +1,6 @@
 //! A terminal to look at: `tmux` with a server of its own, which ends with its test.
 
-use super::{skipped, text, until};
+use crate::support::{skipped, text, until};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

@@ -12,8 +12,6 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The head as it came.
-    pub head: Vec<u8>,
 }
 
 impl Request {
@@ -42,7 +40,7 @@ pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
         head.push(byte[0]);
         assert!(head.len() < MAX, "a request's head is longer than {MAX} bytes");
     }
-    let text = String::from_utf8(head.clone()).expect("a request's head is text");
+    let text = String::from_utf8(head).expect("a request's head is text");
     let mut lines = text.split("\r\n");
     let mut words = lines.next().unwrap().split(' ');
     let method = words.next().unwrap().to_owned();
@@ -54,8 +52,7 @@ pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
     let headers = lines.filter_map(|line| line.split_once(": "));
     let headers: Vec<(String, String)> =
         headers.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let mut request =
-        Request { method, path: decoded(path), query, headers, body: Vec::new(), head: head.clone() };
+    let mut request = Request { method, path: decoded(path), query, headers, body: Vec::new() };
     let length = request.header("content-length").parse().unwrap_or(0);
     assert!(length < MAX, "a request's body is longer than {MAX} bytes");
     assert_eq!(request.header("transfer-encoding"), "", "{request:?}");

@@ -1,0 +1,68 @@
+//! Every test that needs no process of its own, as one program, which is linked once: each file beside this one is a module of it, and
+//! what they share is compiled with them. `cargo test --test all hunt::` plays those of one file.
+//!
+//! Programs of their own are `decoders` and `recovery_memory`, which measure the memory of their process, and `shape`, which needs
+//! nothing of the package but its text.
+
+#![allow(unreachable_pub, reason = "what is shared is compiled into benchmarks and examples as well")]
+
+mod support;
+
+// What the stand-in for Kubernetes, which is an example as well, looks for beside itself.
+use support::skipped;
+
+#[path = "support/hostile.rs"]
+mod hostile;
+#[path = "support/hunts.rs"]
+mod hunts;
+#[path = "support/kubernetes/mod.rs"]
+mod kubernetes;
+#[path = "support/simulation/mod.rs"]
+mod simulated;
+#[path = "support/tmux.rs"]
+mod tmux;
+#[path = "support/watched.rs"]
+mod watched;
+
+mod allocator_model;
+mod anomalies;
+mod answers;
+mod bad_input;
+mod blockers;
+mod check;
+mod checker;
+mod cloud_program;
+mod cluster_identity;
+mod control_script;
+mod defects;
+mod evidence;
+mod faults;
+mod gate;
+mod hostile_client;
+mod hostile_names;
+mod hunt;
+mod imports;
+mod inspect;
+mod integrity;
+mod interrupts;
+mod json;
+mod kubevirt;
+mod limits;
+mod live_script;
+mod local_cluster;
+mod odd_hosts;
+mod planted_faults;
+mod qemu_machines;
+mod qemu_runs;
+mod qemu_testbed;
+mod remote_testbeds;
+mod repair;
+mod sigkill;
+mod simulation;
+mod state_digest;
+mod surroundings;
+mod topology;
+mod transport;
+mod watch;
+mod watch_guests;
+mod watch_terminal;
