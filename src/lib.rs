@@ -8,6 +8,7 @@
 //! - [`planted`]: defects that prove that tests can fail; asleep, and absent from ordinary builds.
 //! - [`history`]: what processes asked and what became of it, as lines of JSON; knows no database.
 //! - [`check`]: holding a history against a model; knows no database.
+//! - [`faultnet`]: TCP links that break on purpose, and heal; knows no database.
 //! - [`build_info`]: which program this is, and what may make it behave in another way.
 //! - [`allocator`]: the deterministic state machine, who holds what.
 //! - [`storage`]: bytes that outlive the process, write-ahead log and files that are replaced as a whole.
@@ -35,6 +36,7 @@ pub mod cluster;
 pub mod daemon;
 pub mod engine;
 pub mod exchange;
+pub mod faultnet;
 pub mod history;
 pub mod ids;
 pub mod jepsen;

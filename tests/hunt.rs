@@ -168,7 +168,7 @@ fn a_cluster_of_somebody_elses_is_hunted_once_and_left_as_it_was() {
         assert!(done.stderr.contains("a hunt judges from the first command on"), "{done:#?}");
         assert_eq!(replica_processes(cluster.path()).len(), running);
     }
-    for (flag, value) in [("--test-count", "2"), ("--nemesis", "kill,checkpoint")] {
+    for (flag, value) in [("--test-count", "2"), ("--nemesis", "kill,checkpoint"), ("--nemesis", "link")] {
         let done = run(&mut hunt(root.path(), &["--workspace", cluster.workspace(), flag, value]));
         assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{done:#?}");
         assert!(done.stderr.contains(flag), "{done:#?}");
@@ -181,9 +181,12 @@ fn what_makes_no_sense_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("out");
     for (flags, told) in [
-        (&["--nemesis", "link"][..], "hunt-local cannot do `link`"),
-        (&["--nemesis", "kill,disk"], "hunt-local cannot do `disk`"),
-        (&["--nemesis", "kil"], "expected none, all, or some of: kill, pause, isolate, failover, checkpoint"),
+        (&["--nemesis", "power"][..], "hunt-local cannot do `power`"),
+        (&["--nemesis", "kill,clock"], "hunt-local cannot do `clock`"),
+        (
+            &["--nemesis", "kil"],
+            "expected none, all, or some of: kill, pause, isolate, link, failover, checkpoint",
+        ),
         (&["--workload", "queues"], "expected contention, retries, fences, expiry, bundles, mixed"),
         (&["--time-limit", "0"], "expected a number from 1 to"),
         (&["--time-limit", "1.5"], "expected a number from 1 to"),

@@ -111,6 +111,17 @@ fn what_stores_bytes_knows_no_allocator() {
 }
 
 #[test]
+fn links_that_break_know_no_database() {
+    let imports = graph().imports();
+    let of_faultnet = |module: &[String]| module[0] == "allocdb_node" && module[1] == "faultnet";
+    let used: Vec<_> = imports.iter().filter(|import| of_faultnet(&import.from)).collect();
+    assert!(!used.is_empty(), "no imports of faultnet were seen");
+    for import in used {
+        assert!(of_faultnet(&import.to), "{} uses {}", shown(&import.from), shown(&import.to));
+    }
+}
+
+#[test]
 fn what_judges_histories_knows_no_database() {
     for import in graph().imports() {
         if import.from[0] == "allocdb_node" && ["history", "check"].contains(&import.from[1].as_str()) {

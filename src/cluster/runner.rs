@@ -5,6 +5,7 @@
 //! process that started them, however that ends.
 
 mod error;
+mod own_layouts;
 mod processes;
 
 use super::addresses::{Host, Reservation, new_cluster_id};
@@ -26,6 +27,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use error::{RunnerError, says_already_stopped};
+use own_layouts::OwnLayouts;
+pub use own_layouts::PeerAddresses;
 use processes::{Started, Wait};
 
 /// How long a replica may take to answer once its files are open, or to be gone after its end.
@@ -80,6 +83,7 @@ pub enum Stopped {
 pub struct Runner {
     layout: ClusterLayout,
     layout_path: PathBuf,
+    own_layouts: OwnLayouts,
     launcher: Launcher,
     started: Mutex<Vec<Started>>,
     /// The addresses of a cluster that was made here are nobody else's as long as this lives.
@@ -100,7 +104,8 @@ impl Runner {
             let path = layout_path.clone();
             RunnerError::Layout { path, error }
         })?;
-        Ok(Self { layout, layout_path, launcher, started: Mutex::new(Vec::new()), reservation: None })
+        let (own_layouts, started) = (OwnLayouts::new(), Mutex::new(Vec::new()));
+        Ok(Self { layout, layout_path, own_layouts, launcher, started, reservation: None })
     }
 
     /// A runner for a workspace that is created with these limits, and at this place, if there is none.
@@ -290,6 +295,10 @@ impl Runner {
 
     /// Gives a cluster that has never run other addresses. False if that cannot be done.
     fn choose_other_addresses(&mut self) -> bool {
+        if !self.own_layouts.is_empty() {
+            // Whoever stands between the replicas knows them by these.
+            return false;
+        }
         let is_on_localhost =
             self.layout.replicas.iter().any(|replica| replica.control_addr.ip() == Ipv4Addr::LOCALHOST);
         let host = if is_on_localhost { Host::Localhost } else { Host::Own };
@@ -377,7 +386,7 @@ impl Runner {
             remove_if_there(&replica.pid_path)?;
             return Err(RunnerError::AlreadyStopped(id));
         };
-        match process::kill_replica(pid, &self.layout_path, id) {
+        match process::kill_replica(pid, self.layout_of(id), id) {
             Ok(()) => {}
             // It was quicker, unless the number is one of another machine's.
             Err(_) if !process::is_running(pid) && !self.answers(replica) => {}
@@ -407,7 +416,7 @@ impl Runner {
         // A process that was paused does not say which it is.
         let pid = self.own_process(replica).ok_or(RunnerError::AlreadyStopped(id))?;
         let signal = if is_paused { process::pause_replica } else { process::resume_replica };
-        signal(pid, &self.layout_path, id).map_err(|error| match error {
+        signal(pid, self.layout_of(id), id).map_err(|error| match error {
             KillError::NotThatReplica => RunnerError::NotThatReplica { id, pid, addr: replica.control_addr },
             KillError::Io(error) => RunnerError::Kill { id, pid, error },
         })
@@ -417,6 +426,13 @@ impl Runner {
     #[must_use]
     pub fn is_process_there(&self, id: ReplicaId) -> bool {
         self.layout.replica(id).is_some_and(|replica| self.own_process(replica).is_some())
+    }
+
+    /// Whether a replica's process stands still because it was told to.
+    #[must_use]
+    pub fn is_paused(&self, id: ReplicaId) -> bool {
+        let process = self.layout.replica(id).and_then(|replica| self.own_process(replica));
+        process.is_some_and(process::is_paused)
     }
 
     /// Whether this very replica answers.

@@ -21,7 +21,10 @@ impl Millis {
     }
 }
 
-/// A direction of a connection between two replicas.
+/// Who stands for all clients at the end of a [`Link`]; no replica has this number.
+pub const CLIENTS: u64 = 0;
+
+/// A direction of a connection between two replicas, or between a replica and [`CLIENTS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
@@ -37,12 +40,30 @@ pub struct Link {
 pub enum LinkEffect {
     /// Nothing arrives.
     Cut,
-    /// Everything arrives so much later.
+    /// Everything arrives so much later, up to half of it sooner or later than that.
     Delay(Millis),
     /// So many bytes arrive a second.
     Slow(u64),
-    /// Connections are reset when something is sent.
+    /// Connections are reset in the middle of what is sent.
     Reset,
+    /// Whoever sends has its connections taken, and nobody hears it.
+    HalfOpen,
+    /// Everything arrives when it heals, also of who has given up waiting.
+    Late,
+}
+
+impl LinkEffect {
+    /// Whether it is certain that nothing that is asked meanwhile in this direction is heard.
+    #[must_use]
+    pub const fn keeps_questions(self) -> bool {
+        matches!(self, LinkEffect::Cut | LinkEffect::HalfOpen)
+    }
+
+    /// Whether it is certain that nothing that is answered meanwhile in this direction is heard.
+    #[must_use]
+    pub const fn keeps_answers(self) -> bool {
+        matches!(self, LinkEffect::Cut)
+    }
 }
 
 /// What the old primary of a failover is doing meanwhile.
@@ -153,7 +174,7 @@ impl Fault {
         }
     }
 
-    /// The replicas it is done to; those at both ends of its links. Of a failover, whoever is primary then.
+    /// The replicas it is done to; those at the ends of its links. Of a failover, whoever is primary then.
     #[must_use]
     pub fn replicas(&self) -> Vec<u64> {
         match self {
@@ -164,6 +185,7 @@ impl Fault {
             | Fault::Clock { replica, .. } => vec![*replica],
             Fault::Link { links, .. } => {
                 let mut ends: Vec<u64> = links.iter().flat_map(|link| [link.from, link.to]).collect();
+                ends.retain(|end| *end != CLIENTS);
                 ends.sort_unstable();
                 ends.dedup();
                 ends
@@ -227,8 +249,12 @@ mod tests {
                 r#"{"effect":"cut","family":"link","heal_after":1500,"links":[{"from":1,"to":3}]}"#,
             ),
             (
-                Fault::Link { links, effect: LinkEffect::Delay(Millis(9)), heal_after: after },
+                Fault::Link { links: links.clone(), effect: LinkEffect::Delay(Millis(9)), heal_after: after },
                 r#"{"effect":{"delay":9},"family":"link","heal_after":1500,"links":[{"from":1,"to":3}]}"#,
+            ),
+            (
+                Fault::Link { links, effect: LinkEffect::HalfOpen, heal_after: after },
+                r#"{"effect":"half-open","family":"link","heal_after":1500,"links":[{"from":1,"to":3}]}"#,
             ),
             (
                 Fault::Failover {

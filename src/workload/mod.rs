@@ -15,6 +15,7 @@ pub mod family;
 pub mod faults;
 mod generator;
 mod intent;
+mod links;
 mod memory;
 mod outcome;
 pub mod patterns;

@@ -83,6 +83,26 @@ impl Rng {
             items.swap(last, other);
         }
     }
+
+    /// A number from `least` to `most`; short ones are as frequent as long ones.
+    pub fn often_short(&mut self, least: u64, most: u64) -> u64 {
+        let longest = match self.below(3) {
+            0 => most / 10,
+            1 => most / 3,
+            _ => most,
+        };
+        self.within(least, longest.max(least))
+    }
+
+    /// One of `all` whose turn it is: each has one before any has a second, in an order of its own each time. The bag holds those that
+    /// had none yet.
+    pub fn take_turn<T: Copy>(&mut self, bag: &mut Vec<T>, all: &[T]) -> Option<T> {
+        if bag.is_empty() {
+            bag.extend_from_slice(all);
+        }
+        let at = self.index(bag.len());
+        (at < bag.len()).then(|| bag.swap_remove(at))
+    }
 }
 
 #[cfg(test)]

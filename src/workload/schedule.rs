@@ -12,7 +12,8 @@
 //! at the same time; at most two are. Those of a [`Pattern`] follow each other as it says.
 
 use super::family::Family;
-use super::faults::{Damage, Fault, Link, LinkEffect, Millis, OldPrimary};
+use super::faults::{Damage, Fault, Millis, OldPrimary};
+use super::links::LinkTurns;
 use super::patterns::{Act, PATTERNS, Pattern, PatternRow};
 use super::rng::Rng;
 use std::time::Duration;
@@ -209,20 +210,12 @@ pub struct Schedule {
     /// What has its turn next is at the end. A hunt has to see each of them once, and soon.
     deck: Vec<Card>,
     decks: u32,
-    /// The same of groups and of old primaries: a short hunt has few faults, and none may be left to chance.
+    /// The same of groups, of old primaries and of links: a short hunt has few faults, and none may be left to chance.
     groups: Vec<Group>,
     old_primaries: Vec<OldPrimary>,
+    links: LinkTurns,
     mean_interval: Duration,
     is_first: bool,
-}
-
-/// One whose turn it is: each has one before any has a second, in an order of its own each time.
-fn take_turn<T: Copy>(bag: &mut Vec<T>, all: &[T], rng: &mut Rng) -> Option<T> {
-    if bag.is_empty() {
-        bag.extend_from_slice(all);
-    }
-    let at = rng.index(bag.len());
-    (at < bag.len()).then(|| bag.swap_remove(at))
 }
 
 impl Schedule {
@@ -242,6 +235,7 @@ impl Schedule {
             // What shows most comes first: a hunt may be short.
             groups: vec![Group::Followers],
             old_primaries: vec![OldPrimary::Dead],
+            links: LinkTurns::new(),
             mean_interval,
             is_first: true,
         }
@@ -299,7 +293,10 @@ impl Schedule {
         for family in &self.families {
             // What takes data or a majority away shows most, and comes in more than one way.
             let is_frequent = matches!(family, Family::Kill | Family::Failover) && !is_first;
-            parts[2].extend(std::iter::repeat_n(Card::Family(*family), if is_frequent { 2 } else { 1 }));
+            // What no pattern has would come late in a short hunt.
+            let is_in_patterns = self.patterns.iter().any(|row| row.families.contains(family));
+            let part = if is_first && !is_in_patterns { 0 } else { 2 };
+            parts[part].extend(std::iter::repeat_n(Card::Family(*family), if is_frequent { 2 } else { 1 }));
         }
         for part in &mut parts {
             self.rng.shuffle(part);
@@ -320,16 +317,12 @@ impl Schedule {
             Family::Pause => Fault::Pause { replica, heal_after },
             Family::Isolate => Fault::Isolate { replica, heal_after },
             Family::Link => {
-                let effect = match self.rng.below(6) {
-                    0 => LinkEffect::Delay(self.duration(10, 2_000)),
-                    1 => LinkEffect::Slow(self.rng.within(1_000, 100_000)),
-                    2 => LinkEffect::Reset,
-                    _ => LinkEffect::Cut,
-                };
-                Fault::Link { links: self.links(view), effect, heal_after }
+                let replicas = view.replicas.iter().map(|known| known.replica).collect();
+                let (links, effect) = self.links.draw(&mut self.rng, replicas, view.primary)?;
+                Fault::Link { links, effect, heal_after }
             }
             Family::Failover => Fault::Failover {
-                old_primary: take_turn(&mut self.old_primaries, OLD_PRIMARIES, &mut self.rng)?,
+                old_primary: self.rng.take_turn(&mut self.old_primaries, OLD_PRIMARIES)?,
                 to: None,
                 twice: self.rng.one_in(4),
                 interrupted_at: self.rng.one_in(3).then(|| self.rng.below(MOST_STEPS)),
@@ -398,37 +391,8 @@ impl Schedule {
         replicas
     }
 
-    /// One direction, both, a ring, a bridge (two hear each other only through a third), or somebody's all.
-    fn links(&mut self, view: &ClusterView) -> Vec<Link> {
-        let mut replicas: Vec<u64> = view.replicas.iter().map(|known| known.replica).collect();
-        self.rng.shuffle(&mut replicas);
-        let both = |one: u64, other: u64| [Link { from: one, to: other }, Link { from: other, to: one }];
-        let mut links = match (self.rng.below(6), &replicas[..]) {
-            (0 | 1, [from, to, ..]) => vec![Link { from: *from, to: *to }],
-            (2, [one, other, ..]) => both(*one, *other).to_vec(),
-            (3, _) => {
-                let next = replicas.iter().cycle().skip(1);
-                replicas.iter().zip(next).map(|(from, to)| Link { from: *from, to: *to }).collect()
-            }
-            (4, [alone, others @ ..]) => {
-                others.iter().map(|other| Link { from: *alone, to: *other }).collect()
-            }
-            (_, [alone, others @ ..]) => others.iter().flat_map(|other| both(*alone, *other)).collect(),
-            (_, []) => Vec::new(),
-        };
-        links.retain(|link| link.from != link.to);
-        links.sort_unstable();
-        links
-    }
-
-    /// Short times are as frequent as long ones.
     fn duration(&mut self, least: u64, most: u64) -> Millis {
-        let longest = match self.rng.below(3) {
-            0 => most / 10,
-            1 => most / 3,
-            _ => most,
-        };
-        Millis(self.rng.within(least, longest.max(least)))
+        Millis(self.rng.often_short(least, most))
     }
 }
 

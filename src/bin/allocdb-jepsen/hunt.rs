@@ -32,7 +32,7 @@ use super::common::{Exit, now_millis, print};
 use super::harness_log::{self, Notes, carried};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
-use super::local::LocalTestbed;
+use super::local::{HuntCluster, LocalTestbed};
 use super::runs::programs;
 use super::runtime;
 use super::sink::{OutputRoot, create_output_root};
@@ -86,6 +86,12 @@ const LIMITS: Limits = Limits {
     ..Limits::STANDARD
 };
 
+/// Families that need a cluster that is made for them.
+const BY_LAYOUT: [(Family, &str); 2] = [
+    (Family::Checkpoint, "its layout says when it takes them"),
+    (Family::Link, "its layout says where its replicas find each other"),
+];
+
 /// Carries out hunts, one after the other, until one is not valid or there have been enough.
 ///
 /// Where no verdict could be reached, a program is told in place of it.
@@ -108,10 +114,13 @@ fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
         if options.test_count > 1 {
             return refused("--test-count: a cluster in --workspace can be hunted once, when it is new");
         }
-        if options.nemesis.contains(&Family::Checkpoint) {
-            return refused(
-                "--nemesis: hunt-local cannot do `checkpoint` on a cluster in --workspace: its layout says when it takes them",
-            );
+        for (family, why) in BY_LAYOUT {
+            if options.nemesis.contains(&family) {
+                let word = family.word();
+                return refused(&format!(
+                    "--nemesis: hunt-local cannot do `{word}` on a cluster in --workspace: {why}"
+                ));
+            }
         }
     }
     create_output_root(&options.output_root).map_err(failed)?;
@@ -164,10 +173,14 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     notes.write_to(&files.harness_log)?;
     let _taken = notes.take();
     let workspace = root.path().join(format!(".{id}{}", CLUSTER.1));
-    let checkpoint = options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT);
+    let made = HuntCluster {
+        limits: LIMITS,
+        checkpoint_bytes: options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT),
+        has_faulty_links: options.nemesis.contains(&Family::Link),
+    };
     let is_own = options.workspace.is_none();
     let opened = match &options.workspace {
-        None => LocalTestbed::create_for_hunt(&workspace, LIMITS, checkpoint, &signals.second)
+        None => LocalTestbed::create_for_hunt(&workspace, &made, &signals.second)
             .inspect_err(|_| drop(std::fs::remove_dir_all(&workspace))),
         Some(others) => LocalTestbed::open_for_hunt(others, LIMITS, &id, &signals.second),
     };

@@ -1,5 +1,8 @@
 //! The local backend: three replica processes on this machine, reached over loopback, their faults injected through the runner.
 
+#[path = "local/links.rs"]
+mod links;
+
 use super::args::LocalTestbed as Options;
 use super::common::now_millis;
 use super::interrupt::Interrupt;
@@ -24,6 +27,7 @@ use allocdb_node::replica::staging::{StagedReplica, StagingError};
 use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use links::FaultyLinks;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::File;
@@ -58,7 +62,17 @@ struct Cluster {
     found_running: bool,
     /// It was made for this run; its files go with it if all is well.
     is_own: bool,
+    /// Between the replicas of a cluster that was made so.
+    links: Option<FaultyLinks>,
     _lock: Option<Lock>,
+}
+
+/// What a cluster is that is made for a hunt.
+pub(crate) struct HuntCluster {
+    pub(crate) limits: Limits,
+    /// Replicas take a checkpoint whenever their logs have grown by so many bytes, if that is not the usual number.
+    pub(crate) checkpoint_bytes: Option<u64>,
+    pub(crate) has_faulty_links: bool,
 }
 
 impl LocalTestbed {
@@ -67,7 +81,8 @@ impl LocalTestbed {
         let mut testbed = Self { options, interrupt, control_limit: CONTROL_LIMIT, cluster: None };
         if let Options::Existing { workspace } = &testbed.options {
             let runner = Runner::open(workspace, launcher(Ownership::Detached, testbed.interrupt.flag())?)?;
-            testbed.cluster = Some(Cluster { runner, found_running: true, is_own: false, _lock: None });
+            testbed.cluster =
+                Some(Cluster { runner, found_running: true, is_own: false, links: None, _lock: None });
         }
         Ok(testbed)
     }
@@ -75,15 +90,15 @@ impl LocalTestbed {
     /// A cluster made for a hunt in a folder of its own, and started. Its replicas end with this process.
     pub(crate) fn create_for_hunt(
         workspace: &Path,
-        limits: Limits,
-        checkpoint_bytes: Option<u64>,
+        made: &HuntCluster,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let launcher = launcher(Ownership::Tethered, interrupt.flag())?;
-        let mut runner =
-            Runner::create_or_open_with(workspace, limits, Host::Own, launcher, checkpoint_bytes)?;
+        let (limits, checkpoint) = (made.limits, made.checkpoint_bytes);
+        let mut runner = Runner::create_or_open_with(workspace, limits, Host::Own, launcher, checkpoint)?;
+        let links = made.has_faulty_links.then(|| FaultyLinks::put_in_place(&mut runner)).transpose()?;
         runner.start()?;
-        let cluster = Cluster { runner, found_running: false, is_own: true, _lock: None };
+        let cluster = Cluster { runner, found_running: false, is_own: true, links, _lock: None };
         let options = Options::ForOneRun { workspace: None, keep_cluster: false };
         let control_limit = CONTROL_LIMIT_OF_HUNTS;
         Ok(Self { options, interrupt: interrupt.clone(), control_limit, cluster: Some(cluster) })
@@ -158,6 +173,16 @@ impl LocalTestbed {
         self.runner().is_ok_and(|runner| runner.is_process_there(replica))
     }
 
+    /// Whether a replica's process stands still.
+    pub(crate) fn is_paused(&self, replica: ReplicaId) -> bool {
+        self.runner().is_ok_and(|runner| runner.is_paused(replica))
+    }
+
+    /// Whether a replica is cut off from clients and peers.
+    pub(crate) fn is_isolated(&self, replica: ReplicaId) -> Result<bool> {
+        Ok(self.runner()?.faults()?.network(replica) == Network::Isolated)
+    }
+
     /// Ends every replica, so that its files are as it leaves them.
     pub(crate) fn stop_replicas(&mut self) -> Result<()> {
         let cluster = self.cluster.as_mut().ok_or_else(|| anyhow!("the local cluster is not set up"))?;
@@ -180,7 +205,7 @@ impl LocalTestbed {
     fn begin_own(&self, output_root: &Path, run: &RunSpec) -> Result<Cluster> {
         let workspace = RunFiles::new(output_root, run.id.as_str()).own_cluster(now_millis());
         let runner = self.create(&workspace, Limits::GATE)?;
-        Ok(Cluster { runner, found_running: false, is_own: true, _lock: None })
+        Ok(Cluster { runner, found_running: false, is_own: true, links: None, _lock: None })
     }
 
     fn create(&self, workspace: &Path, limits: Limits) -> Result<Runner> {
@@ -219,7 +244,7 @@ impl LocalTestbed {
         } else {
             runner
         };
-        Ok(Cluster { runner, found_running, is_own: false, _lock: Some(lock) })
+        Ok(Cluster { runner, found_running, is_own: false, links: None, _lock: Some(lock) })
     }
 
     /// A status that another cluster's replica gives is no answer: it says nothing about the one that was asked.

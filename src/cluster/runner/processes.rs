@@ -50,7 +50,7 @@ impl Runner {
             .args(&self.launcher.leading)
             .arg("replica-daemon")
             .arg("--layout-file")
-            .arg(&self.layout_path)
+            .arg(self.layout_of(replica.id))
             .args(["--replica-id", &replica.id.to_string()])
             .stdout(log.try_clone().map_err(spawn_error)?)
             .stderr(log)
@@ -129,7 +129,7 @@ impl Runner {
     pub(super) fn own_process(&self, replica: &ReplicaLayout) -> Option<u32> {
         process::read_pid(&replica.pid_path)
             .filter(|pid| process::is_running(*pid))
-            .filter(|pid| process::is_replica(*pid, &self.layout_path, replica.id))
+            .filter(|pid| process::is_replica(*pid, self.layout_of(replica.id), replica.id))
     }
 
     /// Lets replicas that were started tethered go on without this process.

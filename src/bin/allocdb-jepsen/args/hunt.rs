@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Fault families of processes on this machine; `all` is all of these.
 pub(super) const LOCAL: &[Family] =
-    &[Family::Kill, Family::Pause, Family::Isolate, Family::Failover, Family::Checkpoint];
+    &[Family::Kill, Family::Pause, Family::Isolate, Family::Link, Family::Failover, Family::Checkpoint];
 
 /// Longest time limit and interval: a week.
 const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
@@ -42,7 +42,7 @@ pub(super) fn hunt_local() -> Subcommand {
             text("nemesis", "list")
                 .value_parser(nemesis(LOCAL, "hunt-local"))
                 .default_value("all")
-                .help("Fault families, with commas between them, or none, or all: kill, pause, isolate, failover, checkpoint"),
+                .help("Fault families, with commas between them, or none, or all: kill, pause, isolate, link, failover, checkpoint"),
         )
         .arg(number("nemesis-interval", "secs", 1, LONGEST_SECS).default_value("5").help("Mean time between two faults"))
         .arg(number("concurrency", "n", 1, MOST_PROCESSES).default_value("16").help("Processes at once"))
@@ -70,8 +70,8 @@ fn hunt(m: &mut ArgMatches) -> Option<Command> {
     let workspace = m.remove_one::<PathBuf>("workspace");
     let mut nemesis = m.remove_one::<Vec<Family>>("nemesis")?;
     if workspace.is_some() && nemesis == LOCAL {
-        // When a cluster takes checkpoints is said in its layout, which is somebody else's.
-        nemesis.retain(|family| *family != Family::Checkpoint);
+        // When a cluster takes checkpoints, and where its replicas find each other, is said in its layout, which is somebody else's.
+        nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link));
     }
     let slots = if workspace.is_some() { SlotMode::Fenced } else { SlotMode::Racing };
     Some(Command::Hunt(Hunt {

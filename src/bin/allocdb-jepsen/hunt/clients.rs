@@ -13,7 +13,7 @@ use allocdb_node::workload::{Generator, Step};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// How long a process waits for a turn before it looks whether the phase is over.
@@ -61,7 +61,7 @@ pub(super) struct Shared {
     /// Once it is set nobody waits for answers any more.
     second: Interrupt,
     progress: Arc<Progress>,
-    clients: BTreeMap<u64, SocketAddr>,
+    clients: RwLock<BTreeMap<u64, SocketAddr>>,
     client: ClientId,
 }
 
@@ -127,7 +127,7 @@ impl Shared {
             is_held: AtomicBool::new(false),
             second: second.clone(),
             progress,
-            clients,
+            clients: RwLock::new(clients),
             client,
         }
     }
@@ -150,6 +150,11 @@ impl Shared {
     pub(super) fn hold(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
         self.turn.notify_all();
+    }
+
+    /// Clients find this replica there from now on.
+    pub(super) fn set_client_addr(&self, replica: u64, addr: SocketAddr) {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(replica, addr);
     }
 
     /// Whether what happens is still recorded.
@@ -244,8 +249,12 @@ impl Shared {
     fn carry_out(&self, process: u64, step: &Step, patience: Duration) -> Outcome {
         let began = Instant::now();
         let is_waited_for = || self.is_waited_for() && began.elapsed() < patience;
-        let reply = match self.clients.get(&step.replica) {
-            Some(addr) => exchange(*addr, &encode(&step.request, self.client), is_waited_for),
+        let addr = {
+            let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+            clients.get(&step.replica).copied()
+        };
+        let reply = match addr {
+            Some(addr) => exchange(addr, &encode(&step.request, self.client), is_waited_for),
             None => wire::Reply::Unsent(format!("there is no replica {}", step.replica)),
         };
         let outcome = wire::outcome(&step.request, &reply);

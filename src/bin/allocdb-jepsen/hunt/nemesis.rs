@@ -7,6 +7,8 @@
 mod acts;
 #[path = "nemesis/failover.rs"]
 mod failover;
+#[path = "nemesis/families.rs"]
+mod families;
 
 use super::super::actions::Actions;
 use super::super::cluster;
@@ -22,8 +24,7 @@ use allocdb_node::ids::ReplicaId;
 use allocdb_node::replica::Role;
 use allocdb_node::workload::faults::Fault;
 use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, Turn, allows};
-use anyhow::{Result, anyhow};
-use failover::How;
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ pub(super) struct Nemesis<'a> {
     /// Each fault with the times at which it began and ended, in nanoseconds as in the history.
     pub(super) spans: Vec<Value>,
     /// The history says that this replica can reach nobody.
-    alone: Option<u64>,
+    alone_told: Option<u64>,
     /// Who is primary while a pattern is played: clients may look elsewhere meanwhile.
     leader: Option<ReplicaId>,
     /// Whether somebody is alone is told later.
@@ -91,7 +92,7 @@ impl<'a> Nemesis<'a> {
             active: Vec::new(),
             faults: 0,
             spans: Vec::new(),
-            alone: None,
+            alone_told: None,
             leader: None,
             is_told_later: false,
             silent: BTreeMap::new(),
@@ -145,6 +146,8 @@ impl<'a> Nemesis<'a> {
             self.heal(active);
         }
         self.tell_majority();
+        self.testbed.heal_all_links()?;
+        self.direct_clients();
         for replica in REPLICAS {
             self.go_on(replica)?;
             self.actions.heal(Inject::isolation(replica))?;
@@ -192,18 +195,7 @@ impl<'a> Nemesis<'a> {
         let span = self.spans.len();
         self.spans.push(value);
         self.shared.lock().generator.fault_begins(family);
-        let done = match &fault {
-            Fault::Kill { replicas, .. } => replicas
-                .iter()
-                .try_for_each(|replica| self.actions.inject(Inject::crash(ReplicaId(*replica)))),
-            Fault::Pause { replica, .. } => self.testbed.set_paused(ReplicaId(*replica), true),
-            Fault::Isolate { replica, .. } => self.actions.inject(Inject::isolation(ReplicaId(*replica))),
-            Fault::Failover { old_primary, to, twice, interrupted_at } => {
-                let how = How { to: to.map(ReplicaId), twice: *twice, interrupted_at: *interrupted_at };
-                self.fail_over(*old_primary, how)
-            }
-            other => Err(anyhow!("{} cannot be done here", other.family().word())),
-        };
+        let done = self.begin(&fault);
         let injected = self.tell(Kind::Info, family.word(), None, outcome(id, &done));
         self.spans[span]["done"] = done.is_ok().into();
         if let Err(error) = &done {
@@ -227,20 +219,7 @@ impl<'a> Nemesis<'a> {
         self.tell_majority();
         let Active { id, fault, span, .. } = active;
         self.tell(Kind::Invoke, "heal", None, json!({ "id": id, "family": fault.family().word() }));
-        let done = match &fault {
-            Fault::Kill { replicas, .. } => replicas.iter().try_for_each(|replica| {
-                // A failover may have started it since.
-                if self.testbed.is_process_there(ReplicaId(*replica)) {
-                    return Ok(());
-                }
-                self.actions.heal(Inject::crash(ReplicaId(*replica))).inspect_err(|error| {
-                    self.fail(*replica, &format!("it does not start again after it was killed: {error:#}"));
-                })
-            }),
-            Fault::Pause { replica, .. } => self.go_on(ReplicaId(*replica)),
-            Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
-            _ => Ok(()),
-        };
+        let done = self.undo(&fault).and_then(|()| self.check_healed(&fault));
         let healed = self.tell(Kind::Info, "heal", None, outcome(id, &done));
         if done.is_ok() {
             self.spans[span]["ended"] = healed.into();
@@ -255,38 +234,24 @@ impl<'a> Nemesis<'a> {
         self.tell_if_alone();
     }
 
-    /// Replicas that certainly take part in nothing.
-    fn unreachable(&self) -> BTreeSet<u64> {
-        let hurts = |active: &&Active| {
-            matches!(active.fault, Fault::Kill { .. } | Fault::Pause { .. } | Fault::Isolate { .. })
-        };
-        self.active.iter().filter(hurts).flat_map(|active| active.fault.replicas()).collect()
-    }
-
     /// Tells the history if one replica is certain to reach nobody.
     fn tell_if_alone(&mut self) {
         if self.is_told_later {
             return;
         }
-        let unreachable = self.unreachable();
-        let left: Vec<u64> = REPLICAS
-            .iter()
-            .map(|replica| replica.0)
-            .filter(|replica| !unreachable.contains(replica))
-            .collect();
-        if let ([alone], None) = (&left[..], self.alone) {
+        if let (Some(alone), None) = (self.alone(), self.alone_told) {
             // Whoever has ended or stands still acknowledges nothing from then on.
             if self.active.iter().any(|active| matches!(active.fault, Fault::Isolate { .. })) {
                 std::thread::sleep(CUT_OFF_SEEN);
             }
-            self.alone = Some(*alone);
+            self.alone_told = Some(alone);
             self.tell(Kind::Info, "no-majority", None, json!({ "primary": alone }));
         }
     }
 
     /// Tells the history that somebody may be reached again.
     fn tell_majority(&mut self) {
-        if self.alone.take().is_some() {
+        if self.alone_told.take().is_some() {
             self.tell(Kind::Info, "majority", None, json!({}));
         }
     }
@@ -312,7 +277,9 @@ impl<'a> Nemesis<'a> {
                     match health.role {
                         _ if !health.is_active => Some(format!("it is faulted: {}", reason())),
                         // A primary may wait for a majority before it answers.
-                        Role::Backup => leaves_unanswered(self.shared, sighting.replica),
+                        Role::Backup if !self.is_hard_to_reach(replica) => {
+                            leaves_unanswered(self.shared, sighting.replica)
+                        }
                         _ => None,
                     }
                 }

@@ -1,0 +1,142 @@
+//! What each family of faults does to a cluster on this machine, what undoes it, and how it is known that nothing is left of it.
+
+use super::super::super::nemesis::Fault as Inject;
+use super::super::super::testbed::REPLICAS;
+use super::failover::How;
+use super::{Active, Nemesis};
+use allocdb_node::ids::ReplicaId;
+use allocdb_node::workload::faults::{CLIENTS, Fault, Link, LinkEffect};
+use anyhow::{Result, anyhow, bail};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long a process may take to go on once it was told to.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(1);
+
+impl Nemesis<'_> {
+    /// Makes it so.
+    pub(super) fn begin(&mut self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::Kill { replicas, .. } => replicas
+                .iter()
+                .try_for_each(|replica| self.actions.inject(Inject::crash(ReplicaId(*replica)))),
+            Fault::Pause { replica, .. } => self.testbed.set_paused(ReplicaId(*replica), true),
+            Fault::Isolate { replica, .. } => self.actions.inject(Inject::isolation(ReplicaId(*replica))),
+            Fault::Link { links, effect, .. } => {
+                let done = self.testbed.break_links(links, *effect);
+                self.direct_clients();
+                done
+            }
+            Fault::Failover { old_primary, to, twice, interrupted_at } => {
+                let how = How { to: to.map(ReplicaId), twice: *twice, interrupted_at: *interrupted_at };
+                self.fail_over(*old_primary, how)
+            }
+            other => Err(anyhow!("{} cannot be done here", other.family().word())),
+        }
+    }
+
+    /// Undoes it; fine where nothing is left of it.
+    pub(super) fn undo(&mut self, fault: &Fault) -> Result<()> {
+        match fault {
+            Fault::Kill { replicas, .. } => replicas.iter().try_for_each(|replica| {
+                // A failover may have started it since.
+                if self.testbed.is_process_there(ReplicaId(*replica)) {
+                    return Ok(());
+                }
+                self.actions.heal(Inject::crash(ReplicaId(*replica))).inspect_err(|error| {
+                    self.fail(*replica, &format!("it does not start again after it was killed: {error:#}"));
+                })
+            }),
+            Fault::Pause { replica, .. } => self.go_on(ReplicaId(*replica)),
+            Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
+            Fault::Link { links, .. } => {
+                let done = self.testbed.heal_links(links);
+                self.direct_clients();
+                done
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says so if something is left of it. What another fault does to the same replica is that one's.
+    pub(super) fn check_healed(&self, fault: &Fault) -> Result<()> {
+        let testbed = self.testbed;
+        match fault {
+            Fault::Kill { replicas, .. } => {
+                match replicas.iter().find(|replica| !testbed.is_process_there(ReplicaId(**replica))) {
+                    Some(replica) => bail!("replica {replica} does not run"),
+                    None => Ok(()),
+                }
+            }
+            Fault::Pause { replica, .. } => {
+                let told = Instant::now();
+                while testbed.is_paused(ReplicaId(*replica)) {
+                    if told.elapsed() >= GOES_ON_WITHIN {
+                        bail!("replica {replica} stands still");
+                    }
+                    std::thread::yield_now();
+                }
+                Ok(())
+            }
+            Fault::Isolate { replica, .. } if testbed.is_isolated(ReplicaId(*replica))? => {
+                bail!("replica {replica} is cut off")
+            }
+            Fault::Link { links, .. } => testbed.check_links(links),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells clients where to find replicas.
+    pub(super) fn direct_clients(&self) {
+        for replica in REPLICAS {
+            match self.testbed.client_addr(replica) {
+                Ok(addr) => self.shared.set_client_addr(replica.0, addr),
+                Err(error) => log::warn!("clients are not told where replica {replica} is: {error:#}"),
+            }
+        }
+    }
+
+    fn broken_links(&self) -> impl Iterator<Item = (&Link, LinkEffect)> {
+        self.active.iter().flat_map(|active| match &active.fault {
+            Fault::Link { links, effect, .. } => links.iter().map(|link| (link, *effect)).collect::<Vec<_>>(),
+            _ => Vec::new(),
+        })
+    }
+
+    /// Whether something happens to what clients and this replica say to each other.
+    pub(super) fn is_hard_to_reach(&self, replica: u64) -> bool {
+        let ends = |link: &Link| [link.from, link.to];
+        self.broken_links().any(|(link, _)| ends(link).contains(&CLIENTS) && ends(link).contains(&replica))
+    }
+
+    /// Replicas that certainly take part in nothing.
+    pub(super) fn unreachable(&self) -> BTreeSet<u64> {
+        let takes_out = |active: &&Active| {
+            matches!(active.fault, Fault::Kill { .. } | Fault::Pause { .. } | Fault::Isolate { .. })
+        };
+        self.active.iter().filter(takes_out).flat_map(|active| active.fault.replicas()).collect()
+    }
+
+    /// A replica that takes part in something, if anybody does, and of which nothing that it asks from now on is certain to be heard and
+    /// answered by any other: whoever is primary, or the only one.
+    pub(super) fn alone(&self) -> Option<u64> {
+        let unreachable = self.unreachable();
+        let left: Vec<u64> = REPLICAS
+            .iter()
+            .map(|replica| replica.0)
+            .filter(|replica| !unreachable.contains(replica))
+            .collect();
+        let is_severed = |asks: u64, answers: u64| {
+            self.broken_links().any(|(link, effect)| {
+                (*link == Link { from: asks, to: answers } && effect.keeps_questions())
+                    || (*link == Link { from: answers, to: asks } && effect.keeps_answers())
+            })
+        };
+        let is_alone = |own: &u64| left.iter().all(|other| other == own || is_severed(*own, *other));
+        let alone: Vec<u64> = left.iter().copied().filter(is_alone).collect();
+        match alone[..] {
+            [only] => Some(only),
+            _ => Some(self.primary().0).filter(|primary| alone.contains(primary)),
+        }
+    }
+}
