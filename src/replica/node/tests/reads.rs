@@ -61,6 +61,37 @@ fn a_primary_whose_peers_follow_another_one_does_not_answer_after_its_lease() {
     assert_eq!(cluster.resource(2, 41, 1), Found);
 }
 
+/// What is due may have come to be so under another primary, whose leases the old one has never heard of.
+#[test]
+fn a_tick_with_nothing_due_is_answered_as_a_read_is() {
+    let mut cluster = Cluster::new();
+    cluster.submit(1, 1, 1, create(41));
+    cluster.isolated = vec![2, 3];
+    cluster.now = READ_LEASE - Duration::from_nanos(1);
+    assert_eq!(cluster.tick(1, 1), Expired(0, None));
+    cluster.now = READ_LEASE;
+    assert_eq!(cluster.tick(1, 1), not_primary("view_uncertain"));
+    // One that follows it again is asked, and once for all that wait.
+    cluster.isolated = vec![3];
+    let before = commits_sent(&cluster);
+    let tick = |cluster: &mut Cluster| cluster.hand_in(1, Request::TickExpirations { slot: Slot(1) });
+    let tokens = [tick(&mut cluster), tick(&mut cluster)];
+    assert!(cluster.node(1).take_outputs().is_empty(), "answered before anybody was asked");
+    cluster.run();
+    for token in tokens {
+        assert_eq!(Answer::from(cluster.replies.remove(&token).unwrap()), Expired(0, None));
+    }
+    assert_eq!(commits_sent(&cluster), before + 2);
+
+    // A lease that a new primary made is due, and the old one knows nothing of it.
+    cluster.isolated = Vec::new();
+    cluster.fail_over(2, 3);
+    cluster.submit(2, 1, 2, reserve(41, 4));
+    cluster.now = 2 * READ_LEASE;
+    assert_eq!(cluster.tick(1, 5), not_primary("view_uncertain"));
+    assert_eq!(cluster.tick(2, 5), Expired(1, Some(3)));
+}
+
 /// A primary with one committed entry whose messages the test answers; the entry was sent at 0, the commit at `answered`.
 fn driven(answered: Duration) -> Cluster {
     let mut cluster = Cluster::new();
