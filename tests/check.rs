@@ -375,6 +375,57 @@ fn who_reaches_nobody_commits_nothing_and_soon_reads_nothing() {
     assert_eq!(read(1_551), ["no-quorum-commit primary=1 answer=read operations=5"]);
 }
 
+#[test]
+fn a_tick_that_says_it_ended_more_than_was_due_ended_it_early_whoever_stands_where_it_would_have() {
+    let tick = |op: &str| format!(r#"{op} invoke tick {{"slot":5}}"#);
+    let told = |op: &str, processed: u64, last: u64| {
+        format!(r#"{op} ok tick {{"processed":{processed},"last_lsn":{last}}}"#)
+    };
+    let other = [
+        r#"1 invoke create_resource {"op":"3","resource":"6","slot":5}"#,
+        r#"1 ok create_resource {"lsn":3,"code":"ok"}"#,
+    ];
+    // The other command is answered before the tick is, when all before it is known, and when it is not.
+    let early = |lines: &[&str]| anomalies(&leased(lines));
+    let wrong = [other[0], &tick("2"), other[1], &told("2", 2, 4)];
+    assert_eq!(early(&wrong), ["early-expiry processed=2 due=1 operations=2,5"]);
+    assert_eq!(early(&[wrong[0], wrong[1], wrong[2], &told("2", 1, 4)]), [""; 0]);
+    let waits = [
+        r#"3 invoke create_resource {"op":"4","resource":"7","slot":5}"#,
+        r#"3 ok create_resource {"lsn":3,"code":"ok"}"#,
+    ];
+    let other = [other[0], r#"1 ok create_resource {"lsn":4,"code":"ok"}"#];
+    for [first, second] in [[other[1], &*told("2", 2, 5)], [&*told("2", 2, 5), other[1]]] {
+        let lines = [waits[0], other[0], &tick("2"), first, second, waits[1]];
+        assert_eq!(early(&lines), ["early-expiry processed=2 due=1 operations=2,6"]);
+    }
+    // Where as much was due as it says, two commands have one place.
+    let two = [
+        r#"1 invoke create_resource {"op":"3","resource":"6","slot":1}"#,
+        r#"1 ok create_resource {"lsn":3,"code":"ok"}"#,
+        r#"1 invoke reserve {"op":"4","resource":"6","holder":"7","ttl":4,"slot":1}"#,
+        r#"1 ok reserve {"lsn":4,"code":"ok","lease":"4","epoch":1,"deadline":5}"#,
+        r#"1 invoke create_resource {"op":"5","resource":"7","slot":5}"#,
+        r#"2 invoke tick {"slot":5}"#,
+        r#"1 ok create_resource {"lsn":5,"code":"ok"}"#,
+    ];
+    let behind = |last: u64| early(&[&two[..], &[&*told("2", 2, last)]].concat());
+    assert_eq!(behind(6)[0], "lsn-conflict lsn=5 operations=8,9");
+    assert_eq!(behind(7), [""; 0]);
+}
+
+/// From a place on that nothing can stand at nobody knows what there is.
+#[test]
+fn behind_a_place_that_belongs_to_nothing_no_read_is_judged() {
+    let lines = [
+        r#"1 invoke create_resource {"op":"3","resource":"6","slot":1}"#,
+        r#"1 ok create_resource {"lsn":4,"code":"ok"}"#,
+        r#"1 invoke get_resource {"resource":"6","fence":4}"#,
+        r#"1 ok get_resource {"state":"available","version":0}"#,
+    ];
+    assert_eq!(anomalies(&leased(&lines)), ["duplicate-execution lsn=3 operations=4"]);
+}
+
 /// Each row: what comes first, what is asked, what is wrong to be answered, how that is called, and what is right.
 #[test]
 fn every_kind_of_wrong_answer_has_its_name() {
@@ -414,6 +465,15 @@ fn every_kind_of_wrong_answer_has_its_name() {
         assert_eq!(anomalies(&leased(&[read_lease, &wrong])), [expected]);
         assert_eq!(anomalies(&leased(&[read_lease, &right_lease])), [""; 0]);
     }
+    // A lease in the state it is in, under the epoch that its last holder had.
+    let revoking_lease = |epoch: u64| {
+        format!(
+            r#"1 ok get_lease {{"state":"revoking","holder":"7","epoch":{epoch},"created":2,"deadline":5,"members":["5"]}}"#
+        )
+    };
+    let look = |told: &str| anomalies(&leased(&[&revoking[..], &[read_lease, told]].concat()));
+    assert_eq!(look(&revoking_lease(1)), ["stale-holder lease=2 lsn=4 operations=6,8"]);
+    assert_eq!(look(&revoking_lease(2)), [""; 0]);
     let rows: &[(&[&str], &str, &str, &str, &str)] = &[
         (
             &other,

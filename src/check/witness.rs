@@ -20,12 +20,14 @@
 //! events alone, however often somebody asks.
 //!
 //! Memory is bounded by what is in flight, what the model remembers, [`MOST_WAITING`] events behind the first place that is not
-//! known yet, and 24 bytes for each of the last million places, which late repetitions and logs are held against.
+//! known yet, 24 bytes for each of the last million places, which late repetitions and logs are held against, and the last hundred
+//! thousand commands, from which the states of replicas are told that have not come as far as others.
 
 mod apply;
 mod attempts;
 mod gaps;
 mod in_order;
+mod kept;
 mod logs;
 mod past;
 mod search;
@@ -39,7 +41,9 @@ use super::{Anomaly, AnomalyKind, Judgement};
 use attempts::Attempts;
 pub(super) use gaps::Assumed;
 use in_order::InOrder;
+use kept::Kept;
 use past::{Logs, Past};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Anomalies after which nothing more is looked for: what follows is mostly their consequence.
@@ -93,6 +97,8 @@ enum Content<M: Model> {
     Swept {
         sweep: M::Sweep,
         count: u64,
+        /// As it was told. That is more where the first places that it was told to have taken are known to be others'.
+        told: u64,
     },
 }
 
@@ -144,6 +150,7 @@ pub(super) struct World<M: Model> {
     /// When the places in `entries` were told.
     told: BTreeSet<(u64, u64)>,
     past: Past,
+    kept: Kept<M>,
     logs: Logs<M::Command>,
     refused: VecDeque<(u128, u64)>,
     views: Views<M>,
@@ -168,6 +175,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
     /// A checker for a history that begins where the model is before its first place.
     pub(super) fn new(model: M, gaps: Gaps) -> Self {
         Self {
+            kept: Kept::new(&model),
             model,
             gaps,
             applied: 0,
@@ -202,6 +210,14 @@ impl<M: Model + std::fmt::Debug> World<M> {
 
     pub(super) fn model(&self) -> &M {
         &self.model
+    }
+
+    /// The state after a place, if that is known.
+    pub(super) fn state_at(&self, place: u64) -> Option<Cow<'_, M>> {
+        if place == self.applied {
+            return Some(Cow::Borrowed(&self.model));
+        }
+        self.kept.at(place).filter(|_| place < self.applied).map(Cow::Owned)
     }
 
     pub(super) fn applied(&self) -> u64 {
@@ -279,7 +295,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             }
             (Call::Sweep(sweep), Completion::Swept { first, count }) => {
                 self.commit(first.saturating_add(count.saturating_sub(1)), invoked);
-                let content = Content::Swept { sweep, count };
+                let content = Content::Swept { sweep, count, told: count };
                 let completed = Some(index);
                 self.insert(
                     first,

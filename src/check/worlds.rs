@@ -104,14 +104,21 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         self.first.report(anomaly.clone());
     }
 
-    /// Notes what is wrong with the state that was come to, and the last place that has been applied, if something is.
-    pub fn inspect(&mut self, compare: impl Fn(&M, u64) -> Option<Anomaly>) {
+    /// Notes what is wrong with the state after a place, if something is; says whether that state is known. Those after the last
+    /// hundred thousand places are, or some fewer.
+    pub fn inspect(&mut self, place: u64, compare: impl Fn(&M) -> Option<Anomaly>) -> bool {
+        let mut is_known = true;
         self.each(|world| {
-            if let Some(anomaly) = compare(world.model(), world.applied()) {
+            let Some(found) = world.state_at(place).map(|state| compare(&state)) else {
+                is_known = false;
+                return;
+            };
+            if let Some(anomaly) = found {
                 world.report(anomaly);
             }
         });
         self.sort_out();
+        is_known
     }
 
     /// Nobody who was not told yet is going to be: places at which one of several things may stand are gone on from in a world

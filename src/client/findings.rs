@@ -276,10 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_that_has_not_come_as_far_is_held_against_the_state_that_it_has_come_to() {
+        let before = of_model(&LeaseModel::new(LIMITS));
+        let told = |lsn, lines: &[String]| {
+            let Verdict { judgement, .. } = judged(&told_state(lsn, lines)).unwrap();
+            (judgement.anomalies.iter().map(ToString::to_string).collect::<Vec<_>>(), judgement.doubts.len())
+        };
+        assert_eq!(told(0, &before), (Vec::new(), 0));
+        assert_eq!(told(0, &state()), (vec!["replica-divergence replica=2 lsn=0 operations=".to_owned()], 0));
+        assert_eq!(told(1, &before), (vec!["replica-divergence replica=2 lsn=1 operations=".to_owned()], 0));
+    }
+
+    #[test]
     fn a_state_that_cannot_be_compared_or_is_told_in_part_proves_nothing() {
         let doubts = |told: &[_]| judged(told).unwrap().judgement.doubts;
-        let behind = doubts(&told_state(0, &[]));
-        assert!(behind[0].starts_with("the state of replica 2 at 0 was not compared"), "{behind:?}");
+        let ahead = doubts(&told_state(2, &state()));
+        assert!(ahead[0].starts_with("the state of replica 2 at 2 was not compared"), "{ahead:?}");
         let part = StatePart { lsn: 1, part: 0, parts: 2, lines: state() };
         let unfinished = doubts(&[(STATE, serde_json::to_value(&part).unwrap())]);
         assert_eq!(unfinished, ["the state of replica 2 was told in part only"]);

@@ -56,8 +56,10 @@ pub struct Judge {
     quorum: Quorum,
     /// The highest place that each replica has told somebody of.
     told_by: BTreeMap<u64, u64>,
-    /// States of replicas that had not applied as much as others, and could not be compared.
+    /// States of replicas at places whose state is not known, or not any more.
     uncompared: Vec<(u64, u64)>,
+    /// The first event that was refused.
+    refused: Option<String>,
 }
 
 impl Judge {
@@ -73,6 +75,7 @@ impl Judge {
             quorum: Quorum::default(),
             told_by: BTreeMap::new(),
             uncompared: Vec::new(),
+            refused: None,
         }
     }
 
@@ -103,6 +106,18 @@ impl Judge {
     /// # Errors
     /// When it can be no event of such a history: what is wrong, and what was expected.
     pub fn hear(&mut self, event: &Event) -> Result<(), String> {
+        let heard = self.hear_event(event);
+        self.noting(heard)
+    }
+
+    /// Takes note of an event that is refused: without it the history proves nothing.
+    fn noting<T>(&mut self, heard: Result<T, String>) -> Result<T, String> {
+        heard.inspect_err(|problem| {
+            self.refused.get_or_insert_with(|| problem.clone());
+        })
+    }
+
+    fn hear_event(&mut self, event: &Event) -> Result<(), String> {
         if event.process == Process::Nemesis && event.f != LOG {
             return self.hear_of_replicas(event);
         }
@@ -118,13 +133,15 @@ impl Judge {
     /// # Errors
     /// When its process may not do that.
     pub fn begins(&mut self, stamp: &Stamp, request: Request) -> Result<(), String> {
-        match self.processes.follow(stamp, request.f()).map_err(|error| error.to_string())? {
-            Paired::Begins => self.invoked(stamp, request),
-            Paired::Ends { .. } | Paired::Nemesis => {
-                return Err("expected an invocation of a client".to_owned());
+        let begun = match self.processes.follow(stamp, request.f()) {
+            Ok(Paired::Begins) => {
+                self.invoked(stamp, request);
+                Ok(())
             }
-        }
-        Ok(())
+            Ok(Paired::Ends { .. } | Paired::Nemesis) => Err("expected an invocation of a client".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.noting(begun)
     }
 
     /// What a process asked for by the operation `f` has come to something: the same as hearing of it, without a text in between.
@@ -132,10 +149,12 @@ impl Judge {
     /// # Errors
     /// When its process may not do that, or it is no answer to what was asked.
     pub fn ends(&mut self, stamp: &Stamp, f: &str, fields: &Fields<'_>) -> Result<(), String> {
-        match self.processes.follow(stamp, f).map_err(|error| error.to_string())? {
-            Paired::Ends { invoked, replica } => self.completed(stamp, (invoked, replica), fields),
-            Paired::Begins | Paired::Nemesis => Err("expected a completion of a client".to_owned()),
-        }
+        let ended = match self.processes.follow(stamp, f) {
+            Ok(Paired::Ends { invoked, replica }) => self.completed(stamp, (invoked, replica), fields),
+            Ok(Paired::Begins | Paired::Nemesis) => Err("expected a completion of a client".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.noting(ended)
     }
 
     fn take(&mut self, stamp: &Stamp, f: &str, fields: Result<&Fields<'_>, String>) -> Result<(), String> {
@@ -247,10 +266,9 @@ impl Judge {
     }
 
     fn compare_state(&mut self, state: &ReplicaState) {
-        if state.lsn != self.checker.applied() {
-            return self.uncompared.push((state.replica, state.lsn));
+        if !self.checker.inspect(state.lsn, |model| state.compare(model)) {
+            self.uncompared.push((state.replica, state.lsn));
         }
-        self.checker.inspect(|model, applied| if applied == state.lsn { state.compare(model) } else { None });
     }
 
     /// There is nothing more to come; what is open has no known outcome.
@@ -259,6 +277,9 @@ impl Judge {
         self.counts.info += self.processes.unfinished().len() as u64;
         if is_cut {
             self.checker.doubt("the history was cut off inside a line; what is missing may matter");
+        }
+        if let Some(problem) = self.refused.take() {
+            self.checker.doubt(format!("an event was refused: {problem}"));
         }
         if self.counts.ok == 0 {
             self.checker.doubt("no operation was answered, so nothing is shown");
@@ -269,7 +290,7 @@ impl Judge {
         for (replica, lsn) in &self.uncompared {
             let applied = self.checker.applied();
             self.checker.doubt(format!(
-                "the state of replica {replica} at {lsn} was not compared: the model had applied everything through {applied}"
+                "the state of replica {replica} at {lsn} was not compared: the model had applied everything through {applied}, and knows no state of that place"
             ));
         }
         Verdict { judgement: self.checker.finish(), counts: self.counts }
@@ -329,3 +350,6 @@ fn hear_next<R: BufRead>(
     }
     Ok(Some(judge.hear(&lines.event()?)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -473,6 +473,7 @@ impl LeaseModel {
                 AnomalyKind::StaleHolder
             }
             (ReservationNotFound, Ok) if is_claim => AnomalyKind::StaleHolder,
+            (InvalidState, Ok) if is_claim && self.is_being_revoked(ask) => AnomalyKind::StaleHolder,
             // An epoch that began when the last holder lost his right is not known: it is his that counts.
             (InvalidState | ReservationRetired, StaleEpoch) if is_claim => AnomalyKind::StaleHolder,
             (_, ReservationNotFound) if self.was_alive(ask, place) => AnomalyKind::LostWrite,
@@ -493,6 +494,12 @@ impl LeaseModel {
         };
         let ended = self.leases.get(lease).map(|view| view.released);
         ended.is_some_and(|ended| ended.is_none_or(|ended| ended == Lsn(place)))
+    }
+
+    /// Whether the lease that a command is about is being taken from its holder.
+    fn is_being_revoked(&self, ask: &Ask) -> bool {
+        let (Ask::Confirm { lease, .. } | Ask::Release { lease, .. }) = ask else { return false };
+        self.leases.get(lease).is_some_and(|view| view.state == LeaseState::Revoking)
     }
 
     /// Whether the last lease of one of the resources that are asked for ended at its deadline.
@@ -730,6 +737,13 @@ impl Model for LeaseModel {
                         AnomalyKind::LostWrite
                     }
                     (LeaseSeen::Retired, Some(view)) if view.retire_after.is_none() => AnomalyKind::LostWrite,
+                    // Nothing but the epoch is as it was: the right of the last holder still counts.
+                    (LeaseSeen::Found(seen), Some(view))
+                        if seen.epoch < view.epoch
+                            && **seen == (LeaseView { epoch: seen.epoch, ..LeaseView::clone(view) }) =>
+                    {
+                        AnomalyKind::StaleHolder
+                    }
                     (LeaseSeen::Found(seen), Some(view))
                         if seen.state == LeaseState::Expired && view.state == LeaseState::Reserved =>
                     {

@@ -64,9 +64,15 @@ impl<M: Model + std::fmt::Debug> World<M> {
                     self.apply_one(place, &command, entry.answer.as_ref(), (index, told_at));
                 }
             }
-            Content::Swept { sweep, count } => {
+            Content::Swept { sweep, count, told } => {
                 let due = self.model.due(&sweep);
-                self.compare_swept(entry.index, &sweep, count, &due);
+                if told != count && due.len() as u64 == told {
+                    // It ended as much as it should have, and not all of that can stand where it was told.
+                    let first = place.saturating_sub(told - count);
+                    self.report_conflict(first, self.past.index(first), index);
+                } else {
+                    self.compare_swept(index, &sweep, told, &due);
+                }
                 if due.len() as u64 == count && self.looks.has_suspects() {
                     due.iter().for_each(|command| self.looks.note_present(&M::keys_of(command), index));
                 }
@@ -143,6 +149,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         self.changes = changes;
         self.applied = place;
+        if self.gaps == Gaps::Closed {
+            self.kept.note(place, command, &self.model);
+        }
         let recalled = self.model.recall(command);
         let told = answer.or(recalled.as_ref()).map(M::digest_answer);
         let answer_digest = told.unwrap_or(0);

@@ -33,7 +33,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         self.advance_to_end();
         if self.forks.is_empty() && (self.ended || !self.judgement.anomalies.is_empty()) {
-            self.look_until(u64::MAX);
+            self.look_until(self.known_until());
             return self.judged();
         }
         let doubts = self.judgement.doubts.clone();
@@ -51,6 +51,16 @@ impl<M: Model + std::fmt::Debug> World<M> {
             ));
         }
         judgement
+    }
+
+    /// The first event from which on a read may have been answered from a state that is not known: not all that was told could be
+    /// applied, or nobody knows whether something that was lost was.
+    fn known_until(&self) -> u64 {
+        if self.ended {
+            return 0;
+        }
+        let told = self.entries.values().map(|entry| entry.first_invoked);
+        told.chain(self.lost.keys().copied()).min().unwrap_or(u64::MAX)
     }
 
     /// Everything at once, and where it does not add up once more with operations whose outcome is not known at free places.

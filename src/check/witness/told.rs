@@ -208,7 +208,59 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
     }
 
-    pub(super) fn insert(&mut self, place: u64, entry: Entry<M>) {
+    /// Two are told one place.
+    pub(super) fn report_conflict(&mut self, place: u64, known: Option<u64>, index: u64) {
+        self.anomaly(Anomaly {
+            kind: AnomalyKind::LsnConflict,
+            operations: known.into_iter().chain([index]).collect(),
+            fields: vec![("lsn", place.to_string())],
+            expected: "one command at each place".to_owned(),
+            observed: format!("another command is told the same place, {place}"),
+        });
+    }
+
+    /// The first place from this one on that is nobody's.
+    fn first_free(&self, mut place: u64) -> u64 {
+        if self.gaps == Gaps::Closed {
+            place = place.max(self.applied.saturating_add(1));
+        }
+        loop {
+            let before = self.entries.range(..=place).next_back();
+            match before.map(|(at, known)| known.last(*at)) {
+                Some(last) if last >= place && last < u64::MAX => place = last + 1,
+                _ => return place,
+            }
+        }
+    }
+
+    /// A sweep tells its last place, and how many it took. Where the first of those are others' it may have taken fewer: how many it
+    /// should have is known when its turn comes. Nor has it taken the place of a command that is told to stand where it begins.
+    fn make_room(&mut self, place: u64, entry: &mut Entry<M>) -> u64 {
+        let last = entry.last(place);
+        if let Content::Swept { count, .. } = &mut entry.content {
+            let first = self.first_free(place);
+            if first <= last {
+                *count = last - first + 1;
+                return first;
+            }
+        } else if let Some(known) = self.entries.get_mut(&place)
+            && let Content::Swept { count, .. } = &mut known.content
+            && *count > 1
+        {
+            *count -= 1;
+            if let Some(known) = self.entries.remove(&place) {
+                if let Some(completed) = known.completed {
+                    self.told.remove(&(completed, place));
+                    self.told.insert((completed, place + 1));
+                }
+                self.entries.insert(place + 1, known);
+            }
+        }
+        place
+    }
+
+    pub(super) fn insert(&mut self, place: u64, mut entry: Entry<M>) {
+        let place = if place == 0 { 0 } else { self.make_room(place, &mut entry) };
         let last = entry.last(place);
         let before = if self.entries.is_empty() { None } else { self.entries.range(..=last).next_back() };
         let taken = before
@@ -216,14 +268,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
             .map(|(_, known)| known.index)
             .or_else(|| self.past.index(place).filter(|_| place <= self.applied));
         if place == 0 || taken.is_some() || (place <= self.applied && self.gaps == Gaps::Closed) {
-            let operations = taken.into_iter().chain([entry.index]).collect();
-            return self.anomaly(Anomaly {
-                kind: AnomalyKind::LsnConflict,
-                operations,
-                fields: vec![("lsn", place.to_string())],
-                expected: "one command at each place".to_owned(),
-                observed: format!("another command is told the same place, {place}"),
-            });
+            return self.report_conflict(place, taken, entry.index);
         }
         if place <= entry.floor.0 {
             self.anomaly(Anomaly {
