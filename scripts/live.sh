@@ -8,14 +8,15 @@
 #                                            the same DIR it goes on where it stopped. What was passed before counts for the same
 #                                            binary and window, as long as its bundle is there and says so
 #   live.sh --binary FILE ...                a build other than target/release/allocdb-jepsen
+#   live.sh --stand-in FILE ...              the example kubernetes_stand_in where it is built already
 #
 # Needs QEMU, a kernel, busybox, dropbear and e2fsprogs; no rights and no network. `--check` only says whether they are there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
-full=false check=false lanes=1 out='' binary=''
+full=false check=false lanes=1 out='' binary='' stand_in_program=''
 usage() {
-    echo "usage: live.sh [--check] [--full --out <folder> [--lanes <number>]] [--binary <file>]" >&2
+    echo "usage: live.sh [--check] [--full --out <folder> [--lanes <number>]] [--binary <file>] [--stand-in <file>]" >&2
     exit 1
 }
 while [ $# -gt 0 ]; do
@@ -25,6 +26,11 @@ while [ $# -gt 0 ]; do
     --lanes | --out | --binary)
         [ $# -ge 2 ] || usage
         declare "${1#--}=$2"
+        shift
+        ;;
+    --stand-in)
+        [ $# -ge 2 ] || usage
+        stand_in_program=$2
         shift
         ;;
     *) usage ;;
@@ -198,9 +204,13 @@ end_stand_in() {
 
 begin_stand_in() { # workspace for the layout, workspace of the testbed, its lane
     local net=172.31.$((2 * $3 + 1))
-    cargo build --quiet --locked --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
+    if [ -z "$stand_in_program" ]; then
+        # With the features of the tests, so that only one of both builds the library.
+        cargo build --quiet --locked --all-features --manifest-path "$here/Cargo.toml" --example kubernetes_stand_in
+        stand_in_program=$here/target/debug/examples/kubernetes_stand_in
+    fi
     mkfifo "$temporary/to-stand-in"
-    "$here/target/debug/examples/kubernetes_stand_in" "$((2220 + $3))" "$net.11" "$net.12" "$net.13" \
+    "$stand_in_program" "$((2220 + $3))" "$net.11" "$net.12" "$net.13" \
         <"$temporary/to-stand-in" >"$temporary/stand-in.txt" &
     stand_in=$!
     exec {stand_in_input}>"$temporary/to-stand-in"

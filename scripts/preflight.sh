@@ -5,8 +5,9 @@
 #
 #   preflight.sh [folder of recordings]      also compares the release with recordings, if a folder is named
 #
-# Everything is built once. What waits, tests above all, is played beside what keeps a processor busy; what was said meanwhile
-# comes afterwards, step by step. The table at the end says when each step began and how many seconds it took.
+# Everything is built once. Tests come first, and mostly wait; the release is built beside them, and lints take what processors
+# nobody else wants. What was said meanwhile comes afterwards, step by step. The table at the end says when each step began and how
+# many seconds it took.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recordings=${1:-}
@@ -75,6 +76,9 @@ end() { # name job
     return "$done"
 }
 
+# Only when nobody else wants a processor.
+if chrt --idle 0 true 2>/dev/null; then spare=(chrt --idle 0); else spare=(nice -n 19); fi
+
 try_release() {
     # Beside all the rest a hunt may not come to everything; it says so, and what.
     run_child target/release/allocdb-jepsen hunt-local --output-root "$out/artifacts" --time-limit 30 ||
@@ -84,7 +88,7 @@ try_release() {
 }
 
 release() {
-    step "build of the release" cargo build --quiet --locked --release || return 1
+    step "build of the release" nice -n 5 cargo build --quiet --locked --release || return 1
     touch "$out/release-is-built"
     step "the release binary, as in the README" try_release
 }
@@ -98,35 +102,43 @@ compare() {
     step "recordings" target/debug/examples/check_recordings --program target/release/allocdb-jepsen "$recordings"
 }
 
-# Virtual machines want processors; tests have some of their own, so these come when the tests are through.
+# Virtual machines want processors; tests have some of their own, so these come when the tests and all else but lints are through.
 machines() {
     if lacking=$(scripts/live.sh --check); then
-        step "runs on virtual machines" scripts/live.sh --binary target/release/allocdb-jepsen
+        step "runs on virtual machines" scripts/live.sh --binary target/release/allocdb-jepsen \
+            --stand-in target/debug/examples/kubernetes_stand_in
     else
         printf '\n== runs on virtual machines\nskipped: %s\n' "$lacking"
     fi
 }
 
+# Not before tests are played: whoever looks whether they are built would wait until this is through.
 lints() {
-    step "lints" nice cargo clippy --quiet --locked --all-targets --all-features -- -D warnings || return 1
-    RUSTDOCFLAGS="-D warnings" step "documentation" nice cargo doc --quiet --locked --no-deps --lib --all-features
+    while [ ! -e "$out/tests-are-built" ]; do
+        kill -0 "$$" 2>/dev/null || return 1
+        sleep 0.5
+    done
+    step "lints" "${spare[@]}" cargo clippy --quiet --locked --all-targets --all-features -- -D warnings || return 1
+    RUSTDOCFLAGS="-D warnings" step "documentation" \
+        "${spare[@]}" cargo doc --quiet --locked --no-deps --lib --all-features
 }
 
-# With what compares recordings, which is a program of its own.
+# With the programs that compare recordings and stand in for Kubernetes.
 build_tests() {
     run_child cargo test --quiet --locked --all-features --no-run || return 1
-    run_child cargo build --quiet --locked --all-features --example check_recordings
+    run_child cargo build --quiet --locked --all-features --example check_recordings --example kubernetes_stand_in
 }
 
 play_tests() {
     local done=0 shows
-    scripts/tests.sh >"$out/tests" 2>&1 &
+    TESTS_ARE_BUILT_FILE=$out/tests-are-built scripts/tests.sh >"$out/tests" 2>&1 &
     child=$!
     tail -n +1 -f --pid="$child" "$out/tests" &
     shows=$!
     wait "$child" || done=$?
     child=
     wait "$shows" || true
+    touch "$out/tests-are-built"
     return "$done"
 }
 
@@ -143,11 +155,11 @@ fi
 status=0
 step "tests" play_tests || status=1
 end release "$release" || status=1
+[ -z "$compare" ] || end compare "$compare" || status=1
 if [ -e "$out/release-is-built" ]; then
     machines || status=1
 fi
 end lints "$lints" || status=1
-[ -z "$compare" ] || end compare "$compare" || status=1
 
 printf '\n began  seconds  step\n'
 sort -n "$out/times"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every test, doc tests included, those that wait side by side: with cargo-nextest where it is installed, otherwise all test
 # programs that `cargo test` builds, several at once. Then says which tests did not run and what they need, and which seeds were played. The last line is
-# the sum of all, as nextest or `cargo test` says it. The status is 0 if every test passed.
+# the sum of all, as nextest or `cargo test` says it. The status is 0 if every test passed. When nothing is
+# left to be built, a file is made that `TESTS_ARE_BUILT_FILE` names: from then on nobody here waits for who builds something else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE ALLOCDB_LOG ALLOCDB_PLANTED_FAULT RUST_LOG
@@ -38,8 +39,18 @@ queue() { # name program arguments...
     running=$((running + 1))
 }
 
+# The tests in documentation, which are built as they are played: in the background, once everything else is built.
+begin_doc_tests() {
+    {
+        cargo test --locked --all-features --doc --quiet >"$out/doc" 2>&1 && touch "$out/doc-passed"
+        [ -z "${TESTS_ARE_BUILT_FILE:-}" ] || touch "$TESTS_ARE_BUILT_FILE"
+    } &
+}
+
 side_by_side() {
     cargo test --locked --all-features --no-run --message-format=json-render-diagnostics >"$out/built" || return 1
+    begin_doc_tests
+    running=1
     sed -n 's/.*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1/p' "$out/built" >"$out/programs"
     local began=$SECONDS all program name
     # Most are in one program, which would play them by their names: those that take longest begin first.
@@ -50,7 +61,7 @@ side_by_side() {
     queue all-long "$all" "${rest[@]}"
     queue all "$all" "${long[@]/#/--skip=}"
     while read -r program; do
-        name=$(basename "$program")
+        name=$(basename "${program%-*}")
         [ "$program" = "$all" ] || queue "$name" "$program"
     done <"$out/programs"
     wait
@@ -67,8 +78,12 @@ side_by_side() {
 
 status=0 sum='no test was run'
 if [ "${1:-}" != --plain ] && cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --all-features --no-fail-fast --status-level slow --final-status-level slow \
-        >"$out/nextest" 2>&1 &
+    cargo nextest list --locked --all-features --list-type binaries-only --message-format json >"$out/programs.json"
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    cargo metadata --locked --all-features --format-version 1 --filter-platform "$host" >"$out/metadata.json"
+    begin_doc_tests
+    cargo nextest run --binaries-metadata "$out/programs.json" --cargo-metadata "$out/metadata.json" \
+        --no-fail-fast --status-level slow --final-status-level slow >"$out/nextest" 2>&1 &
     played=$!
     tail -n +1 -f --pid="$played" "$out/nextest" &
     wait "$played" || status=1
@@ -77,7 +92,7 @@ if [ "${1:-}" != --plain ] && cargo nextest --version >/dev/null 2>&1; then
 else
     side_by_side || status=1
 fi
-cargo test --locked --all-features --doc --quiet >"$out/doc" 2>&1 || { cat "$out/doc" && status=1; }
+[ -e "$out/doc-passed" ] || { cat "$out/doc" || true; status=1; }
 
 sort -u "$TEST_NOTES_FILE"
 echo "$sum"
