@@ -201,6 +201,9 @@ fn contents(cluster: &Cluster) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// What a repair does before anything else.
+const HEALS: &str = "action=heal replica=1\naction=heal replica=2\naction=heal replica=3\n";
+
 #[test]
 fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
     let cluster = Cluster::started();
@@ -209,7 +212,7 @@ fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
         (1..=3).all(|id| stored(&cluster, id).commit_lsn.is_some() && is_settled(&cluster, id))
     });
     let before = contents(&cluster);
-    assert!(operated(&cluster, "repair", &["--dry-run"]).ends_with("dry_run=true\naction=none\n"));
+    assert!(operated(&cluster, "repair", &["--dry-run"]).ends_with(&format!("dry_run=true\n{HEALS}")));
     let told = operated(&cluster, "failover", &["--replica-id", "3", "--dry-run"]);
     let action = "action=failover old_primary=2 new_primary=3 supporting=1 view=2 commit_lsn=1 source=3\n";
     assert!(told.ends_with(action), "{told}");
@@ -220,6 +223,25 @@ fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
     let told = operated(&cluster, "rejoin", &["--replica-id", "2", "--dry-run"]);
     assert!(told.ends_with("action=rejoin replica=2 primary=1 view=1 commit_lsn=1\n"), "{told}");
     assert_eq!(contents(&cluster), before);
+}
+
+#[test]
+fn a_dry_run_tells_restarts_before_what_comes_if_they_do_not_help() {
+    let cluster = Cluster::started();
+    cluster.create(1, 1, 1).unwrap();
+    until("settled files", || {
+        (1..=3).all(|id| stored(&cluster, id).commit_lsn.is_some() && is_settled(&cluster, id))
+    });
+    cluster.on("crash", 1).ok();
+    let told = operated(&cluster, "repair", &["--dry-run"]);
+    let actions = format!(
+        "problem=no_primary\ndry_run=true\n{HEALS}action=restart replica=1\nif=still_no_primary\n\
+         action=failover old_primary=3 new_primary=1 supporting=2 view=2 commit_lsn=1 source=1\n"
+    );
+    assert!(told.ends_with(&actions), "{told}");
+    let told = operated(&cluster, "repair", &[]);
+    assert!(told.contains("did=restart replica=1\n") && !told.contains("action="), "{told}");
+    assert!(told.ends_with("result=ready primary=1 view=1\n"), "{told}");
 }
 
 #[test]

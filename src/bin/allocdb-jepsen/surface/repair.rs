@@ -14,7 +14,7 @@ use allocdb_node::ids::ReplicaId;
 use allocdb_node::keyvalue::or_none;
 use allocdb_node::operator::converge::Need;
 use allocdb_node::operator::{Converge, Decision, Failover, Rejoin, Replicas, Round, Sighting};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 /// Carries out what was asked for, or says what that would be.
 pub(crate) fn run(operate: Operate, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
@@ -135,17 +135,31 @@ fn carry_out(actions: &Actions<'_>, operation: Operation, round: &Round) -> Resu
 /// Says what would be done, from files that are only read.
 fn dry_run(actions: &Actions<'_>, operation: Operation, round: &Round) -> Result<()> {
     match operation {
-        Operation::Repair => match Converge::need(round) {
-            Need::Nothing(_) => print("action=none\n"),
-            Need::Start(_) | Need::Renew(_) => {
-                let idle = round.0.iter().filter(|sighting| sighting.active().is_none());
-                let lines = idle.map(|sighting| format!("action=restart replica={}\n", sighting.replica));
-                print(&lines.collect::<String>())
+        Operation::Repair => {
+            let need = Converge::need(round);
+            let idle = round.0.iter().filter(|sighting| sighting.active().is_none());
+            let restarts: String =
+                idle.map(|sighting| format!("action=restart replica={}\n", sighting.replica)).collect();
+            ensure!(
+                need != Need::Help || !restarts.is_empty(),
+                "nothing can be done; last_probe={}",
+                round.summary()
+            );
+            let heals: String =
+                REPLICAS.iter().map(|replica| format!("action=heal replica={replica}\n")).collect();
+            // Whoever is down is started before anything is decided about the others.
+            let condition = match need {
+                Need::Rejoin(_) if !restarts.is_empty() => "if=still_out_of_place\n",
+                Need::FailOver if !restarts.is_empty() => "if=still_no_primary\n",
+                _ => "",
+            };
+            print(&format!("{heals}{restarts}{condition}"))?;
+            match need {
+                Need::Rejoin(target) => dry_run(actions, Operation::Rejoin(target), round),
+                Need::FailOver => dry_run(actions, Operation::FailOver(None), round),
+                Need::Nothing(_) | Need::Start(_) | Need::Renew(_) | Need::Help => Ok(()),
             }
-            Need::Rejoin(target) => dry_run(actions, Operation::Rejoin(target), round),
-            Need::FailOver => dry_run(actions, Operation::FailOver(None), round),
-            Need::Help => bail!("nothing can be done; last_probe={}", round.summary()),
-        },
+        }
         Operation::FailOver(named) => {
             let failover = Failover::dry(failover(round, named));
             cluster::carry_out(actions, failover, &mut tell).map(|_| ())
