@@ -1,7 +1,7 @@
 //! Reads a history on every core: pieces of whole lines are decoded side by side, and their events handed out in the order of
-//! the text. What comes of it, errors and their lines included, is what [`HistoryReader`] makes of the same text.
+//! the text. What comes of it, errors and their lines included, is what [`super::HistoryReader`] makes of the same text.
 
-use super::read::HistoryReader;
+use super::read::LineDecoder;
 use super::{Event, HistoryError, MAX_LINE_BYTES, Problem};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read};
@@ -144,27 +144,35 @@ struct Decoded {
 impl Decoded {
     /// Decodes a piece; says whether the header has been seen by its end.
     fn decode(&mut self, piece: &[u8], has_header: bool) -> bool {
-        (self.len, self.error) = (0, None);
-        let mut reader = HistoryReader::within(piece, has_header);
-        loop {
-            match reader.next_event() {
-                Ok(Some(_)) => {
-                    if self.len == self.events.len() {
-                        self.events.push(Event::nothing());
-                    }
-                    reader.swap(&mut self.events[self.len]);
-                    self.len += 1;
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    self.error = Some(error);
+        (self.len, self.lines, self.error) = (0, 0, None);
+        let mut decoder = LineDecoder::new(has_header);
+        // Mostly all of it is text, which is found out faster at once.
+        let text = std::str::from_utf8(piece).ok();
+        let mut at = 0;
+        while let Some(rest) = piece.get(at..).filter(|rest| !rest.is_empty()) {
+            let line = &rest[..memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1)];
+            let line_text = text.and_then(|text| text.get(at..at + line.len()));
+            at += line.len();
+            self.lines += 1;
+            if self.len == self.events.len() {
+                self.events.push(Event::nothing());
+            }
+            let decoded = if line.strip_suffix(b"\n").unwrap_or(line).len() > MAX_LINE_BYTES {
+                Err(Problem::LineTooLong { limit: MAX_LINE_BYTES })
+            } else if let Some(line) = line_text {
+                decoder.decode_text(line, &mut self.events[self.len])
+            } else {
+                decoder.decode(line, &mut self.events[self.len])
+            };
+            match decoded {
+                Ok(is_event) => self.len += usize::from(is_event),
+                Err(problem) => {
+                    self.error = Some(HistoryError { problem, line: Some(self.lines) });
                     break;
                 }
             }
         }
-        // The reader counts the line that is not there, too.
-        self.lines = reader.line().saturating_sub(1);
-        reader.has_header()
+        decoder.has_header()
     }
 
     /// Hands out what it holds, which stands behind so many lines, and counts its own to them.

@@ -70,8 +70,8 @@ pub(super) struct BareWord;
 /// see that a key is the expected one takes less time than to find out which one it is.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    /// By key, and at [`START`] what lines tend to begin with.
-    followers: [Key; Key::ALL.len() + 1],
+    /// By key, and at [`START`] what lines tend to begin with: the last key that followed, and the one before that was another.
+    followers: [[Key; 2]; Key::ALL.len() + 1],
 }
 
 const START: usize = Key::ALL.len();
@@ -79,7 +79,7 @@ const START: usize = Key::ALL.len();
 impl Splitter {
     /// A splitter that has seen no lines.
     pub(super) fn new() -> Self {
-        Self { followers: [Key::Sequence; Key::ALL.len() + 1] }
+        Self { followers: [[Key::Sequence; 2]; Key::ALL.len() + 1] }
     }
 
     /// Splits a line at white space, and each piece at its first `=`. White space is what Unicode calls so.
@@ -98,9 +98,10 @@ impl Splitter {
                 continue;
             }
             let rest = line.get(at..).unwrap_or_default();
-            let expected = self.followers.get(last_key).copied().unwrap_or(Key::Sequence);
-            let (key, value_at) = if has_key(rest, expected.as_str()) {
-                (Some(expected), at + expected.as_str().len() + 1)
+            let expected = self.followers.get(last_key).copied().unwrap_or([Key::Sequence; 2]);
+            let expected = expected.into_iter().find(|key| begins_with(rest, *key));
+            let (key, value_at) = if let Some(key) = expected {
+                (Some(key), at + key.as_str().len() + 1)
             } else {
                 let end =
                     rest.bytes().position(|byte| byte == b'=' || is_ascii_white(byte)).ok_or(BareWord)?;
@@ -110,8 +111,10 @@ impl Splitter {
             let end = white_space_after(line.as_bytes(), value_at);
             if let Some(key) = key {
                 fields.set(key, line.get(value_at..end).unwrap_or_default());
-                if let Some(follower) = self.followers.get_mut(last_key) {
-                    *follower = key;
+                if let Some([last, other]) = self.followers.get_mut(last_key)
+                    && *last != key
+                {
+                    *other = std::mem::replace(last, key);
                 }
                 last_key = key as usize;
             }
@@ -120,6 +123,48 @@ impl Splitter {
         }
         Ok(fields)
     }
+}
+
+/// A key and its `=` as numbers, and which of their bits belong to them.
+#[derive(Clone, Copy)]
+struct Pattern {
+    words: [u64; PATTERN_BYTES / 8],
+    masks: [u64; PATTERN_BYTES / 8],
+}
+
+/// Enough for every key with its `=`.
+const PATTERN_BYTES: usize = 32;
+
+static PATTERNS: [Pattern; Key::ALL.len()] = {
+    let mut patterns =
+        [Pattern { words: [0; PATTERN_BYTES / 8], masks: [0; PATTERN_BYTES / 8] }; Key::ALL.len()];
+    let mut at = 0;
+    while at < patterns.len() {
+        let key = Key::ALL[at].as_str().as_bytes();
+        let mut byte = 0;
+        while byte <= key.len() {
+            let value = if byte < key.len() { key[byte] } else { b'=' };
+            patterns[at].words[byte / 8] |= (value as u64) << (byte % 8 * 8);
+            patterns[at].masks[byte / 8] |= 0xFF << (byte % 8 * 8);
+            byte += 1;
+        }
+        at += 1;
+    }
+    patterns
+};
+
+/// Whether the text begins with this key and its `=`, mostly found out in a few steps whatever the key.
+fn begins_with(text: &str, key: Key) -> bool {
+    let chunk = text.as_bytes().first_chunk::<PATTERN_BYTES>();
+    let (Some(chunk), Some(pattern)) = (chunk, PATTERNS.get(key as usize)) else {
+        return has_key(text, key.as_str());
+    };
+    let (words, _) = chunk.as_chunks::<8>();
+    let mut differs = 0;
+    for ((word, expected), mask) in words.iter().zip(pattern.words).zip(pattern.masks) {
+        differs |= (u64::from_le_bytes(*word) ^ expected) & mask;
+    }
+    differs == 0
 }
 
 /// Whether the text begins with this key and its `=`.

@@ -29,6 +29,53 @@ impl Event {
     }
 }
 
+/// What is on a line, given the lines before it.
+#[derive(Debug)]
+pub(super) struct LineDecoder {
+    splitter: Splitter,
+    header_seen: bool,
+}
+
+impl LineDecoder {
+    /// For the lines of a text, or of a part of one whose header stands before it.
+    pub(super) fn new(has_header: bool) -> Self {
+        Self { splitter: Splitter::new(), header_seen: has_header }
+    }
+
+    /// Whether the header has been seen, or stands before.
+    pub(super) fn has_header(&self) -> bool {
+        self.header_seen
+    }
+
+    /// Turns `event` into that of this line, line feed included; `false` where the line has none, blank or the header.
+    pub(super) fn decode(&mut self, line: &[u8], event: &mut Event) -> Result<bool, Problem> {
+        self.decode_text(std::str::from_utf8(line).map_err(|_| Problem::NotUtf8)?, event)
+    }
+
+    /// The same for a line that is known to be text.
+    pub(super) fn decode_text(&mut self, line: &str, event: &mut Event) -> Result<bool, Problem> {
+        let text = without_line_end(line);
+        if is_blank(text) {
+            return Ok(false);
+        }
+        let Ok(fields) = self.splitter.split(text) else {
+            return Err(Problem::InvalidLine { text: text.to_owned() });
+        };
+        if !self.header_seen {
+            decode_header(&fields).map_err(|problem| explain(*problem, text, &fields))?;
+            self.header_seen = true;
+            return Ok(false);
+        }
+        decode_event(&fields, event).map_err(|problem| explain(*problem, text, &fields))?;
+        if !line.ends_with('\n')
+            && let Some((field, quoted)) = may_be_cut(text, &event.outcome)
+        {
+            return Err(Problem::CutShort { field: field.to_owned(), quoted: quoted.to_owned() });
+        }
+        Ok(true)
+    }
+}
+
 /// Reads a history, event by event.
 ///
 /// The first problem in the file is the one reported: every event on the lines before it is handed out, the error
@@ -40,8 +87,7 @@ pub struct HistoryReader<R> {
     limit: usize,
     line: Vec<u8>,
     lines: u64,
-    splitter: Splitter,
-    header_seen: bool,
+    decoder: LineDecoder,
     finished: bool,
     event: Event,
 }
@@ -59,26 +105,10 @@ impl<R: BufRead> HistoryReader<R> {
             limit,
             line: Vec::new(),
             lines: 0,
-            splitter: Splitter::new(),
-            header_seen: false,
+            decoder: LineDecoder::new(false),
             finished: false,
             event: Event::nothing(),
         }
-    }
-
-    /// A reader of a part of a text, whose header may stand before it.
-    pub(super) fn within(input: R, has_header: bool) -> Self {
-        Self { header_seen: has_header, ..Self::new(input) }
-    }
-
-    /// Whether the header has been read, or stands before.
-    pub(super) fn has_header(&self) -> bool {
-        self.header_seen
-    }
-
-    /// Takes the event that was read last, and leaves another for its memory.
-    pub(super) fn swap(&mut self, event: &mut Event) {
-        std::mem::swap(&mut self.event, event);
     }
 
     /// The next event, or `None` at the end of the text. The event lives in the reader and is overwritten by the next
@@ -113,24 +143,9 @@ impl<R: BufRead> HistoryReader<R> {
     /// Reads on until `self.event` is a new event; `false` if the text ended instead.
     fn advance(&mut self) -> Result<bool, Problem> {
         while self.read_line()? {
-            let line = std::str::from_utf8(without_line_end(&self.line)).map_err(|_| Problem::NotUtf8)?;
-            if is_blank(line) {
-                continue;
-            }
-            let Ok(fields) = self.splitter.split(line) else {
-                return Err(Problem::InvalidLine { text: line.to_owned() });
-            };
-            if self.header_seen {
-                decode_event(&fields, &mut self.event).map_err(|problem| explain(*problem, line, &fields))?;
-                if self.line.last() != Some(&b'\n')
-                    && let Some((field, quoted)) = may_be_cut(line, &self.event.outcome)
-                {
-                    return Err(Problem::CutShort { field: field.to_owned(), quoted: quoted.to_owned() });
-                }
+            if self.decoder.decode(&self.line, &mut self.event)? {
                 return Ok(true);
             }
-            decode_header(&fields).map_err(|problem| explain(*problem, line, &fields))?;
-            self.header_seen = true;
         }
         Ok(false)
     }
@@ -150,11 +165,8 @@ impl<R: BufRead> HistoryReader<R> {
 }
 
 /// A carriage return ends a line only together with a line feed; elsewhere it is white space like any other.
-fn without_line_end(line: &[u8]) -> &[u8] {
-    match line {
-        [text @ .., b'\r', b'\n'] | [text @ .., b'\n'] => text,
-        text => text,
-    }
+fn without_line_end(line: &str) -> &str {
+    line.strip_suffix('\n').map_or(line, |text| text.strip_suffix('\r').unwrap_or(text))
 }
 
 /// Reads a whole history into memory.

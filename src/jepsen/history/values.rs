@@ -46,8 +46,9 @@ impl Number for u32 {
 impl Number for u64 {
     const EXPECTED: &'static str = "an unsigned 64-bit number";
 
+    /// Whatever is not plainly digits that fit is left to the library.
     fn from_digits(text: &str) -> Option<Self> {
-        text.parse().ok()
+        short_number(text.as_bytes()).or_else(|| text.parse().ok())
     }
 }
 
@@ -56,13 +57,42 @@ impl Number for u128 {
 
     /// Most numbers are short, and arithmetic on half the width is several times as fast.
     fn from_digits(text: &str) -> Option<Self> {
-        const ALWAYS_FITS_IN_64_BITS: usize = 19;
-        if text.len() <= ALWAYS_FITS_IN_64_BITS {
-            text.parse::<u64>().ok().map(u128::from)
-        } else {
-            text.parse().ok()
-        }
+        short_number(text.as_bytes()).map(u128::from).or_else(|| text.parse().ok())
     }
+}
+
+/// Reads up to nineteen digits, which always fit.
+fn short_number(mut text: &[u8]) -> Option<u64> {
+    if !(1..=19).contains(&text.len()) {
+        return None;
+    }
+    let mut number = 0;
+    while let Some((eight, rest)) = text.split_first_chunk::<8>() {
+        number = number * 100_000_000 + eight_digits(*eight)?;
+        text = rest;
+    }
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number * 10 + u64::from(digit);
+    }
+    Some(number)
+}
+
+/// Reads eight digits at once: neighbours are joined to numbers of two, four and eight digits, each time in all places.
+fn eight_digits(text: [u8; 8]) -> Option<u64> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let bytes = u64::from_le_bytes(text);
+    let has_high_half_of_digits = |bytes: u64| bytes & (EACH * 0xF0) == EACH * 0x30;
+    if !has_high_half_of_digits(bytes) || !has_high_half_of_digits(bytes.wrapping_add(EACH * 6)) {
+        return None;
+    }
+    let ones = bytes & (EACH * 0x0F);
+    let twos = (ones.wrapping_mul(10 << 8 | 1) >> 8) & 0x00FF_00FF_00FF_00FF;
+    let fours = (twos.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_FFFF_0000_FFFF;
+    Some(fours.wrapping_mul(10_000 << 32 | 1) >> 32)
 }
 
 /// Reads a number, wrapped in the type it stands for.
@@ -295,6 +325,14 @@ mod tests {
         #[test]
         fn short_and_long_numbers_are_read_alike(text in "[+-]?[0-9]{0,40}") {
             prop_assert_eq!(u128::from_digits(&text), text.parse().ok());
+            prop_assert_eq!(u64::from_digits(&text), text.parse().ok());
+        }
+
+        #[test]
+        fn what_stands_beside_digits_is_none_of_them(digits in "[0-9]{1,20}", at in 0_usize..20, other in "[/:;*\u{1}\u{7f}]|é") {
+            let mut text = digits;
+            text.insert_str(at.min(text.len()), &other);
+            prop_assert_eq!(u64::from_digits(&text), text.parse().ok());
         }
     }
 
