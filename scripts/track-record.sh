@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Hunts, one after the other, clusters whose replicas have a planted fault, checks the hand-written histories of tests/traps, and writes
+# Hunts clusters whose replicas have a planted fault, one fault at a time or as many as there are lanes, checks the hand-written histories of tests/traps, and writes
 # what came of it to docs/track-record.md. With words only these faults are hunted; the rows of the others stay as they were.
 # Without --no-build it builds the release with all features first; ALLOCDB_JEPSEN_BINARY names another program to use as it is.
 # The status is 0 if everything was found that can be.
@@ -7,10 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 unset ALLOCDB_LOG ALLOCDB_PLANTED_FAULT RUST_LOG
 
-usage="usage: track-record.sh [--seeds <count>] [--time-limit <secs>] [--no-build] [<planted fault>...]"
+usage="usage: track-record.sh [--seeds <count>] [--time-limit <secs>] [--lanes <count>] [--no-build] [<planted fault>...]"
 record=docs/track-record.md
 seeds=3
 limit=60
+lanes=1
 build=yes
 words=()
 
@@ -28,6 +29,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --seeds) seeds=$(number "$1" "${2-}"); shift 2 ;;
         --time-limit) limit=$(number "$1" "${2-}"); shift 2 ;;
+        --lanes) lanes=$(number "$1" "${2-}"); shift 2 ;;
         --no-build) build=no; shift ;;
         --help | -h) echo "$usage"; exit 0 ;;
         -*) refuse "$1 is not known" ;;
@@ -62,11 +64,18 @@ fi
 [ -x "$binary" ] || refuse "$binary is no program"
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+leave() {
+    status=$?
+    trap - EXIT
+    jobs -p | xargs -r kill -TERM 2>/dev/null || true
+    wait || true
+    rm -rf "$work"
+    exit "$status"
+}
+trap leave EXIT
 trap 'exit 130' INT TERM HUP
 began=$SECONDS
 missed=0
-profile=unknown
 
 # The middle of the numbers in a file, the lower one of two.
 median() { sort -g "$1" | awk '{ all[NR] = $1 } END { print NR ? all[int((NR + 1) / 2)] : "-" }'; }
@@ -74,16 +83,20 @@ median() { sort -g "$1" | awk '{ all[NR] = $1 } END { print NR ? all[int((NR + 1
 # Each name in a file with how often it is there, the most frequent first.
 counted() { sort "$1" | uniq -c | sort -k1,1nr -k2 | awk '{ printf "%s%s %d", (NR > 1 ? ", " : ""), $2, $1 }'; }
 
-# Hunts one fault with every seed; prints its row.
+# Hunts one fault with every seed, in a folder of its own; prints its row.
 hunt() { # word, name, sentence
-    local word=$1 seed root out evidence why found=0
+    local word=$1 seed root out evidence why found=0 work=$work/of-$1 profile=unknown
+    mkdir "$work"
     : >"$work/first"; : >"$work/also"; : >"$work/verdicts"; : >"$work/seconds"; : >"$work/operations"
     for seed in $(seq "$seeds"); do
         root=$work/root
         out=$work/out
         # Longer than any hunt takes to heal, settle and compare.
         ALLOCDB_PLANTED_FAULT=$word timeout --kill-after=10 $((limit + 240)) "$binary" hunt-local \
-            --output-root "$root" --time-limit "$limit" --seed "$seed" </dev/null >"$out" 2>"$work/errors" || true
+            --output-root "$root" --time-limit "$limit" --seed "$seed" </dev/null >"$out" 2>"$work/errors" &
+        hunting=$!
+        wait "$hunting" || true
+        hunting=
         sed -n 's/^verdict=//p' "$out" >"$work/verdict"
         [ -s "$work/verdict" ] || echo failed >"$work/verdict"
         cat "$work/verdict" >>"$work/verdicts"
@@ -108,7 +121,7 @@ hunt() { # word, name, sentence
     done
     why=$(awk -F'\t' -v name="$2" '$1 == name { print $2 }' <<<"$beyond")
     if [ -z "$why" ] && [ "$found" -lt "$seeds" ]; then
-        missed=$((missed + 1))
+        touch "$work/missed"
     fi
     printf '| `%s` | %s | %s | %s | %s | %s of %s | %s | %s | %s, %s s |\n' "$word" "${3%.}" "$(counted "$work/verdicts")" \
         "$(counted "$work/first")" "$(awk '!seen[$0]++' "$work/also" | sort | paste -sd, | sed 's/,/, /g')" \
@@ -131,13 +144,27 @@ trap_row() { # file
         "$(sed -n 's/^verdict=//p' "$work/out")" "$(paste -sd, "$work/found" | sed 's/,/, /g')" "$took" "$(grep -c '"type":"invoke"' "$file")"
 }
 
+# The same beside others. Told to end, it ends its hunt first.
+hunt_beside() { # row, word, name, sentence
+    hunting=
+    trap - EXIT
+    trap '[ -z "$hunting" ] || kill -TERM "$hunting"; wait; exit 130' INT TERM HUP
+    hunt "$2" "$3" "$4" >"$1"
+}
+
+row=100
 while IFS=$'\t' read -r word name sentence; do
+    row=$((row + 1))
     if [ ${#words[@]} -gt 0 ] && ! printf '%s\n' "${words[@]}" | grep -qxF -e "$word"; then
-        kept "$word" || true
-    else
-        hunt "$word" "$name" "$sentence"
+        kept "$word" >"$work/row-$row" || true
+        continue
     fi
-done <<<"$faults" >"$work/rows"
+    while [ "$(jobs -rp | wc -l)" -ge "$lanes" ]; do wait -n; done
+    hunt_beside "$work/row-$row" "$word" "$name" "$sentence" &
+done <<<"$faults"
+while [ -n "$(jobs -rp)" ]; do wait -n; done
+cat "$work"/row-* >"$work/rows"
+missed=$(find "$work" -path '*/of-*/missed' | wc -l)
 for file in tests/traps/*.jsonl; do
     trap_row "$file"
 done >"$work/traps"
@@ -147,9 +174,9 @@ done >"$work/traps"
 # Track record
 
 What hunts have found: bugs that were planted, one at a time, and histories written by hand that have one thing wrong each. This file is
-written by \`scripts/track-record.sh\`, not by hand. It hunts each fault with three seeds, from 1, for at most a minute of clients at work, which
-takes about half an hour in all; with words it hunts only these faults, and the rows of the others stay as they were. Each row says which build
-and limit it is of.
+written by \`scripts/track-record.sh\`, not by hand. It hunts each fault with three seeds, or as many as it is told to, from 1, for at most a minute of
+clients at work, which takes about half an hour in all; with words it hunts only these faults, and the rows of the others stay as they were.
+With \`--lanes\` it hunts several faults at once, so that each has less of the machine. Each row says which build and limit it is of.
 
 ## Planted faults
 
