@@ -47,12 +47,12 @@ Exit code 0: nothing was violated. 1: something was, or the arguments make no se
 const MOST_THREADS: usize = 1_024;
 
 /// What the command line asks for.
-enum Wanted {
+enum Invocation {
     Help,
     Play(Options),
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> {
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Invocation, String> {
     let mut options = Options { count: 2_000, ..Options::default() };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -72,7 +72,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> 
             }
             "--trace" => options.is_traced = true,
             "--history-file" => options.history_file = Some(value()?.into()),
-            "--help" | "-h" => return Ok(Wanted::Help),
+            "--help" | "-h" => return Ok(Invocation::Help),
             "--plant" => {
                 let word = value()?;
                 let fault = PlantedFault::from_word(&word);
@@ -91,7 +91,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> 
     if options.count == 0 {
         return Err("--seeds: expected at least 1, found `0`".to_owned());
     }
-    Ok(Wanted::Play(options))
+    Ok(Invocation::Play(options))
 }
 
 fn set_up(options: &Options) {
@@ -103,8 +103,8 @@ fn set_up(options: &Options) {
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let options = match parse(words) {
-        Ok(Wanted::Play(options)) => options,
-        Ok(Wanted::Help) => {
+        Ok(Invocation::Play(options)) => options,
+        Ok(Invocation::Help) => {
             print(HELP);
             return ExitCode::SUCCESS;
         }
@@ -167,14 +167,14 @@ fn sweep(options: &Options) -> bool {
 mod tests {
     use super::*;
 
-    fn wanted(words: &[&str]) -> Result<Wanted, String> {
+    fn parsed(words: &[&str]) -> Result<Invocation, String> {
         parse(words.iter().map(|word| (*word).to_owned()))
     }
 
     #[test]
     fn help_is_printed_whatever_else_is_asked_for() {
-        assert!(matches!(wanted(&["--help"]), Ok(Wanted::Help)));
-        assert!(matches!(wanted(&["--seeds", "3", "-h"]), Ok(Wanted::Help)));
+        assert!(matches!(parsed(&["--help"]), Ok(Invocation::Help)));
+        assert!(matches!(parsed(&["--seeds", "3", "-h"]), Ok(Invocation::Help)));
         for known in ["--seeds", "--from", "--seed", "--threads", "--trace", "--history-file", "--plant"] {
             assert!(HELP.contains(known), "{known}");
         }
@@ -194,15 +194,15 @@ mod tests {
                 "unknown argument `seeds`: expected --seeds, --from, --seed, --threads, --trace, --history-file, --plant or --help",
             ),
         ] {
-            assert_eq!(wanted(words).err().as_deref(), Some(problem));
+            assert_eq!(parsed(words).err().as_deref(), Some(problem));
         }
     }
 
     #[test]
     fn one_seed_or_many_are_played() {
-        let Ok(Wanted::Play(one)) = wanted(&["--seed", "4711", "--trace"]) else { panic!() };
+        let Ok(Invocation::Play(one)) = parsed(&["--seed", "4711", "--trace"]) else { panic!() };
         assert_eq!((one.first, one.count, one.is_traced), (4711, 1, true));
-        let Ok(Wanted::Play(many)) = wanted(&["--from", "5"]) else { panic!() };
+        let Ok(Invocation::Play(many)) = parsed(&["--from", "5"]) else { panic!() };
         assert_eq!((many.first, many.count), (5, 2000));
     }
 }

@@ -45,7 +45,7 @@ pub struct BuildInfo {
 /// The sum of an executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Executable {
-    /// In hexadecimal.
+    /// 64 digits in hexadecimal, in small letters.
     Sha256(String),
     /// It is being made; ask again.
     Computing,

@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    /// Bytes left.
+    /// How many bytes have not been read yet.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.input.len() - self.at

@@ -117,14 +117,14 @@ impl Commands {
 }
 
 /// A replica that has lived for a while.
-struct Life {
+struct Aged {
     disk: SimDisk,
     replica: Replica,
     id: u64,
     view: u64,
 }
 
-impl Life {
+impl Aged {
     fn begin(id: u64, view: u64, role: Role) -> Self {
         let disk = SimDisk::default();
         let mut replica = Replica::open(Arc::new(disk.clone()), &setup_of(id));
@@ -183,36 +183,36 @@ fn at_rest(seed: u64) -> Files {
     let mut rng = Rng::with_seed(seed);
     let mut commands = Commands::new(seed);
     let role = if rng.bool() { Role::Primary } else { Role::Backup };
-    let mut life = Life::begin(1, rng.u64(1..6), role);
+    let mut aged = Aged::begin(1, rng.u64(1..6), role);
     let steps = rng.u32(1..16);
-    life.go_on(&mut commands, &mut rng, steps);
+    aged.go_on(&mut commands, &mut rng, steps);
     match rng.u8(..6) {
-        0 => life.replica.enter_view_uncertain().unwrap(),
+        0 => aged.replica.enter_view_uncertain().unwrap(),
         1 => {
-            let vote = Vote { view: View(life.view + rng.u64(1..3)), voted_for: ReplicaId(2) };
-            life.replica.record_durable_vote(vote).unwrap();
+            let vote = Vote { view: View(aged.view + rng.u64(1..3)), voted_for: ReplicaId(2) };
+            aged.replica.record_durable_vote(vote).unwrap();
         }
         _ => {}
     }
-    life.rest()
+    aged.rest()
 }
 
 #[test]
 fn a_crash_anywhere_in_a_change_of_role_leaves_metadata_that_is_covered() {
     for power_goes in [false, true] {
         for after in 0.. {
-            let mut life = Life::begin(1, 3, Role::Primary);
-            life.replica.settle().unwrap();
-            life.disk.set_fuse(after, Fuse::Kill);
+            let mut aged = Aged::begin(1, 3, Role::Primary);
+            aged.replica.settle().unwrap();
+            aged.disk.set_fuse(after, Fuse::Kill);
             // The role is all that changes, and from the one to the other it is one bit.
-            let _ = life.replica.enter_view_uncertain();
-            let _ = life.replica.settle();
-            let is_whole = !life.disk.is_dead();
-            life.disk.revive();
+            let _ = aged.replica.enter_view_uncertain();
+            let _ = aged.replica.settle();
+            let is_whole = !aged.disk.is_dead();
+            aged.disk.revive();
             if power_goes {
-                life.disk.lose_power(&mut Rng::with_seed(after));
+                aged.disk.lose_power(&mut Rng::with_seed(after));
             }
-            let held = open(&life.disk, 1);
+            let held = open(&aged.disk, 1);
             let role = held.as_ref().map(|held| held.metadata.role);
             assert!(matches!(role, Ok(Role::Primary | Role::ViewUncertain)), "operation {after}: {held:?}");
             if is_whole {
@@ -435,14 +435,14 @@ fn cluster(seed: u64) -> Vec<(Files, Files)> {
             // All of them have the same commands.
             let mut commands = Commands::new(seed);
             let role = if id == 1 { Role::Primary } else { Role::Backup };
-            let mut life = Life::begin(id, view, role);
+            let mut aged = Aged::begin(id, view, role);
             let steps = rng.u32(1..10);
-            life.go_on(&mut commands, &mut rng, steps);
-            life.replica.settle().unwrap();
-            let earlier = files_on(&life.disk);
+            aged.go_on(&mut commands, &mut rng, steps);
+            aged.replica.settle().unwrap();
+            let earlier = files_on(&aged.disk);
             let steps = rng.u32(..10);
-            life.go_on(&mut commands, &mut rng, steps);
-            (earlier, life.rest())
+            aged.go_on(&mut commands, &mut rng, steps);
+            (earlier, aged.rest())
         })
         .collect()
 }

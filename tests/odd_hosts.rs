@@ -130,10 +130,10 @@ while True:
     for pair in ((a, b), (b, a)): threading.Thread(target=lead, args=pair, daemon=True).start()
 "#;
 
-/// What makes the way slow; it ends with its test.
-struct Way(Child);
+/// What makes the connection slow; it ends with its test.
+struct SlowLink(Child);
 
-impl Way {
+impl SlowLink {
     fn slow(host: &SshHost, numbers: [&str; 3]) -> Self {
         host.drop_connections();
         let config = host.path("sshd_config");
@@ -149,7 +149,7 @@ impl Way {
     }
 }
 
-impl Drop for Way {
+impl Drop for SlowLink {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -172,7 +172,7 @@ fn a_round_trip_of_a_second_is_worked_with() {
         return;
     }
     let host = host_with("");
-    let _way = Way::slow(&host, ["500", "0", "1"]);
+    let _link = SlowLink::slow(&host, ["500", "0", "1"]);
     assert_a_run_passes(&host, "reservation_contention-control");
 }
 
@@ -182,6 +182,6 @@ fn stalls_of_two_seconds_end_no_run() {
         return;
     }
     let host = host_with("");
-    let _way = Way::slow(&host, ["20", "2.3", "5"]);
+    let _link = SlowLink::slow(&host, ["20", "2.3", "5"]);
     assert_eq!(run(&mut command(&host, &["verify-qemu-surface"])).ok().stdout, "qemu_surface=ready\n");
 }

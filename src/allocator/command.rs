@@ -230,7 +230,7 @@ impl SlotOverflowKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{} of slot {request_slot} + {delta} does not fit 64 bits", kind.word())]
 pub struct SlotOverflow {
-    /// Which sum.
+    /// Which of a command's slot sums would not fit.
     pub kind: SlotOverflowKind,
     /// What the length of time was added to.
     pub request_slot: Slot,

@@ -11,7 +11,7 @@ use crate::planted::PlantedFault;
 /// A resource as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResourceView {
-    /// Which resource.
+    /// The id that it was created with.
     pub id: ResourceId,
     /// What it is doing.
     pub state: ResourceState,
@@ -24,7 +24,7 @@ pub struct ResourceView {
 /// A reservation as it is now, live or ended and still remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservationView {
-    /// Which reservation.
+    /// The id by which clients confirm and release it.
     pub id: ReservationId,
     /// Who made it.
     pub holder: HolderId,

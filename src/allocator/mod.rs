@@ -92,7 +92,7 @@ pub enum ReservationState {
     Expired = 4,
     /// Being taken away; its resources are still held.
     Revoking = 5,
-    /// Taken away.
+    /// Taken from its holder; its resources are free again.
     Revoked = 6,
 }
 

@@ -131,7 +131,7 @@ impl Operations {
         Ok(())
     }
 
-    /// Operations stored.
+    /// How many operations are remembered at present.
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }

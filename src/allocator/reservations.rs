@@ -34,7 +34,7 @@ impl Reservation {
     }
 }
 
-/// The rest.
+/// The rest of a reservation, which few commands need.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(32))]
 struct Past {
@@ -53,7 +53,7 @@ struct Member {
     next: Position,
 }
 
-/// All reservations.
+/// Live reservations and those that are still remembered.
 #[derive(Debug)]
 pub(super) struct Reservations {
     records: Slab<Reservation>,

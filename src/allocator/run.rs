@@ -41,7 +41,7 @@ pub enum Body {
 /// A command with its place in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number.
+    /// Its place in the log.
     pub lsn: Lsn,
     /// Its request slot.
     pub slot: Slot,

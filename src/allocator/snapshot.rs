@@ -21,13 +21,13 @@ pub struct Snapshot {
     pub last_request_slot: Option<Slot>,
     /// The greatest reservation id ever dropped.
     pub max_retired: Option<ReservationId>,
-    /// By id.
+    /// All of them, in the order of their ids.
     pub resources: Vec<ResourceView>,
-    /// By id.
+    /// Live and remembered ones, in the order of their ids.
     pub reservations: Vec<ReservationRecord>,
     /// By reservation id, then index.
     pub members: Vec<MemberRecord>,
-    /// By id.
+    /// Those that are remembered, in the order of their ids.
     pub operations: Vec<OperationRecord>,
     /// For each expiration bucket the reservations in it, by id.
     pub buckets: Vec<Vec<ReservationId>>,
@@ -36,7 +36,7 @@ pub struct Snapshot {
 /// A reservation without its members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReservationRecord {
-    /// Which reservation.
+    /// The id by which clients name it.
     pub id: ReservationId,
     /// Its first member.
     pub anchor: ResourceId,
@@ -89,7 +89,7 @@ pub enum SnapshotError {
     /// More records than the configuration has room for.
     #[error("{found} {table}, expected at most {limit}")]
     OverCapacity {
-        /// Which records.
+        /// What kind of records they are.
         table: &'static str,
         /// How many there are.
         found: u64,
@@ -99,7 +99,7 @@ pub enum SnapshotError {
     /// Two records with one id.
     #[error("{table} {id} appears twice")]
     Duplicate {
-        /// Which records.
+        /// What kind of records they are.
         table: &'static str,
         /// The id; for members that of their reservation.
         id: u128,
@@ -109,23 +109,23 @@ pub enum SnapshotError {
     Bucket {
         /// Its place among all buckets, from 0.
         bucket: usize,
-        /// Which rule.
+        /// The rule that is broken, in words.
         reason: &'static str,
     },
     /// A resource that breaks a rule.
     #[error("resource {id}: {reason}")]
     Resource {
-        /// Which resource.
+        /// The resource whose record breaks the rule.
         id: ResourceId,
-        /// Which rule.
+        /// The rule that is broken, in words.
         reason: &'static str,
     },
     /// A reservation that breaks a rule.
     #[error("reservation {id}: {reason}")]
     Reservation {
-        /// Which reservation.
+        /// The reservation whose record breaks the rule.
         id: ReservationId,
-        /// Which rule.
+        /// The rule that is broken, in words.
         reason: &'static str,
     },
 }

@@ -60,7 +60,7 @@ pub enum SnapshotFileError {
     InvalidLayout {
         /// Offset of the first.
         at: usize,
-        /// How many.
+        /// Bytes behind the last record.
         left: usize,
     },
 }

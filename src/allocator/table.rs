@@ -168,7 +168,7 @@ impl<T> Slab<T> {
         })
     }
 
-    /// Records stored.
+    /// How many records it holds at present.
     pub(super) fn len(&self) -> usize {
         self.records.len() - self.free.len()
     }

@@ -46,7 +46,7 @@ impl StartupKind {
 /// Counters and marks of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metrics {
-    /// Commands waiting.
+    /// Commands that wait for the next round.
     pub queue_depth: u32,
     /// The most that may wait.
     pub queue_capacity: u32,

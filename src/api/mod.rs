@@ -42,7 +42,7 @@ pub enum Request {
         required: Option<Lsn>,
         /// The asker's time.
         slot: Slot,
-        /// Which reservation.
+        /// The reservation that is asked for.
         lease: ReservationId,
     },
     /// Read counters and marks. Answered in every role.
@@ -85,7 +85,7 @@ pub enum SubmitResponse {
 /// Answer to [`Request::GetResource`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResourceResponse {
-    /// The resource.
+    /// The resource as the replica has it.
     Found(ResourceView),
     /// There is none.
     NotFound,
@@ -103,7 +103,7 @@ pub enum ResourceResponse {
 /// Answer to [`Request::GetLease`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseResponse {
-    /// The reservation.
+    /// The reservation as the replica has it.
     Found(Lease),
     /// There is none.
     NotFound,
@@ -126,7 +126,7 @@ pub enum LeaseResponse {
 /// be ready for both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Which reservation.
+    /// The id by which clients confirm and release it.
     pub id: ReservationId,
     /// Who made it.
     pub holder: HolderId,
@@ -174,15 +174,15 @@ pub enum TickResponse {
 /// What a replica answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
-    /// To [`Request::Submit`].
+    /// The answer to [`Request::Submit`].
     Submit(SubmitResponse),
-    /// To [`Request::GetResource`].
+    /// The answer to [`Request::GetResource`].
     GetResource(ResourceResponse),
-    /// To [`Request::GetLease`].
+    /// The answer to [`Request::GetLease`].
     GetLease(LeaseResponse),
-    /// To [`Request::GetMetrics`].
+    /// The answer to [`Request::GetMetrics`].
     GetMetrics(Metrics),
-    /// To [`Request::TickExpirations`].
+    /// The answer to [`Request::TickExpirations`].
     TickExpirations(TickResponse),
 }
 

@@ -16,7 +16,7 @@ pub enum Rejection {
     CommandTooLarge {
         /// Its length in bytes.
         encoded_len: u64,
-        /// The limit.
+        /// The most bytes that a command may have.
         max_command_bytes: u64,
     },
     /// There is no LSN left.
@@ -26,7 +26,7 @@ pub enum Rejection {
     },
     /// The queue is full.
     Overloaded {
-        /// Entries waiting.
+        /// Entries that wait already.
         queue_depth: u32,
         /// The most there can be.
         queue_capacity: u32,

@@ -18,7 +18,7 @@ pub enum Call<M: Model> {
     Command(M::Command),
     /// Execute what is due.
     Sweep(M::Sweep),
-    /// Change nothing.
+    /// Only looks, and changes nothing.
     Look,
 }
 
@@ -62,7 +62,7 @@ pub enum Completion<M: Model> {
     Fail,
     /// The same, and nor was any attempt like it before, says somebody who had applied everything through this place.
     Denied {
-        /// The place.
+        /// The place through which the log was applied.
         applied: u64,
     },
     /// It is not known.

@@ -139,7 +139,7 @@ pub(super) struct World<M: Model> {
     applied: u64,
     /// The highest place that is certainly committed, and the invocation whose completion told so.
     floor: Mark,
-    /// In flight.
+    /// Operations that are in flight.
     open: InOrder<Open<M>>,
     /// Writes and sweeps whose answer was lost, as long as they may stand at a place that is not applied.
     lost: BTreeMap<u64, Open<M>>,

@@ -34,7 +34,7 @@ pub struct Checker<M: Model> {
     none: Judgement,
 }
 
-/// Another world.
+/// A world in which other things are assumed.
 #[derive(Debug, Clone)]
 struct Other<M: Model> {
     world: World<M>,

@@ -105,7 +105,7 @@ pub enum Ask {
 pub struct Command {
     /// Names it across repetitions; none for those of the database itself.
     pub operation: Option<OperationId>,
-    /// Its time.
+    /// The client's time when it asked.
     pub slot: Slot,
     /// The change itself, without who wants it and when.
     pub ask: Ask,

@@ -110,7 +110,7 @@ impl LeaseModel {
         self.last_slot
     }
 
-    /// Every resource.
+    /// Every resource that was created, with what is known of it.
     pub fn resources(&self) -> impl Iterator<Item = (ResourceId, &ResourceView)> {
         self.resources.iter().map(|(id, view)| (*id, view))
     }

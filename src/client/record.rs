@@ -130,7 +130,7 @@ impl From<Limits> for LimitFields {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named after what they are")]
 pub enum Request {
-    /// A command.
+    /// A command, which goes through the log.
     Write(Command),
     /// End what is due at a slot.
     Tick { slot: Slot },
@@ -198,7 +198,7 @@ impl Request {
         }
     }
 
-    /// Its value.
+    /// The fields of its value, in the order in which they are written.
     #[must_use]
     pub fn fields(&self) -> Fields<'static> {
         match self {

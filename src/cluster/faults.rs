@@ -18,7 +18,7 @@ pub const FIELD_OF: &str = "fault state";
 /// Whether clients and peers reach a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    /// They do.
+    /// Messages go in and out.
     Healthy,
     /// They do not.
     Isolated,
@@ -47,7 +47,7 @@ pub struct FaultState {
 }
 
 impl FaultState {
-    /// Everybody reachable.
+    /// A fault file in which nobody is isolated.
     #[must_use]
     pub fn healthy(workspace_root: &Path) -> Self {
         Self { workspace_root: workspace_root.to_owned(), networks: [Network::Healthy; 3] }

@@ -81,7 +81,7 @@ pub struct ClusterLayout {
 /// One replica of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaLayout {
-    /// Which replica.
+    /// Its number in the cluster.
     pub id: ReplicaId,
     /// Its role when it is new.
     pub role: Role,
@@ -110,7 +110,7 @@ pub struct ReplicaLayout {
 pub enum Port {
     /// Tells how the replica is, in every condition.
     Control,
-    /// Serves clients.
+    /// Takes what clients ask.
     Client,
     /// Serves the other replicas.
     Protocol,

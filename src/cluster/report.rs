@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 /// How a replica was found.
 #[derive(Debug, Clone)]
 pub enum Condition {
-    /// It answers.
+    /// Its process runs, and answers on the control port.
     Live(Box<ControlStatus>),
     /// It does not answer, and there is no process id of it.
     Stopped,

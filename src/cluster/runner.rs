@@ -49,7 +49,7 @@ fn unanswered(replica: &ReplicaLayout) -> String {
 /// How replicas are started.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    /// The program.
+    /// The program that replicas are processes of.
     pub executable: PathBuf,
     /// What comes before the replica's own arguments.
     pub leading: Vec<String>,
@@ -170,7 +170,7 @@ impl Runner {
         &self.layout_path
     }
 
-    /// The workspace.
+    /// The workspace's folder, with everything of the cluster in it.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.layout_path.parent().unwrap_or(Path::new("."))

@@ -50,7 +50,7 @@ const FAILS_AFTER: u64 = 500;
 /// What a replica process is started with.
 #[derive(Debug, Clone)]
 pub struct DaemonOptions {
-    /// The cluster.
+    /// The layout of the cluster that it is a replica of.
     pub layout_file: PathBuf,
     /// Its number in the layout.
     pub replica: ReplicaId,
@@ -89,7 +89,7 @@ pub enum DaemonError {
     #[error("replica {replica} is already running: {error}")]
     Locked {
         replica: ReplicaId,
-        /// The lock.
+        /// Why its lock could not be taken.
         error: LockError,
     },
     /// An address cannot be listened on.

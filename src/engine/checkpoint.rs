@@ -29,7 +29,7 @@ pub enum CheckpointError {
     /// Commands wait to be executed.
     #[error("{depth} commands are queued")]
     QueueNotEmpty {
-        /// How many.
+        /// How many commands wait.
         depth: u32,
     },
     /// The snapshot or its sum could not be written. The engine goes on with the old one.

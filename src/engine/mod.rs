@@ -49,7 +49,7 @@ pub struct EnginePaths {
 /// What became of a command that was handed to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It waits.
+    /// It was taken in, and waits for the next round.
     Queued,
     /// Its operation waits already. The fingerprint is that of the command offered now, which tells once the waiting one is
     /// executed whether it was the same.
@@ -152,19 +152,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The state.
+    /// The state that the log has led to so far.
     #[must_use]
     pub fn allocator(&self) -> &Allocator {
         &self.allocator
     }
 
-    /// The log.
+    /// The log behind the state.
     #[must_use]
     pub fn wal(&self) -> &Wal {
         &self.wal
     }
 
-    /// Its settings.
+    /// The bounds that it was opened with.
     #[must_use]
     pub fn config(&self) -> &EngineConfig {
         &self.config

@@ -28,7 +28,7 @@ pub enum RecoveryError {
     /// The snapshot file is longer than any snapshot under this configuration.
     #[error("SnapshotTooLarge({length} bytes, expected at most {limit})")]
     SnapshotTooLarge {
-        /// In bytes.
+        /// How long the file is, in bytes.
         length: u64,
         /// The longest possible.
         limit: u64,
@@ -118,7 +118,7 @@ pub enum RecoveryError {
     SlotOverflow {
         /// LSN of the frame.
         lsn: Lsn,
-        /// Which sum.
+        /// The sum of slots that would not fit.
         overflow: SlotOverflow,
     },
     /// A frame cannot come next, although its place in the log is right.

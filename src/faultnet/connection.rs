@@ -134,7 +134,7 @@ enum Went {
     Broke,
 }
 
-/// One direction.
+/// A connection's bytes in one direction.
 struct Leg<'a> {
     from: &'a mut TcpStream,
     to: &'a mut TcpStream,

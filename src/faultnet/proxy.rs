@@ -47,7 +47,7 @@ struct Proxy {
     back: usize,
 }
 
-/// All proxies.
+/// All proxies of a cluster.
 pub(super) struct Proxies {
     poll: Poll,
     proxies: Vec<Proxy>,

@@ -29,7 +29,7 @@ pub enum ProcessError {
     /// It asks for something while it waits.
     #[error("event {index}: process {process} begins something while its operation at {invoked} is open")]
     Busy {
-        /// The event.
+        /// The event, by its number in the history.
         index: u64,
         /// By its number in the history.
         process: u64,
@@ -39,7 +39,7 @@ pub enum ProcessError {
     /// It is told of something that it did not ask for.
     #[error("event {index}: process {process} is told of `{f}`, which it did not begin")]
     NothingOpen {
-        /// The event.
+        /// The event, by its number in the history.
         index: u64,
         /// By its number in the history.
         process: u64,
@@ -49,7 +49,7 @@ pub enum ProcessError {
     /// It does something although what it did before may still be going on.
     #[error("event {index}: process {process} goes on after an operation whose outcome is not known")]
     Retired {
-        /// The event.
+        /// The event, by its number in the history.
         index: u64,
         /// By its number in the history.
         process: u64,

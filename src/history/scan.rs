@@ -91,7 +91,7 @@ impl<'a> Scanner<'a> {
 pub struct Brief<'a> {
     /// When, who, what kind.
     pub stamp: Stamp,
-    /// The operation.
+    /// What the operation asks for, as the history calls it.
     pub f: &'a str,
     /// Text of the value. Whether it is one, and only one, is for whoever reads it to find out: if it is not, the line is to be
     /// read by the general parser.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub struct Evidence {
     /// Version of this format.
     pub version: u32,
-    /// The program.
+    /// The program that carried out the run.
     pub harness: Harness,
     /// What kind of testbed it ran on.
     pub backend: String,
@@ -169,7 +169,7 @@ pub struct GuestImage {
 /// A run as the plan has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedRun {
-    /// Its name.
+    /// The name that the plan gives it.
     pub run_id: String,
     /// What its clients do.
     pub workload: String,

@@ -48,7 +48,7 @@ number! {
 pub struct Event {
     /// The harness's count of events.
     pub sequence: Sequence,
-    /// Who asked.
+    /// The client that asked.
     pub process: Process,
     /// When the answer was in.
     pub time: UnixMillis,
@@ -81,7 +81,7 @@ impl Process {
         (!name.contains(char::is_whitespace)).then(|| Self(name.to_owned()))
     }
 
-    /// The name.
+    /// The name as the history spells it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -134,7 +134,7 @@ pub struct Operation {
     pub resource_id: Option<ResourceId>,
     /// The members of a bundle, in order. Without members this is no bundle.
     pub resource_ids: Vec<ResourceId>,
-    /// The lease.
+    /// The lease that it names, if it names one.
     pub reservation_id: Option<ReservationId>,
     /// Who holds the lease, or wants it.
     pub holder_id: Option<HolderId>,
@@ -228,7 +228,7 @@ words! {
 pub enum WriteResult {
     /// A lease was made.
     Reserved {
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
         /// Who asked, if the answer is right.
         holder_id: HolderId,
@@ -239,7 +239,7 @@ pub enum WriteResult {
     },
     /// A lease is in use.
     Confirmed {
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
         /// Who asked, if the answer is right.
         holder_id: HolderId,
@@ -248,7 +248,7 @@ pub enum WriteResult {
     },
     /// A lease was given back.
     Released {
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
         /// Who held it.
         holder_id: HolderId,
@@ -257,12 +257,12 @@ pub enum WriteResult {
     },
     /// A lease was taken from its holder; its resources are not free yet.
     Revoked {
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
     },
     /// The resources of a revoked lease are free.
     Reclaimed {
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
     },
     /// Leases ended because their time was over.
@@ -332,7 +332,7 @@ words! {
 pub struct ReadAnswer {
     /// What was looked at. Not compared with [`ReadAnswer::state`] anywhere.
     pub target: ReadTarget,
-    /// Who answered.
+    /// The replica that answered.
     pub served_by: ReplicaId,
     /// What it took itself for when it answered.
     pub served_role: ServedRole,
@@ -358,7 +358,7 @@ pub enum ResourceState {
     Available,
     /// Leased, not confirmed yet.
     Reserved {
-        /// By whom.
+        /// Who holds the lease.
         holder_id: HolderId,
         /// Under which lease.
         reservation_id: ReservationId,
@@ -367,7 +367,7 @@ pub enum ResourceState {
     },
     /// Leased and in use.
     Confirmed {
-        /// By whom.
+        /// Who holds the lease.
         holder_id: HolderId,
         /// Under which lease.
         reservation_id: ReservationId,
@@ -392,7 +392,7 @@ pub enum ReservationState {
         /// Whether its holder said that it is in use.
         confirmed: bool,
     },
-    /// It ended.
+    /// It ended before it was looked at.
     Released {
         /// Its resource, of a bundle the first one.
         resource_id: ResourceId,

@@ -68,7 +68,7 @@ impl FaultWindow {
 /// One run of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunSpec {
-    /// Its name.
+    /// The name that it is asked for by.
     pub id: RunId,
     /// What its clients do.
     pub workload: Workload,

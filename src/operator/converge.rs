@@ -271,7 +271,7 @@ impl Converge {
 }
 
 impl Operation for Converge {
-    /// The primary.
+    /// The primary in the end.
     type Output = Member;
 
     fn step<C: Control>(&mut self, control: &mut C) -> Result<Step<Member>, Failure<C::Error>> {

@@ -51,7 +51,7 @@ pub enum Replicas {
     },
     /// Whoever holds most, of these three; if one is named, it becomes primary.
     Best {
-        /// All three.
+        /// All three replicas of the cluster.
         all: [ReplicaId; 3],
         /// Who is to become primary.
         new_primary: Option<ReplicaId>,

@@ -118,7 +118,7 @@ pub enum Decision {
     },
     /// A replica becomes a backup of the primary, with its committed state.
     Rejoin {
-        /// Which replica.
+        /// The replica that is rejoined.
         target: ReplicaId,
         /// Whose files it gets.
         primary: ReplicaId,
@@ -231,7 +231,7 @@ pub enum Failure<E> {
          committed would lose that", target_is.0, target_is.1, primary_is.0, primary_is.1
     )]
     WouldLose {
-        /// Which replica.
+        /// The replica that is rejoined.
         target: ReplicaId,
         /// Its view and commit.
         target_is: (View, Option<Lsn>),

@@ -70,7 +70,7 @@ impl Sighting {
 /// A replica in the role it had when it was last seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
-    /// Which replica.
+    /// The replica that answered.
     pub id: ReplicaId,
     /// What it said then, which may be over.
     pub role: Role,
@@ -91,7 +91,7 @@ pub enum Problem {
     Faulted(ReplicaId, String),
     /// Its state and another replica's differ, and it is not known which is right.
     InDoubt(ReplicaId, String),
-    /// Nobody serves.
+    /// No active replica is primary.
     NoPrimary,
     /// More than one serves.
     TwoPrimaries,

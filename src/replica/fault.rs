@@ -19,7 +19,7 @@ pub enum LoadError<D> {
     Decode(D),
     /// It is longer than anything valid.
     TooLarge {
-        /// Its length.
+        /// How many bytes the file has.
         file_len: u64,
         /// The most that is read.
         max_bytes: u64,

@@ -46,7 +46,7 @@ pub const CLAIM_TAG: u8 = 0x86;
 pub struct StateClaim {
     /// View of the sender.
     pub view: View,
-    /// Which state.
+    /// The LSN as of which the state is meant.
     pub lsn: Lsn,
     /// Replicas that are known to agree, the sender included.
     pub agreeing: u8,
@@ -65,7 +65,7 @@ pub enum PeerRequest {
     Commit {
         /// View of the sender.
         view: View,
-        /// How far.
+        /// The last LSN to be committed.
         lsn: Lsn,
     },
     /// Keep this piece; with the last one, replace your state by the snapshot, durably.
@@ -139,7 +139,7 @@ pub struct Ack {
     pub view: View,
     /// LSN of that request.
     pub lsn: Lsn,
-    /// Who answers.
+    /// The replica that answers.
     pub replica: ReplicaId,
 }
 

@@ -81,11 +81,11 @@ pub struct Vote {
 /// The content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
-    /// Never changes.
+    /// Replica and shard; they never change.
     pub identity: Identity,
     /// View of the entries this replica prepares.
     pub current_view: View,
-    /// Its part.
+    /// The role that it has taken.
     pub role: Role,
     /// Highest LSN applied here as committed.
     pub commit_lsn: Option<Lsn>,
@@ -110,7 +110,7 @@ pub enum MetadataError {
     InvalidRole(u8),
     /// The byte in front of an optional field is neither 0 nor 1.
     InvalidOptionTag {
-        /// Which field.
+        /// The field that the value is of.
         kind: &'static str,
         /// What the byte is.
         value: u8,

@@ -99,7 +99,7 @@ pub enum ReadRefusal {
 /// A command with its place, and what it came to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommittedEntry {
-    /// Which entry.
+    /// The place of the entry in the log.
     pub lsn: Lsn,
     /// What it came to.
     pub outcome: Outcome,

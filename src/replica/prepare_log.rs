@@ -61,9 +61,9 @@ pub enum PrepareLogError {
     },
     /// A payload longer than any command.
     PayloadTooLarge {
-        /// Its length.
+        /// The length of the entry's command, in bytes.
         payload_len: u64,
-        /// The limit.
+        /// The most bytes that a command may have.
         max_command_bytes: u64,
     },
     /// Bytes are left over, or two entries have one LSN.

@@ -49,7 +49,7 @@ pub enum Refusal {
     ViewMismatch {
         /// The replica's view.
         expected: View,
-        /// The entry's.
+        /// The view that the entry is of.
         found: View,
     },
     /// Another entry is prepared at that LSN.
@@ -66,7 +66,7 @@ pub enum Refusal {
     PrepareOrderMismatch {
         /// The LSN that comes next here.
         expected_lsn: Lsn,
-        /// The entry's.
+        /// The LSN that the entry has.
         found_lsn: Lsn,
     },
     /// The engine would not execute it.
@@ -94,7 +94,7 @@ pub enum Refusal {
     SnapshotStorage(DiskRefusal),
     /// The state as of that LSN is another one here.
     StateDigestDiffers {
-        /// Which state.
+        /// The LSN of the state that was compared.
         lsn: Lsn,
         /// Its digest here.
         own: StateDigest,
@@ -103,7 +103,7 @@ pub enum Refusal {
     },
     /// The state as of that LSN is not here, or no longer.
     StateNotHere {
-        /// Which state.
+        /// The LSN of the state that was asked about.
         lsn: Lsn,
         /// What is committed here.
         commit_lsn: Option<Lsn>,

@@ -139,7 +139,7 @@ pub enum ReadFileError {
     /// The file is longer than anything valid.
     #[error("{length} bytes, expected at most {limit}")]
     TooLarge {
-        /// In bytes.
+        /// How long the file is, in bytes.
         length: u64,
         /// The most that is read.
         limit: u64,

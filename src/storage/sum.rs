@@ -33,7 +33,7 @@ pub enum SumKind {
 }
 
 impl SumKind {
-    /// All kinds.
+    /// Every kind that there is.
     pub const ALL: [SumKind; 3] = [SumKind::Snapshot, SumKind::Metadata, SumKind::PrepareLog];
 
     /// The word for people.

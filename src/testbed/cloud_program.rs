@@ -30,7 +30,7 @@ pub struct GuestProgram {
 pub struct Linked {
     /// Finds and loads the others.
     pub loader: CarriedFile,
-    /// The others.
+    /// The libraries that it loads.
     pub libraries: Vec<CarriedFile>,
 }
 
@@ -71,9 +71,9 @@ pub struct GuestFile {
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A script.
+    /// A script, as it is run.
     Text(String),
-    /// A library.
+    /// A library, byte for byte.
     Binary(Vec<u8>),
 }
 

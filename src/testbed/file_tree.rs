@@ -36,7 +36,7 @@ pub enum ArchiveError {
     /// A file that goes into it cannot be read.
     #[error("{}: {error}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// What the system said.
         error: io::Error,

@@ -21,7 +21,7 @@ pub const FIELD_OF: &str = "kubevirt-testbed";
 /// The field that may be missing.
 const KUBECONFIG: &str = "kubeconfig_path";
 
-/// The same.
+/// Another field that may be missing.
 const CONTEXT: &str = "kubeconfig_context";
 
 const KNOWN_KEYS: [&str; 11] = [

@@ -42,9 +42,9 @@ const KNOWN_KEYS: [&str; 10] = [
 /// Processor architecture of the guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arch {
-    /// 64-bit ARM.
+    /// ARM processors with 64 bits.
     Aarch64,
-    /// 64-bit x86.
+    /// Intel's and AMD's processors with 64 bits.
     X86_64,
 }
 

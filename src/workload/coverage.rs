@@ -12,7 +12,7 @@ pub enum Role {
     Primary,
     /// The one that was primary before.
     OldPrimary,
-    /// Any other.
+    /// A replica that is not primary.
     Backup,
 }
 
@@ -59,7 +59,7 @@ pub struct Minimum {
     pub times: [u64; 6],
 }
 
-/// Some intents.
+/// Intents that count as one for coverage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tried {
     /// All of a group.

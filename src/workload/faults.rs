@@ -28,7 +28,7 @@ pub const CLIENTS: u64 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
-    /// Who sends.
+    /// Who sends: a replica, or 0 for clients.
     pub from: u64,
     /// Who is sent to.
     pub to: u64,
@@ -38,7 +38,7 @@ pub struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkEffect {
-    /// Nothing arrives.
+    /// What is sent never arrives.
     Cut,
     /// Everything arrives so much later, up to half of it sooner or later than that.
     Delay(Millis),
@@ -80,7 +80,7 @@ pub enum OldPrimary {
     CutOff,
     /// It serves, and clients reach it; the operator does not.
     OutOfReach,
-    /// It serves.
+    /// Its process runs, and serves.
     Alive,
 }
 
@@ -109,7 +109,7 @@ pub enum Damage {
     ByteFlipped,
     /// No space is left.
     Full,
-    /// Writes fail.
+    /// Writes fail with an error of the disk.
     IoError,
     /// Every write takes so much longer.
     Slow(Millis),

@@ -37,7 +37,7 @@ const CREATED_LATER: usize = 8;
 pub struct Step {
     /// What to ask.
     pub request: Request,
-    /// Of whom.
+    /// The replica that is asked.
     pub replica: u64,
     /// What it is meant to try.
     pub intent: Intent,

@@ -44,7 +44,7 @@ pub struct PatternRow {
 
 use Family::{Failover, Isolate, Kill, Pause};
 
-/// All patterns.
+/// All patterns, as a table.
 #[rustfmt::skip]
 pub const PATTERNS: &[PatternRow] = &[
     PatternRow { pattern: Pattern::MajorityAway,   word: "majority-away",   families: &[Kill],                           turns: [1, 0, 0] },

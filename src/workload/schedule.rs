@@ -72,7 +72,7 @@ pub struct ReplicaView {
 pub struct ClusterView {
     /// Who is primary, where that is known.
     pub primary: Option<u64>,
-    /// Every replica.
+    /// Every replica as it is now.
     pub replicas: Vec<ReplicaView>,
     /// Faults that are not healed.
     pub active: Vec<Fault>,

@@ -67,7 +67,7 @@ impl Staging {
         actions.import(replica, &mut archive)
     }
 
-    /// The files.
+    /// The copied files, to be read and rewritten.
     pub(crate) fn staged(&self) -> &StagedReplica {
         &self.staged
     }

@@ -58,7 +58,7 @@ impl<T> Few<T> {
     }
 }
 
-/// One identity.
+/// All attempts at one command.
 #[derive(Debug, Clone)]
 pub(super) struct Attempts<M: Model> {
     /// Invocations that are in flight, or whose outcome is not known, ascending.

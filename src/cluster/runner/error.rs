@@ -51,13 +51,13 @@ pub enum RunnerError {
         /// The layout it is missing from.
         layout: PathBuf,
     },
-    /// It runs.
+    /// A replica that was to be started runs already.
     #[error("replica {id} is already running on {addr}{}", pid.map_or_else(String::new, |pid| format!(" with pid {pid}")))]
     AlreadyRunning {
         id: ReplicaId,
         /// Where it answers.
         addr: SocketAddr,
-        /// Its process.
+        /// The number of its process, if it is known.
         pid: Option<u32>,
     },
     /// Its address is taken by the replica of another workspace.
@@ -66,7 +66,7 @@ pub enum RunnerError {
         id: ReplicaId,
         /// Its control address.
         addr: SocketAddr,
-        /// Who answers.
+        /// The workspace of the cluster that answers.
         workspace: PathBuf,
     },
     /// It does not run.
@@ -76,7 +76,7 @@ pub enum RunnerError {
     #[error("replica {id} still has a live pid {pid} at {}", path.display())]
     LivePid {
         id: ReplicaId,
-        /// Its process.
+        /// The number of its process.
         pid: u32,
         /// Where that is written.
         path: PathBuf,
@@ -121,7 +121,7 @@ pub enum RunnerError {
     #[error("failed to kill replica {id} with pid {pid}: {error}")]
     Kill {
         id: ReplicaId,
-        /// Its process.
+        /// The number of its process.
         pid: u32,
         error: io::Error,
     },

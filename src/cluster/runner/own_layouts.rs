@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Where one replica finds another, in place of that one's own addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddresses {
-    /// Who looks.
+    /// The replica that looks for layouts of its own.
     pub own: ReplicaId,
     /// Who is looked for.
     pub peer: ReplicaId,

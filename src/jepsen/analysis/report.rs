@@ -45,14 +45,14 @@ words! {
 pub enum Blocker {
     /// A mutating request without operation id: nobody can tell it from its retries.
     MissingOperationId {
-        /// The event.
+        /// The event, by its number in the history.
         sequence: Sequence,
         /// What was asked for.
         operation: OperationKind,
     },
     /// Two attempts at one command took effect, with different results.
     DuplicateCommittedExecution {
-        /// The command.
+        /// The operation that the command belongs to.
         operation_id: OperationId,
         /// Where the first attempt of the history took effect.
         first_lsn: Lsn,
@@ -61,7 +61,7 @@ pub enum Blocker {
     },
     /// A read was answered by somebody who was not primary, or without having applied what it demanded.
     StaleSuccessfulRead {
-        /// Who answered.
+        /// The replica that answered the read.
         replica_id: ReplicaId,
         /// What it took itself for when it answered.
         role: ServedRole,
@@ -72,7 +72,7 @@ pub enum Blocker {
     },
     /// A holder claimed a right that had gone, and was not told that its epoch is stale.
     StaleHolderNotRejected {
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
         /// The command; 0 if the request had no operation id.
         operation_id: OperationId,
@@ -83,7 +83,7 @@ pub enum Blocker {
     },
     /// An attempt ended ambiguously and no other attempt shows what became of the command.
     UnresolvedAmbiguity {
-        /// The command.
+        /// The operation that the command belongs to.
         operation_id: OperationId,
     },
     /// A resource was reserved, or its reservation confirmed, while it was held.
@@ -99,9 +99,9 @@ pub enum Blocker {
     EarlyExpirationRelease {
         /// The one that the tick listed.
         resource_id: ResourceId,
-        /// The lease.
+        /// The lease that it is about.
         reservation_id: ReservationId,
-        /// Its deadline.
+        /// The slot from which the lease may expire.
         expires_at_slot: Slot,
         /// The logical time of the tick.
         released_at_slot: Slot,

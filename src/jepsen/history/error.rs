@@ -98,7 +98,7 @@ pub enum Problem {
     /// A value is not of the kind its key demands.
     #[error("invalid value for `{field}`: `{quoted}`")]
     InvalidValue {
-        /// The key.
+        /// The key of the field.
         field: &'static str,
         /// The value, of some composite values only the piece that is wrong.
         quoted: String,
@@ -138,7 +138,7 @@ fn shortened(text: &str) -> Cow<'_, str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("event {sequence} has a committed result about a resource but its operation has no resource_id")]
 pub struct UnwritableEvent {
-    /// The event.
+    /// The event, by its number in the history.
     pub sequence: Sequence,
 }
 

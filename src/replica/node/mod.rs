@@ -51,14 +51,14 @@ pub enum ClientReply {
 pub enum Output {
     /// Answer a client.
     Client {
-        /// Which request.
+        /// The request that it answers.
         token: Token,
         /// What the bytes on its connection are made of.
         reply: ClientReply,
     },
     /// Answer a peer: acknowledge, or refuse in words.
     Peer {
-        /// Which request.
+        /// The request that it answers.
         token: Token,
         /// An acknowledgement, or why there is none.
         reply: Result<Ack, String>,

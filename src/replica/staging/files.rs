@@ -37,7 +37,7 @@ impl OtherView {
 #[derive(Debug, thiserror::Error)]
 #[error("replica {target} from replica {source_replica} as {}: {error}", role.word())]
 pub struct RewriteError {
-    /// Whose files.
+    /// The replica that the files are of.
     pub target: ReplicaId,
     /// Out of whose files.
     pub source_replica: ReplicaId,

@@ -52,7 +52,7 @@ pub enum StagingError {
     #[error("{}: {length} bytes, expected at most {limit}", path.display())]
     TooLarge {
         path: PathBuf,
-        /// In bytes.
+        /// How long the file is, in bytes.
         length: u64,
         /// In bytes; what is longer is not read.
         limit: u64,

@@ -148,7 +148,7 @@ impl World {
                 self.network.repeated = [0, 20, 200][self.rng.usize(..3)];
                 self.network.late = [0, 20, 200][self.rng.usize(..3)];
             }
-            Kind::FairWeather if self.rng.bool() => self.network.mend(),
+            Kind::FairWeather if self.rng.bool() => self.network.heal(),
             Kind::FairWeather => self.network.join(),
             Kind::FailOver => self.begin_failover(at, other),
             Kind::FailOverAndBack => self.begin_failover_and_back(at, other),
@@ -188,7 +188,7 @@ impl World {
     fn calm_down(&mut self) {
         self.trace(|| "nemesis: calm".to_owned());
         self.nemesis.calm_since = Some(self.now);
-        self.network.mend();
+        self.network.heal();
         for at in 0..COUNT {
             self.machines[at].is_isolated = false;
             self.machines[at].disk.clear_fuse();

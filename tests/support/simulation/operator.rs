@@ -70,15 +70,15 @@ fn place_of(replica: ReplicaId) -> At {
 }
 
 /// What the operator's calls do to the simulated machines.
-struct Hands<'a>(&'a mut World);
+struct Machines<'a>(&'a mut World);
 
-impl Hands<'_> {
+impl Machines<'_> {
     fn staged(&self, at: At) -> StagedReplica {
         StagedReplica::on_disk(Arc::new(self.0.operator.staged[at].clone()), id_of(at), paths_of(at))
     }
 }
 
-impl Control for Hands<'_> {
+impl Control for Machines<'_> {
     type Error = String;
 
     fn name(&self) -> &str {
@@ -230,7 +230,7 @@ impl World {
     /// Makes one call. Returns how long to wait at least before the next; none when there is none.
     fn go_on_with(&mut self, work: &mut Work) -> Result<Option<Duration>, String> {
         fn step(operation: &mut impl Operation, world: &mut World) -> Result<Option<Duration>, String> {
-            match operation.step(&mut Hands(world)) {
+            match operation.step(&mut Machines(world)) {
                 Ok(Step::After(pause)) => Ok(Some(pause)),
                 Ok(Step::Done(_)) => Ok(None),
                 Err(failure) => Err(failure.to_string()),

@@ -66,7 +66,7 @@ impl Network {
     }
 
     /// As good as new.
-    pub(super) fn mend(&mut self) {
+    pub(super) fn heal(&mut self) {
         *self = Self::new();
     }
 

@@ -21,7 +21,7 @@ use allocdb_node::workload::{SlotMode, WorkloadKind};
 pub(crate) enum Command {
     /// List the planned runs.
     Plan {
-        /// For whom.
+        /// How it is printed, for people or for programs.
         format: Format,
     },
     /// Judge a history that was recorded earlier.
@@ -189,7 +189,7 @@ pub(crate) enum Demands {
 /// What an operator asks for by hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operate {
-    /// The cluster.
+    /// The cluster that is looked at.
     pub(crate) testbed: Testbed,
     /// What is to be done.
     pub(crate) operation: Operation,

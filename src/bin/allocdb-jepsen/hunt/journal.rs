@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Events that may wait to be written. A disk that falls behind further than this ends the hunt.
 const MOST_WAITING: u64 = 500_000;
 
-/// What happened.
+/// What is told to the journal's thread.
 #[derive(Debug)]
 enum What {
     Invoked(Request),

@@ -125,7 +125,7 @@ fn describe_operation(at: usize, record: &OperationRecord, out: &mut dyn Write) 
     )
 }
 
-/// Describes metadata.
+/// Prints the fields of a metadata file, and whether they fit together.
 pub(super) fn metadata(bytes: &[u8], out: &mut dyn Write) -> io::Result<Verdict> {
     let metadata = match Metadata::decode(bytes) {
         Ok(metadata) => metadata,

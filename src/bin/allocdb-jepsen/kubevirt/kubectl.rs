@@ -38,7 +38,7 @@ pub(crate) struct Kubectl {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// For `--context`; none leaves it to `kubectl`.
     pub(crate) context: Option<String>,
-    /// For `-n`.
+    /// Given to every call with `-n`.
     pub(crate) namespace: String,
     /// Whether to go on at all.
     pub(crate) interrupt: Interrupt,
@@ -90,7 +90,7 @@ pub(crate) enum CallError {
     TooLate {
         /// The command line.
         call: String,
-        /// The deadline.
+        /// How long it was waited for.
         limit: Duration,
         /// What it complained about.
         stderr: String,

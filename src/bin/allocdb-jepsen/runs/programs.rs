@@ -16,7 +16,7 @@ const SUMMING: Duration = Duration::from_secs(10);
 /// Pause until it is asked again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// This program.
+/// This program, as evidence names it.
 pub(crate) fn own() -> Harness {
     let info = BuildInfo::own();
     Harness { name: "allocdb-jepsen".to_owned(), version: info.version.clone(), program: program(info) }

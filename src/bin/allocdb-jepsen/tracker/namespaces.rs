@@ -12,7 +12,7 @@ const SLOTS_PER_MILLI: u64 = 1024;
 /// Client id and slots of one namespace of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Namespace {
-    /// Who asks.
+    /// The client id that all requests of the run carry.
     pub(crate) client: ClientId,
     base: u64,
 }
