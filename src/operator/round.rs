@@ -30,6 +30,17 @@ impl Health {
         if self.is_active { "active" } else { "faulted" }
     }
 
+    /// Why it cannot be trusted, or it is not known whether it can; none if it can.
+    #[must_use]
+    pub fn distrust(&self) -> Option<String> {
+        let unknown = || "it does not say why".to_owned();
+        match (self.is_active, &self.fault) {
+            (true, None) => None,
+            (true, Some(why)) => Some(format!("it is in doubt: {why}")),
+            (false, why) => Some(format!("it is faulted: {}", why.clone().unwrap_or_else(unknown))),
+        }
+    }
+
     /// Whether it is without a fault and has been told its role: a replica whose disk was emptied has not.
     #[must_use]
     pub fn holds_data(&self) -> bool {

@@ -5,7 +5,7 @@
 //! beside those that are active then: [`super::schedule::survives`].
 
 use super::family::Family;
-use super::faults::{Fault, Millis, OldPrimary};
+use super::faults::{self, Fault, LinkEffect, Millis, OldPrimary};
 use super::rng::Rng;
 
 /// A sequence of faults.
@@ -27,6 +27,15 @@ pub enum Pattern {
     /// A second failover before anybody has looked after the old primary of the first, which takes part with what it has: entries that
     /// found no majority, more than were committed since.
     TwoFailovers,
+    /// The primary is killed, or everybody, when its snapshot has everything and its log nothing behind it: what a snapshot does not keep
+    /// nothing else brings back. Everything is read before anything new is written.
+    CheckpointLast,
+    /// Both others stand still for longer than the primary may read without asking. It hears neither that they follow nor that they do
+    /// not, and what it was asked to write waits.
+    FollowersStill,
+    /// Another becomes primary while nobody but clients reaches the old one, which goes on and hears of nothing. It is asked again and
+    /// again what it knows while others write to the new one.
+    PrimaryUnheard,
 }
 
 /// One line of [`PATTERNS`].
@@ -42,7 +51,7 @@ pub struct PatternRow {
     pub turns: [usize; 3],
 }
 
-use Family::{Failover, Isolate, Kill, Pause};
+use Family::{Failover, Isolate, Kill, Link, Pause};
 
 /// All patterns, as a table.
 #[rustfmt::skip]
@@ -52,7 +61,10 @@ pub const PATTERNS: &[PatternRow] = &[
     PatternRow { pattern: Pattern::PrimaryReturns, word: "primary-returns", families: &[Kill, Pause, Failover],          turns: [0, 1, 0] },
     PatternRow { pattern: Pattern::PrimaryResumes, word: "primary-resumes", families: &[Failover],                       turns: [0, 1, 0] },
     PatternRow { pattern: Pattern::LeftBehind,     word: "left-behind",     families: &[Kill, Pause, Failover],          turns: [0, 0, 1] },
-    PatternRow { pattern: Pattern::TwoFailovers,   word: "two-failovers",   families: &[Kill, Pause, Failover],          turns: [0, 1, 0] },
+    PatternRow { pattern: Pattern::TwoFailovers,   word: "two-failovers",   families: &[Kill, Pause, Failover],          turns: [0, 1, 1] },
+    PatternRow { pattern: Pattern::CheckpointLast, word: "checkpoint-last", families: &[Kill],                           turns: [0, 1, 1] },
+    PatternRow { pattern: Pattern::FollowersStill, word: "followers-still", families: &[Pause],                          turns: [0, 1, 0] },
+    PatternRow { pattern: Pattern::PrimaryUnheard, word: "primary-unheard", families: &[Link, Failover],                 turns: [0, 1, 0] },
 ];
 
 /// A moment at which two stop that follow a primary, by what is in everybody's files.
@@ -85,6 +97,8 @@ pub enum Act {
     Wait(Millis),
     /// Waits until that replica has taken a checkpoint a moment ago; not for ever.
     AwaitCheckpoint(u64),
+    /// Somebody writes at that replica, where nobody else does, until it has taken a checkpoint; not for ever.
+    WriteToCheckpoint(u64),
     /// Clients begin nothing new, so that what is under way is the last.
     HoldClients,
     /// They go on; with a replica they take that one for the primary.
@@ -95,6 +109,8 @@ pub enum Act {
     Insist(usize),
     /// A sample of everything is read at that replica.
     ReadAt(u64),
+    /// A few things are read there.
+    ReadSomeAt(u64),
     /// Everybody is brought in place.
     Converge,
 }
@@ -116,6 +132,9 @@ impl Pattern {
             Pattern::PrimaryResumes => primary_resumes(rng, others),
             Pattern::LeftBehind => left_behind(rng, primary, others),
             Pattern::TwoFailovers => two_failovers(rng, primary, others),
+            Pattern::CheckpointLast => checkpoint_last(rng, primary, others),
+            Pattern::FollowersStill => followers_still(rng, primary, others),
+            Pattern::PrimaryUnheard => primary_unheard(rng, primary, others),
         }
     }
 }
@@ -226,7 +245,8 @@ fn left_behind(rng: &mut Rng, _primary: u64, others: [u64; 2]) -> Vec<Act> {
 
 fn two_failovers(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
     let [new, other] = others;
-    let last = if rng.one_in(2) { primary } else { other };
+    // Mostly the old primary is one of the two that the second one chooses from.
+    let last = if rng.one_in(5) { other } else { primary };
     vec![
         // The primary has prepared what it is asked for, and nobody takes it.
         Act::PauseAt { moment: Moment::Ahead, first: other, second: new },
@@ -242,6 +262,48 @@ fn two_failovers(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
         wait(rng, 20, 100),
         fail_over(OldPrimary::Dead, last),
         Act::ReleaseClients(Some(last)),
+        wait(rng, 100, 300),
+        Act::Converge,
+    ]
+}
+
+fn checkpoint_last(rng: &mut Rng, primary: u64, [one, other]: [u64; 2]) -> Vec<Act> {
+    let victims = if rng.one_in(2) { vec![primary] } else { vec![primary, one, other] };
+    vec![
+        Act::HoldClients,
+        wait(rng, 20, 60),
+        Act::WriteToCheckpoint(primary),
+        kill(&victims),
+        wait(rng, 10, 150),
+        Act::Heal(Kill, None),
+        Act::ReadAt(primary),
+        Act::ReleaseClients(Some(primary)),
+        wait(rng, 300, 600),
+    ]
+}
+
+fn followers_still(rng: &mut Rng, primary: u64, [one, other]: [u64; 2]) -> Vec<Act> {
+    vec![
+        pause(one),
+        pause(other),
+        // Clients may all wait for somebody who stands still by then.
+        wait(rng, 1_200, 1_600),
+        Act::ReadSomeAt(primary),
+        wait(rng, 100, 400),
+        Act::ReadSomeAt(primary),
+        Act::Heal(Pause, None),
+        wait(rng, 200, 400),
+    ]
+}
+
+fn primary_unheard(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
+    let [new, _] = others;
+    let both = |other| [(primary, other), (other, primary)].map(|(from, to)| faults::Link { from, to });
+    let links = others.map(both).concat();
+    vec![
+        Act::Inject(Fault::Link { links, effect: LinkEffect::Cut, heal_after: LONGEST }),
+        fail_over(OldPrimary::OutOfReach, new),
+        Act::Heal(Link, None),
         wait(rng, 100, 300),
         Act::Converge,
     ]

@@ -7,8 +7,9 @@ use super::nemesis::{Change, Fault, Kind, Span, spans};
 use super::testbed::{AlreadyStopped, ExternalTestbed};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::FaultRecord;
+use allocdb_node::operator::{Health, Round};
 use anyhow::{Result, anyhow};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +21,8 @@ pub(crate) struct Actions<'a> {
     record: Mutex<Vec<Done>>,
     /// Replicas that an operator does not reach: they are not seen, their processes not ended, their files not read.
     out_of_reach: Mutex<BTreeSet<ReplicaId>>,
+    /// Replicas that an operator has seen to be faulted, with what they said of it, since somebody looked.
+    faulted: Mutex<BTreeMap<ReplicaId, String>>,
 }
 
 /// Something that was done, or tried, to a replica.
@@ -52,7 +55,29 @@ impl What {
 
 impl<'a> Actions<'a> {
     pub(crate) fn new(testbed: &'a dyn ExternalTestbed, interrupt: &'a Interrupt) -> Self {
-        Self { testbed, interrupt, record: Mutex::default(), out_of_reach: Mutex::default() }
+        Self {
+            testbed,
+            interrupt,
+            record: Mutex::default(),
+            out_of_reach: Mutex::default(),
+            faulted: Mutex::default(),
+        }
+    }
+
+    /// Takes note of who is faulted, or in doubt: what an operator puts right nobody sees afterwards. What a replica said first tells
+    /// most.
+    pub(crate) fn note_faulted(&self, round: &Round) {
+        for sighting in &round.0 {
+            if let Some(reason) = sighting.answer.as_ref().ok().and_then(Health::distrust) {
+                let mut faulted = self.faulted.lock().unwrap_or_else(PoisonError::into_inner);
+                faulted.entry(sighting.replica).or_insert(reason);
+            }
+        }
+    }
+
+    /// Who was seen to be faulted since somebody looked last, with the reason.
+    pub(crate) fn take_faulted(&self) -> BTreeMap<ReplicaId, String> {
+        std::mem::take(&mut *self.faulted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn done(&self) -> Vec<Done> {

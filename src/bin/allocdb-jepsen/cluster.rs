@@ -57,6 +57,7 @@ impl Control for OperatorControl<'_, '_> {
         let unseen = |replica| Sighting { replica, answer: Err("it is out of reach".to_owned()) };
         round.0.extend(others.into_iter().map(unseen));
         round.0.sort_by_key(|sighting| sighting.replica);
+        self.actions.note_faulted(&round);
         round
     }
 
@@ -183,7 +184,15 @@ pub(crate) fn fence(actions: &Actions<'_>) -> Fence {
 
 /// Waits until everybody is in place, and does what it can about who is not.
 pub(crate) fn ensure_ready(actions: &Actions<'_>) -> Result<Member> {
-    carry_out(actions, Converge::new(REPLICAS, fence(actions)), &mut |_| {})
+    ensure_ready_telling(actions, &mut |_| {})
+}
+
+/// The same; `decided` is told each decision before it is acted upon.
+pub(crate) fn ensure_ready_telling(
+    actions: &Actions<'_>,
+    decided: &mut dyn FnMut(&Decision),
+) -> Result<Member> {
+    carry_out(actions, Converge::new(REPLICAS, fence(actions)), decided)
 }
 
 /// Waits until every backup has committed through `lsn`. One that does not come along is rejoined.

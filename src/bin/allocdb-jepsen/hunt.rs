@@ -399,6 +399,7 @@ impl Hunting<'_> {
         nemesis.look();
         let healed = Instant::now();
         let serves = settle::await_service(shared, nemesis.actions(), healed + SERVES_WITHIN);
+        nemesis.tell_seen_faulted();
         if let Err(error) = serves {
             nemesis.look();
             if !shared.goes_on() {
@@ -415,6 +416,7 @@ impl Hunting<'_> {
             if let Err(error) = settle::settle(shared, nemesis.actions(), self.options.processes()) {
                 doubts.push(format!("not everything was settled: {error:#}"));
             }
+            nemesis.tell_seen_faulted();
         }
         let missing =
             shared.lock().generator.coverage().missing(self.options.workload, &self.options.nemesis);

@@ -27,6 +27,7 @@ use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, Turn,
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often replicas are looked at while nothing else is to be done.
@@ -74,6 +75,8 @@ pub(super) struct Nemesis<'a> {
     /// Looks at each replica in a row that it did not answer.
     silent: BTreeMap<u64, u32>,
     failed: BTreeSet<u64>,
+    /// Replicas that were told to be faulted.
+    told_faulted: Mutex<BTreeSet<u64>>,
     looked_at: Instant,
 }
 
@@ -97,6 +100,7 @@ impl<'a> Nemesis<'a> {
             is_told_later: false,
             silent: BTreeMap::new(),
             failed: BTreeSet::new(),
+            told_faulted: Mutex::default(),
             looked_at: Instant::now(),
         }
     }
@@ -273,15 +277,10 @@ impl<'a> Nemesis<'a> {
             let problem = match &sighting.answer {
                 Ok(health) => {
                     self.silent.remove(&replica);
-                    let reason = || health.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
-                    match health.role {
-                        _ if !health.is_active => Some(format!("it is faulted: {}", reason())),
-                        // A primary may wait for a majority before it answers.
-                        Role::Backup if !self.is_hard_to_reach(replica) => {
-                            leaves_unanswered(self.shared, sighting.replica)
-                        }
-                        _ => None,
-                    }
+                    // A primary may wait for a majority before it answers.
+                    let is_asked = health.role == Role::Backup && !self.is_hard_to_reach(replica);
+                    let asked = || leaves_unanswered(self.shared, sighting.replica);
+                    health.distrust().or_else(|| if is_asked { asked() } else { None })
                 }
                 Err(_) if !self.testbed.is_process_there(sighting.replica) => {
                     Some("its process has ended".to_owned())
@@ -293,7 +292,11 @@ impl<'a> Nemesis<'a> {
                 }
             };
             if let Some(problem) = problem {
-                self.fail(replica, &problem);
+                let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.insert(replica) {
+                    self.fail(replica, &problem);
+                }
+                drop(told);
                 self.failed.insert(replica);
             }
         }
@@ -311,13 +314,15 @@ impl<'a> Nemesis<'a> {
     /// Tells of replicas that do not trust their files, which an operator would bring back without a word. None of the faults of hunts
     /// allows that.
     fn tell_faulted(&mut self) {
-        for sighting in &runtime::probe_of(self.testbed, &self.standing()).0 {
-            if let Ok(health) = &sighting.answer
-                && !health.is_active
-                && self.failed.insert(sighting.replica.0)
-            {
-                let reason = health.fault.clone().unwrap_or_else(|| "it does not say why".to_owned());
-                self.fail(sighting.replica.0, &format!("it is faulted: {reason}"));
+        self.actions.note_faulted(&runtime::probe_of(self.testbed, &self.standing()));
+        self.tell_seen_faulted();
+    }
+
+    /// The same of those that the operator has seen since.
+    pub(super) fn tell_seen_faulted(&self) {
+        for (replica, reason) in self.actions.take_faulted() {
+            if self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner).insert(replica.0) {
+                self.fail(replica.0, &reason);
             }
         }
     }

@@ -19,8 +19,26 @@ const CHECKPOINT_COMES: Duration = Duration::from_millis(1_500);
 /// How often two replicas are paused until it is at the right moment.
 const PAUSES: u32 = 24;
 
-/// How long they go on between.
+/// How long they go on between, one time after the other.
 const BETWEEN_PAUSES: Duration = Duration::from_millis(15);
+/// How long it may take until the primary has committed what it has asked them to write, and how much later they are paused if much is to
+/// be on its way: what has come together while they stood still it asks of them at once then.
+const COMMIT_COMES: Duration = Duration::from_millis(150);
+const SHORTLY: [Duration; 3] = [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(1)];
+
+/// How much later the second is paused than the first if one is to hold less than the other, one time after the other: about as long as
+/// a round takes, of which nobody knows how long that is.
+const LATER: [Duration; 6] = [
+    Duration::from_micros(500),
+    Duration::ZERO,
+    Duration::from_micros(1_000),
+    Duration::from_micros(250),
+    Duration::from_micros(2_000),
+    Duration::from_micros(4_000),
+];
+
+/// Entries that a primary is to hold and nobody else, if that can be had.
+const FAR_AHEAD: u64 = 4;
 
 /// Pause between two looks for one.
 const CHECKPOINT_LOOK: Duration = Duration::from_millis(2);
@@ -30,6 +48,10 @@ const READ_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Resources, oldest leases and newest leases in a sample.
 const SAMPLE: [usize; 3] = [16, 8, 24];
+
+/// How long it is written until there is one, and how many writes at a time.
+const CHECKPOINT_FILLS: Duration = Duration::from_secs(3);
+const WRITTEN_AT_ONCE: usize = 16;
 
 /// Attempts of somebody who insists.
 const INSISTS: usize = 3;
@@ -97,6 +119,7 @@ impl Nemesis<'_> {
             Act::Heal(family, replica) => self.heal_some(family, replica),
             Act::Wait(time) => self.rest(time.duration()),
             Act::AwaitCheckpoint(replica) => self.await_checkpoint(ReplicaId(replica)),
+            Act::WriteToCheckpoint(replica) => self.write_to_checkpoint(ReplicaId(replica)),
             Act::HoldClients => self.shared.hold(true),
             Act::ReleaseClients(primary) => {
                 if let Some(primary) = primary {
@@ -107,6 +130,7 @@ impl Nemesis<'_> {
             Act::Write(times) => self.write(times, 1),
             Act::Insist(times) => self.write(times, INSISTS),
             Act::ReadAt(replica) => self.read_at(ReplicaId(replica)),
+            Act::ReadSomeAt(replica) => self.read_a_few_at(ReplicaId(replica)),
             Act::Converge => self.converge(),
         }
         true
@@ -117,19 +141,36 @@ impl Nemesis<'_> {
         for attempt in 1..=PAUSES {
             self.is_told_later = true;
             for replica in [first, second] {
+                if replica == second && moment == Moment::Apart {
+                    std::thread::sleep(LATER[attempt as usize % LATER.len()]);
+                }
                 self.inject(Fault::Pause { replica, heal_after: Millis(10_000) });
             }
             self.is_told_later = false;
             // What is wanted most is tried for first.
-            let is_strict = attempt <= PAUSES / 2;
+            let is_strict = attempt <= PAUSES * 2 / 3;
             if self.is_moment(moment, is_strict, first, second) || attempt == PAUSES || self.shared.is_over()
             {
                 break;
             }
+            let before = self.commit_of_primary();
             self.heal_some(Family::Pause, None);
-            self.rest(BETWEEN_PAUSES);
+            match moment {
+                Moment::Apart => self.rest(BETWEEN_PAUSES),
+                Moment::Ahead => {
+                    let began = Instant::now();
+                    while began.elapsed() < COMMIT_COMES && self.commit_of_primary() == before {}
+                    std::thread::sleep(SHORTLY[attempt as usize % SHORTLY.len()]);
+                }
+            }
         }
         self.tell_if_alone();
+    }
+
+    fn commit_of_primary(&self) -> Option<Lsn> {
+        let primary = self.primary();
+        let round = runtime::probe_of(self.testbed, &[primary]);
+        round.health(primary).and_then(|health| health.commit_lsn)
     }
 
     fn is_moment(&self, moment: Moment, is_strict: bool, first: u64, second: u64) -> bool {
@@ -139,10 +180,7 @@ impl Nemesis<'_> {
         let (Ok(one), Ok(other)) = (holds(first), holds(second)) else { return false };
         match moment {
             Moment::Apart => {
-                let commit = || {
-                    let round = runtime::probe_of(self.testbed, &[primary]);
-                    round.health(primary).and_then(|health| health.commit_lsn)
-                };
+                let commit = || self.commit_of_primary();
                 let is_apart = one.prefix < other.prefix && one.commit_lsn >= other.commit_lsn;
                 match is_strict {
                     true => is_apart && commit() > one.prefix,
@@ -151,7 +189,8 @@ impl Nemesis<'_> {
             }
             Moment::Ahead => holds(primary.0).is_ok_and(|holds| {
                 let beyond = |prefix: Option<Lsn>| prefix.map_or(0, Lsn::get);
-                beyond(holds.prefix) > beyond(one.prefix.max(other.prefix)) + 1
+                let least = if is_strict { FAR_AHEAD } else { 2 };
+                beyond(holds.prefix) >= beyond(one.prefix.max(other.prefix)) + least
             }),
         }
     }
@@ -195,15 +234,36 @@ impl Nemesis<'_> {
         }
     }
 
+    fn snapshot_of(&self, replica: ReplicaId) -> Option<Lsn> {
+        let round = runtime::probe_of(self.testbed, &[replica]);
+        round.health(replica).and_then(|health| health.snapshot_lsn)
+    }
+
     /// Waits until a replica has taken a checkpoint a moment ago, if it takes any.
     fn await_checkpoint(&self, replica: ReplicaId) {
-        let snapshot = || {
-            let round = runtime::probe_of(self.testbed, &[replica]);
-            round.health(replica).and_then(|health| health.snapshot_lsn)
-        };
-        let (began, before) = (Instant::now(), snapshot());
-        while began.elapsed() < CHECKPOINT_COMES && !self.shared.is_over() && snapshot() == before {
+        let (began, before) = (Instant::now(), self.snapshot_of(replica));
+        while began.elapsed() < CHECKPOINT_COMES
+            && !self.shared.is_over()
+            && self.snapshot_of(replica) == before
+        {
             std::thread::sleep(CHECKPOINT_LOOK);
+        }
+    }
+
+    /// Writes, a few at a time, until a primary has taken a checkpoint, if it takes any.
+    fn write_to_checkpoint(&self, replica: ReplicaId) {
+        let (began, before) = (Instant::now(), self.snapshot_of(replica));
+        while began.elapsed() < CHECKPOINT_FILLS
+            && !self.shared.is_over()
+            && self.snapshot_of(replica) == before
+        {
+            let steps = self.shared.lock().generator.strangers(WRITTEN_AT_ONCE);
+            std::thread::scope(|scope| {
+                for step in steps {
+                    let step = Step { replica: replica.0, ..step };
+                    scope.spawn(move || self.shared.ask_within(&step, READ_PATIENCE));
+                }
+            });
         }
     }
 

@@ -13,12 +13,12 @@ use allocdb_node::operator::{Failover, Replicas, Round};
 use allocdb_node::workload::faults::{Fault, OldPrimary};
 use anyhow::{Context as _, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a primary has to answer for what followers acknowledged before they stood still.
 const STILL_ANSWERED: Duration = Duration::from_millis(50);
 
-/// How long an old primary that a failover did not reach is left as it is.
+/// How long an old primary that a failover did not reach is left as it is, and asked what it knows.
 const LEFT_ALONE: Duration = Duration::from_millis(700);
 
 /// How long others write before an old primary that stands still goes on.
@@ -99,7 +99,11 @@ impl Nemesis<'_> {
         if is_asked {
             // Nobody brings it in place at once, and clients may still take it for primary.
             self.read_at(primary);
-            std::thread::sleep(LEFT_ALONE);
+            let until = Instant::now() + LEFT_ALONE;
+            while Instant::now() < until && !self.shared.is_over() {
+                self.read_a_few_at(primary);
+                std::thread::sleep(ASK_AGAIN);
+            }
         }
         failed_over
     }
@@ -172,7 +176,10 @@ impl Nemesis<'_> {
     /// Brings everybody in place as an operator does after a failover, which leaves the old primary down.
     pub(super) fn converge(&mut self) {
         self.tell_faulted();
-        if let Err(error) = cluster::ensure_ready(&self.actions) {
+        // It may never come to an end, if replicas fail again and again.
+        let done = cluster::ensure_ready_telling(&self.actions, &mut |_| self.tell_seen_faulted());
+        self.tell_seen_faulted();
+        if let Err(error) = done {
             log::warn!("after a failover: {error:#}");
         }
         self.find_primary(&[]);
