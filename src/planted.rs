@@ -76,6 +76,8 @@ planted_faults! {
     BundleFirstOnly = "bundle-first-only",
     /// Accept a bundle that lists a resource twice.
     BundleMemberTwice = "bundle-member-twice",
+    /// Reserve a bundle without checking that the last of its resources is available.
+    BundleLastUnchecked = "bundle-last-unchecked",
     /// Say ok to the creation of a resource that exists.
     CreateAgain = "create-again",
     /// Accept a reservation for no slots at all.
@@ -114,11 +116,19 @@ planted_faults! {
     ExpireKeepsEpoch = "expire-keeps-epoch",
     /// Say of a tick that it ended one lease more than it did.
     TickMiscounts = "tick-miscounts",
+    /// End a lease that is being revoked at the deadline it had before.
+    ExpireRevoking = "expire-revoking",
 
     /// Leave a lease its epoch when it is revoked, so that its holder may go on.
     RevokeKeepsEpoch = "revoke-keeps-epoch",
     /// Accept a confirm or release under an epoch that is still to come.
     FutureEpochAccepted = "future-epoch-accepted",
+    /// Leave a lease its epoch when it is released.
+    ReleaseKeepsEpoch = "release-keeps-epoch",
+    /// Begin a new epoch when a lease is confirmed, so that its holder is turned away from then on.
+    ConfirmMovesEpoch = "confirm-moves-epoch",
+    /// Let the holder of a lease that is being revoked release it, under the epoch that began then.
+    ReleaseRevoking = "release-revoking",
 
     /// Answer most reads of a resource as an earlier one was answered.
     ReadCached = "read-cached",
@@ -136,6 +146,10 @@ planted_faults! {
     LeaseDeadlineOff = "lease-deadline-off",
     /// Say of a lease that was forgotten that there never was one.
     RetiredUnknown = "retired-unknown",
+    /// Take a demanded state for reached once it is prepared.
+    FenceByPrepared = "fence-by-prepared",
+    /// Go on answering reads for three times as long as a primary may without hearing of a majority.
+    ReadLeaseThreefold = "read-lease-threefold",
 
     /// Count a peer that did not take an entry as one that did.
     DeadPeerCounts = "dead-peer-counts",
@@ -154,6 +168,8 @@ planted_faults! {
     PrepareLogUnflushed = "prepare-log-unflushed",
     /// Commit an entry whose frame is written and not flushed.
     LogUnflushed = "log-unflushed",
+    /// Write one reservation of each 64 entries down for another holder than the one who got it.
+    LogMiswritten = "log-miswritten",
 
     /// Come back from a restart without what the last entry of the log did.
     LastEntryLostInRecovery = "last-entry-lost-in-recovery",
@@ -167,6 +183,10 @@ planted_faults! {
     WatermarkLostInRecovery = "watermark-lost-in-recovery",
     /// Come back from a snapshot with every lease in its first epoch.
     EpochsLostInRecovery = "epochs-lost-in-recovery",
+    /// Come back from a snapshot with every resource in its first version.
+    VersionsLostInRecovery = "versions-lost-in-recovery",
+    /// Become primary in a failover without memory of operations.
+    OperationsLostInFailover = "operations-lost-in-failover",
 
     /// Follow whoever sends entries, also the primary of a view that has passed.
     OldViewAccepted = "old-view-accepted",
@@ -187,6 +207,8 @@ planted_faults! {
     BackupOtherTtl = "backup-other-ttl",
     /// Backups do not end leases that a tick has ended.
     BackupKeepsExpired = "backup-keeps-expired",
+    /// Backups do not carry out releases.
+    BackupKeepsReleased = "backup-keeps-released",
     /// Backups remember no operations, which only a retry after a failover shows.
     BackupForgetsOperations = "backup-forgets-operations",
 
@@ -196,6 +218,8 @@ planted_faults! {
     ReplicaFaults = "replica-faults",
     /// Replica 2 stops doing anything after 500 entries.
     ReplicaHangs = "replica-hangs",
+    /// End as primary when a command comes whose slot has passed, as the reference's replicas do.
+    SlotBackEnds = "slot-back-ends",
 }
 
 impl PlantedFault {
@@ -207,11 +231,7 @@ impl PlantedFault {
         ),
         (
             PlantedFault::FailOverWithoutWait,
-            "an old primary that clients reach hears of the new view from the replicas in it at once; only a cut of single links keeps it from that",
-        ),
-        (
-            PlantedFault::WatermarkLostInRecovery,
-            "the next lease that is forgotten makes it known again, which in a hunt is at once; only a read before that shows it",
+            "shows only where a failover is over before the old primary has stopped reading, in a second; on a busy machine it takes longer",
         ),
         (
             PlantedFault::LogUnflushed,
@@ -255,6 +275,25 @@ impl PlantedFault {
 #[cfg(feature = "planted-faults")]
 thread_local! {
     static AWAKE: Cell<Option<PlantedFault>> = const { Cell::new(None) };
+    static SLOT_WENT_BACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Takes note, for the fault `slot-back-ends`, of a command whose slot has passed.
+pub(crate) fn note_slot_back() {
+    #[cfg(feature = "planted-faults")]
+    SLOT_WENT_BACK.set(true);
+}
+
+/// Whether such a command has come and this thread is to end because of it.
+#[cfg(feature = "planted-faults")]
+pub(crate) fn slot_went_back() -> bool {
+    SLOT_WENT_BACK.get()
+}
+
+/// Whether such a command has come and this thread is to end because of it.
+#[cfg(not(feature = "planted-faults"))]
+pub(crate) const fn slot_went_back() -> bool {
+    false
 }
 
 /// Wakes a defect for the calling thread, or puts the one that is awake to sleep.

@@ -78,7 +78,7 @@ fn a_build_with_a_planted_fault_does_not_pass() {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
-    use super::PlantedFault;
+    use super::{PathBuf, PlantedFault};
     use crate::support::*;
 
     /// What a run came to on replicas with a defect.
@@ -142,6 +142,40 @@ mod planted {
         // Those before it concern what one replica makes of a command; one more of them needs rows here.
         assert_eq!(PlantedFault::ALL[4].1, PlantedFault::CommitBeforeQuorum);
     }
+
+    /// Stand-ins for the reference's replicas, whose primary ends when a command's slot has passed, in a workspace whose layout has the
+    /// standard limits.
+    fn hunt_of_stand_ins(slots: &str, flags: &[&str]) -> (Done, PathBuf, tempfile::TempDir) {
+        let fault = ("ALLOCDB_PLANTED_FAULT", "slot-back-ends");
+        let cluster = Cluster::started();
+        cluster.operate("stop", &[]).ok();
+        run(jepsen(&["local-cluster", "start", "--workspace", cluster.workspace()]).env(fault.0, fault.1))
+            .ok();
+        let root = tempfile::tempdir().unwrap();
+        let mut command = jepsen(&["hunt-local", "--seed", "1", "--slots", slots, "--workspace"]);
+        command.arg(cluster.workspace()).args(flags).arg("--output-root").arg(root.path());
+        let done = run(command.env(fault.0, fault.1));
+        cluster.operate("stop", &[]);
+        let history = PathBuf::from(done.value("history_file"));
+        (done, history, root)
+    }
+
+    #[test]
+    fn replicas_that_end_when_a_slot_goes_back_survive_fenced_slots_and_no_racing_ones() {
+        let (done, history, _root) =
+            hunt_of_stand_ins("fenced", &["--time-limit", "10", "--nemesis", "kill,failover"]);
+        // A busy machine may not come to everything in so short a time, and then says so.
+        let told = (done.code(), done.value("verdict"));
+        assert!(matches!(told, (Some(0), "valid") | (Some(2), "unknown")), "{done:#?}");
+        let doubts = done.stdout.lines().filter_map(|line| line.strip_prefix("doubt="));
+        assert!(doubts.clone().all(|doubt| doubt.starts_with("never seen: ")), "{done:#?}");
+        assert!(text(history).lines().next().unwrap().contains("\"slots\":\"fenced\""));
+
+        let (done, _, _root) = hunt_of_stand_ins("racing", &["--time-limit", "60", "--nemesis", "none"]);
+        assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
+        assert!(done.value("anomaly").starts_with("replica-failure replica="), "{done:#?}");
+    }
+
     /// One of each way in which a hunt comes to know: an answer, a restart, the replicas' files, a replica that is no more. All others
     /// are in `docs/track-record.md`.
     #[test]
@@ -155,7 +189,9 @@ mod planted {
         ];
         for (fault, anomalies) in found {
             let root = tempfile::tempdir().unwrap();
-            let mut command = jepsen(&["hunt-local", "--time-limit", "30", "--seed", "1", "--output-root"]);
+            // Whatever else is done to replicas leaves a busy machine little time for what is to be seen.
+            let flags = ["--nemesis", "checkpoint", "--time-limit", "60", "--seed", "1", "--output-root"];
+            let mut command = jepsen(&[&["hunt-local"], &flags[..]].concat());
             let done = run(command.arg(root.path()).env("ALLOCDB_PLANTED_FAULT", fault));
             assert_no_replicas(root.path());
             let text = format!("{}{}", done.stdout, done.stderr);

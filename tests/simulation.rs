@@ -115,7 +115,7 @@ mod planted {
     }
 
     /// What no replica does that is simulated: its process goes on for as long as nobody ends it.
-    const OF_PROCESSES: [&str; 3] = ["replica-ends", "replica-faults", "replica-hangs"];
+    const OF_PROCESSES: [&str; 4] = ["replica-ends", "replica-faults", "replica-hangs", "slot-back-ends"];
 
     /// Those that have a test of their own.
     const BY_THEMSELVES: [&str; 10] = [

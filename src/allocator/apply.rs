@@ -220,7 +220,9 @@ impl Allocator {
             if is_twice && !PlantedFault::BundleMemberTwice.is_enabled() {
                 return refused(ResultCode::ResourceBusy);
             }
-            let unchecked = PlantedFault::ReserveTaken.is_enabled();
+            let is_last = ids.len() > 1 && ids.last() == Some(id);
+            let unchecked = PlantedFault::ReserveTaken.is_enabled()
+                || (PlantedFault::BundleLastUnchecked.is_enabled() && is_last);
             if self.resources[resource as usize].state != ResourceState::Available && !unchecked {
                 return refused(ResultCode::ResourceBusy);
             }
@@ -298,6 +300,9 @@ impl Allocator {
         if !PlantedFault::ExpireConfirmed.is_enabled() {
             self.deadlines.remove(position);
         }
+        if PlantedFault::ConfirmMovesEpoch.is_enabled() {
+            self.reservations.next_epoch(position);
+        }
         self.reservations.set_state(position, ReservationState::Confirmed);
         self.set_members(position, ResourceState::Confirmed);
         ResultCode::Ok
@@ -326,13 +331,16 @@ impl Allocator {
             Ok(position) => position,
             Err(code) => return code,
         };
-        let stale_holder_wins = PlantedFault::AcceptStaleEpoch.is_enabled();
+        let stale_holder_wins =
+            PlantedFault::AcceptStaleEpoch.is_enabled() || PlantedFault::ReleaseRevoking.is_enabled();
         match self.reservations[position].state {
             ReservationState::Reserved | ReservationState::Confirmed => {}
             ReservationState::Revoking if stale_holder_wins => {}
             _ => return ResultCode::InvalidState,
         }
-        self.reservations.next_epoch(position);
+        if !PlantedFault::ReleaseKeepsEpoch.is_enabled() {
+            self.reservations.next_epoch(position);
+        }
         self.end(lsn, slot, position, ReservationState::Released);
         ResultCode::Ok
     }
@@ -363,6 +371,11 @@ impl Allocator {
             self.reservations.next_epoch(position);
         }
         self.reservations.set_state(position, ReservationState::Revoking);
+        if PlantedFault::ExpireRevoking.is_enabled() {
+            let (deadline, id) = (self.reservations[position].deadline, self.reservations[position].id);
+            let id_of = |position: Position| self.reservations[position].id;
+            self.deadlines.insert(position, Due { deadline, reservation: id }, id_of);
+        }
         self.set_members(position, ResourceState::Revoking);
         ResultCode::Ok
     }
@@ -383,7 +396,8 @@ impl Allocator {
         let reservation = &self.reservations[position];
         let is_open = reservation.state == ReservationState::Reserved
             || (PlantedFault::ExpireConfirmed.is_enabled()
-                && reservation.state == ReservationState::Confirmed);
+                && reservation.state == ReservationState::Confirmed)
+            || (PlantedFault::ExpireRevoking.is_enabled() && reservation.state == ReservationState::Revoking);
         if reservation.deadline != deadline || !is_open {
             return ResultCode::Noop;
         }

@@ -391,6 +391,9 @@ impl Process<'_> {
             // What is decided is let out before more is written.
             self.publish();
             self.node.advance(self.started.elapsed());
+            if planted::slot_went_back() {
+                return;
+            }
             self.publish();
             next = match inbox.recv_timeout(REST_AFTER) {
                 Ok(event) => Waited::Event(event),

@@ -10,7 +10,7 @@ use crate::allocator::payload::decode_client;
 use crate::allocator::{ClientCommand, Command, PayloadError, fingerprint};
 use crate::api::{Committed, Rejection};
 use crate::ids::{OperationId, Slot};
-use crate::planted::PlantedFault;
+use crate::planted::{PlantedFault, note_slot_back};
 
 /// Slots that the first request with a clock's slot may have: 2^52, which the harness's clock reaches in the year 2109.
 const FIRST_SLOT_LIMIT: u64 = 1 << 52;
@@ -111,7 +111,12 @@ impl Engine {
         let client = decode_client(payload)?;
         self.allocator.check_client_slots(slot, &client.command)?;
         let last_slot = last_slot.max(self.allocator.last_request_slot());
-        Self::check_slot_order(slot, last_slot).map_err(|late| self.unless_forgotten(slot, late))?;
+        Self::check_slot_order(slot, last_slot).map_err(|late| {
+            if PlantedFault::SlotBackEnds.is_enabled() {
+                note_slot_back();
+            }
+            self.unless_forgotten(slot, late)
+        })?;
         if let Command::Expire { .. } = client.command {
             // Only the system ends a lease at its deadline.
             return Err(Rejection::InvalidRequest(PayloadError::InvalidCommandTag(6)));

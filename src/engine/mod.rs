@@ -11,6 +11,8 @@ mod digest;
 mod install;
 pub(crate) mod log_walk;
 mod metrics;
+#[cfg(feature = "planted-faults")]
+mod misapplied;
 mod record;
 mod recovery;
 mod recovery_error;
@@ -276,6 +278,8 @@ impl Engine {
             return Err(CommitError::Halted);
         }
         let decoded = self.check_batch(entries)?;
+        #[cfg(feature = "planted-faults")]
+        let miswritten: Vec<Option<Vec<u8>>> = entries.iter().map(misapplied::miswritten).collect();
         let frames: Vec<Frame<'_>> = entries
             .iter()
             .map(|entry| Frame {
@@ -284,6 +288,12 @@ impl Engine {
                 record: record_of(entry.kind),
                 payload: entry.payload,
             })
+            .collect();
+        #[cfg(feature = "planted-faults")]
+        let frames: Vec<Frame<'_>> = frames
+            .into_iter()
+            .zip(&miswritten)
+            .map(|(frame, other)| Frame { payload: other.as_deref().unwrap_or(frame.payload), ..frame })
             .collect();
         if let Err(error) = self.wal.append(&frames) {
             self.halt(format!("{}: append: {error}", self.paths.wal.display()));
@@ -311,10 +321,20 @@ impl Engine {
         }
         #[cfg(feature = "planted-faults")]
         if self.is_diverging {
-            let diverging: Vec<Entry> = run.iter().cloned().map(diverging).collect();
+            let diverging: Vec<Entry> = run.iter().cloned().map(misapplied::diverging).collect();
             return self.allocator.apply_run(&diverging, outcomes);
         }
         self.allocator.apply_run(run, outcomes)
+    }
+
+    /// Forgets every operation.
+    #[cfg(feature = "planted-faults")]
+    pub(crate) fn forget_operations(&mut self) {
+        let mut state = self.allocator.snapshot();
+        state.operations.clear();
+        if let Ok(allocator) = Allocator::restore(*self.allocator.config(), &state) {
+            self.allocator = allocator;
+        }
     }
 
     /// Has entries applied otherwise than the log says, or no longer.
@@ -489,35 +509,6 @@ impl Engine {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// What the fault of a diverging backup makes of an entry.
-#[cfg(feature = "planted-faults")]
-fn diverging(mut entry: Entry) -> Entry {
-    use crate::allocator::Body;
-    let is_expiry = matches!(entry.body, Body::Internal(_));
-    let is_left_out = (PlantedFault::BackupSkipsEntry.is_enabled() && entry.lsn.0.is_multiple_of(64))
-        || (PlantedFault::BackupKeepsExpired.is_enabled() && is_expiry);
-    if is_left_out {
-        entry.body = Entry::of_no_effect();
-    }
-    let (Body::Client(ClientCommand { command, .. }) | Body::Internal(command)) = &mut entry.body;
-    if let Command::Reserve { holder, ttl_slots, .. } | Command::ReserveBundle { holder, ttl_slots, .. } =
-        command
-    {
-        if PlantedFault::BackupDiverges.is_enabled() {
-            holder.0 = holder.0.wrapping_add(1);
-        }
-        if PlantedFault::BackupOtherTtl.is_enabled() && *ttl_slots > 1 {
-            *ttl_slots -= 1;
-        }
-    }
-    match entry.body {
-        Body::Client(client) if PlantedFault::BackupForgetsOperations.is_enabled() => {
-            Entry { body: Body::Internal(client.command), ..entry }
-        }
-        body => Entry { body, ..entry },
     }
 }
 

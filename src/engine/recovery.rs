@@ -137,6 +137,9 @@ fn load_snapshot(
             if PlantedFault::WatermarkLostInRecovery.is_enabled() {
                 snapshot.max_retired = None;
             }
+            if PlantedFault::VersionsLostInRecovery.is_enabled() {
+                snapshot.resources.iter_mut().for_each(|resource| resource.version = 0);
+            }
             if PlantedFault::EpochsLostInRecovery.is_enabled() {
                 snapshot.reservations.iter_mut().for_each(|lease| lease.epoch = LeaseEpoch(1));
             }

@@ -500,6 +500,7 @@ impl Replica {
             let every = [
                 PlantedFault::BackupOtherTtl,
                 PlantedFault::BackupKeepsExpired,
+                PlantedFault::BackupKeepsReleased,
                 PlantedFault::BackupForgetsOperations,
             ];
             only(PlantedFault::BackupDiverges, 3)
@@ -631,7 +632,8 @@ impl Replica {
         if self.role() != Role::Primary && !serves {
             return Err(ReadRefusal::NotPrimary(self.role()));
         }
-        engine.read_fence(required).map_err(ReadRefusal::Fence)?;
+        let is_prepared = PlantedFault::FenceByPrepared.is_enabled() && required <= self.highest_prepared();
+        engine.read_fence(required.filter(|_| !is_prepared)).map_err(ReadRefusal::Fence)?;
         Ok(engine)
     }
 

@@ -175,6 +175,13 @@ impl Replica {
         let before = files.prepared.len();
         let pending: Vec<PreparedEntry> =
             files.prepared.drain(..).filter(|entry| Some(entry.lsn) > commit_lsn).collect();
+        #[cfg(feature = "planted-faults")]
+        if PlantedFault::OperationsLostInFailover.is_enabled()
+            && files.metadata.role == Role::Primary
+            && files.metadata.current_view > View(1)
+        {
+            files.engine.forget_operations();
+        }
         let pending = if PlantedFault::PreparedLostInRecovery.is_enabled() { Vec::new() } else { pending };
 
         self.stored = self.metadata;
