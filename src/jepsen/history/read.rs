@@ -67,7 +67,7 @@ impl LineDecoder {
             return Ok(false);
         }
         decode_event(&fields, event).map_err(|problem| explain(*problem, text, &fields))?;
-        if !line.ends_with('\n')
+        if line.as_bytes().last() != Some(&b'\n')
             && let Some((field, quoted)) = may_be_cut(text, &event.outcome)
         {
             return Err(Problem::CutShort { field: field.to_owned(), quoted: quoted.to_owned() });
@@ -166,7 +166,10 @@ impl<R: BufRead> HistoryReader<R> {
 
 /// A carriage return ends a line only together with a line feed; elsewhere it is white space like any other.
 fn without_line_end(line: &str) -> &str {
-    line.strip_suffix('\n').map_or(line, |text| text.strip_suffix('\r').unwrap_or(text))
+    match line.as_bytes() {
+        [text @ .., b'\r', b'\n'] | [text @ .., b'\n'] => line.get(..text.len()).unwrap_or(line),
+        _ => line,
+    }
 }
 
 /// Reads a whole history into memory.
