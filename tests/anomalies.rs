@@ -1,7 +1,9 @@
-//! The page of anomalies: every name has its section, and each example is judged as it says there.
+//! The pages of anomalies and of blockers: every name has its section, and each example is judged as it says there.
 
+use crate::support::{jepsen, run};
 use allocdb_node::check::AnomalyKind;
 use allocdb_node::client::judge::judge;
+use allocdb_node::jepsen::analysis::{self, BlockerKind};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -110,4 +112,48 @@ fn every_anomaly_is_explained_with_an_example_that_is_judged_as_it_says() {
         assert!(!section.instead.is_empty(), "{name} does not say what is right");
         assert_eq!(anomalies(&head.example, &section.example, &section.instead), [""; 0], "{name}");
     }
+}
+
+#[test]
+fn every_blocker_is_explained_with_an_example_that_is_judged_as_it_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/blockers.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let mut told = Vec::new();
+    for section in page.split("\n## ").skip(1) {
+        let (name, body) = section.split_once('\n').unwrap();
+        let mut parts = body.split("```");
+        let example = parts.nth(1).unwrap().strip_prefix("history\n").unwrap();
+        let blocker = parts.next().unwrap().trim().lines().next().unwrap();
+        let report = analysis::judge(format!("version=1\n{example}").as_bytes()).unwrap();
+        let found: Vec<String> = report.blockers.iter().map(ToString::to_string).collect();
+        assert_eq!(found, [blocker], "{name}");
+        told.push(name.trim_matches('`').to_owned());
+    }
+    let known: Vec<&str> = BlockerKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(told, known);
+}
+
+#[test]
+fn explain_prints_a_section_whose_name_may_come_with_its_key() {
+    let explain = |words: &[&str]| run(jepsen(&["explain"]).args(words));
+    let told = explain(&["anomaly=lost-write"]).ok().stdout;
+    assert!(told.starts_with("lost-write\n\nWhat was acknowledged is not there any more.\n"), "{told}");
+    assert!(told.contains("\n    3  0  ok      reserve  {\"lsn\":2,"), "{told}");
+    assert!(told.contains("anomaly=lost-write lease=2 lsn=2 operations=2,4\n"), "{told}");
+    assert!(
+        explain(&["double_allocation"])
+            .ok()
+            .stdout
+            .starts_with("double_allocation\n\nTwo leases held one resource.\n")
+    );
+    let all = explain(&[]).ok().stdout;
+    assert_eq!(all.lines().count(), AnomalyKind::ALL.len() + BlockerKind::ALL.len());
+    let done = explain(&["lost_write"]);
+    assert_eq!((done.code(), done.stdout.as_str()), (Some(1), ""));
+    assert!(
+        done.stderr.contains("no anomaly or blocker `lost_write`") && done.stderr.contains(" lost-write,"),
+        "{done:#?}"
+    );
+    let done = explain(&["lost-write", "stale-read"]);
+    assert_eq!(done.code(), Some(1), "{done:#?}");
 }

@@ -94,6 +94,7 @@ fn carry_out(command: Command) -> Result<()> {
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
         Command::Check { history_file, format } => check::run(&history_file, format),
         Command::History { history_file, to } => check::convert(&history_file, to),
+        Command::Explain { name } => check::explain(name.as_deref()),
         Command::Hunt(options) => hunt::run(&options, &listen()?),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),
         Command::Run(wanted) => runs::run(wanted, &open, &listen()?),

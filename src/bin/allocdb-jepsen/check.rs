@@ -3,8 +3,11 @@
 
 #[path = "check/convert.rs"]
 mod convert;
+#[path = "check/explain.rs"]
+mod explain;
 
 pub(crate) use convert::convert;
+pub(crate) use explain::run as explain;
 
 use super::args::Format;
 use super::common::{Exit, print};

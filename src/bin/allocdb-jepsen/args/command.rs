@@ -45,6 +45,11 @@ pub(crate) enum Command {
         /// In which format.
         to: reader::Format,
     },
+    /// Say what the name of an anomaly or a blocker means.
+    Explain {
+        /// The name; all of them are told where there is none.
+        name: Option<String>,
+    },
     /// Let concurrent clients work on a cluster while faults come and go, and judge every answer.
     Hunt(Hunt),
     /// Write down where the guests of a KubeVirt testbed are.

@@ -74,6 +74,7 @@ pub(super) fn menu() -> Menu {
             watch("watch-qemu", "its QEMU testbed", |m| watch_on(qemu(m)?, m)),
             check(),
             history(),
+            explain(),
             repair("repair-qemu", "the QEMU testbed", |m| repair_of(qemu(m)?, m)),
             failover("failover-qemu", "the QEMU testbed", |m| failover_on(qemu(m)?, m)),
             rejoin("rejoin-qemu", "the QEMU testbed", |m| rejoin_on(qemu(m)?, m)),
@@ -141,6 +142,22 @@ fn history() -> Subcommand {
         build: |m| {
             Some(Command::History { history_file: m.remove_one("history-file")?, to: m.remove_one("to")? })
         },
+    }
+}
+
+fn explain() -> Subcommand {
+    Subcommand {
+        syntax: does(
+            "explain",
+            "Say what an anomaly or a blocker means, with an example and what to look at",
+        )
+        .arg(
+            Arg::new("name")
+                .value_name("name")
+                .value_parser(value::text("name"))
+                .help("Name of an anomaly or a blocker, as its line has it [default: all, a line each]"),
+        ),
+        build: |m| Some(Command::Explain { name: m.remove_one("name") }),
     }
 }
 

@@ -123,6 +123,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen check --history-file <path>
   allocdb-jepsen history --history-file <path> --to <edn|jsonl>
+  allocdb-jepsen explain [<name>]
   allocdb-jepsen repair-qemu --workspace <path> [--dry-run]
   allocdb-jepsen failover-qemu --workspace <path> [--replica-id <id>] [--dry-run]
   allocdb-jepsen rejoin-qemu --workspace <path> --replica-id <id> [--dry-run]
