@@ -82,6 +82,7 @@ if [ "${1:-}" != --plain ] && cargo nextest --version >/dev/null 2>&1; then
     host=$(rustc -vV | sed -n 's/^host: //p')
     cargo metadata --locked --all-features --format-version 1 --filter-platform "$host" >"$out/metadata.json"
     begin_doc_tests
+    : >"$out/nextest"
     cargo nextest run --binaries-metadata "$out/programs.json" --cargo-metadata "$out/metadata.json" \
         --no-fail-fast --status-level slow --final-status-level slow >"$out/nextest" 2>&1 &
     played=$!
