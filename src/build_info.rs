@@ -157,6 +157,18 @@ impl BuildInfo {
     }
 }
 
+/// Version, and in brackets what tells builds of one version apart: the first ten digits of the commit, and how it was built.
+#[must_use]
+pub fn brief() -> String {
+    let commit = COMMIT.filter(|commit| !commit.is_empty()).map_or("commit not known".to_owned(), |commit| {
+        let (digits, dirty) = commit.split_once('-').map_or((commit, ""), |(digits, _)| (digits, "-dirty"));
+        format!("commit {}{dirty}", digits.get(..10).unwrap_or(digits))
+    });
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let features = if cfg!(feature = "planted-faults") { ", with planted-faults" } else { "" };
+    format!("{} ({commit}, {profile}{features})", env!("CARGO_PKG_VERSION"))
+}
+
 static SUM: OnceLock<Option<String>> = OnceLock::new();
 
 fn executable_sum() -> Option<String> {

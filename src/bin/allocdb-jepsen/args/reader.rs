@@ -14,6 +14,7 @@ use clap::{Arg, ArgAction, Command as Syntax};
 
 use super::command::Command;
 use super::table::{Menu, NOT_IN_MENUS, SHOWN_AS_REQUIRED, Subcommand};
+use allocdb_node::build_info;
 
 /// Why there is no command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(super) fn choose(
         _ => return Err(Ended::Help(usage)),
     };
     if word == "--version" || word == "-V" {
-        return Err(Ended::Help(format!("{prefix} {}\n", env!("CARGO_PKG_VERSION"))));
+        return Err(Ended::Help(format!("{prefix} {}\n", build_info::brief())));
     }
     if let Some(subcommand) = menu.subcommands.into_iter().find(|known| word == known.syntax.get_name()) {
         return read(prefix, subcommand, words);

@@ -143,9 +143,15 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
 }
 
 #[test]
-fn the_version_is_a_name_and_a_number() {
-    let version = concat!("allocdb-jepsen ", env!("CARGO_PKG_VERSION"), "\n");
-    assert_eq!(help(&["--version"]), version);
+fn the_version_is_a_name_and_a_number_and_tells_builds_apart() {
+    let version = help(&["--version"]);
+    let build = version.strip_prefix(concat!("allocdb-jepsen ", env!("CARGO_PKG_VERSION"), " (commit "));
+    let (commit, how) = build.and_then(|build| build.split_once(", ")).unwrap();
+    assert!(!commit.is_empty() && commit.len() <= 16, "{version}");
+    let (profile, features) = (cfg!(debug_assertions), cfg!(feature = "planted-faults"));
+    let expected =
+        [if profile { "debug" } else { "release" }, if features { ", with planted-faults" } else { "" }];
+    assert_eq!(how, format!("{})\n", expected.concat()));
     assert_eq!(help(&["-V", "whatever"]), version);
     assert!(refusal(&["analyze", "--version"]).starts_with("unknown argument `--version`\n\n"));
 }
