@@ -85,7 +85,15 @@ counted() { sort "$1" | uniq -c | sort -k1,1nr -k2 | awk '{ printf "%s%s %d", (N
 
 # Hunts one fault with every seed, in a folder of its own; prints its row.
 hunt() { # word, name, sentence
-    local word=$1 seed root out evidence why found=0 work=$work/of-$1 profile=unknown
+    local word=$1 seed root out evidence why found=0 work=$work/of-$1 profile=unknown asked=
+    local flags=()
+    case $word in
+        # Only damaged files show these, and those have to be asked for.
+        damage-to-all | loss-unseen | torn-tail-taken)
+            flags=(--nemesis disk --nemesis-interval 2)
+            asked=", \`--nemesis disk\`"
+            ;;
+    esac
     mkdir "$work"
     : >"$work/first"; : >"$work/also"; : >"$work/verdicts"; : >"$work/seconds"; : >"$work/operations"
     for seed in $(seq "$seeds"); do
@@ -93,7 +101,7 @@ hunt() { # word, name, sentence
         out=$work/out
         # Longer than any hunt takes to heal, settle and compare.
         ALLOCDB_PLANTED_FAULT=$word timeout --kill-after=10 $((limit + 240)) "$binary" hunt-local \
-            --output-root "$root" --time-limit "$limit" --seed "$seed" </dev/null >"$out" 2>"$work/errors" &
+            --output-root "$root" --time-limit "$limit" --seed "$seed" ${flags[@]+"${flags[@]}"} </dev/null >"$out" 2>"$work/errors" &
         hunting=$!
         wait "$hunting" || true
         hunting=
@@ -123,9 +131,9 @@ hunt() { # word, name, sentence
     if [ -z "$why" ] && [ "$found" -lt "$seeds" ]; then
         touch "$work/missed"
     fi
-    printf '| `%s` | %s | %s | %s | %s | %s of %s | %s | %s | %s, %s s |\n' "$word" "${3%.}" "$(counted "$work/verdicts")" \
+    printf '| `%s` | %s | %s | %s | %s | %s of %s | %s | %s | %s, %s s%s |\n' "$word" "${3%.}" "$(counted "$work/verdicts")" \
         "$(counted "$work/first")" "$(awk '!seen[$0]++' "$work/also" | sort | paste -sd, | sed 's/,/, /g')" \
-        "$found" "$seeds" "$(median "$work/seconds")" "$(median "$work/operations")" "$profile" "$limit"
+        "$found" "$seeds" "$(median "$work/seconds")" "$(median "$work/operations")" "$profile" "$limit" "$asked"
 }
 
 # The row of a fault as it stands in the present record.

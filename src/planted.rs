@@ -201,6 +201,13 @@ planted_faults! {
     /// Fail over without waiting until an old primary that may still run reads no longer.
     FailOverWithoutWait = "fail-over-without-wait",
 
+    /// Take a log that ends early for all there ever was, whatever others have committed.
+    TornTailTaken = "torn-tail-taken",
+    /// Serve as primary although a peer holds entries of the same view that are not held any more.
+    LossUnseen = "loss-unseen",
+    /// Damage the files of everybody at once, which the nemesis of a hunt never does.
+    DamageToAll = "damage-to-all",
+
     /// Replica 2, while it is a backup, leaves one entry of each 64 without effect.
     BackupSkipsEntry = "backup-skips-entry",
     /// Backups give reservations another deadline than the log says.
@@ -239,7 +246,7 @@ impl PlantedFault {
         ),
     ];
 
-    /// Whether it is one of the rules for failing over, which the program that operates a cluster has, and no replica.
+    /// Whether it is one of the rules of the program that operates a cluster, or hunts on it, and of no replica.
     #[must_use]
     pub const fn is_operators(self) -> bool {
         matches!(
@@ -250,6 +257,7 @@ impl PlantedFault {
                 | Self::FailOverLongest
                 | Self::FailOverKeepsView
                 | Self::FailOverWithoutWait
+                | Self::DamageToAll
         )
     }
 
@@ -260,14 +268,16 @@ impl PlantedFault {
     }
 
     /// Whether this thread is to misbehave in this way.
+    #[must_use]
     #[cfg(feature = "planted-faults")]
-    pub(crate) fn is_enabled(self) -> bool {
+    pub fn is_enabled(self) -> bool {
         AWAKE.get() == Some(self)
     }
 
     /// Whether this thread is to misbehave in this way.
+    #[must_use]
     #[cfg(not(feature = "planted-faults"))]
-    pub(crate) const fn is_enabled(self) -> bool {
+    pub const fn is_enabled(self) -> bool {
         false
     }
 }

@@ -35,6 +35,7 @@ mod cloud_program;
 mod cluster_identity;
 mod control_script;
 mod defects;
+mod disks;
 mod evidence;
 mod faultnet;
 mod faults;

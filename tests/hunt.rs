@@ -168,7 +168,12 @@ fn a_cluster_of_somebody_elses_is_hunted_once_and_left_as_it_was() {
         assert!(done.stderr.contains("a hunt judges from the first command on"), "{done:#?}");
         assert_eq!(replica_processes(cluster.path()).len(), running);
     }
-    for (flag, value) in [("--test-count", "2"), ("--nemesis", "kill,checkpoint"), ("--nemesis", "link")] {
+    for (flag, value) in [
+        ("--test-count", "2"),
+        ("--nemesis", "kill,checkpoint"),
+        ("--nemesis", "link"),
+        ("--nemesis", "disk"),
+    ] {
         let done = run(&mut hunt(root.path(), &["--workspace", cluster.workspace(), flag, value]));
         assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{done:#?}");
         assert!(done.stderr.contains(flag), "{done:#?}");
@@ -185,7 +190,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_written() {
         (&["--nemesis", "kill,clock"], "hunt-local cannot do `clock`"),
         (
             &["--nemesis", "kil"],
-            "expected none, all, or some of: kill, pause, isolate, link, failover, checkpoint",
+            "expected none, all, or some of: kill, pause, isolate, link, failover, disk, checkpoint",
         ),
         (&["--workload", "queues"], "expected contention, retries, fences, expiry, bundles, mixed"),
         (&["--time-limit", "0"], "expected a number from 1 to"),

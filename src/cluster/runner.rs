@@ -16,7 +16,7 @@ use super::report::Condition;
 use super::timeline::{self, EventKind};
 use super::{ClusterLayout, FaultState, Network, ReplicaLayout, layout};
 use crate::ids::{ReplicaId, View};
-use crate::replica::integrity::replace_metadata;
+use crate::replica::integrity::{MetadataJudged, replace_metadata};
 use crate::replica::{Metadata, Role, metadata::MAX_FILE_LEN};
 use crate::storage::{OsDisk, create_private_folder, read_file};
 use std::io;
@@ -524,8 +524,10 @@ fn remove_if_there(path: &Path) -> Result<(), RunnerError> {
     }
 }
 
+/// What a replica has stored of itself. Damage is not believed: a view that nobody was ever in would demote everybody else.
 fn stored_metadata(replica: &ReplicaLayout) -> Option<Metadata> {
     let bytes = read_file(&OsDisk, &replica.metadata_path, MAX_FILE_LEN).ok()??;
+    MetadataJudged::new(&OsDisk, &replica.metadata_path, &bytes).ok()?;
     Metadata::decode(&bytes).ok()
 }
 

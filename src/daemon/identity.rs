@@ -6,7 +6,7 @@
 
 use crate::cluster::ReplicaLayout;
 use crate::cluster::control::{ControlError, Who, query_progress, query_status_once};
-use crate::ids::{ClusterId, View};
+use crate::ids::{ClusterId, Lsn, View};
 use std::io::ErrorKind;
 
 /// What was found out about a peer.
@@ -20,6 +20,8 @@ pub(super) enum Answer {
         is_kin: bool,
         /// As it told.
         view: View,
+        /// The last entry that it is known to hold, committed or promised.
+        holds: Option<Lsn>,
         /// It says that it holds nothing. Another implementation does not say what it has promised.
         holds_nothing: bool,
     },
@@ -57,7 +59,13 @@ pub(super) fn ask(own_cluster: Option<ClusterId>, peer: &ReplicaLayout) -> Answe
             let introduces = own_cluster.is_some() && who.and_then(|who| who.cluster) == own_cluster;
             let is_kin = introduces || (own_cluster.is_none() && who.is_some());
             let holds_nothing = progress.holds_nothing();
-            Answer::Peer { introduces, is_kin, view: progress.view, holds_nothing }
+            Answer::Peer {
+                introduces,
+                is_kin,
+                view: progress.view,
+                holds: progress.commit_lsn.max(progress.highest_prepared_lsn),
+                holds_nothing,
+            }
         }
         // Another implementation does not know the question.
         Err(ControlError::Remote(_)) => match query_status_once(peer.control_addr) {
@@ -66,7 +74,13 @@ pub(super) fn ask(own_cluster: Option<ClusterId>, peer: &ReplicaLayout) -> Answe
             }
             Ok(status) => {
                 let (introduces, is_kin, holds_nothing) = (false, false, false);
-                Answer::Peer { introduces, is_kin, view: status.view, holds_nothing }
+                Answer::Peer {
+                    introduces,
+                    is_kin,
+                    view: status.view,
+                    holds: status.commit_lsn,
+                    holds_nothing,
+                }
             }
             Err(error) => failed(error),
         },

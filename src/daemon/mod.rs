@@ -125,6 +125,11 @@ enum Event {
     },
     /// A replica is in this view.
     PeerView(View),
+    /// A peer that is in this view holds this entry.
+    PeerEntry {
+        view: View,
+        lsn: Lsn,
+    },
     /// No replica holds anything, so the layout says who takes which role.
     ClusterIsNew,
     Stop,
@@ -239,7 +244,8 @@ fn start_node(
         }
         Role::Primary => match peers::ask(layout, own) {
             peers::Found::NewCluster => {}
-            peers::Found::View { highest, all_answered } => {
+            peers::Found::View { highest, held, all_answered } => {
+                held.into_iter().for_each(|(view, lsn)| node.learn_entry(view, lsn));
                 highest.into_iter().for_each(|view| node.learn_view(view));
                 if !all_answered && node.replica().role() == Role::Primary {
                     peers::keep_asking(layout.clone(), own.clone(), events.clone());
@@ -440,6 +446,7 @@ impl Process<'_> {
             Event::Peer { token, request } => self.node.peer(token, request),
             Event::PeerAnswer { from, answer } => self.node.answered(from, answer, self.started.elapsed()),
             Event::PeerView(view) => self.node.learn_view(view),
+            Event::PeerEntry { view, lsn } => self.node.learn_entry(view, lsn),
             Event::ClusterIsNew => take_layout_role(&mut self.node, self.layout, self.own),
             Event::Stop => {
                 self.node.rest();

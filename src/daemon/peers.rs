@@ -7,7 +7,7 @@ use super::Event;
 use super::identity::{self, Answer};
 use crate::cluster::control::query_status_once;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
-use crate::ids::View;
+use crate::ids::{Lsn, View};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the other replicas say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     /// All answer, none holds anything, and none is in a view that the layout does not begin with.
     NewCluster,
@@ -23,6 +23,8 @@ pub(super) enum Found {
     View {
         /// The highest view among those that answer.
         highest: Option<View>,
+        /// Views of those that answer, and the last entry that each holds.
+        held: Vec<(View, Lsn)>,
         /// Whether everybody answered.
         all_answered: bool,
     },
@@ -36,10 +38,13 @@ pub(super) fn ask(layout: &ClusterLayout, own: &ReplicaLayout) -> Found {
             peers.iter().map(|peer| scope.spawn(|| identity::ask(layout.cluster_id, peer))).collect();
         asked.into_iter().filter_map(|asked| asked.join().ok()).collect()
     });
-    let mut answered = Vec::new();
+    let (mut answered, mut held) = (Vec::new(), Vec::new());
     for answer in answers {
         match answer {
-            Answer::Peer { view, holds_nothing, .. } => answered.push((view, holds_nothing)),
+            Answer::Peer { view, holds, holds_nothing, .. } => {
+                answered.push((view, holds_nothing));
+                held.extend(holds.map(|lsn| (view, lsn)));
+            }
             // The peer itself has not answered.
             Answer::Foreign(words) => log::warn!("replica={} event=another_cluster: {words}", own.id),
             Answer::Absent | Answer::Silent(_) => {}
@@ -51,7 +56,7 @@ pub(super) fn ask(layout: &ClusterLayout, own: &ReplicaLayout) -> Found {
     if all_answered && nothing_held && highest <= Some(layout.current_view) {
         return Found::NewCluster;
     }
-    Found::View { highest, all_answered }
+    Found::View { highest, held, all_answered }
 }
 
 /// Goes on asking until it is clear, and tells what was found.
@@ -63,7 +68,13 @@ pub(super) fn keep_asking(layout: ClusterLayout, own: ReplicaLayout, events: Sen
             pause = (pause * 2).min(LONGEST_PAUSE);
             let (event, clear) = match ask(&layout, &own) {
                 Found::NewCluster => (Event::ClusterIsNew, true),
-                Found::View { highest: Some(view), all_answered } => (Event::PeerView(view), all_answered),
+                Found::View { highest: Some(view), held, all_answered } => {
+                    let told = held.into_iter().map(|(view, lsn)| Event::PeerEntry { view, lsn });
+                    if told.map(|event| events.send(event)).any(|sent| sent.is_err()) {
+                        return;
+                    }
+                    (Event::PeerView(view), all_answered)
+                }
                 Found::View { highest: None, .. } => continue,
             };
             let recovering = matches!(event, Event::PeerView(_)) && own_role_is_open(&own);

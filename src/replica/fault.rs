@@ -80,6 +80,11 @@ pub enum FaultReason {
         /// The last that is in the states that were compared.
         lsn: Lsn,
     },
+    /// A peer holds more of its view than it does itself as that view's primary.
+    EntriesLost {
+        /// The last that the peer holds.
+        lsn: Lsn,
+    },
     /// Its primary numbered two commands with one LSN, or somebody else spoke in its place.
     PreparedEntryConflict {
         /// The number that both commands have.

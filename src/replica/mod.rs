@@ -669,6 +669,19 @@ impl Replica {
         }
     }
 
+    /// Takes note of the last entry that a peer in a view has committed or promised. The primary of that view holds all of them: it was
+    /// the first to. One that does not has lost what it had, may not number anything in its place, and remembers that on disk.
+    pub fn hear_of_entry(&mut self, view: View, lsn: Lsn) {
+        let held = self.highest_prepared().max(self.commit_lsn());
+        let is_unseen = PlantedFault::LossUnseen.is_enabled() || PlantedFault::TornTailTaken.is_enabled();
+        let has_lost = self.role() == Role::Primary && self.view() == view && Some(lsn) > held && !is_unseen;
+        if has_lost && self.check_active().is_ok() {
+            // If this write fails the replica is faulted all the same.
+            let _ = self.write_metadata(Metadata { role: Role::Faulted, ..self.metadata });
+            self.fail(FaultReason::EntriesLost { lsn });
+        }
+    }
+
     /// Gives this replica up because its primary and it hold different entries at one LSN, and remembers that on disk: no
     /// commit may build on either.
     pub fn give_up_on_conflict(&mut self, lsn: Lsn) {

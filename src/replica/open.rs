@@ -356,6 +356,10 @@ impl Files {
             unapplied().filter(|entry| Some(entry.lsn) <= commit).map(PreparedEntry::as_log_entry).collect();
         let complete = missing.last().map(|entry| entry.lsn) == commit
             && missing.first().map(|entry| entry.lsn) == Lsn::following(applied);
+        if applied < commit && !complete && PlantedFault::TornTailTaken.is_enabled() {
+            self.metadata.commit_lsn = applied;
+            return Ok(());
+        }
         if applied < commit && !complete {
             return Err(behind.into());
         }

@@ -95,6 +95,26 @@ impl OldPrimary {
     }
 }
 
+/// A file of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoredFile {
+    /// What was committed.
+    Log,
+    /// What was promised.
+    PrepareLog,
+    /// Which replica it is, in which role and view.
+    Metadata,
+    /// The state as of its last checkpoint; until there is one, the log is meant.
+    Snapshot,
+}
+
+impl StoredFile {
+    /// Each of the files that a replica has beside sums.
+    pub const ALL: [StoredFile; 4] =
+        [StoredFile::Log, StoredFile::PrepareLog, StoredFile::Metadata, StoredFile::Snapshot];
+}
+
 /// What happens to the files of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -103,10 +123,16 @@ pub enum Damage {
     OlderCopy,
     /// Everything is gone.
     Emptied,
-    /// The log ends so many bytes earlier.
-    TailCut(u64),
-    /// One bit of one byte is another.
-    ByteFlipped,
+    /// A file ends so many bytes earlier.
+    #[allow(missing_docs, reason = "fields are named after what they are")]
+    TailCut { file: StoredFile, bytes: u64 },
+    /// One bit of one byte is another: of that byte, counted from the beginning again where the file ends.
+    #[allow(missing_docs, reason = "fields are named after what they are")]
+    ByteFlipped { file: StoredFile, at: u64 },
+    /// A file is gone.
+    Missing(StoredFile),
+    /// Nobody may read or write a file any more. Who has all rights does so all the same.
+    Unreadable(StoredFile),
     /// No space is left.
     Full,
     /// Writes fail with an error of the disk.
@@ -120,7 +146,12 @@ impl Damage {
     #[must_use]
     pub const fn loses_data(self) -> bool {
         match self {
-            Damage::OlderCopy | Damage::Emptied | Damage::TailCut(_) | Damage::ByteFlipped => true,
+            Damage::OlderCopy
+            | Damage::Emptied
+            | Damage::TailCut { .. }
+            | Damage::ByteFlipped { .. }
+            | Damage::Missing(_)
+            | Damage::Unreadable(_) => true,
             Damage::Full | Damage::IoError | Damage::Slow(_) => false,
         }
     }
@@ -275,8 +306,16 @@ mod tests {
                 r#"{"family":"failover","interrupted_at":3,"old_primary":"out-of-reach","to":2,"twice":true}"#,
             ),
             (
-                Fault::Disk { replica: 2, damage: Damage::TailCut(64), heal_after: after },
-                r#"{"damage":{"tail-cut":64},"family":"disk","heal_after":1500,"replica":2}"#,
+                Fault::Disk {
+                    replica: 2,
+                    damage: Damage::TailCut { file: StoredFile::PrepareLog, bytes: 64 },
+                    heal_after: after,
+                },
+                r#"{"damage":{"tail-cut":{"file":"prepare-log","bytes":64}},"family":"disk","heal_after":1500,"replica":2}"#,
+            ),
+            (
+                Fault::Disk { replica: 2, damage: Damage::Missing(StoredFile::Log), heal_after: after },
+                r#"{"damage":{"missing":"log"},"family":"disk","heal_after":1500,"replica":2}"#,
             ),
             (
                 Fault::Clock { replica: 2, step_millis: -60_000, is_strobe: true, heal_after: after },

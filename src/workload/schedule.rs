@@ -4,7 +4,8 @@
 //! have changed since the fault was drawn.
 //!
 //! - Data is never lost on more than a minority at a time: what loses data needs everybody else's to be sound.
-//! - Nobody ever rejoins from nothing: whoever lost data is brought back from replicas that did not.
+//! - Nobody ever rejoins from nothing: whoever lost data is brought back from replicas that did not. Until then nobody else is taken
+//!   away: what it had acknowledged may be with one other only.
 //! - A failover gives up what only the old primary holds, so it needs sound data everywhere; and it takes the files of a majority, which
 //!   an operator does not get from replicas that stand still or are cut off.
 //!
@@ -12,7 +13,7 @@
 //! at the same time; at most two are. Those of a [`Pattern`] follow each other as it says.
 
 use super::family::Family;
-use super::faults::{Damage, Fault, Millis, OldPrimary};
+use super::faults::{Damage, Fault, Millis, OldPrimary, StoredFile};
 use super::links::LinkTurns;
 use super::patterns::{Act, PATTERNS, Pattern, PatternRow};
 use super::rng::Rng;
@@ -25,20 +26,17 @@ pub const COMBINED: &[(Family, Family)] = &[
     (Family::Kill, Family::Pause),
     (Family::Kill, Family::Isolate),
     (Family::Kill, Family::Link),
-    (Family::Kill, Family::Disk),
     (Family::Kill, Family::Clock),
     (Family::Pause, Family::Pause),
     (Family::Pause, Family::Isolate),
     (Family::Pause, Family::Link),
     (Family::Pause, Family::Power),
-    (Family::Pause, Family::Disk),
     (Family::Pause, Family::Clock),
     (Family::Isolate, Family::Link),
     (Family::Isolate, Family::Clock),
     (Family::Link, Family::Link),
     (Family::Link, Family::Failover),
     (Family::Link, Family::Power),
-    (Family::Link, Family::Disk),
     (Family::Link, Family::Clock),
     (Family::Failover, Family::Clock),
     (Family::Power, Family::Clock),
@@ -56,6 +54,12 @@ const MOST_STEPS: u64 = 24;
 #[must_use]
 pub fn combine(one: Family, other: Family) -> bool {
     COMBINED.iter().any(|(left, right)| (*left, *right) == (one, other) || (*left, *right) == (other, one))
+}
+
+/// Whether everything else is healed before a fault of this family begins: otherwise its turn would hardly ever come.
+#[must_use]
+pub fn comes_alone(family: Family) -> bool {
+    family == Family::Disk
 }
 
 /// What the nemesis knows of a replica.
@@ -130,18 +134,15 @@ pub fn survives(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
             if !hits_sound || view.unsound() + 1 > minority {
                 return Err("data would be missing on more than a minority");
             }
-            // Whoever is down can be taken for gone by an operator, who then would bring this one back from too little.
-            let down = view.active.iter().any(|active| matches!(active, Fault::Kill { .. }));
-            if damage.loses_data() && down {
-                return Err("data would be missing while somebody is down");
+            // What it held may be with one other only, and that one must be there.
+            let is_away = view.active.iter().any(takes_out);
+            if damage.loses_data() && is_away {
+                return Err("data would be missing while somebody is away");
             }
             Ok(())
         }
-        Fault::Kill { .. } if view.active.iter().any(Fault::loses_data) => {
-            Err("data would be missing while somebody is down")
-        }
-        Fault::Power { replicas, .. } if view.unsound() > 0 && replicas.len() > 1 => {
-            Err("data is missing on somebody, and several others would lose what is not flushed")
+        fault if takes_out(fault) && view.unsound() > 0 => {
+            Err("data would be missing while somebody is away")
         }
         Fault::Failover { .. } if view.unsound() > 0 => {
             Err("what only the old primary holds could be the only copy")
@@ -159,6 +160,18 @@ pub fn survives(fault: &Fault, view: &ClusterView) -> Result<(), &'static str> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether somebody does not take part, or may not hear everybody, as long as it lasts.
+fn takes_out(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Kill { .. }
+            | Fault::Pause { .. }
+            | Fault::Isolate { .. }
+            | Fault::Link { .. }
+            | Fault::Power { .. }
+    )
 }
 
 /// Who goes down together. A primary without anybody who follows it is as much of a trial as followers without a primary.
@@ -182,6 +195,19 @@ const OLD_PRIMARIES: &[OldPrimary] = &[
     OldPrimary::Alive,
 ];
 
+/// What happens to files, with the most that is drawn; which file is drawn apart.
+const DAMAGES: &[Damage] = &[
+    Damage::OlderCopy,
+    Damage::OlderCopy,
+    Damage::Emptied,
+    Damage::TailCut { file: StoredFile::Log, bytes: 4_096 },
+    Damage::TailCut { file: StoredFile::Log, bytes: 64 },
+    Damage::ByteFlipped { file: StoredFile::Log, at: 0 },
+    Damage::ByteFlipped { file: StoredFile::Log, at: 0 },
+    Damage::Missing(StoredFile::Log),
+    Damage::Unreadable(StoredFile::Log),
+];
+
 /// What comes when its turn has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
@@ -199,7 +225,7 @@ enum Card {
 }
 
 /// A hunt with shorter intervals has no time for patterns.
-const SHORTEST_FOR_PATTERNS: Duration = Duration::from_millis(1_500);
+const SHORTEST_FOR_PATTERNS: Duration = Duration::from_millis(1_200);
 
 /// Draws faults from a seed.
 #[derive(Debug, Clone)]
@@ -214,6 +240,8 @@ pub struct Schedule {
     groups: Vec<Group>,
     old_primaries: Vec<OldPrimary>,
     links: LinkTurns,
+    damages: Vec<Damage>,
+    files: Vec<StoredFile>,
     mean_interval: Duration,
     is_first: bool,
 }
@@ -236,6 +264,8 @@ impl Schedule {
             groups: vec![Group::Followers],
             old_primaries: vec![OldPrimary::Dead],
             links: LinkTurns::new(),
+            damages: vec![Damage::OlderCopy],
+            files: Vec::new(),
             mean_interval,
             is_first: true,
         }
@@ -265,6 +295,8 @@ impl Schedule {
             let turn = match card {
                 Card::Pattern(pattern) => Some(Turn::Several(pattern)),
                 Card::Family(family) => {
+                    let healed = ClusterView { active: Vec::new(), ..view.clone() };
+                    let view = if comes_alone(family) { &healed } else { view };
                     let fault = self.draw(family, view).filter(|fault| allows(fault, view).is_ok());
                     fault.map(Turn::One)
                 }
@@ -278,7 +310,7 @@ impl Schedule {
         None
     }
 
-    /// Puts together what has a turn next: first what opens a hunt, then what has to come soon, then the rest.
+    /// Puts together what has a turn next: first families that nothing has which opens a hunt, then that, then what has to come soon, then the rest.
     fn shuffle(&mut self) {
         let is_first = self.decks == 0;
         self.decks += 1;
@@ -292,7 +324,7 @@ impl Schedule {
         }
         for family in &self.families {
             // What takes data or a majority away shows most, and comes in more than one way.
-            let is_frequent = matches!(family, Family::Kill | Family::Failover) && !is_first;
+            let is_frequent = matches!(family, Family::Kill | Family::Failover | Family::Disk) && !is_first;
             // What none of the first patterns has would come late in a short hunt.
             let opens = |row: &PatternRow| row.turns[0] > 0 && row.families.contains(family);
             let is_in_opening = self.patterns.iter().any(opens);
@@ -332,15 +364,9 @@ impl Schedule {
                 Fault::Power { replicas: self.several(view)?, on_after: self.duration(200, 5_000) }
             }
             Family::Disk => {
-                let damage = match self.rng.below(7) {
-                    0 => Damage::OlderCopy,
-                    1 => Damage::Emptied,
-                    2 => Damage::TailCut(self.rng.within(1, 4_096)),
-                    3 => Damage::ByteFlipped,
-                    4 => Damage::Full,
-                    5 => Damage::IoError,
-                    _ => Damage::Slow(self.duration(5, 500)),
-                };
+                let damage = self.damage()?;
+                // What a primary has lost nobody can give it by itself.
+                let replica = view.primary.filter(|_| !self.rng.one_in(3)).unwrap_or(replica);
                 Fault::Disk { replica, damage, heal_after: self.duration(200, 5_000) }
             }
             Family::Clock => {
@@ -392,6 +418,23 @@ impl Schedule {
         replicas
     }
 
+    /// Every kind in turn, on every file in turn.
+    fn damage(&mut self) -> Option<Damage> {
+        let damage = self.rng.take_turn(&mut self.damages, DAMAGES)?;
+        let file = self.rng.take_turn(&mut self.files, &StoredFile::ALL)?;
+        let logs = [StoredFile::Log, StoredFile::PrepareLog];
+        Some(match damage {
+            Damage::TailCut { bytes, .. } => {
+                let file = if logs.contains(&file) { file } else { StoredFile::Log };
+                Damage::TailCut { file, bytes: self.rng.within(1, bytes) }
+            }
+            Damage::ByteFlipped { .. } => Damage::ByteFlipped { file, at: self.rng.next_u64() >> 16 },
+            Damage::Missing(_) => Damage::Missing(file),
+            Damage::Unreadable(_) => Damage::Unreadable(file),
+            other => other,
+        })
+    }
+
     fn duration(&mut self, least: u64, most: u64) -> Millis {
         Millis(self.rng.often_short(least, most))
     }
@@ -438,9 +481,14 @@ mod tests {
         // Also what loses nothing may not keep a second one from taking part.
         assert_eq!(allows(&disk(2, Damage::Full), &with(&[], &[3])), missing);
         let down = with(&[kill(&[1])], &[]);
-        assert_eq!(allows(&emptied, &down), Err("data would be missing while somebody is down"));
-        assert!(allows(&kill(&[1]), &with(&[emptied], &[2])).is_err());
-        assert_eq!(allows(&disk(2, Damage::Slow(AFTER)), &down), Ok(()));
+        let away = Err("data would be missing while somebody is away");
+        assert_eq!(survives(&emptied, &down), away);
+        assert!(allows(&emptied, &down).is_err());
+        let pause = Fault::Pause { replica: 3, heal_after: AFTER };
+        for fault in [kill(&[1]), pause, Fault::Isolate { replica: 3, heal_after: AFTER }] {
+            assert_eq!(survives(&fault, &with(std::slice::from_ref(&emptied), &[2])), away, "{fault:?}");
+        }
+        assert_eq!(survives(&disk(2, Damage::Slow(AFTER)), &down), Ok(()));
         // A cluster of five survives two.
         let five = |unsound: u64| {
             let replica = |replica| ReplicaView { replica, is_sound: replica > unsound };
@@ -460,7 +508,8 @@ mod tests {
 
     #[test]
     fn faults_are_combined_as_the_list_says() {
-        assert!(combine(Family::Disk, Family::Kill) && combine(Family::Kill, Family::Disk));
+        assert!(combine(Family::Disk, Family::Clock) && combine(Family::Clock, Family::Disk));
+        assert!(!combine(Family::Disk, Family::Kill) && !combine(Family::Kill, Family::Disk));
         for alone in [Family::Power, Family::Disk, Family::Failover, Family::Isolate] {
             assert!(!combine(alone, alone), "{alone:?}");
         }
@@ -492,6 +541,9 @@ mod tests {
                     None => None,
                 };
                 if let Some(fault) = fault {
+                    if comes_alone(fault.family()) {
+                        view.active.clear();
+                    }
                     assert_eq!(allows(&fault, &view), Ok(()), "{fault:?} in {view:?}");
                     for known in &mut view.replicas {
                         known.is_sound &= !fault.loses_data() || !fault.replicas().contains(&known.replica);

@@ -87,9 +87,10 @@ const LIMITS: Limits = Limits {
 };
 
 /// Families that need a cluster that is made for them.
-const BY_LAYOUT: [(Family, &str); 2] = [
+const ON_ITS_OWN: [(Family, &str); 3] = [
     (Family::Checkpoint, "its layout says when it takes them"),
     (Family::Link, "its layout says where its replicas find each other"),
+    (Family::Disk, "what is in its replicas' folders is not the hunt's"),
 ];
 
 /// Carries out hunts, one after the other, until one is not valid or there have been enough.
@@ -114,7 +115,7 @@ fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
         if options.test_count > 1 {
             return refused("--test-count: a cluster in --workspace can be hunted once, when it is new");
         }
-        for (family, why) in BY_LAYOUT {
+        for (family, why) in ON_ITS_OWN {
             if options.nemesis.contains(&family) {
                 let word = family.word();
                 return refused(&format!(

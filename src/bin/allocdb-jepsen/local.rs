@@ -1,5 +1,7 @@
 //! The local backend: three replica processes on this machine, reached over loopback, their faults injected through the runner.
 
+#[path = "local/disks.rs"]
+mod disks;
 #[path = "local/links.rs"]
 mod links;
 

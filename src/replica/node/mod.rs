@@ -270,6 +270,14 @@ impl Node {
         self.abandon_round();
     }
 
+    /// Takes note of the last entry that a peer in a view holds, which tells a primary whether it has lost anything.
+    pub fn learn_entry(&mut self, view: View, lsn: Lsn) {
+        self.replica.hear_of_entry(view, lsn);
+        if self.replica.fault().is_some() {
+            self.abandon_round();
+        }
+    }
+
     fn reply(&mut self, token: Token, reply: ClientReply) {
         self.outputs.push(Output::Client { token, reply });
     }

@@ -11,9 +11,20 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Fault families of processes on this machine; `all` is all of these.
-pub(super) const LOCAL: &[Family] =
+/// Fault families of `all`. What damages files has to be asked for by name.
+const ALL: &[Family] =
     &[Family::Kill, Family::Pause, Family::Isolate, Family::Link, Family::Failover, Family::Checkpoint];
+
+/// Fault families of processes on this machine.
+pub(super) const LOCAL: &[Family] = &[
+    Family::Kill,
+    Family::Pause,
+    Family::Isolate,
+    Family::Link,
+    Family::Failover,
+    Family::Disk,
+    Family::Checkpoint,
+];
 
 /// Longest time limit and interval: a week.
 const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
@@ -42,7 +53,7 @@ pub(super) fn hunt_local() -> Subcommand {
             text("nemesis", "list")
                 .value_parser(nemesis(LOCAL, "hunt-local"))
                 .default_value("all")
-                .help("Fault families, with commas between them, or none, or all: kill, pause, isolate, link, failover, checkpoint"),
+                .help("Fault families, with commas between them, or none, or all: kill, pause, isolate, link, failover, checkpoint; and disk"),
         )
         .arg(number("nemesis-interval", "secs", 1, LONGEST_SECS).default_value("5").help("Mean time between two faults"))
         .arg(number("concurrency", "n", 1, MOST_PROCESSES).default_value("16").help("Processes at once"))
@@ -69,8 +80,8 @@ fn hunt(m: &mut ArgMatches) -> Option<Command> {
     let secs = |m: &mut ArgMatches, name: &str| m.remove_one::<u64>(name).map(Duration::from_secs);
     let workspace = m.remove_one::<PathBuf>("workspace");
     let mut nemesis = m.remove_one::<Vec<Family>>("nemesis")?;
-    if workspace.is_some() && nemesis == LOCAL {
-        // When a cluster takes checkpoints, and where its replicas find each other, is said in its layout, which is somebody else's.
+    if workspace.is_some() && nemesis == ALL {
+        // Its layout and its files are somebody else's.
         nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link));
     }
     let slots = if workspace.is_some() { SlotMode::Fenced } else { SlotMode::Racing };
@@ -129,7 +140,7 @@ fn nemesis(possible: &'static [Family], subcommand: &'static str) -> ValueParser
             let text = given.to_str().ok_or_else(|| refused("nemesis", &given, &expected))?;
             match text.trim() {
                 "none" => return Ok(Vec::new()),
-                "all" => return Ok(possible.to_vec()),
+                "all" => return Ok(ALL.to_vec()),
                 _ => {}
             }
             let mut families = Vec::new();

@@ -5,6 +5,8 @@
 
 #[path = "nemesis/acts.rs"]
 mod acts;
+#[path = "nemesis/disks.rs"]
+mod disks;
 #[path = "nemesis/failover.rs"]
 mod failover;
 #[path = "nemesis/families.rs"]
@@ -23,7 +25,7 @@ use allocdb_node::history::Kind;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::replica::Role;
 use allocdb_node::workload::faults::Fault;
-use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, Turn, allows};
+use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, Turn, allows, comes_alone};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +76,8 @@ pub(super) struct Nemesis<'a> {
     is_told_later: bool,
     /// Looks at each replica in a row that it did not answer.
     silent: BTreeMap<u64, u32>,
+    /// Replicas whose files were damaged, until they are brought back.
+    unsound: BTreeSet<u64>,
     failed: BTreeSet<u64>,
     /// Replicas that were told to be faulted.
     told_faulted: Mutex<BTreeSet<u64>>,
@@ -99,6 +103,7 @@ impl<'a> Nemesis<'a> {
             leader: None,
             is_told_later: false,
             silent: BTreeMap::new(),
+            unsound: BTreeSet::new(),
             failed: BTreeSet::new(),
             told_faulted: Mutex::default(),
             looked_at: Instant::now(),
@@ -115,7 +120,7 @@ impl<'a> Nemesis<'a> {
                 self.heal(active);
             } else if Instant::now() >= next_at {
                 let has_come = match turn.take() {
-                    Some(Turn::One(fault)) if allows(&fault, &self.view()).is_ok() => {
+                    Some(Turn::One(fault)) if self.may_come(&fault) => {
                         let is_failover = matches!(fault, Fault::Failover { .. });
                         self.inject(fault);
                         if is_failover {
@@ -141,6 +146,16 @@ impl<'a> Nemesis<'a> {
         }
     }
 
+    /// Whether a fault may begin now. What comes alone makes an end of everything else first.
+    fn may_come(&mut self, fault: &Fault) -> bool {
+        if comes_alone(fault.family()) {
+            for active in std::mem::take(&mut self.active) {
+                self.heal(active);
+            }
+        }
+        allows(fault, &self.view()).is_ok()
+    }
+
     /// Undoes everything, whatever the history says was done.
     ///
     /// # Errors
@@ -155,6 +170,9 @@ impl<'a> Nemesis<'a> {
         for replica in REPLICAS {
             self.go_on(replica)?;
             self.actions.heal(Inject::isolation(replica))?;
+        }
+        for replica in self.unsound.clone() {
+            self.bring_back(ReplicaId(replica))?;
         }
         Ok(())
     }
@@ -177,7 +195,12 @@ impl<'a> Nemesis<'a> {
     fn view(&self) -> ClusterView {
         ClusterView {
             primary: Some(self.primary().0),
-            replicas: REPLICAS.map(|replica| ReplicaView { replica: replica.0, is_sound: true }).into(),
+            replicas: REPLICAS
+                .map(|replica| {
+                    let is_sound = !self.unsound.contains(&replica.0);
+                    ReplicaView { replica: replica.0, is_sound }
+                })
+                .into(),
             active: self.active.iter().map(|active| active.fault.clone()).collect(),
         }
     }
@@ -265,9 +288,10 @@ impl<'a> Nemesis<'a> {
         self.looked_at = Instant::now();
         let unreachable = self.unreachable();
         // Nobody waits for one that stands still.
-        let (left_alone, others): (Vec<ReplicaId>, Vec<ReplicaId>) = REPLICAS
-            .into_iter()
-            .partition(|replica| !unreachable.contains(&replica.0) && !self.failed.contains(&replica.0));
+        let (left_alone, others): (Vec<ReplicaId>, Vec<ReplicaId>) =
+            REPLICAS.into_iter().partition(|replica| {
+                ![&unreachable, &self.unsound, &self.failed].iter().any(|set| set.contains(&replica.0))
+            });
         for replica in others {
             self.silent.remove(&replica.0);
         }
@@ -330,7 +354,8 @@ impl<'a> Nemesis<'a> {
     /// Replicas that nothing is done to which would keep them from answering.
     fn standing(&self) -> Vec<ReplicaId> {
         let unreachable = self.unreachable();
-        REPLICAS.into_iter().filter(|replica| !unreachable.contains(&replica.0)).collect()
+        let stands = |id: u64| !unreachable.contains(&id) && !self.unsound.contains(&id);
+        REPLICAS.into_iter().filter(|replica| stands(replica.0)).collect()
     }
 
     /// Tells that a replica failed by itself. Where a disk is full nobody knows whether it would have.

@@ -227,7 +227,7 @@ impl Nemesis<'_> {
     }
 
     /// Does nothing for so long, or until the main phase is over.
-    fn rest(&self, time: Duration) {
+    pub(super) fn rest(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.shared.is_over() && Instant::now() < until {
             std::thread::sleep(TURN.min(until.saturating_duration_since(Instant::now())));

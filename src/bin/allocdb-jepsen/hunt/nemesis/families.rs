@@ -27,6 +27,7 @@ impl Nemesis<'_> {
                 self.direct_clients();
                 done
             }
+            Fault::Disk { replica, damage, .. } => self.damage(ReplicaId(*replica), damage),
             Fault::Failover { old_primary, to, twice, interrupted_at } => {
                 let how = How { to: to.map(ReplicaId), twice: *twice, interrupted_at: *interrupted_at };
                 self.fail_over(*old_primary, how)
@@ -54,6 +55,7 @@ impl Nemesis<'_> {
                 self.direct_clients();
                 done
             }
+            Fault::Disk { replica, .. } => self.bring_back(ReplicaId(*replica)),
             _ => Ok(()),
         }
     }
@@ -82,6 +84,7 @@ impl Nemesis<'_> {
                 bail!("replica {replica} is cut off")
             }
             Fault::Link { links, .. } => testbed.check_links(links),
+            Fault::Disk { replica, .. } => self.check_in_place(ReplicaId(*replica)),
             _ => Ok(()),
         }
     }

@@ -1,0 +1,102 @@
+//! Damage to files in a hunt: one replica is killed, its files are damaged, and it is started with what is left. Until it is brought
+//! back from the others it counts for nothing: whatever it says of itself, it may hold less than it acknowledged.
+
+use super::super::super::cluster;
+use super::super::super::nemesis::Fault as Inject;
+use super::super::super::runtime;
+use super::super::super::testbed::REPLICAS;
+use super::Nemesis;
+use allocdb_node::ids::ReplicaId;
+use allocdb_node::operator::{Failover, Replicas};
+use allocdb_node::planted::PlantedFault;
+use allocdb_node::replica::Role;
+use allocdb_node::workload::faults::Damage;
+use anyhow::{Context as _, Result, bail};
+use std::time::Duration;
+
+/// How long others write between an earlier copy of files and the moment at which it is put back.
+const WRITTEN_SINCE: Duration = Duration::from_millis(200);
+
+/// Attempts to bring a replica back.
+const ATTEMPTS: usize = 3;
+
+impl Nemesis<'_> {
+    /// Damages a replica's files, and starts it with what is left; that it does not start is as good.
+    pub(super) fn damage(&mut self, replica: ReplicaId, damage: &Damage) -> Result<()> {
+        let (damaged, damage) = match PlantedFault::DamageToAll.is_enabled() {
+            true => (REPLICAS.to_vec(), &Damage::OlderCopy),
+            false => {
+                // From here on nothing relies on it.
+                self.unsound.insert(replica.0);
+                (vec![replica], damage)
+            }
+        };
+        if *damage == Damage::OlderCopy {
+            damaged.iter().try_for_each(|replica| self.testbed.keep_earlier_files(*replica))?;
+            self.rest(WRITTEN_SINCE);
+        }
+        damaged.iter().try_for_each(|replica| self.actions.inject(Inject::crash(*replica)))?;
+        for replica in &damaged {
+            let done = self.testbed.damage_files(*replica, damage)?;
+            log::info!("replica {replica}: {done}");
+        }
+        for replica in &damaged {
+            match self.actions.heal(Inject::crash(*replica)) {
+                Ok(()) => log::info!("replica {replica} starts with what is left"),
+                Err(error) => log::info!("replica {replica} does not start with what is left: {error:#}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a replica back whose files were damaged: from the primary, or, if it was primary itself, from whoever becomes primary
+    /// of the other two.
+    pub(super) fn bring_back(&mut self, replica: ReplicaId) -> Result<()> {
+        self.testbed.tidy_files(replica)?;
+        if !self.unsound.contains(&replica.0) {
+            return cluster::ensure_ready(&self.actions).map(|_| ());
+        }
+        let mut done = self.bring_back_once(replica);
+        for _ in 1..ATTEMPTS {
+            let Err(error) = &done else { break };
+            log::warn!("replica {replica} is not brought back yet: {error:#}");
+            self.actions.interrupt.check()?;
+            done = self.bring_back_once(replica);
+        }
+        done.with_context(|| format!("replica {replica} is not brought back"))?;
+        self.unsound.remove(&replica.0);
+        self.find_primary(&[]);
+        Ok(())
+    }
+
+    fn bring_back_once(&mut self, replica: ReplicaId) -> Result<()> {
+        self.actions.inject(Inject::crash(replica))?;
+        let others: Vec<ReplicaId> = REPLICAS.into_iter().filter(|other| *other != replica).collect();
+        if runtime::probe_of(self.testbed, &others).current_primary().is_none() {
+            // Its files are not to be read, whatever is in them.
+            self.actions.set_out_of_reach([replica].into());
+            let plan = Failover::new(
+                Replicas::Best { all: REPLICAS, new_primary: others.first().copied() },
+                cluster::fence(&self.actions),
+            );
+            let done = cluster::carry_out(&self.actions, plan, &mut |_| {});
+            self.actions.set_out_of_reach(Default::default());
+            done?;
+        }
+        let primary = cluster::find_primary(&self.actions)?;
+        cluster::rejoin(&self.actions, primary, replica)?;
+        self.check_in_place(replica)
+    }
+
+    /// Says so if a replica is not an active backup of the primary.
+    pub(super) fn check_in_place(&self, replica: ReplicaId) -> Result<()> {
+        let round = runtime::probe(self.testbed);
+        let Some(primary) = round.current_primary() else { bail!("there is no primary") };
+        match round.health(replica) {
+            Some(health) if !health.is_active => bail!("replica {replica} is faulted"),
+            Some(health) if health.view != primary.view => bail!("replica {replica} is in another view"),
+            Some(health) if matches!(health.role, Role::Backup | Role::Primary) => Ok(()),
+            _ => bail!("replica {replica} takes no part"),
+        }
+    }
+}
