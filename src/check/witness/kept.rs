@@ -51,8 +51,7 @@ impl<M: Model> Kept<M> {
         if self.last.len() < PART {
             return;
         }
-        self.full.push_back(self.last.as_slice().into());
-        self.last.clear();
+        self.full.push_back(std::mem::replace(&mut self.last, Vec::with_capacity(PART)).into());
         if !self.full.len().is_multiple_of(PARTS_BETWEEN) {
             return;
         }
