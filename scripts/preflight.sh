@@ -98,7 +98,7 @@ build_release() {
         openssl=(env OPENSSL_NO_VENDOR=1 OPENSSL_STATIC=1 OPENSSL_DIR="$built/openssl-build/install")
         [ -e "$built/openssl-build/install/lib/libcrypto.a" ] || openssl=()
     fi
-    run_child ${openssl[@]+"${openssl[@]}"} nice -n 5 cargo build --quiet --locked --release
+    run_child ${openssl[@]+"${openssl[@]}"} cargo build --quiet --locked --release
 }
 
 release() {
