@@ -304,7 +304,9 @@ impl<'a> Nemesis<'a> {
                     // A primary may wait for a majority before it answers.
                     let is_asked = health.role == Role::Backup && !self.is_hard_to_reach(replica);
                     let asked = || leaves_unanswered(self.shared, sighting.replica);
-                    health.distrust().or_else(|| if is_asked { asked() } else { None })
+                    // Who has damage beside him may doubt himself.
+                    let distrust = health.distrust().filter(|_| !health.is_active || self.unsound.is_empty());
+                    distrust.or_else(|| if is_asked { asked() } else { None })
                 }
                 Err(_) if !self.testbed.is_process_there(sighting.replica) => {
                     Some("its process has ended".to_owned())
@@ -344,7 +346,9 @@ impl<'a> Nemesis<'a> {
 
     /// The same of those that the operator has seen since.
     pub(super) fn tell_seen_faulted(&self) {
-        for (replica, reason) in self.actions.take_faulted() {
+        let seen = self.actions.take_faulted();
+        // With damage about, its replica may say anything, and others what they think of it.
+        for (replica, reason) in seen.into_iter().filter(|_| self.unsound.is_empty()) {
             if self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner).insert(replica.0) {
                 self.fail(replica.0, &reason);
             }

@@ -64,6 +64,8 @@ impl Nemesis<'_> {
             done = self.bring_back_once(replica);
         }
         done.with_context(|| format!("replica {replica} is not brought back"))?;
+        // What the operator has seen of it counts for nothing.
+        self.tell_seen_faulted();
         self.unsound.remove(&replica.0);
         self.find_primary(&[]);
         Ok(())
