@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the release and compares it with a folder of recordings; see examples/check_recordings.rs. Can be called from any
+# Builds the release and compares it with a folder of recordings; see tests/conformance. Can be called from any
 # folder. The status is 0 if everything that was compared agrees, and 1 otherwise, a wrong call and a failed build included.
 set -eu
 

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-#[path = "support/semantics/mod.rs"]
 mod semantics;
 
 const USAGE: &str = "usage: replay_semantics <file>...";

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One line is printed for each kind, with what differs below it. The status is 0 if everything that was compared agrees and
-//! 1 otherwise. Each kind is one file of `check_recordings/`; this one knows only their names and their order.
+//! 1 otherwise. Each kind is one file beside this one, which knows only their names and their order.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,53 +18,29 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-#[path = "check_recordings/analysis.rs"]
 mod analysis;
-#[path = "check_recordings/artifacts.rs"]
 mod artifacts;
-#[path = "check_recordings/cli.rs"]
 mod cli;
-#[path = "check_recordings/cluster.rs"]
 mod cluster;
-#[path = "check_recordings/disk.rs"]
 mod disk;
-#[path = "check_recordings/fields.rs"]
 mod fields;
-#[path = "check_recordings/kubevirt.rs"]
 mod kubevirt;
-#[path = "check_recordings/layouts.rs"]
 mod layouts;
-#[path = "check_recordings/normal.rs"]
 mod normal;
-#[path = "check_recordings/outline.rs"]
 mod outline;
-#[path = "check_recordings/program.rs"]
 mod program;
-#[path = "check_recordings/qemu.rs"]
 mod qemu;
-#[path = "check_recordings/recorded.rs"]
 mod recorded;
-#[path = "check_recordings/requests.rs"]
 mod requests;
-#[path = "check_recordings/scenarios.rs"]
 mod scenarios;
-#[path = "support/semantics/mod.rs"]
 mod semantics;
-#[path = "check_recordings/snapshots.rs"]
 mod snapshots;
-#[path = "check_recordings/table.rs"]
 mod table;
-#[path = "check_recordings/tally.rs"]
 mod tally;
-#[path = "check_recordings/texts.rs"]
 mod texts;
-#[path = "check_recordings/traces.rs"]
 mod traces;
-#[path = "check_recordings/wal.rs"]
 mod wal;
-#[path = "check_recordings/watch.rs"]
 mod watch;
-#[path = "check_recordings/wire.rs"]
 mod wire;
 
 use program::{Interrupted, Program};
