@@ -343,8 +343,8 @@ impl Play {
         panic!("{:?}: the operator never succeeds: {problem}", self.fault);
     }
 
-    /// Makes another replica primary.
-    fn fail_over(&mut self, new: At) {
+    /// Has the library's operator make another replica primary.
+    fn operate_failover(&mut self, new: At) {
         let supporting = COUNT - self.primary - new;
         let replicas = Replicas::Named {
             old_primary: id_of(self.primary),
@@ -356,8 +356,8 @@ impl Play {
         self.primary = new;
     }
 
-    /// Makes a replica a backup of the primary, which goes on running.
-    fn rejoin(&mut self, target: At) {
+    /// Has it make a replica a backup of the primary, which goes on running.
+    fn operate_rejoin(&mut self, target: At) {
         let others: Vec<At> = (0..COUNT).filter(|at| *at != target && self.nodes[*at].is_none()).collect();
         others.into_iter().for_each(|at| self.start(at));
         self.operate(|| Rejoin::new(id_of(target), None));
@@ -372,13 +372,13 @@ impl Play {
         self.reserve(2, 102, 2, 30);
         self.tick(6);
         self.create(7, 5);
-        self.fail_over(1);
-        self.rejoin(0);
+        self.operate_failover(1);
+        self.operate_rejoin(0);
         self.reserve(8, 103, 1, 4);
         self.create(8, 6);
         self.tick(12);
-        self.fail_over(2);
-        self.rejoin(1);
+        self.operate_failover(2);
+        self.operate_rejoin(1);
         self.create(13, 7);
         self.create(13, 8);
         // Some checkpoints later the log no longer has what the deaf one is missing.
@@ -457,18 +457,7 @@ impl Control for Play {
     fn probe(&mut self) -> Round {
         let sighting = |at: At| {
             let node = self.nodes[at].as_ref().ok_or_else(|| "nobody listens".to_owned());
-            let health = |node: &Node| {
-                let replica = node.replica();
-                Health {
-                    is_active: replica.fault().is_none(),
-                    role: replica.role(),
-                    view: replica.view(),
-                    commit_lsn: replica.commit_lsn(),
-                    snapshot_lsn: replica.metadata().active_snapshot_lsn,
-                    fault: replica.fault().map(ToString::to_string),
-                }
-            };
-            Sighting { replica: id_of(at), answer: node.map(health) }
+            Sighting { replica: id_of(at), answer: node.map(|node| Health::from(&node.status())) }
         };
         Round((0..COUNT).map(sighting).collect())
     }

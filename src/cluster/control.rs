@@ -6,6 +6,7 @@ use crate::exchange::{ExchangeError, ExchangeLimits};
 use crate::ids::{ClusterId, Lsn, ReplicaId, View};
 use crate::keyvalue::{FieldProblem, Fields, or_none};
 use crate::replica::Role;
+use crate::replica::node::NodeStatus;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
@@ -265,6 +266,20 @@ pub struct Who {
     pub cluster: Option<ClusterId>,
     /// The folder that holds its whole state.
     pub workspace_dir: PathBuf,
+}
+
+impl From<&NodeStatus> for Progress {
+    /// All but who it is.
+    fn from(status: &NodeStatus) -> Self {
+        Self {
+            role: status.role,
+            view: status.view,
+            commit_lsn: status.commit_lsn,
+            highest_prepared_lsn: status.highest_prepared,
+            is_active: status.engine.is_ok(),
+            who: None,
+        }
+    }
 }
 
 impl Progress {

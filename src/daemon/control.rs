@@ -90,7 +90,7 @@ fn current(own: &ReplicaLayout, status: &SharedStatus) -> ControlStatus {
         loaded_snapshot_lsn: engine.and_then(|engine| engine.loaded_snapshot_lsn),
         replayed_wal_frame_count: engine.map(|engine| engine.replayed_wal_frame_count),
         replayed_wal_last_lsn: engine.and_then(|engine| engine.replayed_wal_last_lsn),
-        fault_reason: node.engine.as_ref().err().cloned().or(node.doubt),
+        fault_reason: node.fault_reason().map(str::to_owned),
         paths: StatusPaths {
             workspace_dir: own.workspace_dir.clone(),
             log: own.log_path.clone(),
@@ -108,14 +108,8 @@ fn current(own: &ReplicaLayout, status: &SharedStatus) -> ControlStatus {
 
 fn progress(own: &ReplicaLayout, cluster: Option<ClusterId>, status: &SharedStatus) -> Progress {
     let node = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Progress {
-        role: node.role,
-        view: node.view,
-        commit_lsn: node.commit_lsn,
-        highest_prepared_lsn: node.highest_prepared,
-        is_active: node.engine.is_ok(),
-        who: Some(Who { replica: own.id, cluster, workspace_dir: own.workspace_dir.clone() }),
-    }
+    let who = Who { replica: own.id, cluster, workspace_dir: own.workspace_dir.clone() };
+    Progress { who: Some(who), ..Progress::from(&node) }
 }
 
 #[cfg(test)]

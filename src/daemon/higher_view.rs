@@ -109,7 +109,7 @@ fn ask_all(
     let mut verdict = Verdict::Denied;
     for answer in answers {
         match answer {
-            Answer::Peer { view, .. } if view >= request.view() => return Verdict::Confirmed,
+            Answer::Peer { state, .. } if state.view >= request.view() => return Verdict::Confirmed,
             Answer::Silent(_) => verdict = Verdict::Open,
             Answer::Foreign(words) => {
                 log::warn!("replica={own} event=another_cluster: {words}");

@@ -6,7 +6,8 @@
 
 use crate::cluster::ReplicaLayout;
 use crate::cluster::control::{ControlError, Who, query_progress, query_status_once};
-use crate::ids::{ClusterId, Lsn, View};
+use crate::ids::ClusterId;
+use crate::replica::node::PeerState;
 use std::io::ErrorKind;
 
 /// What was found out about a peer.
@@ -18,10 +19,8 @@ pub(super) enum Answer {
         introduces: bool,
         /// It is of this implementation, and nothing that it knows is kept from it.
         is_kin: bool,
-        /// As it told.
-        view: View,
-        /// The last entry that it is known to hold, committed or promised.
-        holds: Option<Lsn>,
+        /// How far it is, as it told.
+        state: PeerState,
         /// It says that it holds nothing. Another implementation does not say what it has promised.
         holds_nothing: bool,
     },
@@ -59,13 +58,9 @@ pub(super) fn ask(own_cluster: Option<ClusterId>, peer: &ReplicaLayout) -> Answe
             let introduces = own_cluster.is_some() && who.and_then(|who| who.cluster) == own_cluster;
             let is_kin = introduces || (own_cluster.is_none() && who.is_some());
             let holds_nothing = progress.holds_nothing();
-            Answer::Peer {
-                introduces,
-                is_kin,
-                view: progress.view,
-                holds: progress.commit_lsn.max(progress.highest_prepared_lsn),
-                holds_nothing,
-            }
+            let holds = progress.commit_lsn.max(progress.highest_prepared_lsn);
+            let state = PeerState { view: progress.view, holds };
+            Answer::Peer { introduces, is_kin, state, holds_nothing }
         }
         // Another implementation does not know the question.
         Err(ControlError::Remote(_)) => match query_status_once(peer.control_addr) {
@@ -74,13 +69,8 @@ pub(super) fn ask(own_cluster: Option<ClusterId>, peer: &ReplicaLayout) -> Answe
             }
             Ok(status) => {
                 let (introduces, is_kin, holds_nothing) = (false, false, false);
-                Answer::Peer {
-                    introduces,
-                    is_kin,
-                    view: status.view,
-                    holds: status.commit_lsn,
-                    holds_nothing,
-                }
+                let state = PeerState { view: status.view, holds: status.commit_lsn };
+                Answer::Peer { introduces, is_kin, state, holds_nothing }
             }
             Err(error) => failed(error),
         },

@@ -26,7 +26,9 @@ use crate::engine::Attempt;
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::planted::{self, PlantedFault};
 use crate::replica::message::{Ack, PeerRequest, encode_ack};
-use crate::replica::node::{ClientReply, Node, NodeSettings, NodeStatus, Output, PeerFailure, Token};
+use crate::replica::node::{
+    ClientReply, Node, NodeSettings, NodeStatus, Output, PeerFailure, PeerState, Token,
+};
 use crate::replica::{Replica, Role};
 use crate::storage::{Disk, OsDisk, create_private_folder, private_file};
 use link::Link;
@@ -125,11 +127,8 @@ enum Event {
     },
     /// A replica is in this view.
     PeerView(View),
-    /// A peer that is in this view holds this entry.
-    PeerEntry {
-        view: View,
-        lsn: Lsn,
-    },
+    /// Peers were asked, and are so far.
+    PeersAre(Vec<PeerState>),
     /// No replica holds anything, so the layout says who takes which role.
     ClusterIsNew,
     Stop,
@@ -244,9 +243,8 @@ fn start_node(
         }
         Role::Primary => match peers::ask(layout, own) {
             peers::Found::NewCluster => {}
-            peers::Found::View { highest, held, all_answered } => {
-                held.into_iter().for_each(|(view, lsn)| node.learn_entry(view, lsn));
-                highest.into_iter().for_each(|view| node.learn_view(view));
+            peers::Found::Answers { peers, all_answered } => {
+                peers.into_iter().for_each(|peer| node.learn_peer(peer));
                 if !all_answered && node.replica().role() == Role::Primary {
                     peers::keep_asking(layout.clone(), own.clone(), events.clone());
                 }
@@ -446,7 +444,7 @@ impl Process<'_> {
             Event::Peer { token, request } => self.node.peer(token, request),
             Event::PeerAnswer { from, answer } => self.node.answered(from, answer, self.started.elapsed()),
             Event::PeerView(view) => self.node.learn_view(view),
-            Event::PeerEntry { view, lsn } => self.node.learn_entry(view, lsn),
+            Event::PeersAre(peers) => peers.into_iter().for_each(|peer| self.node.learn_peer(peer)),
             Event::ClusterIsNew => take_layout_role(&mut self.node, self.layout, self.own),
             Event::Stop => {
                 self.node.rest();

@@ -7,7 +7,7 @@ use super::Event;
 use super::identity::{self, Answer};
 use crate::cluster::control::query_status_once;
 use crate::cluster::{ClusterLayout, ReplicaLayout};
-use crate::ids::{Lsn, View};
+use crate::replica::node::PeerState;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -20,11 +20,9 @@ pub(super) enum Found {
     /// All answer, none holds anything, and none is in a view that the layout does not begin with.
     NewCluster,
     /// Something is held, or not everybody answers.
-    View {
-        /// The highest view among those that answer.
-        highest: Option<View>,
-        /// Views of those that answer, and the last entry that each holds.
-        held: Vec<(View, Lsn)>,
+    Answers {
+        /// How far those are that answer.
+        peers: Vec<PeerState>,
         /// Whether everybody answered.
         all_answered: bool,
     },
@@ -38,12 +36,12 @@ pub(super) fn ask(layout: &ClusterLayout, own: &ReplicaLayout) -> Found {
             peers.iter().map(|peer| scope.spawn(|| identity::ask(layout.cluster_id, peer))).collect();
         asked.into_iter().filter_map(|asked| asked.join().ok()).collect()
     });
-    let (mut answered, mut held) = (Vec::new(), Vec::new());
+    let (mut answered, mut nothing_held) = (Vec::new(), true);
     for answer in answers {
         match answer {
-            Answer::Peer { view, holds, holds_nothing, .. } => {
-                answered.push((view, holds_nothing));
-                held.extend(holds.map(|lsn| (view, lsn)));
+            Answer::Peer { state, holds_nothing, .. } => {
+                answered.push(state);
+                nothing_held &= holds_nothing;
             }
             // The peer itself has not answered.
             Answer::Foreign(words) => log::warn!("replica={} event=another_cluster: {words}", own.id),
@@ -51,12 +49,10 @@ pub(super) fn ask(layout: &ClusterLayout, own: &ReplicaLayout) -> Found {
         }
     }
     let all_answered = answered.len() == peers.len();
-    let highest = answered.iter().map(|(view, _)| *view).max();
-    let nothing_held = answered.iter().all(|(_, holds_nothing)| *holds_nothing);
-    if all_answered && nothing_held && highest <= Some(layout.current_view) {
+    if all_answered && nothing_held && answered.iter().all(|peer| peer.view <= layout.current_view) {
         return Found::NewCluster;
     }
-    Found::View { highest, held, all_answered }
+    Found::Answers { peers: answered, all_answered }
 }
 
 /// Goes on asking until it is clear, and tells what was found.
@@ -68,16 +64,10 @@ pub(super) fn keep_asking(layout: ClusterLayout, own: ReplicaLayout, events: Sen
             pause = (pause * 2).min(LONGEST_PAUSE);
             let (event, clear) = match ask(&layout, &own) {
                 Found::NewCluster => (Event::ClusterIsNew, true),
-                Found::View { highest: Some(view), held, all_answered } => {
-                    let told = held.into_iter().map(|(view, lsn)| Event::PeerEntry { view, lsn });
-                    if told.map(|event| events.send(event)).any(|sent| sent.is_err()) {
-                        return;
-                    }
-                    (Event::PeerView(view), all_answered)
-                }
-                Found::View { highest: None, .. } => continue,
+                Found::Answers { peers, .. } if peers.is_empty() => continue,
+                Found::Answers { peers, all_answered } => (Event::PeersAre(peers), all_answered),
             };
-            let recovering = matches!(event, Event::PeerView(_)) && own_role_is_open(&own);
+            let recovering = matches!(event, Event::PeersAre(_)) && own_role_is_open(&own);
             if events.send(event).is_err() || (clear && !recovering) {
                 return;
             }

@@ -4,6 +4,7 @@ use crate::cluster::ControlStatus;
 use crate::ids::{Lsn, ReplicaId, View};
 use crate::keyvalue::or_none;
 use crate::replica::Role;
+use crate::replica::node::NodeStatus;
 use std::fmt;
 
 /// How a replica that answers is, as it says itself.
@@ -57,6 +58,20 @@ impl From<&ControlStatus> for Health {
             commit_lsn: status.commit_lsn,
             snapshot_lsn: status.active_snapshot_lsn,
             fault: status.fault_reason.clone(),
+        }
+    }
+}
+
+impl From<&NodeStatus> for Health {
+    /// What its process would say of it.
+    fn from(status: &NodeStatus) -> Self {
+        Self {
+            is_active: status.engine.is_ok(),
+            role: status.role,
+            view: status.view,
+            commit_lsn: status.commit_lsn,
+            snapshot_lsn: status.active_snapshot_lsn,
+            fault: status.fault_reason().map(str::to_owned),
         }
     }
 }

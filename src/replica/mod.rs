@@ -213,6 +213,12 @@ impl Replica {
         self.prepared.keys().next_back().copied()
     }
 
+    /// Highest LSN promised or committed.
+    #[must_use]
+    pub fn last_held(&self) -> Option<Lsn> {
+        self.highest_prepared().max(self.commit_lsn())
+    }
+
     /// Stops trusting this replica.
     fn fail(&mut self, reason: FaultReason) -> Refusal {
         log::error!("replica={} event=faulted reason={reason}", self.id());
@@ -341,7 +347,7 @@ impl Replica {
     /// # Errors
     /// When none is left.
     pub fn next_prepare_lsn(&self) -> Result<Lsn, Refusal> {
-        let last = self.highest_prepared().max(self.commit_lsn());
+        let last = self.last_held();
         Lsn::following(last).ok_or(Refusal::PrepareLsnExhausted { last_lsn: last.unwrap_or_default() })
     }
 
@@ -672,23 +678,24 @@ impl Replica {
     /// Takes note of the last entry that a peer in a view has committed or promised. The primary of that view holds all of them: it was
     /// the first to. One that does not has lost what it had, may not number anything in its place, and remembers that on disk.
     pub fn hear_of_entry(&mut self, view: View, lsn: Lsn) {
-        let held = self.highest_prepared().max(self.commit_lsn());
         let is_unseen = PlantedFault::LossUnseen.is_enabled() || PlantedFault::TornTailTaken.is_enabled();
-        let has_lost = self.role() == Role::Primary && self.view() == view && Some(lsn) > held && !is_unseen;
-        if has_lost && self.check_active().is_ok() {
-            // If this write fails the replica is faulted all the same.
-            let _ = self.write_metadata(Metadata { role: Role::Faulted, ..self.metadata });
-            self.fail(FaultReason::EntriesLost { lsn });
+        if self.role() == Role::Primary && self.view() == view && Some(lsn) > self.last_held() && !is_unseen {
+            self.give_up(FaultReason::EntriesLost { lsn });
         }
     }
 
     /// Gives this replica up because its primary and it hold different entries at one LSN, and remembers that on disk: no
     /// commit may build on either.
     pub fn give_up_on_conflict(&mut self, lsn: Lsn) {
+        self.give_up(FaultReason::PreparedEntryConflict { lsn });
+    }
+
+    /// Faults a replica that is active, and remembers that on disk.
+    fn give_up(&mut self, reason: FaultReason) {
         if self.check_active().is_ok() {
             // If this write fails the replica is faulted all the same.
             let _ = self.write_metadata(Metadata { role: Role::Faulted, ..self.metadata });
-            self.fail(FaultReason::PreparedEntryConflict { lsn });
+            self.fail(reason);
         }
     }
 }

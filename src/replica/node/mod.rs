@@ -81,6 +81,15 @@ pub enum PeerFailure {
     Refused(String),
 }
 
+/// How far a replica is, as its peers hear of it when they start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerState {
+    /// The view that its metadata names.
+    pub view: View,
+    /// The last entry that it has promised or committed, as far as it tells.
+    pub holds: Option<Lsn>,
+}
+
 /// What a node tells about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -100,6 +109,14 @@ pub struct NodeStatus {
     pub doubt: Option<String>,
     /// What only a replica that can be trusted can tell.
     pub engine: Result<EngineStatus, String>,
+}
+
+impl NodeStatus {
+    /// Why it cannot be trusted; or, while it can, where it and another replica differ.
+    #[must_use]
+    pub fn fault_reason(&self) -> Option<&str> {
+        self.engine.as_ref().err().or(self.doubt.as_ref()).map(String::as_str)
+    }
 }
 
 /// What a running engine tells.
@@ -270,12 +287,16 @@ impl Node {
         self.abandon_round();
     }
 
-    /// Takes note of the last entry that a peer in a view holds, which tells a primary whether it has lost anything.
-    pub fn learn_entry(&mut self, view: View, lsn: Lsn) {
-        self.replica.hear_of_entry(view, lsn);
-        if self.replica.fault().is_some() {
-            self.abandon_round();
+    /// Takes note of how far a peer is, as it told when it was asked: a primary learns whether it has lost anything, and whether it is
+    /// one still.
+    pub fn learn_peer(&mut self, peer: PeerState) {
+        if let Some(lsn) = peer.holds {
+            self.replica.hear_of_entry(peer.view, lsn);
+            if self.replica.fault().is_some() {
+                self.abandon_round();
+            }
         }
+        self.learn_view(peer.view);
     }
 
     fn reply(&mut self, token: Token, reply: ClientReply) {

@@ -213,8 +213,7 @@ impl Node {
 
     /// Whether a peer that needs this next is somewhere on this primary's way.
     fn can_follow(&self, next: Lsn) -> bool {
-        let last = self.replica.highest_prepared().max(self.replica.commit_lsn());
-        Some(next) <= Lsn::following(last)
+        Some(next) <= Lsn::following(self.replica.last_held())
     }
 
     /// Sends every peer what it should get next.

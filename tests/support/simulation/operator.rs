@@ -10,7 +10,6 @@ use allocdb_node::operator::{
     Control, Converge, Decision, Failover, Fence, Health, Operation, Rejoin, Replicas, Round, Sighting, Step,
 };
 use allocdb_node::replica::staging::StagedReplica;
-use allocdb_node::replica::{Replica, Role};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,8 +22,9 @@ const CALL: u64 = 30_000;
 /// How many calls a bad network lasts between two failovers, if no write gets through.
 const BAD_TURNS: u32 = 100;
 
+/// What the library's operator is doing in a world.
 #[derive(Default)]
-pub(super) struct Operator {
+pub(super) struct Operations {
     work: Option<Work>,
     /// What comes when that is done.
     afterwards: VecDeque<Work>,
@@ -92,7 +92,7 @@ impl Control for Machines<'_> {
     fn probe(&mut self) -> Round {
         let sighting = |at: At| {
             let process = self.0.machines[at].process.as_ref();
-            let health = process.map(|process| standing_of(process.node.replica()));
+            let health = process.map(|process| Health::from(&process.node.status()));
             Sighting { replica: id_of(at), answer: health.ok_or_else(|| "nobody listens".to_owned()) }
         };
         Round((0..COUNT).map(sighting).collect())
@@ -100,7 +100,7 @@ impl Control for Machines<'_> {
 
     fn progress(&mut self, replica: ReplicaId) -> Option<Progress> {
         let process = self.0.machines[place_of(replica)].process.as_ref()?;
-        Some(progress_of(process.node.replica()))
+        Some(Progress::from(&process.node.status()))
     }
 
     fn heal(&mut self, replica: ReplicaId) -> Result<(), String> {
@@ -171,29 +171,6 @@ impl Control for Machines<'_> {
             Decision::WaitOut { .. } => {}
         }
         self.0.trace(|| format!("operator: {decision}"));
-    }
-}
-
-fn progress_of(replica: &Replica) -> Progress {
-    Progress {
-        role: replica.role(),
-        view: replica.view(),
-        commit_lsn: replica.commit_lsn(),
-        highest_prepared_lsn: replica.highest_prepared(),
-        is_active: replica.fault().is_none(),
-        who: None,
-    }
-}
-
-fn standing_of(replica: &Replica) -> Health {
-    let is_active = replica.fault().is_none();
-    Health {
-        is_active,
-        role: if is_active { replica.role() } else { Role::Faulted },
-        view: replica.view(),
-        commit_lsn: replica.commit_lsn(),
-        snapshot_lsn: replica.metadata().active_snapshot_lsn,
-        fault: replica.fault().map(ToString::to_string),
     }
 }
 

@@ -9,7 +9,7 @@ use allocdb_node::api::{Request, text};
 use allocdb_node::engine::{EngineConfig, EnginePaths, payload_kind};
 use allocdb_node::ids::{Lsn, ReplicaId, ShardId, Slot, View};
 use allocdb_node::replica::message::{Ack, PeerRequest};
-use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
+use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, PeerState, Token};
 use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
 use allocdb_node::storage::wal::Scanner;
 use allocdb_node::storage::{Disk, Frame};
@@ -179,21 +179,23 @@ impl World {
         self.machines[at].disk.clear_fuse();
     }
 
-    /// A primary asks which views the others are in, and goes on asking until all have answered.
+    /// A primary asks how far the others are, and goes on asking until all have answered.
     pub(super) fn ask_views(&mut self, at: At, pause: u64) {
-        let heard: Vec<Option<View>> = (0..COUNT)
+        let heard: Vec<Option<PeerState>> = (0..COUNT)
             .filter(|other| *other != at)
             .map(|other| {
                 let process = self.machines[other].process.as_ref()?;
-                self.network.is_open(at, other).then(|| process.node.replica().view())
+                let replica = process.node.replica();
+                let state = PeerState { view: replica.view(), holds: replica.last_held() };
+                self.network.is_open(at, other).then_some(state)
             })
             .collect();
         let Some(process) = &mut self.machines[at].process else { return };
         if process.node.replica().role() != Role::Primary {
             return;
         }
-        for view in heard.iter().flatten() {
-            process.node.learn_view(*view);
+        for peer in heard.iter().flatten() {
+            process.node.learn_peer(*peer);
         }
         let life = process.life;
         self.after_step(at);

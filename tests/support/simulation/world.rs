@@ -6,7 +6,7 @@ use super::disk::SimDisk;
 use super::history::History;
 use super::judge::{Record, Totals, limits};
 use super::nemesis::Nemesis;
-use super::operator::Operator;
+use super::operator::Operations;
 use super::process::{Inbound, Machine};
 use allocdb_node::replica::message::Ack;
 use allocdb_node::replica::node::{ClientReply, PeerFailure};
@@ -142,7 +142,7 @@ pub(super) struct World {
     pub(super) slow: Option<At>,
     pub(super) clients: Vec<Client>,
     pub(super) writes: Vec<WriteOp>,
-    pub(super) operator: Operator,
+    pub(super) operator: Operations,
     pub(super) nemesis: Nemesis,
     pub(super) record: Record,
     pub(super) history: History,
@@ -176,7 +176,7 @@ impl World {
             slow,
             clients: Vec::new(),
             writes: Vec::new(),
-            operator: Operator::default(),
+            operator: Operations::default(),
             nemesis,
             record: Record::default(),
             history: History::new(limits(), seed, is_traced),
