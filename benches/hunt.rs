@@ -13,7 +13,6 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use allocdb_node::allocator::AllocatorConfig;
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use allocdb_node::client::judge::Judge;
 use allocdb_node::client::lease::Limits as ClientLimits;
@@ -37,19 +36,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 const PROCESSES: u64 = 16;
-
-/// Those of a cluster that is made for a hunt.
-const LIMITS: Limits = Limits {
-    allocator: AllocatorConfig {
-        max_resources: 256,
-        max_reservations: 16_384,
-        max_bundle_size: 4,
-        max_operations: 65_536,
-        max_expiration_bucket_len: 16_384,
-        ..Limits::STANDARD.allocator
-    },
-    ..Limits::STANDARD
-};
 
 fn main() {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
@@ -134,7 +120,8 @@ fn play(workspace: &Path, seed: u64, time: Duration, is_recorded: bool) -> Playe
         ownership: Ownership::Tethered,
         cancelled: Default::default(),
     };
-    let mut runner = Runner::create_or_open(workspace, LIMITS, Host::Own, launcher).expect("a new workspace");
+    let mut runner =
+        Runner::create_or_open(workspace, Limits::HUNT, Host::Own, launcher).expect("a new workspace");
     runner.start().expect("a cluster that starts");
     let layout = runner.layout();
     let limits = limits_of(&layout.allocator, layout.engine.max_expirations_per_tick.into());

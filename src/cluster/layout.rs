@@ -191,6 +191,19 @@ impl Limits {
         },
         ..Limits::STANDARD
     };
+
+    /// Limits of a cluster made for a hunt: room for operations that are remembered, and bundles.
+    pub const HUNT: Limits = Limits {
+        allocator: AllocatorConfig {
+            max_resources: 256,
+            max_reservations: 16_384,
+            max_bundle_size: 4,
+            max_operations: 65_536,
+            max_expiration_bucket_len: 16_384,
+            ..Limits::STANDARD.allocator
+        },
+        ..Limits::STANDARD
+    };
 }
 
 impl ReplicaLayout {

@@ -84,7 +84,7 @@ pub enum Act {
     Inject(Fault),
     /// Both are paused, at such a moment if that can be had.
     PauseAt {
-        /// What is to be so.
+        /// The state of everybody's files that is waited for.
         moment: Moment,
         /// Who is paused first.
         first: u64,
@@ -158,10 +158,22 @@ fn wait(rng: &mut Rng, least: u64, most: u64) -> Act {
     Act::Wait(Millis(rng.within(least, most)))
 }
 
+/// These are killed while clients wait, and come back with what their files hold.
+fn start_again(rng: &mut Rng, primary: u64, victims: &[u64]) -> [Act; 6] {
+    [
+        kill(victims),
+        wait(rng, 10, 150),
+        Act::Heal(Kill, None),
+        Act::ReadAt(primary),
+        Act::ReleaseClients(Some(primary)),
+        wait(rng, 300, 600),
+    ]
+}
+
 fn majority_away(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
     let [one, other] = others;
     let victims = if rng.one_in(2) { vec![primary] } else { vec![primary, one, other] };
-    vec![
+    let mut acts = vec![
         kill(&others),
         Act::Insist(4),
         wait(rng, 1_700, 2_400),
@@ -169,13 +181,9 @@ fn majority_away(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
         wait(rng, 200, 600),
         Act::AwaitCheckpoint(primary),
         Act::HoldClients,
-        kill(&victims),
-        wait(rng, 10, 150),
-        Act::Heal(Kill, None),
-        Act::ReadAt(primary),
-        Act::ReleaseClients(Some(primary)),
-        wait(rng, 300, 600),
-    ]
+    ];
+    acts.extend(start_again(rng, primary, &victims));
+    acts
 }
 
 fn primary_lost(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
@@ -269,17 +277,9 @@ fn two_failovers(rng: &mut Rng, primary: u64, others: [u64; 2]) -> Vec<Act> {
 
 fn checkpoint_last(rng: &mut Rng, primary: u64, [one, other]: [u64; 2]) -> Vec<Act> {
     let victims = if rng.one_in(2) { vec![primary] } else { vec![primary, one, other] };
-    vec![
-        Act::HoldClients,
-        wait(rng, 20, 60),
-        Act::WriteToCheckpoint(primary),
-        kill(&victims),
-        wait(rng, 10, 150),
-        Act::Heal(Kill, None),
-        Act::ReadAt(primary),
-        Act::ReleaseClients(Some(primary)),
-        wait(rng, 300, 600),
-    ]
+    let mut acts = vec![Act::HoldClients, wait(rng, 20, 60), Act::WriteToCheckpoint(primary)];
+    acts.extend(start_again(rng, primary, &victims));
+    acts
 }
 
 fn followers_still(rng: &mut Rng, primary: u64, [one, other]: [u64; 2]) -> Vec<Act> {

@@ -37,7 +37,6 @@ use super::runs::programs;
 use super::runtime;
 use super::sink::{OutputRoot, create_output_root};
 use super::testbed::{Ending, Machines as _, REPLICAS};
-use allocdb_node::allocator::AllocatorConfig;
 use allocdb_node::check::Verdict;
 use allocdb_node::client::findings::{COVERAGE, DOUBT, UNAVAILABLE};
 use allocdb_node::client::judge::Judge;
@@ -72,19 +71,6 @@ const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// A checkpoint comes whenever logs have grown by so much, where the family of that name is asked for.
 const SMALL_CHECKPOINT: u64 = 32 * 1024;
-
-/// Limits of a cluster made for a hunt: room for operations that are remembered, and bundles.
-const LIMITS: Limits = Limits {
-    allocator: AllocatorConfig {
-        max_resources: 256,
-        max_reservations: 16_384,
-        max_bundle_size: 4,
-        max_operations: 65_536,
-        max_expiration_bucket_len: 16_384,
-        ..Limits::STANDARD.allocator
-    },
-    ..Limits::STANDARD
-};
 
 /// Families that need a cluster that is made for them.
 const ON_ITS_OWN: [(Family, &str); 3] = [
@@ -175,7 +161,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     let _taken = notes.take();
     let workspace = root.path().join(format!(".{id}{}", CLUSTER.1));
     let made = HuntCluster {
-        limits: LIMITS,
+        limits: Limits::HUNT,
         checkpoint_bytes: options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT),
         has_faulty_links: options.nemesis.contains(&Family::Link),
     };
@@ -183,7 +169,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     let opened = match &options.workspace {
         None => LocalTestbed::create_for_hunt(&workspace, &made, &signals.second)
             .inspect_err(|_| drop(std::fs::remove_dir_all(&workspace))),
-        Some(others) => LocalTestbed::open_for_hunt(others, LIMITS, &id, &signals.second),
+        Some(others) => LocalTestbed::open_for_hunt(others, Limits::HUNT, &id, &signals.second),
     };
     let mut testbed = opened?;
     if let Err(error) = check_untouched(&testbed) {

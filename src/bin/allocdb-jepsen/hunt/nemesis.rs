@@ -149,11 +149,16 @@ impl<'a> Nemesis<'a> {
     /// Whether a fault may begin now. What comes alone makes an end of everything else first.
     fn may_come(&mut self, fault: &Fault) -> bool {
         if comes_alone(fault.family()) {
-            for active in std::mem::take(&mut self.active) {
-                self.heal(active);
-            }
+            self.heal_active();
         }
         allows(fault, &self.view()).is_ok()
+    }
+
+    /// Heals whatever is active.
+    fn heal_active(&mut self) {
+        for active in std::mem::take(&mut self.active) {
+            self.heal(active);
+        }
     }
 
     /// Undoes everything, whatever the history says was done.
@@ -161,9 +166,7 @@ impl<'a> Nemesis<'a> {
     /// # Errors
     /// What could not be undone.
     pub(super) fn heal_all(&mut self) -> Result<()> {
-        for active in std::mem::take(&mut self.active) {
-            self.heal(active);
-        }
+        self.heal_active();
         self.tell_majority();
         self.testbed.heal_all_links()?;
         self.direct_clients();

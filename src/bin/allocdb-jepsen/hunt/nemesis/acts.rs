@@ -16,14 +16,26 @@ use std::time::{Duration, Instant};
 /// How long a checkpoint is waited for.
 const CHECKPOINT_COMES: Duration = Duration::from_millis(1_500);
 
+/// How long somebody writes until there is one.
+const CHECKPOINT_FILLS: Duration = Duration::from_secs(3);
+
+/// How many writes at a time.
+const WRITTEN_AT_ONCE: usize = 16;
+
+/// Pause between two looks for one.
+const CHECKPOINT_LOOK: Duration = Duration::from_millis(2);
+
 /// How often two replicas are paused until it is at the right moment.
 const PAUSES: u32 = 24;
 
 /// How long they go on between, one time after the other.
 const BETWEEN_PAUSES: Duration = Duration::from_millis(15);
-/// How long it may take until the primary has committed what it has asked them to write, and how much later they are paused if much is to
-/// be on its way: what has come together while they stood still it asks of them at once then.
+
+/// How long it may take until the primary has committed what it has asked them to write.
 const COMMIT_COMES: Duration = Duration::from_millis(150);
+
+/// How much later than that they are paused if much is to be on its way, one time after the other: what has come together while they
+/// stood still it asks of them at once then.
 const SHORTLY: [Duration; 3] = [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(1)];
 
 /// How much later the second is paused than the first if one is to hold less than the other, one time after the other: about as long as
@@ -40,18 +52,11 @@ const LATER: [Duration; 6] = [
 /// Entries that a primary is to hold and nobody else, if that can be had.
 const FAR_AHEAD: u64 = 4;
 
-/// Pause between two looks for one.
-const CHECKPOINT_LOOK: Duration = Duration::from_millis(2);
-
 /// How long an answer is waited for that may never come.
 const READ_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Resources, oldest leases and newest leases in a sample.
 const SAMPLE: [usize; 3] = [16, 8, 24];
-
-/// How long it is written until there is one, and how many writes at a time.
-const CHECKPOINT_FILLS: Duration = Duration::from_secs(3);
-const WRITTEN_AT_ONCE: usize = 16;
 
 /// Attempts of somebody who insists.
 const INSISTS: usize = 3;
@@ -67,9 +72,7 @@ impl Nemesis<'_> {
     pub(super) fn play(&mut self, pattern: Pattern, schedule: &mut Schedule) -> bool {
         // Whoever failed by itself is told of before anything is done that would bring it in place.
         self.look();
-        for active in std::mem::take(&mut self.active) {
-            self.heal(active);
-        }
+        self.heal_active();
         let Some(primary) = self.settled_primary() else {
             self.converge();
             return false;
@@ -83,9 +86,7 @@ impl Nemesis<'_> {
         let is_cut = acts.any(|act| self.shared.is_over() || !self.perform(act));
         self.leader = None;
         self.shared.hold(false);
-        for active in std::mem::take(&mut self.active) {
-            self.heal(active);
-        }
+        self.heal_active();
         if is_cut {
             // A failover leaves the old primary down.
             self.converge();
@@ -241,22 +242,20 @@ impl Nemesis<'_> {
 
     /// Waits until a replica has taken a checkpoint a moment ago, if it takes any.
     fn await_checkpoint(&self, replica: ReplicaId) {
+        self.until_checkpoint(replica, CHECKPOINT_COMES, || std::thread::sleep(CHECKPOINT_LOOK));
+    }
+
+    /// Does something again and again until a replica has taken a checkpoint, or for so long.
+    fn until_checkpoint(&self, replica: ReplicaId, limit: Duration, act: impl Fn()) {
         let (began, before) = (Instant::now(), self.snapshot_of(replica));
-        while began.elapsed() < CHECKPOINT_COMES
-            && !self.shared.is_over()
-            && self.snapshot_of(replica) == before
-        {
-            std::thread::sleep(CHECKPOINT_LOOK);
+        while began.elapsed() < limit && !self.shared.is_over() && self.snapshot_of(replica) == before {
+            act();
         }
     }
 
     /// Writes, a few at a time, until a primary has taken a checkpoint, if it takes any.
     fn write_to_checkpoint(&self, replica: ReplicaId) {
-        let (began, before) = (Instant::now(), self.snapshot_of(replica));
-        while began.elapsed() < CHECKPOINT_FILLS
-            && !self.shared.is_over()
-            && self.snapshot_of(replica) == before
-        {
+        self.until_checkpoint(replica, CHECKPOINT_FILLS, || {
             let steps = self.shared.lock().generator.strangers(WRITTEN_AT_ONCE);
             std::thread::scope(|scope| {
                 for step in steps {
@@ -264,7 +263,7 @@ impl Nemesis<'_> {
                     scope.spawn(move || self.shared.ask_within(&step, READ_PATIENCE));
                 }
             });
-        }
+        });
     }
 
     /// Reads a sample of everything at a replica, whatever it takes itself for.
