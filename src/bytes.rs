@@ -15,7 +15,7 @@ pub enum FieldError {
     Tag {
         /// Offset of that byte.
         at: usize,
-        /// What it holds.
+        /// The byte as it was found there.
         value: u8,
     },
 }

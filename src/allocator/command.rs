@@ -12,7 +12,7 @@ pub enum Command {
     },
     /// Takes one available resource.
     Reserve {
-        /// What to take.
+        /// The resource that is to be taken; it must exist and be available.
         resource: ResourceId,
         /// Who takes it.
         holder: HolderId,
@@ -103,7 +103,7 @@ pub struct ClientCommand {
     pub operation: OperationId,
     /// Carried along, without meaning.
     pub client: ClientId,
-    /// What is asked.
+    /// The change that the client wants made to the state.
     pub command: Command,
 }
 

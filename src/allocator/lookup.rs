@@ -13,7 +13,7 @@ use crate::planted::PlantedFault;
 pub struct ResourceView {
     /// The id that it was created with.
     pub id: ResourceId,
-    /// What it is doing.
+    /// Available, reserved or confirmed, as of the last entry applied.
     pub state: ResourceState,
     /// Who holds it; absent exactly while it is available.
     pub current: Option<ReservationId>,

@@ -45,7 +45,7 @@ pub struct Entry {
     pub lsn: Lsn,
     /// Its request slot.
     pub slot: Slot,
-    /// What is asked.
+    /// The command, with or without a client's operation id.
     pub body: Body,
 }
 

@@ -72,13 +72,13 @@ impl From<SlotOverflow> for Rejection {
 pub struct Committed {
     /// LSN of its first execution.
     pub lsn: Lsn,
-    /// What it came to.
+    /// Result code of that execution, and the lease it is about.
     pub outcome: Outcome,
     /// True if it was executed earlier and this is what was remembered.
     pub from_retry_cache: bool,
 }
 
-/// What a tick did.
+/// How many leases a tick ended, and where in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticked {
     /// Expire commands executed, whatever each came to.

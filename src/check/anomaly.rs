@@ -73,7 +73,7 @@ impl fmt::Display for AnomalyKind {
 /// One thing that is wrong, with its smallest explanation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anomaly {
-    /// What is wrong.
+    /// The most specific name that fits.
     pub kind: AnomalyKind,
     /// Indexes of the invocations that cannot all be right, ascending.
     pub operations: Vec<u64>,

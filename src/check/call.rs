@@ -53,7 +53,7 @@ pub enum Completion<M: Model> {
     },
     /// A read was refused because the state, at this place, does not include what it demanded.
     Behind {
-        /// What it demanded.
+        /// The place that the reader demanded to be included.
         required: u64,
         /// Where the state was.
         applied: u64,

@@ -43,7 +43,7 @@ pub struct StatePart {
 /// Why something is wrong, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// What was seen.
+    /// As whoever noticed it put it, for people.
     pub reason: String,
 }
 

@@ -25,7 +25,7 @@ const MEANWHILE: u64 = 128;
 /// What a history amounts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// What was found.
+    /// Anomalies and doubts, which make the verdict.
     pub judgement: Judgement,
     /// How many operations came to what.
     pub counts: Counts,

@@ -114,7 +114,7 @@ pub struct Command {
 /// What a client was told about a command of its own. Only a reservation that succeeded has more than a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Answer {
-    /// What it came to.
+    /// Result code, as the wire and histories name it.
     pub code: Code,
     /// The lease that was made.
     pub lease: Option<ReservationId>,

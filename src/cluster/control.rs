@@ -380,7 +380,7 @@ pub fn query_status(addr: SocketAddr) -> Result<ControlStatus, ControlError> {
 /// Asks a replica once how it is: nobody listening is an answer too.
 ///
 /// # Errors
-/// What went wrong.
+/// When nobody answers in time, or the reply is none of a replica.
 pub fn query_status_once(addr: SocketAddr) -> Result<ControlStatus, ControlError> {
     ControlStatus::decode(&exchange(addr, "status\n")?)
 }
@@ -388,7 +388,7 @@ pub fn query_status_once(addr: SocketAddr) -> Result<ControlStatus, ControlError
 /// Asks a replica once how far it has come.
 ///
 /// # Errors
-/// What went wrong.
+/// When nobody answers in time, or the reply is none of a replica. Another implementation refuses the question.
 pub fn query_progress(addr: SocketAddr) -> Result<Progress, ControlError> {
     Progress::decode(&exchange(addr, "progress\n")?)
 }

@@ -9,7 +9,7 @@ use crate::storage::{Flush, OsDisk, replace_file};
 use std::fmt::Write as _;
 use std::io;
 
-/// What was done.
+/// A thing that was done to a replica or the cluster, as the timeline names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// All replicas were started and answer.
@@ -67,7 +67,7 @@ pub struct Event {
     pub sequence: u64,
     /// When, in milliseconds since the epoch.
     pub timestamp_millis: u128,
-    /// What was done.
+    /// The thing that was done.
     pub kind: EventKind,
     /// To which replica; none for the whole cluster.
     pub replica: Option<ReplicaId>,

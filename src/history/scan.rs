@@ -33,7 +33,7 @@ impl<'a> Scanner<'a> {
         self.0.is_empty()
     }
 
-    /// What is left.
+    /// The text behind what has been read so far.
     #[must_use]
     pub fn rest(&self) -> &'a str {
         self.0

@@ -89,7 +89,7 @@ pub struct Bundle<'a> {
     pub created_at_millis: u128,
     /// Writes the history. It may be far longer than memory is large.
     pub history: WriteHistory<'a>,
-    /// What was judged.
+    /// The gate's report on that history.
     pub report: &'a Report,
     /// The log archive, copied under its own file name; `None` if no whole one could be had.
     pub logs_archive: Option<&'a Path>,

@@ -76,7 +76,7 @@ pub struct SecondOpinion {
 pub struct FoundAnomaly {
     /// One of the names of [`crate::check::AnomalyKind`].
     pub name: String,
-    /// What it is about.
+    /// Ids and numbers that name it, by key.
     pub fields: BTreeMap<String, String>,
     /// Sequence numbers of the events that cannot all be right.
     pub operations: Vec<u64>,

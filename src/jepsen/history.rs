@@ -52,7 +52,7 @@ pub struct Event {
     pub process: Process,
     /// When the answer was in.
     pub time: UnixMillis,
-    /// What was asked.
+    /// The request with its parameters, as the client sent it.
     pub operation: Operation,
     /// What became of it.
     pub outcome: Outcome,
@@ -338,11 +338,11 @@ pub struct ReadAnswer {
     pub served_role: ServedRole,
     /// Up to where the replica had applied the log, if that is known.
     pub observed_lsn: Option<Lsn>,
-    /// What was seen.
+    /// The resource or lease as the replica showed it.
     pub state: ReadState,
 }
 
-/// What a read saw.
+/// The state of a resource or of a lease, as a read showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadState {
     /// The state of a resource.

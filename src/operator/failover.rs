@@ -356,7 +356,7 @@ enum PlanProblem {
 }
 
 impl Operation for Failover {
-    /// What was decided.
+    /// The plan that was carried out: who became primary, from whose files, in which view.
     type Output = Decision;
 
     fn step<C: Control>(&mut self, control: &mut C) -> Result<Step<Decision>, Failure<C::Error>> {

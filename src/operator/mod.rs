@@ -171,7 +171,7 @@ impl<T> Step<T> {
 /// Something that is done to a cluster, one call at a time. Given up at any point it leaves a cluster that a [`Converge`]
 /// brings in place.
 pub trait Operation {
-    /// What it comes to.
+    /// The result once the last call has been made.
     type Output;
 
     /// Makes the next call.

@@ -271,7 +271,7 @@ impl Rejoin {
 }
 
 impl Operation for Rejoin {
-    /// What was decided.
+    /// The plan that was carried out: whose files were taken, through which LSN.
     type Output = Decision;
 
     fn step<C: Control>(&mut self, control: &mut C) -> Result<Step<Decision>, Failure<C::Error>> {

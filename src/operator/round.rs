@@ -81,7 +81,7 @@ impl From<&NodeStatus> for Health {
 pub struct Sighting {
     /// The one that was asked.
     pub replica: ReplicaId,
-    /// What it said.
+    /// Its health, or why there was no answer.
     pub answer: Result<Health, String>,
 }
 

@@ -112,7 +112,7 @@ pub enum MetadataError {
     InvalidOptionTag {
         /// The field that the value is of.
         kind: &'static str,
-        /// What the byte is.
+        /// The byte that was found.
         value: u8,
     },
     /// Bytes are left over.

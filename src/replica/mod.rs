@@ -101,7 +101,7 @@ pub enum ReadRefusal {
 pub struct CommittedEntry {
     /// The place of the entry in the log.
     pub lsn: Lsn,
-    /// What it came to.
+    /// The answer that its client gets.
     pub outcome: Outcome,
 }
 

@@ -16,7 +16,7 @@ const VERSION: u16 = 1;
 const CHECKSUM_AT: usize = 27;
 const COVERED_FROM: usize = 8;
 
-/// What a frame is.
+/// The kind of payload that a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RecordType {
     /// A client's command, exactly as received.

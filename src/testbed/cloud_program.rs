@@ -64,7 +64,7 @@ pub struct GuestFile {
     pub path: String,
     /// Its permissions, in octal digits.
     pub mode: &'static str,
-    /// What it holds.
+    /// The bytes that are written into it.
     pub content: Content,
 }
 

@@ -14,7 +14,7 @@ pub enum ModuleError {
     Line {
         /// Counted from 1.
         line: usize,
-        /// What it says.
+        /// The line as it stands in the file.
         found: String,
     },
 }

@@ -69,7 +69,7 @@ pub struct HuntStatus {
     pub workspace: PathBuf,
     /// The word of what clients do.
     pub workload: String,
-    /// What it is doing.
+    /// The step of the hunt that is under way.
     pub phase: HuntPhase,
     /// Milliseconds since the epoch.
     pub started_at_millis: u64,

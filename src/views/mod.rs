@@ -47,7 +47,7 @@ pub struct Heading {
     pub now_millis: u64,
 }
 
-/// What is shown.
+/// One run by its status file, or the latest runs of several testbeds.
 #[derive(Debug, Clone)]
 pub enum Subject {
     /// One run, by its status file.

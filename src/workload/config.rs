@@ -84,7 +84,7 @@ pub const MOST_RESOURCES: usize = 64;
 /// What a generator is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What to dwell on.
+    /// The kind of work that most operations are of.
     pub workload: WorkloadKind,
     /// The limits of the cluster.
     pub limits: Limits,

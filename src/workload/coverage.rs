@@ -31,7 +31,7 @@ impl Role {
 /// One cell of the coverage matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Seen {
-    /// What was tried.
+    /// The kind of operation that the generator wanted.
     pub intent: Intent,
     /// What it came to: a result code, the state that was seen, or why there is none.
     pub result: &'static str,

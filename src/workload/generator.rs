@@ -35,7 +35,7 @@ const CREATED_LATER: usize = 8;
 /// What a process does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What to ask.
+    /// The request as it goes out on the wire.
     pub request: Request,
     /// The replica that is asked.
     pub replica: u64,

@@ -72,7 +72,7 @@ fn ends_inside_a_line(path: &Path) -> std::io::Result<bool> {
     Ok(last != *b"\n")
 }
 
-/// What is printed.
+/// The verdict on one history file, as lines or as JSON.
 struct Report<'a> {
     history_file: &'a Path,
     judgement: &'a Judgement,

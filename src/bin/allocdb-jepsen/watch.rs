@@ -36,7 +36,7 @@ const FIRST_ROUND: Duration = Duration::from_secs(30);
 const RUN_EVENTS: usize = 8;
 const LANE_EVENTS: usize = 4;
 
-/// What is watched.
+/// One view: the lanes it looks at, and how they are shown.
 pub(crate) struct View {
     sources: Vec<Source>,
     heading: Heading,

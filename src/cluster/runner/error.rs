@@ -89,7 +89,7 @@ pub enum RunnerError {
     Exited {
         id: ReplicaId,
         status: ExitStatus,
-        /// What it said.
+        /// The last lines of its log.
         log: String,
     },
     /// It did not answer in time.

@@ -13,7 +13,7 @@ use crate::jepsen::history::{Sequence, VERSION};
 /// expected there. Scripts look for the sentence, so it stays in one piece.
 #[derive(Debug)]
 pub struct HistoryError {
-    /// What is wrong.
+    /// The first thing in the text that is not as it has to be.
     pub problem: Problem,
     /// The line it was found in, counted from 1 and including blank lines; `None` if nothing was read at all.
     pub line: Option<u64>,

@@ -428,7 +428,7 @@ pub(crate) enum QemuTestbed {
     Prepare(QemuPrepare),
     /// Start all of them, or the one of that name again.
     Start { workspace: PathBuf, guest: Option<String> },
-    /// End all of them.
+    /// End every guest's process; their disks stay.
     Stop { workspace: PathBuf },
     /// Show which of them run, and how the replicas are.
     Status { workspace: PathBuf },

@@ -82,7 +82,7 @@ impl Progress {
 /// What a history came to when its last event was written.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// What it proves.
+    /// Valid, invalid or unknown, as of the last event that was judged.
     pub(super) verdict: Verdict,
     /// Why it is not whole, if it is not.
     pub(super) failed: Option<String>,

@@ -47,7 +47,7 @@ const TIMELINE_KEYS: [&str; 5] = ["sequence", "timestamp_millis", "kind", "repli
 const HISTORY_KEYS: [&str; 5] = ["process", "time_millis", "operation", "outcome", "operation_id"];
 
 impl Kind {
-    /// What a file is.
+    /// The kind of a file, by how it starts, else by its name; none if neither tells.
     pub(super) fn of(path: &Path, start: &[u8]) -> Option<Self> {
         Self::of_content(start).or_else(|| Self::of_name(path))
     }

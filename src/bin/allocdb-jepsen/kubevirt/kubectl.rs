@@ -70,15 +70,15 @@ pub(crate) enum CallError {
     /// The program is not there or cannot be run.
     #[error("{error}{}", hint(.error))]
     Start {
-        /// What went wrong.
+        /// As the system says why no process came of it.
         error: io::Error,
     },
     /// What it was to read could not be written, and yet it claims to have succeeded.
     #[error("{error}; {}", .answer.failure())]
     Input {
-        /// What went wrong.
+        /// As the system says why its input could not be written.
         error: io::Error,
-        /// What it came to.
+        /// Status and output of the process that did not read it.
         answer: Answer,
     },
     /// It took too long.
