@@ -53,6 +53,13 @@ const WOULD_WAIT: ErrorCode = ErrorCode::Session(-37);
 const REFUSED_REQUEST: [ErrorCode; 2] = [ErrorCode::Session(-21), ErrorCode::Session(-22)];
 const REFUSED_LOGIN: [ErrorCode; 2] = [ErrorCode::Session(-18), ErrorCode::Session(-19)];
 
+/// What libssh2 says when the connection can no longer be written, has been closed, or can no longer be read.
+const LOST_CONNECTION: [ErrorCode; 3] =
+    [ErrorCode::Session(-7), ErrorCode::Session(-13), ErrorCode::Session(-43)];
+
+/// What is said first of a session whose connection is gone, whoever notices.
+const BROKE: &str = "the SSH session to the control guest broke";
+
 /// A way to the SSH server of the control guest.
 pub(crate) trait Transport: Send + Sync {
     /// Gets ready what it leads through, which may take as long as that has to itself.
@@ -169,6 +176,15 @@ pub(crate) fn would_wait(error: &ssh2::Error) -> bool {
 fn failed(error: ssh2::Error) -> Failure {
     let trouble = if REFUSED_REQUEST.contains(&error.code()) { Trouble::Refused } else { Trouble::Over };
     Failure { error: error.into(), trouble }
+}
+
+/// The failure of a step on a session that was open, which says so if its connection is gone.
+fn broken(failure: Failure) -> Failure {
+    let is_lost = |error: &ssh2::Error| LOST_CONNECTION.contains(&error.code());
+    match failure.error.downcast_ref().is_some_and(is_lost) {
+        true => Failure { error: failure.error.context(BROKE), ..failure },
+        false => failure,
+    }
 }
 
 /// A session that is held, and what carries it. The session is dropped first.
@@ -350,7 +366,7 @@ impl Held {
             match open(&self.session) {
                 Ok(channel) => return Ok(channel),
                 Err(error) if would_wait(&error) => {}
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(broken(failed(error))),
             }
             if !is_asked && begun.elapsed() >= limit / 2 {
                 self.ask_for_a_sign();
@@ -698,7 +714,7 @@ impl Work {
         patience: Patience<'_>,
         mut step: impl FnMut(&mut Channel) -> Result<T, ssh2::Error>,
     ) -> Result<T, Failure> {
-        patience.until(&self.held, || step(&mut self.channel))
+        patience.until(&self.held, || step(&mut self.channel)).map_err(broken)
     }
 
     /// Waits a moment for the session's bytes.
@@ -730,8 +746,27 @@ pub(crate) fn read_now(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<
         Ok(0) => Ok(None),
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => {
-            Err(io::Error::new(error.kind(), format!("the SSH session to the control guest broke: {error}")))
+        Err(error) => Err(io::Error::new(error.kind(), format!("{BROKE}: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_notices_that_the_connection_is_gone_says_so() {
+        let said = |code| {
+            let failure = broken(failed(ssh2::Error::new(ErrorCode::Session(code), "as it says")));
+            (format!("{:#}", failure.error), failure.trouble)
+        };
+        for code in [-7, -13, -43] {
+            let (error, trouble) = said(code);
+            assert_eq!(error, format!("{BROKE}: [Session({code})] as it says"));
+            assert_eq!(trouble, Trouble::Over);
         }
+        assert_eq!(said(-21), ("[Session(-21)] as it says".to_owned(), Trouble::Refused));
+        // A message that cannot be trusted is no connection that is gone.
+        assert_eq!(said(-12), ("[Session(-12)] as it says".to_owned(), Trouble::Over));
     }
 }
