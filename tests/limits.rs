@@ -128,8 +128,11 @@ fn long_writes_that_wait_without_a_majority_are_bounded_and_refused_for_good() {
         // A round that waits for its majority, and everybody behind it.
         let first = scope.spawn(|| cluster.client(1, &long_submit(1)));
         let came = flood(primary, 300);
-        let first = decode_response(&first.join().unwrap());
-        assert!(matches!(first, Ok(Response::Submit(SubmitResponse::Rejected(_)))), "{first:?}");
+        let first = first.join().unwrap();
+        let answer = decode_response(&first);
+        let is_refused = matches!(answer, Ok(Response::Submit(SubmitResponse::Rejected(_))));
+        // It too may send its next bytes too late.
+        assert!(is_refused || first.starts_with(IDLE), "{answer:?} {}", String::from_utf8_lossy(&first));
         came
     });
     println!("{came:?}");
