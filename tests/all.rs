@@ -43,6 +43,7 @@ mod gate;
 mod hostile_client;
 mod hostile_names;
 mod hunt;
+mod hunt_guests;
 mod imports;
 mod inspect;
 mod integrity;

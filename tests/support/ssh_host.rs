@@ -216,8 +216,10 @@ impl SshHost {
         self.give_key(&workspace.join("qemu/ssh/id_ed25519"));
         let layout = format!(
             "version=1\nworkspace_root={}\narch=x86_64\nbase_image_url=u\nbase_image_path=i\n\
-             local_cluster_binary_path=b\n",
-            workspace.display()
+             local_cluster_binary_path=b\n{}",
+            workspace.display(),
+            "core.max_bundle_size=4\ncore.max_resources=262144\ncore.max_reservations=262144\n\
+             core.max_expiration_bucket_len=65536\n"
         );
         fs::write(workspace.join("qemu-testbed-layout.txt"), layout).unwrap();
         self.introduce(&workspace.join("qemu/ssh/known_hosts"), "[127.0.0.1]:2220");

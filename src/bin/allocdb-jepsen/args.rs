@@ -45,7 +45,7 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
 /// Everything that can follow the program's name. A further group of subcommands is one more of its groups.
 fn menu() -> table::Menu {
     let mut menu = table::menu();
-    menu.subcommands.push(hunt::hunt_local());
+    menu.subcommands.extend(hunt::hunts());
     menu.groups.push(qemu_testbed::menu());
     menu
 }

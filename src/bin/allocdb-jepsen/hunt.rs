@@ -1,4 +1,4 @@
-//! `hunt-local`: concurrent clients against three live replicas while everything breaks, every answer held against a model.
+//! `hunt-local`, `hunt-qemu`, `hunt-kubevirt`: concurrent clients against three live replicas while everything breaks, every answer held against a model.
 //!
 //! `hunt/clients.rs` asks, `hunt/journal.rs` writes and judges, `hunt/nemesis.rs` breaks and heals, `hunt/settle.rs` asks for what
 //! is left to be known, `hunt/compare.rs` reads the replicas' own files, `hunt/report.rs` tells. Here they are put in order.
@@ -15,6 +15,8 @@ mod fault_feed;
 mod journal;
 #[path = "hunt/nemesis.rs"]
 mod nemesis;
+#[path = "hunt/opening.rs"]
+mod opening;
 #[path = "hunt/report.rs"]
 mod report;
 #[path = "hunt/settle.rs"]
@@ -23,8 +25,6 @@ mod settle;
 mod signals;
 #[path = "hunt/status.rs"]
 mod status;
-#[path = "hunt/transport.rs"]
-mod transport;
 
 use super::actions::Actions;
 use super::args::{Format, Hunt};
@@ -32,18 +32,15 @@ use super::common::{Exit, now_millis, print};
 use super::harness_log::{self, Notes, carried};
 use super::interrupt::Interrupt;
 use super::leftovers::clear_staging;
-use super::local::{HuntCluster, LocalTestbed};
 use super::runs::programs;
 use super::runtime;
 use super::sink::{OutputRoot, create_output_root};
-use super::testbed::{Ending, Machines as _, REPLICAS};
+use super::testbed::{Ending, HuntTestbed, REPLICAS};
 use allocdb_node::check::Verdict;
 use allocdb_node::client::findings::{COVERAGE, DOUBT, UNAVAILABLE};
 use allocdb_node::client::judge::Judge;
 use allocdb_node::client::record::LimitFields;
 use allocdb_node::client::wire::limits_of;
-use allocdb_node::cluster::ClusterLayout;
-use allocdb_node::cluster::layout::Limits;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::{ClientId, ResourceId, Slot};
 use allocdb_node::jepsen::evidence::ReplicaProgram;
@@ -53,7 +50,7 @@ use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::schedule::Schedule;
 use allocdb_node::workload::{Config, Generator, MOST_RESOURCES, SlotMode};
 use anyhow::{Context as _, Result, bail};
-use bundle::{Bundle, CLUSTER, clear_unfinished, copy_replicas};
+use bundle::{Bundle, CLUSTER, clear_unfinished};
 use clients::Shared;
 use journal::Journal;
 use nemesis::Nemesis;
@@ -68,9 +65,6 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// The cluster must serve again so long after the last heal.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
-
-/// A checkpoint comes whenever logs have grown by so much, where the family of that name is asked for.
-const SMALL_CHECKPOINT: u64 = 32 * 1024;
 
 /// Families that need a cluster that is made for them.
 const ON_ITS_OWN: [(Family, &str); 3] = [
@@ -88,7 +82,8 @@ pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
         let why = format!("{error:#}");
         // A verdict that was printed needs no further word.
         if !why.is_empty() {
-            print(&format!("{}\n", json!({ "version": 1, "command": "hunt-local", "error": why })))
+            let command = options.testbed.hunt_command();
+            print(&format!("{}\n", json!({ "version": 1, "command": command, "error": why })))
                 .map_err(failed)?;
         }
     }
@@ -96,16 +91,16 @@ pub(crate) fn run(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
 }
 
 fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
-    if options.workspace.is_some() {
+    if options.workspace().is_some() {
         let refused = |why: &str| Err(Exit::Misused.because(why.to_owned()));
         if options.test_count > 1 {
             return refused("--test-count: a cluster in --workspace can be hunted once, when it is new");
         }
         for (family, why) in ON_ITS_OWN {
             if options.nemesis.contains(&family) {
-                let word = family.word();
+                let (command, word) = (options.testbed.hunt_command(), family.word());
                 return refused(&format!(
-                    "--nemesis: hunt-local cannot do `{word}` on a cluster in --workspace: {why}"
+                    "--nemesis: {command} cannot do `{word}` on a cluster in --workspace: {why}"
                 ));
             }
         }
@@ -151,46 +146,33 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-/// One hunt, from a new cluster to the report. Whatever way it takes out, no replica lives on.
+/// One hunt, from a new cluster to the report. Whatever way it takes out, no replica of its own lives on.
 fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Result<Report> {
     wake_operators();
-    let id = format!("hunt-local-{}-{seed:016x}", now_millis());
+    let id = format!("{}-{}-{seed:016x}", options.testbed.hunt_command(), now_millis());
     let files = Files::new(root.path(), &id);
     let notes = Notes::default();
     notes.write_to(&files.harness_log)?;
     let _taken = notes.take();
     let workspace = root.path().join(format!(".{id}{}", CLUSTER.1));
-    let made = HuntCluster {
-        limits: Limits::HUNT,
-        checkpoint_bytes: options.nemesis.contains(&Family::Checkpoint).then_some(SMALL_CHECKPOINT),
-        has_faulty_links: options.nemesis.contains(&Family::Link),
-    };
-    let is_own = options.workspace.is_none();
-    let opened = match &options.workspace {
-        None => LocalTestbed::create_for_hunt(&workspace, &made, &signals.second)
-            .inspect_err(|_| drop(std::fs::remove_dir_all(&workspace))),
-        Some(others) => LocalTestbed::open_for_hunt(others, Limits::HUNT, &id, &signals.second),
-    };
-    let mut testbed = opened?;
-    if let Err(error) = check_untouched(&testbed) {
-        testbed.leave_as_found()?;
-        return Err(error);
-    }
+    let is_own = options.workspace().is_none();
+    let mut testbed = opening::open(options, &id, &workspace, &signals.second)?;
+    let can = possible(options, &*testbed).and_then(|can| check_untouched(&*testbed).map(|()| can));
+    let options = &can.or_else(|error| testbed.leave_as_found().and(Err(error)))?;
     let status = StatusSink::new(
         &files,
         HuntStatus {
-            workspace: options.workspace.clone().unwrap_or_else(|| workspace.clone()),
+            workspace: options.workspace().unwrap_or(&workspace).to_owned(),
             workload: options.workload.word().to_owned(),
             time_limit_secs: options.time_limit.as_secs(),
             history_file: files.history.clone(),
             ..HuntStatus::new(&id, seed, now_millis())
         },
     );
-    let hunted =
-        Hunting { options, seed, id: &id, files: &files, signals, status: &status }.hunt(&mut testbed);
+    let hunted = Hunting { options, seed, id: &id, files: &files, signals, status: &status }.hunt(&*testbed);
     let is_valid = hunted.as_ref().is_ok_and(|report| report.verdict() == Verdict::Valid);
     if !is_own && !is_valid {
-        let copied = testbed.layout().and_then(|layout| copy_replicas(layout, &workspace));
+        let copied = REPLICAS.into_iter().try_for_each(|replica| testbed.copy_files(replica, &workspace));
         copied.unwrap_or_else(|error| log::warn!("{error:#}"));
     }
     if let Err(error) = testbed.leave_as_found() {
@@ -229,8 +211,25 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     Ok(report)
 }
 
+/// What was asked for as far as this testbed can do it. Families that were named it has to be able to.
+fn possible(options: &Hunt, testbed: &dyn HuntTestbed) -> Result<Hunt> {
+    let mut options = options.clone();
+    let command = options.testbed.hunt_command();
+    for family in options.nemesis.clone() {
+        let Some(why) = testbed.refusal(family) else { continue };
+        let word = family.word();
+        if !options.nemesis_is_all {
+            let refused = format!("--nemesis: {command} cannot do `{word}` on this testbed: {why}");
+            return Err(Exit::Misused.because(refused));
+        }
+        harness_log::tell(&format!("--nemesis all: {command} leaves `{word}` out: {why}"));
+        options.nemesis.retain(|other| *other != family);
+    }
+    Ok(options)
+}
+
 /// A hunt judges from the first command on, so nothing may have been committed before.
-fn check_untouched(testbed: &LocalTestbed) -> Result<()> {
+fn check_untouched(testbed: &dyn HuntTestbed) -> Result<()> {
     let round = runtime::probe(testbed);
     for replica in REPLICAS {
         let commit = round.health(replica).and_then(|health| health.commit_lsn).map_or(0, |lsn| lsn.0);
@@ -255,8 +254,8 @@ struct Hunting<'a> {
 }
 
 impl Hunting<'_> {
-    fn hunt(&self, testbed: &mut LocalTestbed) -> Result<Report> {
-        let layout = testbed.layout()?.clone();
+    fn hunt(&self, testbed: &dyn HuntTestbed) -> Result<Report> {
+        let layout = testbed.layout()?;
         let limits = limits_of(&layout.allocator, layout.engine.max_expirations_per_tick.into());
         let generator = Generator::new(&Config {
             workload: self.options.workload,
@@ -276,21 +275,20 @@ impl Hunting<'_> {
             "version": 1,
             "hunt_id": self.id,
             "seed": self.seed,
-            "backend": "local",
+            "backend": testbed.backend(),
             "limits": LimitFields::from(limits),
             "read_lease_millis": read_lease,
             "max_slot_advance": max_advance,
             "flags": self.options.flags(),
         });
         let (journal, writer) = Journal::create(&self.files.history, &header, judge)?;
-        let clients = layout.replicas.iter().map(|replica| (replica.id.0, replica.client_addr)).collect();
         let shared =
-            Shared::new(generator, journal, clients, ClientId(1), self.options.rate, &self.signals.second);
+            Shared::new(generator, journal, testbed, ClientId(1), self.options.rate, &self.signals.second);
         let began = Instant::now();
         let phases = std::thread::scope(|scope| {
             scope.spawn(|| self.status.keep(&shared));
             let _until = self.status.until_here();
-            self.phases(&shared, testbed, &layout)
+            self.phases(&shared, testbed)
         });
         // What was not looked at is part of the history: whoever judges the file comes to the same.
         for reason in &phases.doubts {
@@ -310,6 +308,7 @@ impl Hunting<'_> {
         Ok(Report::new(
             Found {
                 options: self.options.clone(),
+                backend: testbed.backend(),
                 seed: self.seed,
                 id: self.id.to_owned(),
                 tally,
@@ -327,18 +326,18 @@ impl Hunting<'_> {
     }
 
     /// Main phase, heal, settle, compare.
-    fn phases(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Phases {
+    fn phases(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed) -> Phases {
         let mut phases = self.break_and_settle(shared, testbed);
         phases.replica_programs = programs::of_replicas(testbed, &self.signals.second);
         if shared.goes_on()
-            && let Err(error) = self.compare(shared, testbed, layout)
+            && let Err(error) = self.compare(shared, testbed)
         {
             phases.doubts.push(format!("the replicas' files were not compared: {error:#}"));
         }
         phases
     }
 
-    fn compare(&self, shared: &Shared, testbed: &mut LocalTestbed, layout: &ClusterLayout) -> Result<()> {
+    fn compare(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed) -> Result<()> {
         self.signals.second.check()?;
         self.status.phase(HuntPhase::Comparing);
         testbed.stop_replicas()?;
@@ -347,10 +346,10 @@ impl Hunting<'_> {
             .suffix(CLUSTER.1)
             .tempdir_in(self.files.root())
             .context("failed to create a folder for copies of the replicas' files")?;
-        compare::compare(shared, layout, spare.path()).map(|_| ())
+        compare::compare(shared, testbed, spare.path()).map(|_| ())
     }
 
-    fn break_and_settle(&self, shared: &Shared, testbed: &LocalTestbed) -> Phases {
+    fn break_and_settle(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed) -> Phases {
         let families: Vec<Family> =
             self.options.nemesis.iter().copied().filter(|family| *family != Family::Checkpoint).collect();
         if self.options.nemesis.contains(&Family::Checkpoint) {
@@ -415,7 +414,7 @@ impl Hunting<'_> {
 
     /// Ends the main phase when it is time, when something was found, when somebody wants it, or when the history stops; says how long
     /// it was.
-    fn watch_main(&self, shared: &Shared, began: Instant) -> Duration {
+    fn watch_main(&self, shared: &Shared<'_>, began: Instant) -> Duration {
         let progress = shared.lock().journal.progress.clone();
         while began.elapsed() < self.options.time_limit {
             let has_found = progress.has_anomaly() && !self.options.keep_going;

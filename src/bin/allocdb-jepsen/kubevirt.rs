@@ -13,7 +13,7 @@ use super::common::{escaped, print};
 use super::harness_log::{self, carried};
 use super::interrupt::Interrupt;
 use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
-use super::testbed::{Contact, ExternalTestbed};
+use super::testbed::{Contact, ExternalTestbed, HuntTestbed, claim_in};
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -399,6 +399,20 @@ pub(crate) fn open(
     contact: Contact,
     interrupt: &Interrupt,
 ) -> Result<Box<dyn ExternalTestbed>> {
+    Ok(Box::new(open_guests(workspace, contact, interrupt)?))
+}
+
+/// The same for a hunt, which has it for itself.
+pub(crate) fn open_for_hunt(
+    workspace: &Path,
+    hunt: &str,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn HuntTestbed>> {
+    let testbed = open_guests(workspace, Contact::AtOnce, interrupt)?;
+    Ok(Box::new(testbed.for_hunt(claim_in(workspace, hunt)?)))
+}
+
+fn open_guests(workspace: &Path, contact: Contact, interrupt: &Interrupt) -> Result<GuestTestbed> {
     let layout = load(workspace)?;
     let wanted = helper_pod(&layout, interrupt);
     let guest = ControlGuest {
@@ -414,6 +428,5 @@ pub(crate) fn open(
     if contact != Contact::AtBeginning {
         transport.prepare()?;
     }
-    let testbed = GuestTestbed::open(guest, label, cluster, Box::new(transport), contact, interrupt.clone())?;
-    Ok(Box::new(testbed))
+    GuestTestbed::open(guest, label, cluster, Box::new(transport), contact, interrupt.clone())
 }

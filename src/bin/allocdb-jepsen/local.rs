@@ -4,6 +4,8 @@
 mod disks;
 #[path = "local/links.rs"]
 mod links;
+#[path = "local/requests.rs"]
+mod requests;
 
 use super::args::LocalTestbed as Options;
 use super::common::now_millis;
@@ -11,11 +13,12 @@ use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
 use super::support::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
 use super::testbed::{
-    AlreadyStopped, Ending, ExternalTestbed, Links, Machines, Port, Processes, REPLICAS, Reach, ReplicaFiles,
-    Verb, claim_in,
+    AlreadyStopped, Ending, ExternalTestbed, FaultyDisks, FaultyLinks, HuntTestbed, Links, Machines, Pauses,
+    Port, Processes, REPLICAS, Reach, ReplicaFiles, Verb, claim_in,
 };
 use super::tracker::RunFiles;
 use allocdb_node::api::MAX_MESSAGE_BYTES;
+use allocdb_node::client::wire::Reply;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::{FILE_NAME, Limits};
 use allocdb_node::cluster::lock::Lock;
@@ -26,10 +29,11 @@ use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::planted;
 use allocdb_node::replica::staging::{StagedReplica, StagingError};
+use allocdb_node::workload::faults::Family;
 use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use links::FaultyLinks;
+use links::Proxies;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::File;
@@ -65,7 +69,7 @@ struct Cluster {
     /// It was made for this run; its files go with it if all is well.
     is_own: bool,
     /// Between the replicas of a cluster that was made so.
-    links: Option<FaultyLinks>,
+    links: Option<Proxies>,
     _lock: Option<Lock>,
 }
 
@@ -98,7 +102,7 @@ impl LocalTestbed {
         let launcher = launcher(Ownership::Tethered, interrupt.flag())?;
         let (limits, checkpoint) = (made.limits, made.checkpoint_bytes);
         let mut runner = Runner::create_or_open_with(workspace, limits, Host::Own, launcher, checkpoint)?;
-        let links = made.has_faulty_links.then(|| FaultyLinks::put_in_place(&mut runner)).transpose()?;
+        let links = made.has_faulty_links.then(|| Proxies::put_in_place(&mut runner)).transpose()?;
         runner.start()?;
         let cluster = Cluster { runner, found_running: false, is_own: true, links, _lock: None };
         let options = Options::ForOneRun { workspace: None, keep_cluster: false };
@@ -123,73 +127,6 @@ impl LocalTestbed {
             cluster.runner.start()?;
         }
         Ok(testbed)
-    }
-
-    /// Leaves a cluster as it was found: one that was running runs again, with nothing done to it; any other is stopped.
-    ///
-    /// # Errors
-    /// What could not be undone.
-    pub(crate) fn leave_as_found(&mut self) -> Result<()> {
-        // The end is under way.
-        self.interrupt.clear();
-        let cluster = self.cluster.as_mut().ok_or_else(|| anyhow!("the local cluster is not set up"))?;
-        let runner = &mut cluster.runner;
-        if !cluster.found_running {
-            stop(runner);
-            return Ok(());
-        }
-        for replica in REPLICAS {
-            if runner.is_process_there(replica) {
-                runner.set_paused(replica, false)?;
-            }
-            runner.set_network(replica, Network::Healthy)?;
-        }
-        if !runner.is_any_running() {
-            runner.start()?;
-            return Ok(());
-        }
-        for replica in REPLICAS {
-            if !runner.is_process_there(replica) {
-                runner.restart(replica)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The layout of the cluster.
-    ///
-    /// # Errors
-    /// When it is not set up.
-    pub(crate) fn layout(&self) -> Result<&ClusterLayout> {
-        Ok(self.runner()?.layout())
-    }
-
-    /// Stops a replica's process where it is, or lets it go on.
-    pub(crate) fn set_paused(&self, replica: ReplicaId, is_paused: bool) -> Result<()> {
-        self.interrupt.check()?;
-        Ok(self.runner()?.set_paused(replica, is_paused)?)
-    }
-
-    /// Whether a replica's process runs.
-    pub(crate) fn is_process_there(&self, replica: ReplicaId) -> bool {
-        self.runner().is_ok_and(|runner| runner.is_process_there(replica))
-    }
-
-    /// Whether a replica's process stands still.
-    pub(crate) fn is_paused(&self, replica: ReplicaId) -> bool {
-        self.runner().is_ok_and(|runner| runner.is_paused(replica))
-    }
-
-    /// Whether a replica is cut off from clients and peers.
-    pub(crate) fn is_isolated(&self, replica: ReplicaId) -> Result<bool> {
-        Ok(self.runner()?.faults()?.network(replica) == Network::Isolated)
-    }
-
-    /// Ends every replica, so that its files are as it leaves them.
-    pub(crate) fn stop_replicas(&mut self) -> Result<()> {
-        let cluster = self.cluster.as_mut().ok_or_else(|| anyhow!("the local cluster is not set up"))?;
-        stop(&mut cluster.runner);
-        Ok(())
     }
 
     fn runner(&self) -> Result<&Runner> {
@@ -402,7 +339,7 @@ impl Machines for LocalTestbed {
     }
 
     fn end(&mut self, ending: Ending) -> Result<String> {
-        let Some(mut cluster) = self.cluster.take() else { return Ok(String::new()) };
+        let Some(cluster) = self.cluster.take() else { return Ok(String::new()) };
         let Options::ForOneRun { keep_cluster, .. } = self.options else { return Ok(String::new()) };
         let root = cluster.runner.root().to_owned();
         if cluster.found_running {
@@ -417,7 +354,7 @@ impl Machines for LocalTestbed {
                 Path::new(&program).display()
             ));
         }
-        stop(&mut cluster.runner);
+        stop(&cluster.runner);
         if !cluster.is_own {
             return Ok(String::new());
         }
@@ -439,6 +376,103 @@ impl ExternalTestbed for LocalTestbed {
     fn command_line(&self, verb: Verb, replica: ReplicaId) -> String {
         let root = self.runner().map(Runner::root).unwrap_or(Path::new("<workspace>"));
         format!("allocdb-jepsen local-cluster {verb} --workspace {} --replica-id {replica}", root.display())
+    }
+}
+
+impl HuntTestbed for LocalTestbed {
+    fn layout(&self) -> Result<&ClusterLayout> {
+        Ok(self.runner()?.layout())
+    }
+
+    fn ask(&self, replica: ReplicaId, request: &[u8], is_waited_for: &dyn Fn() -> bool) -> Reply {
+        match self.client_addr(replica) {
+            Ok(addr) => requests::exchange(addr, request, is_waited_for),
+            Err(error) => Reply::Unsent(format!("{error:#}")),
+        }
+    }
+
+    fn is_process_there(&self, replica: ReplicaId) -> bool {
+        self.runner().is_ok_and(|runner| runner.is_process_there(replica))
+    }
+
+    fn is_isolated(&self, replica: ReplicaId) -> Result<bool> {
+        Ok(self.runner()?.faults()?.network(replica) == Network::Isolated)
+    }
+
+    fn stop_replicas(&self) -> Result<()> {
+        stop(self.runner()?);
+        Ok(())
+    }
+
+    fn copy_files(&self, replica: ReplicaId, root: &Path) -> Result<()> {
+        let from = &self.replica(replica)?.workspace_dir;
+        let folder = root.join(format!("replica-{replica}"));
+        std::fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+        let failed = || format!("failed to copy {}", from.display());
+        for entry in std::fs::read_dir(from).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            if entry.file_type().with_context(failed)?.is_file() {
+                std::fs::copy(entry.path(), folder.join(entry.file_name()))
+                    .with_context(|| format!("failed to copy {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One that was running runs again; any other is stopped.
+    fn leave_as_found(&mut self) -> Result<()> {
+        // The end is under way.
+        self.interrupt.clear();
+        let cluster = self.cluster.as_mut().ok_or_else(|| anyhow!("the local cluster is not set up"))?;
+        let runner = &mut cluster.runner;
+        if !cluster.found_running {
+            stop(runner);
+            return Ok(());
+        }
+        for replica in REPLICAS {
+            if runner.is_process_there(replica) {
+                runner.set_paused(replica, false)?;
+            }
+            runner.set_network(replica, Network::Healthy)?;
+        }
+        if !runner.is_any_running() {
+            runner.start()?;
+            return Ok(());
+        }
+        for replica in REPLICAS {
+            if !runner.is_process_there(replica) {
+                runner.restart(replica)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What processes on this machine can do is known before a cluster is opened.
+    fn refusal(&self, _family: Family) -> Option<String> {
+        None
+    }
+
+    fn pauses(&self) -> Result<&dyn Pauses> {
+        Ok(self)
+    }
+
+    fn faulty_links(&self) -> Result<&dyn FaultyLinks> {
+        Ok(self)
+    }
+
+    fn faulty_disks(&self) -> Result<&dyn FaultyDisks> {
+        Ok(self)
+    }
+}
+
+impl Pauses for LocalTestbed {
+    fn set_paused(&self, replica: ReplicaId, is_paused: bool) -> Result<()> {
+        self.interrupt.check()?;
+        Ok(self.runner()?.set_paused(replica, is_paused)?)
+    }
+
+    fn is_paused(&self, replica: ReplicaId) -> Result<bool> {
+        Ok(self.runner()?.is_paused(replica))
     }
 }
 
@@ -505,7 +539,7 @@ fn flush_files(folder: &Path) -> std::io::Result<()> {
 }
 
 /// Stops all replicas; those that do not stop when asked are killed.
-fn stop(runner: &mut Runner) {
+fn stop(runner: &Runner) {
     if let Err(error) = runner.stop(|_, _| {}) {
         log::warn!("stopping the cluster in {}: {error}", runner.root().display());
     }

@@ -2,7 +2,7 @@
 
 use super::interrupt::Interrupt;
 use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
-use super::testbed::{Contact, ExternalTestbed};
+use super::testbed::{Contact, ExternalTestbed, HuntTestbed, claim_in};
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::testbed::QemuLayout;
 use allocdb_node::testbed::qemu_layout::FILE_NAME;
@@ -50,6 +50,20 @@ pub(crate) fn open(
     contact: Contact,
     interrupt: &Interrupt,
 ) -> Result<Box<dyn ExternalTestbed>> {
+    Ok(Box::new(open_guests(workspace, contact, interrupt)?))
+}
+
+/// The same for a hunt, which has it for itself.
+pub(crate) fn open_for_hunt(
+    workspace: &Path,
+    hunt: &str,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn HuntTestbed>> {
+    let testbed = open_guests(workspace, Contact::AtOnce, interrupt)?;
+    Ok(Box::new(testbed.for_hunt(claim_in(workspace, hunt)?)))
+}
+
+fn open_guests(workspace: &Path, contact: Contact, interrupt: &Interrupt) -> Result<GuestTestbed> {
     let layout = QemuLayout::load(&workspace.join(FILE_NAME));
     let layout = layout.map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
     let guest = ControlGuest {
@@ -75,5 +89,5 @@ pub(crate) fn open(
         interrupt.clone(),
     )?;
     testbed.image = Some(image);
-    Ok(Box::new(testbed))
+    Ok(testbed)
 }

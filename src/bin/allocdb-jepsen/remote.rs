@@ -5,6 +5,8 @@
 
 #[path = "remote/exchanges.rs"]
 mod exchanges;
+#[path = "remote/hunts.rs"]
+mod hunts;
 #[path = "remote/marker.rs"]
 mod marker;
 #[path = "remote/session.rs"]
@@ -19,13 +21,14 @@ use super::testbed::{
 };
 use allocdb_node::build_info::sha256;
 use allocdb_node::cluster::ClusterLayout;
+use allocdb_node::cluster::lock::Lock;
 use allocdb_node::cluster::runner::says_already_stopped;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::testbed::{GUEST_CONTROL_HOME, GUEST_CONTROL_SCRIPT, GUEST_USER};
 use anyhow::{Context as _, Result, anyhow, ensure};
-use exchanges::Exchanges;
+use exchanges::{Exchanges, Waiting};
 use marker::{Behind, Marker};
 use session::{GuestSession, Patience, Work, read_now};
 use ssh2::Channel;
@@ -66,6 +69,10 @@ pub(crate) struct GuestTestbed {
     cluster: ClusterLayout,
     /// What the guests were made from, if that is known.
     pub(crate) image: Option<GuestImage>,
+    /// How long a control port may say nothing, if not as long as any other.
+    control_silence: Option<Duration>,
+    /// Held while a hunt has the testbed for itself.
+    _claim: Option<Lock>,
 }
 
 impl GuestTestbed {
@@ -82,7 +89,8 @@ impl GuestTestbed {
         if contact == Contact::AtOnce {
             session.connect()?;
         }
-        Ok(Self { session, exchanges: Exchanges::default(), label, cluster, image: None })
+        let (exchanges, image) = Default::default();
+        Ok(Self { session, exchanges, label, cluster, image, control_silence: None, _claim: None })
     }
 
     /// Runs a command line on the control guest.
@@ -257,8 +265,10 @@ impl Reach for GuestTestbed {
 
     fn exchange(&self, replica: ReplicaId, port: Port, request: &[u8]) -> Result<Vec<u8>> {
         let addr = self.address(replica, port)?;
-        let reply = self.exchanges.ask(&self.session, addr, request);
-        reply.with_context(|| format!("failed to ask replica {replica} on its {port} port {addr}"))
+        let silence = self.control_silence.filter(|_| port == Port::Control);
+        let reply = self.exchanges.ask(&self.session, addr, request, &Waiting::for_operator(silence));
+        let asked = || format!("failed to ask replica {replica} on its {port} port {addr}");
+        reply.map_err(|unanswered| unanswered.error).with_context(asked)
     }
 }
 

@@ -5,11 +5,14 @@
 
 use super::args::Testbed;
 use super::interrupt::Interrupt;
+use allocdb_node::client::wire::Reply;
+use allocdb_node::cluster::ClusterLayout;
 pub(crate) use allocdb_node::cluster::Port;
 use allocdb_node::cluster::lock::{Lock, LockError};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::jepsen::plan::RunSpec;
+use allocdb_node::workload::faults::{Damage, Family, Link, LinkEffect};
 use anyhow::{Result, bail};
 use std::fmt;
 use std::io::{Read, Write};
@@ -169,6 +172,91 @@ pub(crate) trait ExternalTestbed: Reach + Processes + Links + ReplicaFiles + Mac
 
     /// How an operator would do it by hand, for messages.
     fn command_line(&self, verb: Verb, replica: ReplicaId) -> String;
+}
+
+/// A cluster that can be hunted: clients by the dozen, faults beyond those of runs, files that can be read at the end.
+pub(crate) trait HuntTestbed: ExternalTestbed {
+    /// Limits, timings and addresses of the cluster.
+    fn layout(&self) -> Result<&ClusterLayout>;
+
+    /// Asks a replica as one of many clients, for as long as the answer is waited for, and tells how far the request got where
+    /// there is none.
+    fn ask(&self, replica: ReplicaId, request: &[u8], is_waited_for: &dyn Fn() -> bool) -> Reply;
+
+    /// Whether a replica's process runs, be it that it stands still.
+    fn is_process_there(&self, replica: ReplicaId) -> bool;
+
+    /// Whether a replica is cut off from clients and peers.
+    fn is_isolated(&self, replica: ReplicaId) -> Result<bool>;
+
+    /// Ends every replica, so that its files are as it leaves them.
+    fn stop_replicas(&self) -> Result<()>;
+
+    /// Copies the files of a replica that does not run into the folder `replica-<id>` below `root`.
+    fn copy_files(&self, replica: ReplicaId, root: &Path) -> Result<()>;
+
+    /// Leaves the cluster as it was found, with nothing done to it.
+    ///
+    /// # Errors
+    /// What could not be undone.
+    fn leave_as_found(&mut self) -> Result<()>;
+
+    /// Why faults of a family cannot be injected here; `None` if they can.
+    fn refusal(&self, family: Family) -> Option<String>;
+
+    /// What lets processes stand still.
+    ///
+    /// # Errors
+    /// Where there is nothing of the kind; so do the following.
+    fn pauses(&self) -> Result<&dyn Pauses> {
+        bail!("processes cannot be paused on a {} testbed", self.backend())
+    }
+
+    /// What breaks single links.
+    fn faulty_links(&self) -> Result<&dyn FaultyLinks> {
+        bail!("links cannot be broken on a {} testbed", self.backend())
+    }
+
+    /// What damages files.
+    fn faulty_disks(&self) -> Result<&dyn FaultyDisks> {
+        bail!("files cannot be damaged on a {} testbed", self.backend())
+    }
+}
+
+/// Lets processes of replicas stand still.
+pub(crate) trait Pauses {
+    /// Stops a replica's process where it is, or lets it go on.
+    fn set_paused(&self, replica: ReplicaId, is_paused: bool) -> Result<()>;
+
+    /// Whether a replica's process stands still.
+    fn is_paused(&self, replica: ReplicaId) -> Result<bool>;
+}
+
+/// Breaks links between replicas, and between them and clients, in one direction or both.
+pub(crate) trait FaultyLinks {
+    /// Lets something happen to what is sent on these links.
+    fn break_links(&self, links: &[Link], effect: LinkEffect) -> Result<()>;
+
+    /// Undoes whatever happens to these links.
+    fn heal_links(&self, links: &[Link]) -> Result<()>;
+
+    /// Says so if something happens to one of these links.
+    fn check_links(&self, links: &[Link]) -> Result<()>;
+
+    /// Undoes whatever happens to any link, and says so if something is left of it.
+    fn heal_all_links(&self) -> Result<()>;
+}
+
+/// Damages files of replicas.
+pub(crate) trait FaultyDisks {
+    /// Keeps a copy of a replica's files of one moment, in place of an earlier one.
+    fn keep_earlier_files(&self, replica: ReplicaId) -> Result<()>;
+
+    /// Damages the files of a replica that does not run. Returns what was done to which file.
+    fn damage_files(&self, replica: ReplicaId, damage: &Damage) -> Result<String>;
+
+    /// Forgets the copy of a replica's earlier files, and gives its files back the rights that they had.
+    fn tidy_files(&self, replica: ReplicaId) -> Result<()>;
 }
 
 /// A replica was to be killed that did not run.

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use allocdb_node::cluster;
@@ -77,17 +77,19 @@ pub(crate) enum Command {
     QemuTestbed(QemuTestbed),
 }
 
-/// Arguments of `hunt-local`.
+/// Arguments of `hunt-local`, `hunt-qemu` and `hunt-kubevirt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hunt {
     /// Receives history, report and evidence.
     pub(crate) output_root: PathBuf,
-    /// The cluster; none is one made for the hunt.
-    pub(crate) workspace: Option<PathBuf>,
+    /// The cluster; a local one without a workspace is made for the hunt.
+    pub(crate) testbed: Testbed,
     /// What clients dwell on.
     pub(crate) workload: WorkloadKind,
     /// Fault families; none is a hunt without faults.
     pub(crate) nemesis: Vec<Family>,
+    /// Nobody named them: what turns out to be impossible is left out.
+    pub(crate) nemesis_is_all: bool,
     /// Mean time between two faults.
     pub(crate) nemesis_interval: Duration,
     /// Processes at once, at least 1.
@@ -123,6 +125,16 @@ impl Hunt {
         })
     }
 
+    /// The folder that was named for the cluster.
+    pub(crate) fn workspace(&self) -> Option<&Path> {
+        match &self.testbed {
+            Testbed::Local(LocalTestbed::ForOneRun { workspace, .. }) => workspace.as_deref(),
+            Testbed::Local(LocalTestbed::Existing { workspace })
+            | Testbed::Qemu { workspace }
+            | Testbed::Kubevirt { workspace } => Some(workspace),
+        }
+    }
+
     /// Processes at once.
     pub(crate) fn processes(&self) -> usize {
         usize::try_from(self.concurrency).unwrap_or(usize::MAX)
@@ -137,10 +149,11 @@ impl Hunt {
     pub(crate) fn command_line(&self, seed: u64) -> String {
         let rate = self.rate.map_or(String::new(), |rate| format!(" --rate {rate}"));
         let keep_going = if self.keep_going { " --keep-going" } else { "" };
-        let workspace = self.workspace.as_ref().map(|path| format!(" --workspace {}", path.display()));
+        let workspace = self.workspace().map(|path| format!(" --workspace {}", path.display()));
         format!(
-            "hunt-local --output-root {}{} --workload {} --nemesis {} --nemesis-interval {} --concurrency {}{rate} \
+            "{} --output-root {}{} --workload {} --nemesis {} --nemesis-interval {} --concurrency {}{rate} \
              --time-limit {} --slots {}{keep_going} --seed {seed}",
+            self.testbed.hunt_command(),
             self.output_root.display(),
             workspace.unwrap_or_default(),
             self.workload.word(),
@@ -288,6 +301,15 @@ impl Testbed {
             Testbed::Local(_) => "run-local",
             Testbed::Qemu { .. } => "run-qemu",
             Testbed::Kubevirt { .. } => "run-kubevirt",
+        }
+    }
+
+    /// The subcommand that hunts it.
+    pub(crate) fn hunt_command(&self) -> &'static str {
+        match self {
+            Testbed::Local(_) => "hunt-local",
+            Testbed::Qemu { .. } => "hunt-qemu",
+            Testbed::Kubevirt { .. } => "hunt-kubevirt",
         }
     }
 }

@@ -1,22 +1,22 @@
-//! `hunt-local`: its flags, and what comes of them.
+//! `hunt-local`, `hunt-qemu` and `hunt-kubevirt`: their flags, and what comes of them.
 
-use super::command::{Command, Format, Hunt};
-use super::table::{Subcommand, does, format, output_root, path, switch, text};
+use super::command::{Command, Format, Hunt, LocalTestbed, Testbed};
+use super::table::{Subcommand, does, existing_workspace, format, output_root, path, switch, text};
 use super::value;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::{SlotMode, WorkloadKind};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
-use clap::{Arg, ArgMatches};
+use clap::{Arg, ArgMatches, Command as Syntax};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Fault families of `all`. What damages files has to be asked for by name.
-const ALL: &[Family] =
+/// Fault families of `all` on this machine. What damages files has to be asked for by name.
+const ALL_LOCAL: &[Family] =
     &[Family::Kill, Family::Pause, Family::Isolate, Family::Link, Family::Failover, Family::Checkpoint];
 
 /// Fault families of processes on this machine.
-pub(super) const LOCAL: &[Family] = &[
+const LOCAL: &[Family] = &[
     Family::Kill,
     Family::Pause,
     Family::Isolate,
@@ -26,40 +26,116 @@ pub(super) const LOCAL: &[Family] = &[
     Family::Checkpoint,
 ];
 
+/// Fault families of guests, `all` of them. What a guest cannot do turns out when it is asked.
+const GUESTS: &[Family] = &[Family::Kill, Family::Isolate, Family::Failover];
+
 /// Longest time limit and interval: a week.
 const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
 
 /// Most processes at once.
 const MOST_PROCESSES: u64 = 1_024;
 
-pub(super) fn hunt_local() -> Subcommand {
-    Subcommand {
-        syntax: does(
-            "hunt-local",
-            "Let concurrent clients work on three replicas on this machine while faults come and go, and hold every answer against a model",
-        )
-        .arg(output_root())
-        .arg(
-            path("workspace")
-                .help("Folder of the cluster's replicas, on which nothing is committed yet [default: one inside the output root]"),
-        )
+/// What a subcommand can be asked for with `--nemesis`.
+#[derive(Debug, Clone, Copy)]
+struct Families {
+    subcommand: &'static str,
+    possible: &'static [Family],
+    all: &'static [Family],
+}
+
+/// What `--nemesis` came to.
+#[derive(Debug, Clone)]
+struct Nemesis {
+    families: Vec<Family>,
+    is_all: bool,
+}
+
+/// One subcommand for each kind of testbed.
+pub(super) fn hunts() -> [Subcommand; 3] {
+    let guests = |name: &'static str, place: &str, build| {
+        let families = Families { subcommand: name, possible: GUESTS, all: GUESTS };
+        let about = format!(
+            "Let concurrent clients work on the replicas of {place} while faults come and go, and hold every answer against a model"
+        );
+        let list = "Fault families, with commas between them, or none, or all that the testbed can: kill, isolate, failover";
+        let workspace = existing_workspace()
+            .help("Folder that holds the layout file of a testbed on which nothing is committed yet");
+        let slots =
+            "Whether the clock may rise while writes are under way: racing or fenced [default: fenced]";
+        Subcommand { syntax: syntax(does(name, about), workspace, families, list, slots), build }
+    };
+    let local = Families { subcommand: "hunt-local", possible: LOCAL, all: ALL_LOCAL };
+    let about = "Let concurrent clients work on three replicas on this machine while faults come and go, and hold every answer against a model";
+    [
+        Subcommand {
+            syntax: syntax(
+                does("hunt-local", about),
+                path("workspace").help(
+                    "Folder of the cluster's replicas, on which nothing is committed yet [default: one inside the output root]",
+                ),
+                local,
+                "Fault families, with commas between them, or none, or all: kill, pause, isolate, link, failover, checkpoint; and disk",
+                "Whether the clock may rise while writes are under way: racing or fenced [default: racing, with --workspace fenced]",
+            ),
+            build: |m| {
+                let workspace = m.remove_one::<PathBuf>("workspace");
+                let is_own = workspace.is_none();
+                let testbed = Testbed::Local(LocalTestbed::ForOneRun { workspace, keep_cluster: false });
+                let mut hunt = hunt(m, testbed, if is_own { SlotMode::Racing } else { SlotMode::Fenced })?;
+                if !is_own && hunt.nemesis == ALL_LOCAL {
+                    // Its layout and its files are somebody else's.
+                    hunt.nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link));
+                }
+                Some(Command::Hunt(hunt))
+            },
+        },
+        guests("hunt-qemu", "the QEMU testbed", |m| {
+            let testbed = Testbed::Qemu { workspace: m.remove_one("workspace")? };
+            Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
+        }),
+        guests("hunt-kubevirt", "the KubeVirt testbed", |m| {
+            let testbed = Testbed::Kubevirt { workspace: m.remove_one("workspace")? };
+            Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
+        }),
+    ]
+}
+
+fn syntax(
+    does: Syntax,
+    workspace: Arg,
+    families: Families,
+    list: &'static str,
+    slots: &'static str,
+) -> Syntax {
+    does.arg(output_root())
+        .arg(workspace)
         .arg(
             text("workload", "name")
-                .value_parser(word("workload", &words(WorkloadKind::ALL.map(WorkloadKind::word)), WorkloadKind::from_word))
+                .value_parser(word(
+                    "workload",
+                    &words(WorkloadKind::ALL.map(WorkloadKind::word)),
+                    WorkloadKind::from_word,
+                ))
                 .default_value("mixed")
                 .help("What clients dwell on: contention, retries, fences, expiry, bundles or mixed"),
         )
+        .arg(text("nemesis", "list").value_parser(nemesis(families)).default_value("all").help(list))
         .arg(
-            text("nemesis", "list")
-                .value_parser(nemesis(LOCAL, "hunt-local"))
-                .default_value("all")
-                .help("Fault families, with commas between them, or none, or all: kill, pause, isolate, link, failover, checkpoint; and disk"),
+            number("nemesis-interval", "secs", 1, LONGEST_SECS)
+                .default_value("5")
+                .help("Mean time between two faults"),
         )
-        .arg(number("nemesis-interval", "secs", 1, LONGEST_SECS).default_value("5").help("Mean time between two faults"))
         .arg(number("concurrency", "n", 1, MOST_PROCESSES).default_value("16").help("Processes at once"))
         .arg(number("rate", "n", 1, 10_000_000).help("Most operations a second in all [default: unlimited]"))
-        .arg(number("time-limit", "secs", 1, LONGEST_SECS).default_value("60").help("Length of the main phase"))
-        .arg(number("seed", "n", 0, u64::MAX).help("Decides every choice of clients and faults [default: random, printed]"))
+        .arg(
+            number("time-limit", "secs", 1, LONGEST_SECS)
+                .default_value("60")
+                .help("Length of the main phase"),
+        )
+        .arg(
+            number("seed", "n", 0, u64::MAX)
+                .help("Decides every choice of clients and faults [default: random, printed]"),
+        )
         .arg(
             number("test-count", "n", 1, 1_000_000)
                 .default_value("1")
@@ -68,28 +144,21 @@ pub(super) fn hunt_local() -> Subcommand {
         .arg(
             text("slots", "mode")
                 .value_parser(word("slots", "racing or fenced", SlotMode::from_word))
-                .help("Whether the clock may rise while writes are under way: racing or fenced [default: racing, with --workspace fenced]"),
+                .help(slots),
         )
         .arg(switch("keep-going").help("Go on after the first anomaly [default: off]"))
-        .arg(format()),
-        build: hunt,
-    }
+        .arg(format())
 }
 
-fn hunt(m: &mut ArgMatches) -> Option<Command> {
+fn hunt(m: &mut ArgMatches, testbed: Testbed, slots: SlotMode) -> Option<Hunt> {
     let secs = |m: &mut ArgMatches, name: &str| m.remove_one::<u64>(name).map(Duration::from_secs);
-    let workspace = m.remove_one::<PathBuf>("workspace");
-    let mut nemesis = m.remove_one::<Vec<Family>>("nemesis")?;
-    if workspace.is_some() && nemesis == ALL {
-        // Its layout and its files are somebody else's.
-        nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link));
-    }
-    let slots = if workspace.is_some() { SlotMode::Fenced } else { SlotMode::Racing };
-    Some(Command::Hunt(Hunt {
+    let nemesis = m.remove_one::<Nemesis>("nemesis")?;
+    Some(Hunt {
         output_root: m.remove_one("output-root")?,
-        workspace,
+        testbed,
         workload: m.remove_one("workload")?,
-        nemesis,
+        nemesis: nemesis.families,
+        nemesis_is_all: nemesis.is_all,
         nemesis_interval: secs(m, "nemesis-interval")?,
         concurrency: m.remove_one::<u64>("concurrency")?,
         rate: m.remove_one("rate"),
@@ -99,7 +168,7 @@ fn hunt(m: &mut ArgMatches) -> Option<Command> {
         slots: m.remove_one("slots").unwrap_or(slots),
         keep_going: m.get_flag("keep-going"),
         format: m.remove_one::<Format>("format")?,
-    }))
+    })
 }
 
 fn words<const N: usize>(words: [&str; N]) -> String {
@@ -132,31 +201,33 @@ fn number(name: &'static str, value_name: &'static str, least: u64, most: u64) -
 }
 
 /// A list of families that the backend can do.
-fn nemesis(possible: &'static [Family], subcommand: &'static str) -> ValueParser {
+fn nemesis(can: Families) -> ValueParser {
     OsStringValueParser::new()
         .try_map(move |given| {
-            let possible_words = possible.iter().map(|family| family.word()).collect::<Vec<_>>().join(", ");
+            let possible_words =
+                can.possible.iter().map(|family| family.word()).collect::<Vec<_>>().join(", ");
             let expected = format!("none, all, or some of: {possible_words}");
             let text = given.to_str().ok_or_else(|| refused("nemesis", &given, &expected))?;
             match text.trim() {
-                "none" => return Ok(Vec::new()),
-                "all" => return Ok(ALL.to_vec()),
+                "none" => return Ok(Nemesis { families: Vec::new(), is_all: false }),
+                "all" => return Ok(Nemesis { families: can.all.to_vec(), is_all: true }),
                 _ => {}
             }
             let mut families = Vec::new();
             for name in text.split(',').map(str::trim) {
                 let family = Family::from_word(name).ok_or_else(|| refused("nemesis", &given, &expected))?;
-                if !possible.contains(&family) {
+                if !can.possible.contains(&family) {
                     return Err(format!(
-                        "{}: {subcommand} cannot do `{name}`",
-                        value::invalid("nemesis", &given)
+                        "{}: {} cannot do `{name}`",
+                        value::invalid("nemesis", &given),
+                        can.subcommand
                     ));
                 }
                 if !families.contains(&family) {
                     families.push(family);
                 }
             }
-            Ok(families)
+            Ok(Nemesis { families, is_all: false })
         })
         .into()
 }

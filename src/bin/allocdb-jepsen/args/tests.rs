@@ -131,6 +131,8 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen failover-kubevirt --workspace <path> [--replica-id <id>] [--dry-run]
   allocdb-jepsen rejoin-kubevirt --workspace <path> --replica-id <id> [--dry-run]
   allocdb-jepsen hunt-local --output-root <path> [--workspace <path>] [--workload <name>] [--nemesis <list>] [--nemesis-interval <secs>] [--concurrency <n>] [--rate <n>] [--time-limit <secs>] [--seed <n>] [--test-count <n>] [--slots <mode>] [--keep-going]
+  allocdb-jepsen hunt-qemu --output-root <path> --workspace <path> [--workload <name>] [--nemesis <list>] [--nemesis-interval <secs>] [--concurrency <n>] [--rate <n>] [--time-limit <secs>] [--seed <n>] [--test-count <n>] [--slots <mode>] [--keep-going]
+  allocdb-jepsen hunt-kubevirt --output-root <path> --workspace <path> [--workload <name>] [--nemesis <list>] [--nemesis-interval <secs>] [--concurrency <n>] [--rate <n>] [--time-limit <secs>] [--seed <n>] [--test-count <n>] [--slots <mode>] [--keep-going]
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
   allocdb-jepsen qemu-testbed <prepare|start|stop|status|ssh-control|control> ...
 

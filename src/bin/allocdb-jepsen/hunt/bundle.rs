@@ -3,7 +3,6 @@
 
 use super::report::Files;
 use allocdb_node::build_info::sha256;
-use allocdb_node::cluster::ClusterLayout;
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -107,25 +106,6 @@ impl Bundle<'_> {
             .context("failed to flush the bundle")?;
         Ok(place.clone())
     }
-}
-
-/// Copies what the replicas of somebody else's cluster have, so that it can become part of a bundle.
-///
-/// # Errors
-/// What cannot be read or written.
-pub(super) fn copy_replicas(layout: &ClusterLayout, into: &Path) -> Result<()> {
-    for replica in &layout.replicas {
-        let folder = into.join(format!("replica-{}", replica.id));
-        fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
-        let failed = || format!("failed to copy {}", replica.workspace_dir.display());
-        for entry in fs::read_dir(&replica.workspace_dir).with_context(failed)? {
-            let entry = entry.with_context(failed)?;
-            if entry.file_type().with_context(failed)?.is_file() {
-                fs::copy(entry.path(), folder.join(entry.file_name())).with_context(failed)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn sum(path: &Path) -> Result<String> {

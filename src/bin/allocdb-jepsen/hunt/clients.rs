@@ -4,16 +4,14 @@
 //! has one order. Nothing is sent or waited for under that lock but the next turn.
 
 use super::super::interrupt::Interrupt;
+use super::super::testbed::HuntTestbed;
 use super::journal::{Journal, Progress};
-use super::transport::exchange;
 use allocdb_node::client::wire::{self, Outcome, encode};
 use allocdb_node::history::Kind;
-use allocdb_node::ids::ClientId;
+use allocdb_node::ids::{ClientId, ReplicaId};
 use allocdb_node::workload::{Generator, Step};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a process waits for a turn before it looks whether the phase is over.
@@ -51,7 +49,7 @@ impl Tally {
 }
 
 /// What everybody who acts in a hunt shares.
-pub(super) struct Shared {
+pub(super) struct Shared<'a> {
     state: Mutex<State>,
     turn: Condvar,
     /// Nothing new is begun.
@@ -61,7 +59,7 @@ pub(super) struct Shared {
     /// Once it is set nobody waits for answers any more.
     second: Interrupt,
     progress: Arc<Progress>,
-    clients: RwLock<BTreeMap<u64, SocketAddr>>,
+    testbed: &'a dyn HuntTestbed,
     client: ClientId,
 }
 
@@ -102,11 +100,11 @@ impl Pace {
     }
 }
 
-impl Shared {
+impl<'a> Shared<'a> {
     pub(super) fn new(
         generator: Generator,
         journal: Journal,
-        clients: BTreeMap<u64, SocketAddr>,
+        testbed: &'a dyn HuntTestbed,
         client: ClientId,
         rate: Option<u64>,
         second: &Interrupt,
@@ -127,7 +125,7 @@ impl Shared {
             is_held: AtomicBool::new(false),
             second: second.clone(),
             progress,
-            clients: RwLock::new(clients),
+            testbed,
             client,
         }
     }
@@ -150,11 +148,6 @@ impl Shared {
     pub(super) fn hold(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
         self.turn.notify_all();
-    }
-
-    /// Clients find this replica there from now on.
-    pub(super) fn set_client_addr(&self, replica: u64, addr: SocketAddr) {
-        self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(replica, addr);
     }
 
     /// Whether what happens is still recorded.
@@ -249,14 +242,8 @@ impl Shared {
     fn carry_out(&self, process: u64, step: &Step, patience: Duration) -> Outcome {
         let began = Instant::now();
         let is_waited_for = || self.is_waited_for() && began.elapsed() < patience;
-        let addr = {
-            let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-            clients.get(&step.replica).copied()
-        };
-        let reply = match addr {
-            Some(addr) => exchange(addr, &encode(&step.request, self.client), is_waited_for),
-            None => wire::Reply::Unsent(format!("there is no replica {}", step.replica)),
-        };
+        let request = encode(&step.request, self.client);
+        let reply = self.testbed.ask(ReplicaId(step.replica), &request, &is_waited_for);
         let outcome = wire::outcome(&step.request, &reply);
         let kind = outcome.kind;
         let mut state = self.lock();

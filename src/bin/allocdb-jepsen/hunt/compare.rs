@@ -3,6 +3,7 @@
 //! The files are copied first and the copies opened, so that what is archived is what the replicas left. Everything read goes
 //! into the history: a judgement of the file alone comes to the same.
 
+use super::super::testbed::HuntTestbed;
 use super::clients::Shared;
 use allocdb_node::allocator::payload::{decode_client, decode_internal};
 use allocdb_node::client::findings::{REPLICA_FAILURE, STATE, parts_of};
@@ -31,12 +32,14 @@ struct Holds {
 
 /// Reads the files of every replica, none of which runs, and tells the history what they hold. `spare` is a folder for copies.
 /// Returns what could not be compared, in words.
-pub(super) fn compare(shared: &Shared, layout: &ClusterLayout, spare: &Path) -> Result<Vec<String>> {
+pub(super) fn compare(shared: &Shared<'_>, testbed: &dyn HuntTestbed, spare: &Path) -> Result<Vec<String>> {
+    let layout = testbed.layout()?;
     let mut told: HashMap<u64, Command> = HashMap::new();
     let mut unread = Vec::new();
     let mut states = Vec::new();
     for replica in &layout.replicas {
         let id = replica.id.0;
+        testbed.copy_files(replica.id, spare)?;
         let holds = match open_copy(layout, replica, spare) {
             Ok(holds) => holds,
             Err(error) => {
@@ -73,12 +76,6 @@ pub(super) fn compare(shared: &Shared, layout: &ClusterLayout, spare: &Path) -> 
 
 fn open_copy(layout: &ClusterLayout, replica: &ReplicaLayout, spare: &Path) -> Result<Holds> {
     let copy = ReplicaLayout::in_workspace(spare, replica.id, [replica.control_addr; 3]);
-    std::fs::create_dir_all(&copy.workspace_dir)?;
-    for entry in std::fs::read_dir(&replica.workspace_dir)? {
-        let entry = entry?;
-        std::fs::copy(entry.path(), copy.workspace_dir.join(entry.file_name()))
-            .with_context(|| format!("failed to copy {}", entry.path().display()))?;
-    }
     let opened = Replica::open(Arc::new(OsDisk), &layout.setup(&copy));
     if let Some(fault) = opened.fault() {
         return Err(anyhow!("{fault}"));

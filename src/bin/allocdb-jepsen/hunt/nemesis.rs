@@ -14,10 +14,9 @@ mod families;
 
 use super::super::actions::Actions;
 use super::super::cluster;
-use super::super::local::LocalTestbed;
 use super::super::nemesis::Fault as Inject;
 use super::super::runtime;
-use super::super::testbed::REPLICAS;
+use super::super::testbed::{HuntTestbed, REPLICAS};
 use super::clients::Shared;
 use super::settle::leaves_unanswered;
 use allocdb_node::client::findings::REPLICA_FAILURE;
@@ -58,8 +57,8 @@ struct Active {
 
 /// Injects what the schedule draws and heals it when its time is over; what is active at a moment, and for how long.
 pub(super) struct Nemesis<'a> {
-    shared: &'a Shared,
-    testbed: &'a LocalTestbed,
+    shared: &'a Shared<'a>,
+    testbed: &'a dyn HuntTestbed,
     actions: Actions<'a>,
     active: Vec<Active>,
     /// Longest time until a fault is healed.
@@ -86,8 +85,8 @@ pub(super) struct Nemesis<'a> {
 
 impl<'a> Nemesis<'a> {
     pub(super) fn new(
-        shared: &'a Shared,
-        testbed: &'a LocalTestbed,
+        shared: &'a Shared<'a>,
+        testbed: &'a dyn HuntTestbed,
         actions: Actions<'a>,
         longest: Duration,
     ) -> Self {
@@ -168,8 +167,9 @@ impl<'a> Nemesis<'a> {
     pub(super) fn heal_all(&mut self) -> Result<()> {
         self.heal_active();
         self.tell_majority();
-        self.testbed.heal_all_links()?;
-        self.direct_clients();
+        if let Ok(links) = self.testbed.faulty_links() {
+            links.heal_all_links()?;
+        }
         for replica in REPLICAS {
             self.go_on(replica)?;
             self.actions.heal(Inject::isolation(replica))?;
@@ -182,7 +182,9 @@ impl<'a> Nemesis<'a> {
 
     /// Lets a replica that stands still go on. One that does not run has nothing to be undone.
     fn go_on(&self, replica: ReplicaId) -> Result<()> {
-        let done = self.testbed.set_paused(replica, false);
+        // Where nobody can pause, nobody has.
+        let Ok(pauses) = self.testbed.pauses() else { return Ok(()) };
+        let done = pauses.set_paused(replica, false);
         done.or_else(|error| if self.testbed.is_process_there(replica) { Err(error) } else { Ok(()) })
     }
 

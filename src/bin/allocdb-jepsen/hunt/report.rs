@@ -65,6 +65,7 @@ impl Files {
 /// What is known of a hunt besides its verdict.
 pub(super) struct Found {
     pub(super) options: Hunt,
+    pub(super) backend: &'static str,
     pub(super) seed: u64,
     pub(super) id: String,
     pub(super) tally: Tally,
@@ -190,10 +191,10 @@ impl Report {
         };
         json!({
             "version": 1,
-            "command": "hunt-local",
+            "command": options.testbed.hunt_command(),
             "hunt_id": id,
             "seed": seed,
-            "backend": "local",
+            "backend": self.found.backend,
             "flags": options.flags(),
             "history_file": self.files.history.display().to_string(),
             "report": self.files.report.display().to_string(),

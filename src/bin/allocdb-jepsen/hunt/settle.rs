@@ -34,7 +34,7 @@ const STRANGERS: usize = 16;
 ///
 /// # Errors
 /// What stood in the way until then.
-pub(super) fn await_service(shared: &Shared, actions: &Actions<'_>, until: Instant) -> Result<()> {
+pub(super) fn await_service(shared: &Shared<'_>, actions: &Actions<'_>, until: Instant) -> Result<()> {
     let mut number = 0;
     loop {
         let problem = match serve_once(shared, actions, number) {
@@ -49,7 +49,7 @@ pub(super) fn await_service(shared: &Shared, actions: &Actions<'_>, until: Insta
     }
 }
 
-fn serve_once(shared: &Shared, actions: &Actions<'_>, number: u128) -> Result<()> {
+fn serve_once(shared: &Shared<'_>, actions: &Actions<'_>, number: u128) -> Result<()> {
     let primary = cluster::ensure_ready(actions)?;
     shared.lock().generator.primary_is(primary.id.0);
     let slot = shared.lock().generator.slot();
@@ -73,7 +73,7 @@ fn serve_once(shared: &Shared, actions: &Actions<'_>, number: u128) -> Result<()
 ///
 /// # Errors
 /// What could not be done.
-pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
+pub(super) fn settle(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
     REPLICAS.into_iter().for_each(|replica| must_answer(shared, replica));
     resolve(shared, actions, concurrency)?;
     let tick = shared.lock().generator.last_tick();
@@ -102,7 +102,7 @@ pub(super) fn settle(shared: &Shared, actions: &Actions<'_>, concurrency: usize)
 }
 
 /// Tells of a replica that takes requests and answers none.
-fn must_answer(shared: &Shared, replica: ReplicaId) {
+fn must_answer(shared: &Shared<'_>, replica: ReplicaId) {
     if let Some(reason) = leaves_unanswered(shared, replica) {
         log::error!("replica {replica}: {reason}");
         let value = json!({ "reason": reason });
@@ -112,7 +112,7 @@ fn must_answer(shared: &Shared, replica: ReplicaId) {
 
 /// Asks a replica for something that any replica answers at once, if only by saying that it is not primary; says so if it does not. The
 /// thread that serves may stand still while the control port speaks for it.
-pub(super) fn leaves_unanswered(shared: &Shared, replica: ReplicaId) -> Option<String> {
+pub(super) fn leaves_unanswered(shared: &Shared<'_>, replica: ReplicaId) -> Option<String> {
     let request = Request::GetResource { resource: ResourceId(1), fence: None };
     let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
     let is_silent = (0..ATTEMPTS).all(|_| shared.ask_within(&step, ATTEMPT_PATIENCE).kind == Kind::Info);
@@ -121,7 +121,7 @@ pub(super) fn leaves_unanswered(shared: &Shared, replica: ReplicaId) -> Option<S
         .then(|| format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it"))
 }
 
-fn fail_over_to(shared: &Shared, actions: &Actions<'_>, replica: ReplicaId) -> Result<()> {
+fn fail_over_to(shared: &Shared<'_>, actions: &Actions<'_>, replica: ReplicaId) -> Result<()> {
     let value = json!({ "family": "failover", "new_primary": replica.0 });
     shared.lock().journal.nemesis(Kind::Invoke, "failover", None, value.clone());
     let failover =
@@ -139,7 +139,7 @@ fn fail_over_to(shared: &Shared, actions: &Actions<'_>, replica: ReplicaId) -> R
 }
 
 /// Sends writes whose outcome is not known again until it is.
-fn resolve(shared: &Shared, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
+fn resolve(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
     for _ in 0..ROUNDS {
         let unresolved = shared.lock().generator.unresolved();
         if unresolved.is_empty() {
@@ -158,7 +158,7 @@ fn resolve(shared: &Shared, actions: &Actions<'_>, concurrency: usize) -> Result
     Ok(())
 }
 
-fn read_everything(shared: &Shared, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
+fn read_everything(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
     let (requests, primary) = {
         let state = shared.lock();
         (state.generator.readings().requests, state.generator.primary())
@@ -175,7 +175,7 @@ fn read_everything(shared: &Shared, actions: &Actions<'_>, concurrency: usize) -
 }
 
 /// Asks for everything, several at a time.
-fn ask_all(shared: &Shared, steps: Vec<Step>, concurrency: usize) {
+fn ask_all(shared: &Shared<'_>, steps: Vec<Step>, concurrency: usize) {
     let queue = Mutex::new(steps.into_iter());
     std::thread::scope(|scope| {
         for _ in 0..concurrency.max(1) {

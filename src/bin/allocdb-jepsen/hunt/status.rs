@@ -62,7 +62,7 @@ impl<'a> StatusSink<'a> {
     }
 
     /// Tells again and again until what [`until_here`](Self::until_here) returns is dropped.
-    pub(super) fn keep(&self, shared: &Shared) {
+    pub(super) fn keep(&self, shared: &Shared<'_>) {
         let (mut written, mut counted) = (Instant::now(), (Instant::now(), 0));
         loop {
             let current = self.current();
@@ -91,7 +91,7 @@ impl<'a> StatusSink<'a> {
     }
 
     /// Looks at what the others have come to. `counted` is when and at how many operations that was last done.
-    fn take_in(&self, shared: &Shared, counted: &mut (Instant, u64)) {
+    fn take_in(&self, shared: &Shared<'_>, counted: &mut (Instant, u64)) {
         let (tally, mut took, primary, (count, active, recent), anomalies) = {
             let mut state = shared.lock();
             let faults = &state.journal.faults;

@@ -1,5 +1,6 @@
 //! Damage to the files of a replica on this machine: what it had earlier is put back, or some of what it has is cut, changed or gone.
 
+use super::super::testbed::{FaultyDisks, Pauses as _};
 use super::{LocalTestbed, exchange_folders, flush_files};
 use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::ids::ReplicaId;
@@ -13,13 +14,9 @@ use std::path::{Path, PathBuf};
 /// What the name of a folder begins with that keeps an earlier copy of a replica's files.
 const EARLIER: &str = ".earlier-";
 
-impl LocalTestbed {
-    /// Keeps a copy of a replica's files as they are now, in place of an earlier one. It stands still meanwhile, so that the copy is one of
-    /// one moment.
-    ///
-    /// # Errors
-    /// When it cannot be stopped, or a file not be copied.
-    pub(crate) fn keep_earlier_files(&self, replica: ReplicaId) -> Result<()> {
+impl FaultyDisks for LocalTestbed {
+    /// It stands still meanwhile, so that the copy is one of one moment.
+    fn keep_earlier_files(&self, replica: ReplicaId) -> Result<()> {
         let (folder, kept) = (self.replica(replica)?.workspace_dir.clone(), self.earlier(replica)?);
         remove_folder(&kept)?;
         self.set_paused(replica, true)?;
@@ -28,22 +25,14 @@ impl LocalTestbed {
         copied.with_context(|| format!("failed to copy {} to {}", folder.display(), kept.display()))
     }
 
-    /// Damages the files of a replica that does not run. Returns what was done to which file.
-    ///
-    /// # Errors
-    /// When it runs, or a file cannot be changed.
-    pub(crate) fn damage_files(&self, replica: ReplicaId, damage: &Damage) -> Result<String> {
+    fn damage_files(&self, replica: ReplicaId, damage: &Damage) -> Result<String> {
         let layout = self.replica(replica)?;
         let earlier = self.earlier(replica)?;
         let done = self.runner()?.while_stopped(replica, || damage_folder(layout, &earlier, damage))?;
         done.with_context(|| format!("failed to damage {}", layout.workspace_dir.display()))
     }
 
-    /// Forgets the copy of a replica's earlier files, and gives its files back the rights that they had.
-    ///
-    /// # Errors
-    /// When a file or folder cannot be changed.
-    pub(crate) fn tidy_files(&self, replica: ReplicaId) -> Result<()> {
+    fn tidy_files(&self, replica: ReplicaId) -> Result<()> {
         let layout = self.replica(replica)?;
         for file in StoredFile::ALL {
             match fs::set_permissions(path_of(layout, file), Permissions::from_mode(0o600)) {
@@ -55,7 +44,9 @@ impl LocalTestbed {
         }
         Ok(remove_folder(&self.earlier(replica)?)?)
     }
+}
 
+impl LocalTestbed {
     fn earlier(&self, replica: ReplicaId) -> Result<PathBuf> {
         let folder = &self.replica(replica)?.workspace_dir;
         let root = folder.parent().ok_or_else(|| anyhow!("a replica's folder has no parent"))?;

@@ -1,6 +1,7 @@
 //! Links between the replicas of a cluster on this machine that can break: proxies in this process, which replicas take for their
 //! peers.
 
+use super::super::testbed::FaultyLinks;
 use super::LocalTestbed;
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::runner::{PeerAddresses, Runner};
@@ -8,17 +9,20 @@ use allocdb_node::faultnet::{Effect, Faultnet, Route};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::workload::faults::{CLIENTS, Link, LinkEffect};
 use anyhow::{Context as _, Result, anyhow, bail};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 /// The proxies of a cluster.
-pub(super) struct FaultyLinks {
+pub(super) struct Proxies {
     net: Mutex<Faultnet>,
     /// Where clients find each replica while something happens to their links.
     for_clients: Vec<(ReplicaId, SocketAddr)>,
+    /// Replicas to whose links with clients something happens, with the proxy that clients find them at.
+    broken_for_clients: RwLock<BTreeMap<ReplicaId, SocketAddr>>,
 }
 
-impl FaultyLinks {
+impl Proxies {
     /// Puts proxies between replicas that do not run yet, one for each port that one of them uses of another, and one in front of
     /// each client port.
     pub(super) fn put_in_place(runner: &mut Runner) -> Result<Self> {
@@ -48,7 +52,8 @@ impl FaultyLinks {
             .collect();
         runner.give_own_layouts(&addresses)?;
         let for_clients = layout.replicas.iter().map(|replica| replica.id).zip(for_clients.iter().copied());
-        Ok(Self { for_clients: for_clients.collect(), net: Mutex::new(net) })
+        let (for_clients, net) = (for_clients.collect(), Mutex::new(net));
+        Ok(Self { for_clients, net, broken_for_clients: RwLock::default() })
     }
 }
 
@@ -85,40 +90,52 @@ fn effect(effect: LinkEffect) -> Effect {
 }
 
 impl LocalTestbed {
+    /// Does something about the proxies, and takes note of where clients find replicas from then on.
     fn with_net<T>(&self, act: impl FnOnce(&mut Faultnet) -> Result<T>) -> Result<T> {
         let links = self.cluster.as_ref().and_then(|cluster| cluster.links.as_ref());
         let links = links.ok_or_else(|| anyhow!("there are no proxies on the links of this cluster"))?;
-        act(&mut links.net.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut net = links.net.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut net);
+        let is_broken = |replica: &ReplicaId| {
+            net.effect(CLIENTS, replica.0).is_some() || net.effect(replica.0, CLIENTS).is_some()
+        };
+        let broken = links.for_clients.iter().filter(|(replica, _)| is_broken(replica)).copied().collect();
+        *links.broken_for_clients.write().unwrap_or_else(PoisonError::into_inner) = broken;
+        done
     }
 
-    /// Lets something happen to links.
-    ///
-    /// # Errors
-    /// When the cluster was not made with links that can break.
-    pub(crate) fn break_links(&self, links: &[Link], what: LinkEffect) -> Result<()> {
+    /// Where clients find a replica: where it is, unless something happens to the links between it and them. Otherwise
+    /// no proxy is in the way, and one that does not run refuses connections as ever.
+    pub(super) fn client_addr(&self, replica: ReplicaId) -> Result<SocketAddr> {
+        let own = self.replica(replica)?.client_addr;
+        let links = self.cluster.as_ref().and_then(|cluster| cluster.links.as_ref());
+        let proxy = links.and_then(|links| {
+            links.broken_for_clients.read().unwrap_or_else(PoisonError::into_inner).get(&replica).copied()
+        });
+        Ok(proxy.unwrap_or(own))
+    }
+}
+
+impl FaultyLinks for LocalTestbed {
+    fn break_links(&self, links: &[Link], what: LinkEffect) -> Result<()> {
         self.with_net(|net| {
             Ok(links.iter().try_for_each(|link| net.inject(link.from, link.to, effect(what)))?)
         })
     }
 
-    /// Undoes whatever happens to links.
-    ///
-    /// # Errors
-    /// When the cluster was not made with links that can break.
-    pub(crate) fn heal_links(&self, links: &[Link]) -> Result<()> {
+    fn heal_links(&self, links: &[Link]) -> Result<()> {
         self.with_net(|net| Ok(links.iter().try_for_each(|link| net.heal(link.from, link.to))?))
     }
 
-    /// Says so if something happens to one of these links.
-    pub(crate) fn check_links(&self, links: &[Link]) -> Result<()> {
+    fn check_links(&self, links: &[Link]) -> Result<()> {
         self.with_net(|net| match links.iter().find(|link| net.effect(link.from, link.to).is_some()) {
             Some(link) => bail!("something happens to the link from {} to {}", link.from, link.to),
             None => Ok(()),
         })
     }
 
-    /// Undoes whatever happens to any link, if there are links that can break.
-    pub(crate) fn heal_all_links(&self) -> Result<()> {
+    /// Fine for a cluster that was not made with links that can break.
+    fn heal_all_links(&self) -> Result<()> {
         if self.cluster.as_ref().is_none_or(|cluster| cluster.links.is_none()) {
             return Ok(());
         }
@@ -126,18 +143,5 @@ impl LocalTestbed {
             net.heal_all()?;
             if net.is_healed() { Ok(()) } else { bail!("not every link is healed") }
         })
-    }
-
-    /// Where clients find a replica: where it is, unless something happens to the links between it and them. Otherwise
-    /// no proxy is in the way, and one that does not run refuses connections as ever.
-    pub(crate) fn client_addr(&self, replica: ReplicaId) -> Result<SocketAddr> {
-        let own = self.replica(replica)?.client_addr;
-        let Some(links) = self.cluster.as_ref().and_then(|cluster| cluster.links.as_ref()) else {
-            return Ok(own);
-        };
-        let net = links.net.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_broken = net.effect(CLIENTS, replica.0).is_some() || net.effect(replica.0, CLIENTS).is_some();
-        let proxy = links.for_clients.iter().find(|(id, _)| *id == replica).map(|(_, addr)| *addr);
-        Ok(proxy.filter(|_| is_broken).unwrap_or(own))
     }
 }

@@ -51,13 +51,43 @@ pub(crate) struct Exchanges {
     explained: Mutex<BTreeMap<SocketAddr, (Instant, String)>>,
 }
 
+/// How long an answer is waited for, and by whom.
+pub(crate) struct Waiting<'a> {
+    /// How long a replica may say nothing.
+    pub(crate) silence: Duration,
+    /// Whether somebody still wants the answer.
+    pub(crate) is_wanted: &'a dyn Fn() -> bool,
+    /// Whether it is worth a command on the control guest to find out why a connection fails.
+    pub(crate) is_explained: bool,
+}
+
+impl Waiting<'_> {
+    /// For an operator, who wants every answer and every reason.
+    pub(crate) fn for_operator(silence: Option<Duration>) -> Self {
+        Self { silence: silence.unwrap_or(ANSWER), is_wanted: &|| true, is_explained: true }
+    }
+}
+
+/// Why there is no answer, and whether it is certain that the replica was sent nothing.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) error: anyhow::Error,
+    pub(crate) is_unsent: bool,
+}
+
 impl Exchanges {
     /// Sends a request, closes the sending side, and reads the reply to its end. Several may do so at once.
-    pub(crate) fn ask(&self, session: &GuestSession, addr: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn ask(
+        &self,
+        session: &GuestSession,
+        addr: SocketAddr,
+        request: &[u8],
+        waiting: &Waiting<'_>,
+    ) -> Result<Vec<u8>, Unanswered> {
         let patience = session.patience(EXCHANGE);
         let mut sending = 1;
         loop {
-            let (reply, round_trip) = self.ask_once(session, addr, request, patience)?;
+            let (reply, round_trip) = self.ask_once(session, addr, request, patience, waiting)?;
             if request.is_empty() || !was_not_read(&reply) || sending == SENDINGS || !patience.is_left() {
                 return Ok(reply);
             }
@@ -76,22 +106,26 @@ impl Exchanges {
         addr: SocketAddr,
         request: &[u8],
         patience: Patience<'_>,
-    ) -> Result<(Vec<u8>, Duration)> {
-        let mut exchange = self.begin(session, addr, request, patience).map_err(|failure| failure.error)?;
+        waiting: &Waiting<'_>,
+    ) -> Result<(Vec<u8>, Duration), Unanswered> {
+        let begun = self.begin(session, addr, request, patience, waiting.is_explained);
+        let mut exchange = begun.map_err(|failure| Unanswered { error: failure.error, is_unsent: true })?;
         let round_trip = exchange.work.held.round_trip();
         let closing = patience.within(exchange.work.held.with_way(CLOSING));
-        let heard_out = exchange.hear_out(patience);
+        let heard_out = exchange.hear_out(patience, waiting);
         let is_finished = heard_out.is_ok() && exchange.work.wait_until_closed(closing).is_ok();
+        let is_unsent = exchange.is_unsent();
+        let unanswered = |error| Unanswered { error, is_unsent };
         if is_finished {
             let reply = exchange.reply();
             session.set_aside(exchange.work);
-            return Ok((reply?, round_trip));
+            return Ok((reply.map_err(unanswered)?, round_trip));
         }
         // What is under way on a channel that does not close is not known any more.
         if exchange.work.close(patience.within(exchange.work.held.with_way(CLOSING))).is_err() {
             session.give_up(&exchange.work);
         }
-        Ok((heard_out.and_then(|()| exchange.reply())?, round_trip))
+        Ok((heard_out.and_then(|()| exchange.reply()).map_err(unanswered)?, round_trip))
     }
 
     fn begin<'a>(
@@ -100,6 +134,7 @@ impl Exchanges {
         addr: SocketAddr,
         request: &'a [u8],
         patience: Patience<'_>,
+        is_explained: bool,
     ) -> Result<Exchange<'a>, Failure> {
         let (host, port) = (addr.ip().to_string(), addr.port());
         let goes_by_relay = [&self.way_is_slow, &self.forwarding_is_forbidden];
@@ -108,7 +143,7 @@ impl Exchanges {
             match session.open_channel(patience, open) {
                 Ok(work) => return Ok(Exchange::new(work, request, false)),
                 Err(failure) if is_forbidden(&failure) => self.note_that_it_is_forbidden(session),
-                Err(failure) if failure.trouble == Trouble::Refused => {
+                Err(failure) if failure.trouble == Trouble::Refused && is_explained => {
                     return Err(match self.explanation(session, addr, patience) {
                         Some(why) => Failure { error: anyhow!("{why}; {:#}", failure.error), ..failure },
                         None => failure,
@@ -153,8 +188,9 @@ impl Exchanges {
         }
         let patience = patience.within(EXPLAINING);
         let mut exchange = self.begin_relayed(session, addr, &[], patience).ok()?;
-        let heard_out =
-            exchange.hear_out(patience).map(|()| exchange.work.wait_until_closed(patience).is_ok());
+        let heard_out = exchange
+            .hear_out(patience, &Waiting::for_operator(None))
+            .map(|()| exchange.work.wait_until_closed(patience).is_ok());
         let why = reason_in(&String::from_utf8_lossy(&exchange.complaint));
         match heard_out {
             Ok(true) => session.set_aside(exchange.work),
@@ -190,10 +226,13 @@ impl Exchanges {
     }
 }
 
+/// What the system says of a port where nobody listens.
+const REFUSED: &str = "Connection refused";
+
 /// The system's sentence in what a relay complains about.
 fn reason_in(complaint: &str) -> Option<String> {
     let sentences = [
-        "Connection refused",
+        REFUSED,
         "No route to host",
         "Host is unreachable",
         "Network is unreachable",
@@ -247,6 +286,8 @@ struct Exchange<'a> {
     /// Where the reply begins, if not at the beginning.
     marker: Option<Marker>,
     rest: &'a [u8],
+    /// Bytes of the request that the session took.
+    taken: usize,
     is_closed: bool,
     reply: Vec<u8>,
     complaint: Vec<u8>,
@@ -260,6 +301,7 @@ impl<'a> Exchange<'a> {
             is_relayed,
             marker: None,
             rest: request,
+            taken: 0,
             is_closed: false,
             reply: Vec::new(),
             complaint: Vec::new(),
@@ -268,13 +310,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// Goes on until the reply has ended.
-    fn hear_out(&mut self, patience: Patience<'_>) -> Result<()> {
+    fn hear_out(&mut self, patience: Patience<'_>, waiting: &Waiting<'_>) -> Result<()> {
         loop {
             self.send()?;
             if self.listen()? {
                 return Ok(());
             }
-            ensure!(self.heard_at.elapsed() < ANSWER, "no answer within {}s", ANSWER.as_secs());
+            let silence = waiting.silence;
+            ensure!(self.heard_at.elapsed() < silence, "no answer within {}s", silence.as_secs());
+            ensure!((waiting.is_wanted)(), "given up");
             self.work.wait(patience)?;
         }
     }
@@ -284,7 +328,10 @@ impl<'a> Exchange<'a> {
         let channel = &mut self.work.channel;
         while !self.rest.is_empty() {
             match channel.write(self.rest) {
-                Ok(count) => self.rest = &self.rest[count..],
+                Ok(count) => {
+                    self.rest = &self.rest[count..];
+                    self.taken += count;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 // A replica that is cut off answers without reading and closes.
                 Err(_) if channel.eof() => self.rest = &[],
@@ -300,6 +347,12 @@ impl<'a> Exchange<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing of the request has left this machine, or a relay says that it could not connect.
+    fn is_unsent(&self) -> bool {
+        let is_refused = || reason_in(&String::from_utf8_lossy(&self.complaint)) == Some(REFUSED.to_owned());
+        self.taken == 0 || (self.is_relayed && self.reply.is_empty() && is_refused())
     }
 
     /// Takes what has come. Returns whether that was all.

@@ -512,6 +512,11 @@ impl GuestSession {
         connected.map(|_| ()).map_err(|failure| failure.error)
     }
 
+    /// Takes note that the end is under way, so that ending itself is not interrupted.
+    pub(crate) fn go_on(&self) {
+        self.shared.interrupt.clear();
+    }
+
     /// Whom it is with.
     pub(crate) fn guest(&self) -> &ControlGuest {
         &self.shared.guest

@@ -23,6 +23,7 @@ const ATTEMPTS: usize = 3;
 impl Nemesis<'_> {
     /// Damages a replica's files, and starts it with what is left; that it does not start is as good.
     pub(super) fn damage(&mut self, replica: ReplicaId, damage: &Damage) -> Result<()> {
+        let disks = self.testbed.faulty_disks()?;
         let (damaged, damage) = match PlantedFault::DamageToAll.is_enabled() {
             true => (REPLICAS.to_vec(), &Damage::OlderCopy),
             false => {
@@ -32,12 +33,12 @@ impl Nemesis<'_> {
             }
         };
         if *damage == Damage::OlderCopy {
-            damaged.iter().try_for_each(|replica| self.testbed.keep_earlier_files(*replica))?;
+            damaged.iter().try_for_each(|replica| disks.keep_earlier_files(*replica))?;
             self.rest(WRITTEN_SINCE);
         }
         damaged.iter().try_for_each(|replica| self.actions.inject(Inject::crash(*replica)))?;
         for replica in &damaged {
-            let done = self.testbed.damage_files(*replica, damage)?;
+            let done = disks.damage_files(*replica, damage)?;
             log::info!("replica {replica}: {done}");
         }
         for replica in &damaged {
@@ -52,7 +53,7 @@ impl Nemesis<'_> {
     /// Brings a replica back whose files were damaged: from the primary, or, if it was primary itself, from whoever becomes primary
     /// of the other two.
     pub(super) fn bring_back(&mut self, replica: ReplicaId) -> Result<()> {
-        self.testbed.tidy_files(replica)?;
+        self.testbed.faulty_disks()?.tidy_files(replica)?;
         if !self.unsound.contains(&replica.0) {
             return cluster::ensure_ready(&self.actions).map(|_| ());
         }

@@ -119,7 +119,7 @@ impl Nemesis<'_> {
         match old {
             OldPrimary::Dead => self.crash_all(primary),
             OldPrimary::Gone => self.actions.inject(Inject::crash(primary)),
-            OldPrimary::Paused => self.testbed.set_paused(primary, true),
+            OldPrimary::Paused => self.testbed.pauses()?.set_paused(primary, true),
             OldPrimary::CutOff => self.actions.inject(Inject::isolation(primary)),
             OldPrimary::OutOfReach | OldPrimary::Alive => Ok(()),
         }
@@ -130,7 +130,8 @@ impl Nemesis<'_> {
     /// would give the last ones time to write down what they had not.
     fn crash_all(&self, primary: ReplicaId) -> Result<()> {
         for replica in REPLICAS.into_iter().filter(|replica| *replica != primary) {
-            if let Err(error) = self.testbed.set_paused(replica, true) {
+            let paused = self.testbed.pauses().and_then(|pauses| pauses.set_paused(replica, true));
+            if let Err(error) = paused {
                 log::warn!("replica {replica} is not stopped before it is ended: {error:#}");
             }
         }

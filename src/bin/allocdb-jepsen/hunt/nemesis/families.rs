@@ -1,4 +1,4 @@
-//! What each family of faults does to a cluster on this machine, what undoes it, and how it is known that nothing is left of it.
+//! What each family of faults does to a cluster, what undoes it, and how it is known that nothing is left of it.
 
 use super::super::super::nemesis::Fault as Inject;
 use super::super::super::testbed::REPLICAS;
@@ -20,13 +20,9 @@ impl Nemesis<'_> {
             Fault::Kill { replicas, .. } => replicas
                 .iter()
                 .try_for_each(|replica| self.actions.inject(Inject::crash(ReplicaId(*replica)))),
-            Fault::Pause { replica, .. } => self.testbed.set_paused(ReplicaId(*replica), true),
+            Fault::Pause { replica, .. } => self.testbed.pauses()?.set_paused(ReplicaId(*replica), true),
             Fault::Isolate { replica, .. } => self.actions.inject(Inject::isolation(ReplicaId(*replica))),
-            Fault::Link { links, effect, .. } => {
-                let done = self.testbed.break_links(links, *effect);
-                self.direct_clients();
-                done
-            }
+            Fault::Link { links, effect, .. } => self.testbed.faulty_links()?.break_links(links, *effect),
             Fault::Disk { replica, damage, .. } => self.damage(ReplicaId(*replica), damage),
             Fault::Failover { old_primary, to, twice, interrupted_at } => {
                 let how = How { to: to.map(ReplicaId), twice: *twice, interrupted_at: *interrupted_at };
@@ -50,11 +46,7 @@ impl Nemesis<'_> {
             }),
             Fault::Pause { replica, .. } => self.go_on(ReplicaId(*replica)),
             Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
-            Fault::Link { links, .. } => {
-                let done = self.testbed.heal_links(links);
-                self.direct_clients();
-                done
-            }
+            Fault::Link { links, .. } => self.testbed.faulty_links()?.heal_links(links),
             Fault::Disk { replica, .. } => self.bring_back(ReplicaId(*replica)),
             _ => Ok(()),
         }
@@ -72,7 +64,7 @@ impl Nemesis<'_> {
             }
             Fault::Pause { replica, .. } => {
                 let told = Instant::now();
-                while testbed.is_paused(ReplicaId(*replica)) {
+                while testbed.pauses()?.is_paused(ReplicaId(*replica))? {
                     if told.elapsed() >= GOES_ON_WITHIN {
                         bail!("replica {replica} stands still");
                     }
@@ -83,19 +75,9 @@ impl Nemesis<'_> {
             Fault::Isolate { replica, .. } if testbed.is_isolated(ReplicaId(*replica))? => {
                 bail!("replica {replica} is cut off")
             }
-            Fault::Link { links, .. } => testbed.check_links(links),
+            Fault::Link { links, .. } => testbed.faulty_links()?.check_links(links),
             Fault::Disk { replica, .. } => self.check_in_place(ReplicaId(*replica)),
             _ => Ok(()),
-        }
-    }
-
-    /// Tells clients where to find replicas.
-    pub(super) fn direct_clients(&self) {
-        for replica in REPLICAS {
-            match self.testbed.client_addr(replica) {
-                Ok(addr) => self.shared.set_client_addr(replica.0, addr),
-                Err(error) => log::warn!("clients are not told where replica {replica} is: {error:#}"),
-            }
         }
     }
 

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Sends a request and reads until the replica closes, as long as the answer is waited for. Whether a byte was sent decides what a
 /// failure means.
-pub(super) fn exchange(addr: SocketAddr, request: &[u8], is_waited_for: impl Fn() -> bool) -> Reply {
+pub(super) fn exchange(addr: SocketAddr, request: &[u8], is_waited_for: &dyn Fn() -> bool) -> Reply {
     let give_up_at = Instant::now() + ANSWER;
     let mut stream = match TcpStream::connect_timeout(&addr, CONNECT) {
         Ok(stream) => stream,
@@ -104,7 +104,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let stand_in = std::thread::spawn(move || behave(listener.accept().unwrap().0));
-        let reply = exchange(addr, &encode(&write(), ClientId(1)), || true);
+        let reply = exchange(addr, &encode(&write(), ClientId(1)), &|| true);
         stand_in.join().unwrap();
         told(&reply)
     }
@@ -126,7 +126,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);
-        let (kind, error) = told(&exchange(addr, &encode(&write(), ClientId(1)), || true));
+        let (kind, error) = told(&exchange(addr, &encode(&write(), ClientId(1)), &|| true));
         assert_eq!(kind, Kind::Fail, "{error}");
         assert!(error.contains("refused"), "{error}");
     }
@@ -177,7 +177,7 @@ mod tests {
             drop(held);
         });
         let began = Instant::now();
-        let (kind, error) = told(&exchange(addr, &encode(&write(), ClientId(1)), || true));
+        let (kind, error) = told(&exchange(addr, &encode(&write(), ClientId(1)), &|| true));
         assert_eq!(kind, Kind::Info, "{error}");
         assert!(error.contains("within 5s"), "{error}");
         assert!((ANSWER..ANSWER * 4).contains(&began.elapsed()), "{:?}", began.elapsed());
@@ -190,7 +190,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let began = Instant::now();
-        let (kind, error) = told(&exchange(addr, &encode(&write(), ClientId(1)), || false));
+        let (kind, error) = told(&exchange(addr, &encode(&write(), ClientId(1)), &|| false));
         assert_eq!((kind, &*error), (Kind::Info, "given up"));
         assert!(began.elapsed() < ANSWER, "{:?}", began.elapsed());
     }
