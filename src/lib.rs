@@ -20,6 +20,7 @@
 //! - [`cluster`]: three replicas on one machine, their files and addresses, and what can be done to them.
 //! - [`daemon`]: the process of one replica.
 //! - [`operator`]: what is done to a cluster from outside: failover, rejoin, bringing everybody in place.
+//! - [`sim`]: three replicas, clients, operator and nemesis on simulated disks, network and time, everything decided by one seed.
 //! - [`testbed`]: three replicas in virtual machines under QEMU or KubeVirt, the files that say where they are, and all that
 //!   follows from those: names, addresses, ports, and the layout of the cluster inside.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing of the database but
@@ -45,6 +46,7 @@ pub mod operator;
 pub mod planted;
 pub mod printable;
 pub mod replica;
+pub mod sim;
 pub mod storage;
 pub mod testbed;
 pub mod views;

@@ -17,8 +17,6 @@ mod hostile;
 mod hunts;
 #[path = "support/kubernetes/mod.rs"]
 mod kubernetes;
-#[path = "support/simulation/mod.rs"]
-mod simulated;
 #[path = "support/tmux.rs"]
 mod tmux;
 #[path = "support/watched.rs"]
@@ -62,6 +60,7 @@ mod qemu_testbed;
 mod remote_testbeds;
 mod repair;
 mod sigkill;
+mod simulate;
 mod simulation;
 mod state_digest;
 mod surroundings;

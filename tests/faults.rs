@@ -2,7 +2,6 @@
 //! time, in a script that goes through submit, commit, checkpoint, tick, failover, rejoin and a snapshot sent to a backup. After it every acknowledged write is
 //! there, nothing is invented, every replica comes back without a fault, and the cluster serves.
 
-use crate::simulated::disk::{Fuse, SimDisk};
 use allocdb_node::allocator::payload::encode_client;
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command};
 use allocdb_node::api::{Request, Response, SubmitResponse, TickResponse};
@@ -16,6 +15,7 @@ use allocdb_node::replica::message::PeerRequest;
 use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, Token};
 use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
+use allocdb_node::sim::disk::{Fuse, SimDisk};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -4,7 +4,6 @@
 //! `BIT_FLIPS=60000 cargo test --release --test all -- --nocapture integrity::` tries as many flips as that and prints what became of
 //! them.
 
-use crate::simulated::disk::{Fuse, SimDisk};
 use allocdb_node::allocator::payload::{encode_client, encode_internal};
 use allocdb_node::allocator::{AllocatorConfig, ClientCommand, Command, PayloadKind, snapshot_file};
 use allocdb_node::engine::{EngineConfig, EnginePaths, record_of};
@@ -16,6 +15,7 @@ use allocdb_node::replica::{
     FaultReason, Identity, Metadata, PreparedEntry, Replica, ReplicaPaths, ReplicaSetup, Role, Vote,
     prepare_log,
 };
+use allocdb_node::sim::disk::{Fuse, SimDisk};
 use allocdb_node::storage::Frame;
 use allocdb_node::storage::sum::sum_path;
 use fastrand::Rng;

@@ -1,18 +1,28 @@
 //! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of ten defects that
 //! are planted one at a time is noticed.
 
-use crate::simulated as simulation;
-
+#[cfg(feature = "planted-faults")]
+use allocdb_node::check::Verdict;
+use allocdb_node::sim::sweep::{Options, Seeds, Sweep, all_processors, sweep};
+use allocdb_node::sim::{Played, play};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
-/// Seeds that the normal run of all tests plays. `cargo run --release --example simulate -- --seeds N` plays more.
+/// Seeds that the normal run of all tests plays. `allocdb-jepsen simulate --seeds 0..N` plays more.
 const SEEDS: u64 = 2_000;
 
-fn described(violations: &[(u64, String)]) -> String {
-    let line = |(seed, violation): &(u64, String)| {
-        format!("{violation}\n  replay: {}", simulation::replay_command(*seed, None))
+/// Plays all seeds from one up to another, until so many are not valid.
+fn played(first: u64, end: u64, enough: usize, set_up: &(dyn Fn() + Sync)) -> Sweep {
+    let stop = AtomicBool::new(false);
+    sweep(&Seeds::range(first, end), &Options { threads: all_processors(), enough, stop: &stop, set_up })
+}
+
+fn described(findings: &[Played]) -> String {
+    let line = |played: &Played| {
+        let seed = played.seed;
+        format!("{played}\n  replay: cargo run --release -- simulate --seed {seed} --trace")
     };
-    violations.iter().map(line).collect::<Vec<_>>().join("\n")
+    findings.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Names the first of the other seeds.
@@ -50,8 +60,8 @@ fn nothing_is_violated_in_seeds_that_are_others_for_each_commit() {
     };
     let last = first.checked_add(SEEDS - 1).expect("seeds are 64-bit numbers");
     crate::support::note(&format!("plays seeds {first} to {last}, after {source}"));
-    let done = simulation::sweep(first..last + 1, 3, || {});
-    assert!(done.violations.is_empty(), "{}", described(&done.violations));
+    let done = played(first, last + 1, 3, &|| {});
+    assert!(done.findings.is_empty(), "{}", described(&done.findings));
     assert_eq!(done.played, SEEDS);
 }
 
@@ -66,8 +76,8 @@ fn other_commits_have_other_seeds() {
 
 #[test]
 fn nothing_is_violated_in_thousands_of_seeds() {
-    let done = simulation::sweep(0..SEEDS, 3, || {});
-    assert!(done.violations.is_empty(), "{}", described(&done.violations));
+    let done = played(0, SEEDS, 3, &|| {});
+    assert!(done.findings.is_empty(), "{}", described(&done.findings));
     assert_eq!(done.played, SEEDS);
     // A simulation in which nothing happens would not notice anything either.
     let totals = done.totals;
@@ -86,8 +96,7 @@ fn nothing_is_violated_in_thousands_of_seeds() {
 #[test]
 fn a_seed_plays_the_same_every_time() {
     for seed in 0..20 {
-        let told = |result: Result<simulation::Totals, String>| format!("{result:?}");
-        assert_eq!(told(simulation::run(seed)), told(simulation::run(seed)), "seed {seed}");
+        assert_eq!(play(seed), play(seed), "seed {seed}");
     }
 }
 
@@ -99,19 +108,18 @@ fn each_planted_defect_is_found() {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
-    use super::{SEEDS, simulation};
+    use super::{SEEDS, Verdict, play, played};
     use allocdb_node::planted::{PlantedFault, wake};
 
     fn is_found(word: &str) {
         let fault = PlantedFault::from_word(word).unwrap();
-        let done = simulation::sweep(0..SEEDS, 1, || wake(Some(fault)));
-        assert!(!done.violations.is_empty(), "{word} was not found in {} seeds", done.played);
-        let (seed, violation) = &done.violations[0];
-        let command = simulation::replay_command(*seed, Some(word));
-        println!("{word}: seed {seed} of {}: {violation}\n  replay: {command}", done.played);
+        let done = played(0, SEEDS, 1, &|| wake(Some(fault)));
+        let first = done.findings.iter().find(|played| played.verdict() == Verdict::Invalid);
+        let first = first.unwrap_or_else(|| panic!("{word} was not found in {} seeds", done.played));
+        println!("{word}: of {} seeds, {first}", done.played);
         // It is the defect that was found: without it the same seed is clean.
         wake(None);
-        assert_eq!(simulation::run(*seed).err(), None, "{word}, seed {seed}");
+        assert_eq!(play(first.seed).verdict(), Verdict::Valid, "{word}, seed {}", first.seed);
     }
 
     /// What no replica does that is simulated: its process goes on for as long as nobody ends it.
@@ -189,9 +197,10 @@ mod planted {
     fn a_backup_that_comes_to_another_state_is_found() {
         is_found("backup-diverges");
         // Also by the replicas themselves, before anybody was told something wrong.
-        let done = simulation::sweep(0..200, usize::MAX, || wake(Some(PlantedFault::BackupDiverges)));
-        let compared = done.violations.iter().filter(|(_, what)| what.contains("state digest differs"));
-        assert!(compared.count() >= 20, "{} violations", done.violations.len());
+        let done = played(0, 200, usize::MAX, &|| wake(Some(PlantedFault::BackupDiverges)));
+        let compared =
+            done.findings.iter().filter(|played| played.to_string().contains("state digest differs"));
+        assert!(compared.count() >= 20, "{} findings", done.findings.len());
     }
 
     #[test]

@@ -48,6 +48,8 @@ mod runs;
 mod runtime;
 #[path = "allocdb-jepsen/scenarios.rs"]
 mod scenarios;
+#[path = "allocdb-jepsen/simulate.rs"]
+mod simulate;
 #[path = "allocdb-jepsen/sink.rs"]
 mod sink;
 #[path = "allocdb-jepsen/stage.rs"]
@@ -67,8 +69,8 @@ mod watch;
 #[path = "allocdb-jepsen/watch_render.rs"]
 mod watch_render;
 
-use anyhow::{Result, anyhow};
-use args::{Command, Ended, Testbed};
+use anyhow::Result;
+use args::{Command, Testbed};
 use interrupt::Interrupt;
 use testbed::{Contact, ExternalTestbed};
 
@@ -77,9 +79,7 @@ fn main() -> ExitCode {
     let program = words.next().unwrap_or_default();
     let done = match args::parse(&program, words) {
         Ok(command) => carry_out(command),
-        Err(Ended::Help(text)) => common::print(&text),
-        Err(Ended::Refused(message)) => Err(anyhow!(message)),
-        Err(Ended::Misused(message)) => Err(common::Exit::Misused.because(message)),
+        Err(ended) => ended.told(),
     };
     done.map_or_else(|error| common::failed(&error), |()| ExitCode::SUCCESS)
 }
@@ -96,6 +96,7 @@ fn carry_out(command: Command) -> Result<()> {
         Command::History { history_file, to } => check::convert(&history_file, to),
         Command::Explain { name } => check::explain(name.as_deref()),
         Command::Hunt(options) => hunt::run(&options, &listen()?),
+        Command::Simulation(wanted) => simulate::run(&wanted, &listen()?),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),
         Command::Run(wanted) => runs::run(wanted, &open, &listen()?),
         Command::Archive(wanted) => runs::archive::run(wanted, &open, &listen()?),

@@ -3,9 +3,6 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each user is a crate of its own and uses its part")]
 
-#[path = "simulation/disk.rs"]
-mod disk;
-
 use allocdb_node::allocator::payload::{decode_client, decode_internal, encode_client, encode_internal};
 use allocdb_node::allocator::snapshot_file;
 use allocdb_node::allocator::{Allocator, AllocatorConfig, ClientCommand, Command, PayloadKind};
@@ -31,9 +28,9 @@ use allocdb_node::replica::staging::StagedReplica;
 use allocdb_node::replica::{
     Identity, Metadata, PreparedEntry, Replica, ReplicaPaths, ReplicaSetup, Role, Vote, prepare_log,
 };
+use allocdb_node::sim::disk::SimDisk;
 use allocdb_node::storage::{Frame, RecordType};
 use allocdb_node::testbed::{KubevirtLayout, QemuLayout, elf, kernel_modules};
-use disk::SimDisk;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

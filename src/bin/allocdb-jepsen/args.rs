@@ -12,6 +12,8 @@ mod hunt;
 mod qemu_testbed;
 #[path = "args/reader.rs"]
 mod reader;
+#[path = "args/simulate.rs"]
+mod simulate;
 #[path = "args/table.rs"]
 mod table;
 #[path = "args/value.rs"]
@@ -46,6 +48,7 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
 fn menu() -> table::Menu {
     let mut menu = table::menu();
     menu.subcommands.extend(hunt::hunts());
+    menu.subcommands.extend([simulate::simulate(), simulate::merge()]);
     menu.groups.push(qemu_testbed::menu());
     menu
 }

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     },
     /// Let concurrent clients work on a cluster while faults come and go, and judge every answer.
     Hunt(Hunt),
+    /// Play seeds of the deterministic simulation, or join what shards of it came to.
+    Simulation(Simulation),
     /// Write down where the guests of a KubeVirt testbed are.
     CaptureKubevirtLayout(KubevirtCapture),
     /// Check that a testbed can be driven.
@@ -164,6 +166,61 @@ impl Hunt {
             self.slots.word(),
         )
     }
+}
+
+/// What is done with the simulation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Simulation {
+    /// Play seeds, and judge every answer.
+    Play(Simulate),
+    /// Join what shards came to.
+    Merge(Merge),
+}
+
+/// Arguments of `simulate`. Which of them go together is for whoever carries it out to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Simulate {
+    /// A range of seeds.
+    pub(crate) seeds: Option<Seeds>,
+    /// One seed alone.
+    pub(crate) seed: Option<u64>,
+    /// Which part of the range.
+    pub(crate) shard: Option<Shard>,
+    /// How many threads play; as many as there are processors where it is not given.
+    pub(crate) threads: Option<u64>,
+    /// Tell what happens in the seed.
+    pub(crate) trace: bool,
+    /// Receives what clients saw in the seed.
+    pub(crate) history_file: Option<PathBuf>,
+    /// For whom the result is.
+    pub(crate) format: Format,
+}
+
+/// Seeds from the first up to the end, which is not one of them. Never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seeds {
+    /// The lowest of them.
+    pub(crate) first: u64,
+    /// One after the highest, so above `first`.
+    pub(crate) end: u64,
+}
+
+/// One of the parts into which seeds are split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shard {
+    /// From 1 to `of`.
+    pub(crate) number: u64,
+    /// How many parts there are.
+    pub(crate) of: u64,
+}
+
+/// Arguments of `merge`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Merge {
+    /// Files of result lines.
+    pub(crate) result_files: Vec<PathBuf>,
+    /// For whom the verdict is.
+    pub(crate) format: Format,
 }
 
 /// A run that is to be carried out.

@@ -175,7 +175,7 @@ fn words<const N: usize>(words: [&str; N]) -> String {
     words.join(", ")
 }
 
-fn refused(flag: &str, given: &OsStr, expected: &str) -> String {
+pub(super) fn refused(flag: &str, given: &OsStr, expected: &str) -> String {
     format!("{}; expected {expected}", value::invalid(flag, given))
 }
 
@@ -190,7 +190,7 @@ fn word<T: Clone + Send + Sync + 'static>(
         .into()
 }
 
-fn number(name: &'static str, value_name: &'static str, least: u64, most: u64) -> Arg {
+pub(super) fn number(name: &'static str, value_name: &'static str, least: u64, most: u64) -> Arg {
     let parser = OsStringValueParser::new().try_map(move |given| {
         let parsed = given.to_str().and_then(|text| text.parse::<u64>().ok());
         parsed

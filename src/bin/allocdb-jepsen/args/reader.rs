@@ -9,11 +9,13 @@
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
 
+use anyhow::{Result, anyhow};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command as Syntax};
 
 use super::command::Command;
 use super::table::{Menu, NOT_IN_MENUS, SHOWN_AS_REQUIRED, Subcommand};
+use crate::common::{Exit, print};
 use allocdb_node::build_info;
 
 /// Why there is no command to carry out.
@@ -25,6 +27,17 @@ pub(crate) enum Ended {
     Refused(String),
     /// The same for a subcommand that ends with a verdict; status 254.
     Misused(String),
+}
+
+impl Ended {
+    /// Prints a text that was asked for; the rest is an error that knows its status.
+    pub(crate) fn told(self) -> Result<()> {
+        match self {
+            Ended::Help(text) => print(&text),
+            Ended::Refused(message) => Err(anyhow!(message)),
+            Ended::Misused(message) => Err(Exit::Misused.because(message)),
+        }
+    }
 }
 
 /// Reads the word that chooses from `menu`, and everything after it. `prefix` is what stands before that word on a

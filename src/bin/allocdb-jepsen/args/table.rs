@@ -45,7 +45,8 @@ const STRICT: &str = "strict";
 pub(super) const NOT_IN_MENUS: [&str; 2] = [FORMAT, STRICT];
 
 /// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
-pub(super) const WITH_VERDICT: [&str; 5] = ["check", "history", "hunt-local", "hunt-qemu", "hunt-kubevirt"];
+pub(super) const WITH_VERDICT: [&str; 7] =
+    ["check", "history", "hunt-local", "hunt-qemu", "hunt-kubevirt", "simulate", "merge"];
 
 /// What can follow the program's name, without the groups of subcommands that are declared in files of their own.
 pub(super) fn menu() -> Menu {

@@ -2,19 +2,20 @@
 //! then its outputs go out. It dies in the middle of whatever its disk was told to die in. Some are of a build that knows no
 //! batches.
 
-use super::disk::SimDisk;
-use super::world::{At, COUNT, Happening, World};
-use allocdb_node::allocator::{AllocatorConfig, PayloadKind};
-use allocdb_node::api::{Request, text};
-use allocdb_node::engine::{EngineConfig, EnginePaths, payload_kind};
-use allocdb_node::ids::{Lsn, ReplicaId, ShardId, Slot, View};
-use allocdb_node::replica::message::{Ack, PeerRequest};
-use allocdb_node::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, PeerState, Token};
-use allocdb_node::replica::{FaultReason, Identity, Replica, ReplicaPaths, ReplicaSetup, Role};
-use allocdb_node::storage::wal::Scanner;
-use allocdb_node::storage::{Disk, Frame};
+use super::{Happening, World};
+use crate::allocator::PayloadKind;
+use crate::api::{Request, text};
+use crate::check::AnomalyKind;
+use crate::engine::payload_kind;
+use crate::ids::{Lsn, ReplicaId, Slot, View};
+use crate::replica::message::{Ack, PeerRequest};
+use crate::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, PeerState, Token};
+use crate::replica::{FaultReason, Replica, Role};
+use crate::sim::disk::SimDisk;
+use crate::sim::setup::{At, COUNT, MAX_SLOT_ADVANCE, READ_LEASE, id_of, paths_of, setup_of};
+use crate::storage::wal::Scanner;
+use crate::storage::{Disk, Frame};
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,6 @@ const EXCHANGE_LIMIT: u64 = 500_000;
 
 /// Quiet after which a node may tidy up.
 const REST_AFTER: u64 = 1_000;
-
-/// Slots by which one request may move the last slot.
-pub(super) const MAX_SLOT_ADVANCE: u64 = 1 << 46;
-
-/// How long a primary answers reads without hearing of a majority, in microseconds.
-pub(super) const READ_LEASE: u64 = 1_000_000;
 
 /// Bytes of a snapshot that are sent at once: few enough that most take several pieces.
 const PIECE_BYTES: u64 = 700;
@@ -46,7 +41,7 @@ pub(super) struct Machine {
 pub(super) enum Inbound {
     Client { client: usize, attempt: u64, request: Request },
     Peer { from: At, life: u64, exchange: u64, request: PeerRequest },
-    PeerAnswer { from: At, exchange: u64, answer: Result<Ack, PeerFailure> },
+    PeerAnswer { from: At, answer: Result<Ack, PeerFailure> },
 }
 
 enum Origin {
@@ -83,40 +78,6 @@ impl LoggedEntry {
     fn of(frame: &Frame<'_>) -> Option<Self> {
         let kind = payload_kind(frame.record)?;
         Some(Self { lsn: frame.lsn, kind, slot: frame.slot, payload: frame.payload.to_vec() })
-    }
-}
-
-pub(super) fn id_of(at: At) -> ReplicaId {
-    ReplicaId(at as u64 + 1)
-}
-
-pub(super) fn paths_of(at: At) -> ReplicaPaths {
-    let folder = PathBuf::from(format!("/replica-{}", at + 1));
-    let engine = EnginePaths { wal: folder.join("state.wal"), snapshot: folder.join("state.snapshot") };
-    ReplicaPaths { metadata: folder.join("replica.metadata"), engine }
-}
-
-/// Small enough that tables fill, windows pass and queues overflow within a few seconds.
-pub(super) const fn allocator_config() -> AllocatorConfig {
-    AllocatorConfig {
-        shard_id: ShardId(0),
-        max_resources: 10,
-        max_reservations: 24,
-        max_bundle_size: 3,
-        max_operations: 64,
-        max_ttl_slots: 16,
-        max_client_retry_window_slots: 16,
-        reservation_history_window_slots: 8,
-        max_expiration_bucket_len: 24,
-    }
-}
-
-pub(super) fn setup_of(at: At) -> ReplicaSetup {
-    ReplicaSetup {
-        identity: Identity { replica: id_of(at), shard: ShardId(0) },
-        paths: paths_of(at),
-        allocator: allocator_config(),
-        engine: EngineConfig { max_submission_queue: 6, max_command_bytes: 256, max_expirations_per_tick: 8 },
     }
 }
 
@@ -398,7 +359,7 @@ impl World {
         let Some(process) = self.process(at, life) else { return };
         if process.exchanges[peer] == Some(exchange) {
             process.exchanges[peer] = None;
-            self.arrive(at, Inbound::PeerAnswer { from: peer, exchange, answer });
+            self.arrive(at, Inbound::PeerAnswer { from: peer, answer });
         }
     }
 
@@ -420,7 +381,8 @@ impl World {
                     true
                 });
                 if let Err(error) = read {
-                    return self.violated(format!("the log of replica {} cannot be read: {error}", at + 1));
+                    let expected = "the log of a replica that serves can be read";
+                    return self.violated(AnomalyKind::ReplicaFailure, Some(at), expected, error.to_string());
                 }
                 // What stands between is in a snapshot that it was sent.
                 let has_gap = frames.first().is_none_or(|first| first.lsn > from);
@@ -454,7 +416,8 @@ impl World {
             _ => process.node.status().doubt,
         };
         if let Some(problem) = fault {
-            self.violated(format!("replica {}: {problem}", at + 1));
+            let expected = "replicas come to the same state";
+            self.violated(AnomalyKind::ReplicaDivergence, Some(at), expected, problem);
         }
     }
 
@@ -467,7 +430,8 @@ impl World {
             .map(Replica::view)
             .collect();
         if primaries.iter().any(|view| primaries.iter().filter(|other| *other == view).count() > 1) {
-            self.violated(format!("two primaries in one view: {primaries:?}"));
+            let observed = format!("primaries of {primaries:?}");
+            self.violated(AnomalyKind::ReplicaDivergence, None, "a view has one primary", observed);
         }
     }
 }
@@ -500,7 +464,7 @@ impl Process {
                 self.origins.insert(token, Origin::Peer { from, life, exchange });
                 self.node.peer(token, request);
             }
-            Inbound::PeerAnswer { from, answer, .. } => self.node.answered(id_of(from), answer, now),
+            Inbound::PeerAnswer { from, answer } => self.node.answered(id_of(from), answer, now),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! What clients ask, and what they make of the answers. A client has one request under way; an answer that says nothing
 //! about a write makes it ask again, sometimes, with the very same bytes.
 
-use super::process::{Inbound, MAX_SLOT_ADVANCE, allocator_config};
-use super::world::{At, CLIENTS, COUNT, Happening, World};
-use allocdb_node::allocator::payload::encode_client;
-use allocdb_node::allocator::{ClientCommand, Command, Outcome, ResultCode};
-use allocdb_node::api::{
+use super::process::Inbound;
+use super::{Happening, World};
+use crate::allocator::payload::encode_client;
+use crate::allocator::{ClientCommand, Command, Outcome, ResultCode};
+use crate::api::{
     Certainty, Committed, LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse,
     text,
 };
-use allocdb_node::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
-use allocdb_node::replica::node::ClientReply;
+use crate::check::AnomalyKind;
+use crate::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use crate::replica::node::ClientReply;
+use crate::sim::setup::{At, CLIENTS, COUNT, MAX_SLOT_ADVANCE, allocator_config};
 
 const CLIENT_COUNT: usize = 3;
 
@@ -281,7 +283,11 @@ impl World {
         }
         let Some(asked) = self.clients[client].under_way.take() else { return };
         if let Err(nonsense) = self.history.complete(client, self.now, reply.as_ref()) {
-            self.violated(format!("client {client} was answered what is no answer: {nonsense}"));
+            let expected = "an answer to what was asked";
+            self.violated(AnomalyKind::WrongResult, None, expected, nonsense);
+        }
+        if let Some(anomaly) = self.history.anomaly().cloned() {
+            self.report(anomaly);
         }
         let is_refused = match &reply {
             Some(ClientReply::Text(words)) => words == text::ISOLATED || words.starts_with("not primary"),
@@ -365,7 +371,7 @@ impl World {
 
     fn learn(&mut self, write: usize, outcome: &Outcome) {
         let (Some(reservation), Some(epoch)) = (outcome.reservation, outcome.epoch) else { return };
-        let decoded = allocdb_node::allocator::payload::decode_client(&self.writes[write].payload);
+        let decoded = crate::allocator::payload::decode_client(&self.writes[write].payload);
         if let Ok(ClientCommand {
             command: Command::Reserve { holder, .. } | Command::ReserveBundle { holder, .. },
             ..

@@ -2,19 +2,21 @@
 //! every answer has to be what that sequence says.
 
 use super::clients::{Denial, Known, TickOp};
-use super::history::command_of;
-use super::process::{LoggedEntry, READ_LEASE, allocator_config, id_of, setup_of};
-use super::world::{At, COUNT, World};
-use allocdb_node::allocator::PayloadKind;
-use allocdb_node::allocator::payload::decode_client;
-use allocdb_node::api::{LeaseResponse, ResourceResponse, Response, SubmitResponse, TickResponse};
-use allocdb_node::client::lease::{Code, Limits};
-use allocdb_node::client::model::LeaseModel;
-use allocdb_node::client::state::of_replica;
-use allocdb_node::client::wire::limits_of;
-use allocdb_node::ids::{Lsn, Slot, View};
-use allocdb_node::replica::node::ClientReply;
-use allocdb_node::replica::{Replica, Role};
+use super::process::LoggedEntry;
+use super::{World, anomaly};
+use crate::allocator::PayloadKind;
+use crate::allocator::payload::decode_client;
+use crate::api::{LeaseResponse, ResourceResponse, Response, SubmitResponse, TickResponse};
+use crate::check::{Anomaly, AnomalyKind};
+use crate::client::lease::Code;
+use crate::client::model::LeaseModel;
+use crate::client::state::of_replica;
+use crate::ids::{Lsn, Slot, View};
+use crate::replica::node::ClientReply;
+use crate::replica::{Replica, Role};
+use crate::sim::history::{Entry, command_of};
+use crate::sim::setup::{At, COUNT, READ_LEASE, id_of, limits};
+use crate::sim::totals::Totals;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What was seen.
@@ -58,75 +60,6 @@ struct Lag {
     snapshots: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: PayloadKind,
-    pub(super) slot: Slot,
-    pub(super) payload: Vec<u8>,
-}
-
-/// What a seed came to, when nothing was violated.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Totals {
-    /// Things that happened.
-    pub events: u64,
-    /// Commands in the log.
-    pub commands: u64,
-    /// Writes acknowledged.
-    pub acknowledged: u64,
-    /// Reads answered.
-    pub reads: u64,
-    /// Failovers that were carried out.
-    pub failovers: u64,
-    /// Rejoins that were carried out.
-    pub rejoins: u64,
-    /// Processes started.
-    pub starts: u64,
-    /// How often a backup was behind what its primary's log was sure to have: behind its snapshot.
-    pub too_far_behind: u64,
-    /// How often one of these was again where its primary's log reached, whoever brought it there.
-    pub back_from_behind: u64,
-    /// Snapshots that primaries have taken.
-    pub snapshots: u64,
-    /// Messages with several entries.
-    pub batches: u64,
-    /// How many of them a peer did not know.
-    pub unknown_batches: u64,
-    /// Pieces of snapshots that peers were sent.
-    pub pieces: u64,
-    /// How many of them a peer did not know.
-    pub unknown_snapshots: u64,
-    /// Questions about their state that peers were asked.
-    pub claims: u64,
-    /// How many of them a peer did not know.
-    pub unknown_claims: u64,
-    /// How often a replica that was too far behind has taken a snapshot over.
-    pub snapshots_taken_over: u64,
-}
-
-impl Totals {
-    /// Adds those of another seed.
-    pub fn add(&mut self, other: &Totals) {
-        self.events += other.events;
-        self.commands += other.commands;
-        self.acknowledged += other.acknowledged;
-        self.reads += other.reads;
-        self.failovers += other.failovers;
-        self.rejoins += other.rejoins;
-        self.starts += other.starts;
-        self.too_far_behind += other.too_far_behind;
-        self.back_from_behind += other.back_from_behind;
-        self.snapshots += other.snapshots;
-        self.batches += other.batches;
-        self.unknown_batches += other.unknown_batches;
-        self.pieces += other.pieces;
-        self.unknown_snapshots += other.unknown_snapshots;
-        self.claims += other.claims;
-        self.unknown_claims += other.unknown_claims;
-        self.snapshots_taken_over += other.snapshots_taken_over;
-    }
-}
-
 impl Record {
     /// The last command that any replica has committed.
     pub(super) fn newest(&self) -> Option<Lsn> {
@@ -158,9 +91,11 @@ impl World {
         let later = self.record.served.range(View(view.0 + 1)..).map(|(_, began)| *began).min();
         if let Some(began) = later.filter(|began| is_read && self.now > began + READ_LEASE) {
             let after = self.now - began;
-            self.violated(format!(
+            let observed = format!(
                 "the primary of view {view} answers a read {after} us after one of a higher view began"
-            ));
+            );
+            let expected = "a primary whose lease is over answers no read";
+            self.violated(AnomalyKind::NoQuorumCommit, None, expected, observed);
         }
         self.record.served.entry(view).or_insert(self.now);
     }
@@ -179,9 +114,9 @@ impl World {
     fn note_used(&mut self, at: At, lsn: Lsn, entry: Entry) {
         match self.record.entries.get(&lsn) {
             Some(known) if *known != entry => {
-                let problem =
-                    format!("replica {} holds {entry:?} at LSN {lsn}, another replica {known:?}", at + 1);
-                self.violated(problem);
+                let observed = format!("{entry:?} at LSN {lsn}, where another replica has {known:?}");
+                let expected = "logs of replicas agree";
+                self.violated(AnomalyKind::LsnConflict, Some(at), expected, observed);
             }
             Some(_) => {}
             None => {
@@ -193,7 +128,8 @@ impl World {
     /// A replica that starts can be trusted, whatever happened to its process.
     pub(super) fn check_started(&mut self, at: At, replica: &Replica) {
         if let Some(fault) = replica.fault() {
-            self.violated(format!("replica {} is faulted after a start: {fault}", at + 1));
+            let expected = "a replica that starts can be trusted, whatever happened to its process";
+            self.violated(AnomalyKind::ReplicaFailure, Some(at), expected, fault.to_string());
         }
     }
 
@@ -245,47 +181,67 @@ impl World {
 
     /// Holds everything against the log.
     pub(super) fn judge(&mut self) {
-        let verdict = self.replay();
-        if let Err(violation) = verdict {
-            self.violated(violation);
+        match self.replay() {
+            Err(wrong) => self.report(*wrong),
+            Ok(()) => {
+                let judged = self.history.finish();
+                judged.anomalies.into_iter().for_each(|anomaly| self.report(anomaly));
+                self.judgement.doubts.extend(judged.doubts);
+            }
         }
     }
 
-    fn replay(&mut self) -> Result<(), String> {
+    fn replay(&mut self) -> Result<(), Box<Anomaly>> {
+        let differs = |at: Option<At>, expected: &str, observed: String| {
+            Box::new(anomaly(AnomalyKind::ReplicaDivergence, at, expected, observed))
+        };
+        let unread = |problem: String| differs(None, "a log of commands", problem);
         let mut model = LeaseModel::new(limits());
         let mut codes: BTreeMap<Lsn, Code> = BTreeMap::new();
         for (place, (lsn, entry)) in self.record.entries.iter().enumerate() {
             if lsn.0 != place as u64 + 1 {
-                return Err(format!("LSN {} was never committed, LSN {lsn} was", place + 1));
+                let observed = format!("LSN {lsn} after LSN {place}");
+                return Err(differs(None, "a log without gaps", observed));
             }
-            let command = command_of(*lsn, entry)?;
+            let command = command_of(*lsn, entry).map_err(unread)?;
             codes.insert(*lsn, model.execute(*lsn, &command, &mut Vec::new()).code);
-            self.history.logged(self.now, *lsn, &command)?;
+            self.history.logged(self.now, *lsn, &command).map_err(unread)?;
         }
         self.check_writes(&codes)?;
         self.check_ticks()?;
         for at in 0..COUNT {
             let process = self.machines[at].process.as_ref();
             let Some(engine) = process.and_then(|process| process.node.replica().engine()) else {
-                return Err(format!("replica {} does not run", id_of(at)));
+                let expected = "every replica runs once nothing is wrong any more";
+                return Err(Box::new(anomaly(
+                    AnomalyKind::ReplicaFailure,
+                    Some(at),
+                    expected,
+                    self.states(),
+                )));
             };
             let state = engine.allocator();
             state
                 .check_invariants()
-                .map_err(|error| format!("replica {}: invariants: {error}", id_of(at)))?;
+                .map_err(|error| differs(Some(at), "a state that keeps its invariants", error.to_string()))?;
             let snapshot = state.snapshot();
             let applied = snapshot.last_applied_lsn.map_or(0, Lsn::get);
-            if applied != self.record.entries.len() as u64 {
-                return Err(format!("replica {} has applied everything through {applied} only", id_of(at)));
+            let last = self.record.entries.len() as u64;
+            if applied != last {
+                let expected = format!("everything through {last} is applied");
+                return Err(differs(Some(at), &expected, format!("everything through {applied} only")));
             }
-            self.history.state(self.now, id_of(at).0, applied, &of_replica(&snapshot))?;
+            self.history.state(self.now, id_of(at).0, applied, &of_replica(&snapshot)).map_err(unread)?;
         }
-        self.history.finish()
+        Ok(())
     }
 
     /// Every write that was acknowledged is in the log where it was said to be. One that was refused for good is not in it. What
     /// each came to is the history's to judge.
-    fn check_writes(&self, codes: &BTreeMap<Lsn, Code>) -> Result<(), String> {
+    fn check_writes(&self, codes: &BTreeMap<Lsn, Code>) -> Result<(), Box<Anomaly>> {
+        let wrong = |kind: AnomalyKind, expected: &str, observed: String| {
+            Err(Box::new(anomaly(kind, None, expected, observed)))
+        };
         let logged: HashSet<(Slot, &[u8])> =
             self.record.entries.values().map(|entry| (entry.slot, entry.payload.as_slice())).collect();
         let had_effect = |lsn: &Lsn| {
@@ -307,10 +263,13 @@ impl World {
             for committed in &write.committed {
                 let entry = self.record.entries.get(&committed.lsn);
                 let told = format!("{committed:?} of {:?}", decode_client(&write.payload));
-                let Some(entry) = entry else { return Err(format!("acknowledged and lost: {told}")) };
+                let Some(entry) = entry else {
+                    return wrong(AnomalyKind::LostWrite, "what was acknowledged is in the log", told);
+                };
                 let operation = |payload: &[u8]| decode_client(payload).map(|client| client.operation).ok();
                 if operation(&entry.payload) != operation(&write.payload) {
-                    return Err(format!("acknowledged, but something else was logged: {told}, {entry:?}"));
+                    let observed = format!("{told}, and {entry:?} in the log");
+                    return wrong(AnomalyKind::LsnConflict, "what was acknowledged is in the log", observed);
                 }
             }
             let key = (write.slot, write.payload.as_slice());
@@ -320,33 +279,35 @@ impl World {
             if let (Some(denial), Some(lsn)) = (&write.denied, executed.get(&key))
                 && was_wrong(denial, lsn)
             {
-                return Err(format!(
-                    "said not to have been executed, and yet logged: {:?} at slot {}",
-                    decode_client(&write.payload),
-                    write.slot
-                ));
+                let observed = format!("{:?} at slot {}", decode_client(&write.payload), write.slot);
+                let expected = "what is said not to have been executed is not in the log";
+                return wrong(AnomalyKind::WrongRetry, expected, observed);
             }
             if logged.contains(&key) && write.attempts > 0 && !not_refused.contains(&key) {
-                return Err(format!("refused for good, and yet logged: {:?}", decode_client(&write.payload)));
+                let observed = format!("{:?}", decode_client(&write.payload));
+                return wrong(
+                    AnomalyKind::WrongResult,
+                    "what is refused for good is not in the log",
+                    observed,
+                );
             }
         }
         Ok(())
     }
 
-    fn check_ticks(&self) -> Result<(), String> {
+    fn check_ticks(&self) -> Result<(), Box<Anomaly>> {
         for TickOp { processed, last_lsn } in &self.record.ticks {
             let entry = last_lsn.map(|lsn| (lsn, self.record.entries.get(&lsn)));
             match entry {
                 None if *processed == 0 => {}
                 Some((_, Some(entry))) if *processed > 0 && entry.kind == PayloadKind::Internal => {}
-                other => return Err(format!("a tick was told {processed} expired through {other:?}")),
+                other => {
+                    let expected = "a tick that ended leases ends at its last command in the log";
+                    let observed = format!("{processed} expired through {other:?}");
+                    return Err(Box::new(anomaly(AnomalyKind::WrongResult, None, expected, observed)));
+                }
             }
         }
         Ok(())
     }
-}
-
-/// The limits of every seed's cluster, as the model knows them.
-pub(super) fn limits() -> Limits {
-    limits_of(&allocator_config(), setup_of(0).engine.max_expirations_per_tick.into())
 }

@@ -1,19 +1,19 @@
 //! What clients saw of a seed, as a history: the outcome mapping, the lease model and the checker that judge hunts judge it too.
 
-use super::judge::{Entry, limits};
-use super::world::At;
-use allocdb_node::allocator::PayloadKind;
-use allocdb_node::allocator::payload::{decode_client, decode_internal};
-use allocdb_node::api::{self, encode_response};
-use allocdb_node::client::findings::{STATE, parts_of};
-use allocdb_node::client::judge::{Judge, LOG};
-use allocdb_node::client::lease::{Command, Limits};
-use allocdb_node::client::record::{Fields, LimitFields, Request, command_fields};
-use allocdb_node::client::wire::{Reply, ask_of, outcome};
-use allocdb_node::history::jsonl::{write_header, write_line};
-use allocdb_node::history::{Event, Kind, Process, Stamp};
-use allocdb_node::ids::Lsn;
-use allocdb_node::replica::node::ClientReply;
+use super::setup::{At, limits};
+use crate::allocator::PayloadKind;
+use crate::allocator::payload::{decode_client, decode_internal};
+use crate::api::{self, encode_response};
+use crate::check::{Anomaly, Judgement};
+use crate::client::findings::{STATE, parts_of};
+use crate::client::judge::{Judge, LOG};
+use crate::client::lease::{Command, Limits};
+use crate::client::record::{Fields, LimitFields, Request, command_fields};
+use crate::client::wire::{Reply, ask_of, outcome};
+use crate::history::jsonl::{write_header, write_line};
+use crate::history::{Event, Kind, Process, Stamp};
+use crate::ids::{Lsn, Slot};
+use crate::replica::node::ClientReply;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::to_raw_value;
@@ -161,18 +161,23 @@ impl History {
         parts_of(lsn, lines).iter().try_for_each(|part| self.tell(micros, STATE, replica, part))
     }
 
-    /// Nothing more is to come.
-    ///
-    /// # Errors
-    /// What cannot be explained, or was not shown although everything is known.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
-        let judge = std::mem::replace(&mut self.judge, Judge::new(limits()));
-        let judged = judge.finish(false).judgement;
-        if let Some(anomaly) = judged.anomalies.first() {
-            return Err(format!("{anomaly}: expected {}, observed {}", anomaly.expected, anomaly.observed));
-        }
-        judged.doubts.first().map_or(Ok(()), |doubt| Err(format!("not shown: {doubt}")))
+    /// The first anomaly among what was told so far.
+    pub(super) fn anomaly(&self) -> Option<&Anomaly> {
+        self.judge.judgement().anomalies.first()
     }
+
+    /// What all of it amounts to; nothing more is to come.
+    pub(super) fn finish(&mut self) -> Judgement {
+        std::mem::replace(&mut self.judge, Judge::new(limits())).finish(false).judgement
+    }
+}
+
+/// A command as replicas have committed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) kind: PayloadKind,
+    pub(super) slot: Slot,
+    pub(super) payload: Vec<u8>,
 }
 
 /// The command that an entry of the log holds.

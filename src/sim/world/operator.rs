@@ -1,15 +1,15 @@
 //! The operator of the library on simulated machines: one call at a time, with time passing in between, so that other things
 //! happen meanwhile and it may be interrupted anywhere. What it does and why is the library's; here is only what its calls are.
 
-use super::disk::SimDisk;
-use super::process::{READ_LEASE, id_of, paths_of};
-use super::world::{At, COUNT, Happening, World};
-use allocdb_node::cluster::control::Progress;
-use allocdb_node::ids::{ReplicaId, View};
-use allocdb_node::operator::{
+use super::{Happening, World};
+use crate::cluster::control::Progress;
+use crate::ids::{ReplicaId, View};
+use crate::operator::{
     Control, Converge, Decision, Failover, Fence, Health, Operation, Rejoin, Replicas, Round, Sighting, Step,
 };
-use allocdb_node::replica::staging::StagedReplica;
+use crate::replica::staging::StagedReplica;
+use crate::sim::disk::SimDisk;
+use crate::sim::setup::{At, COUNT, READ_LEASE, id_of, paths_of};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;

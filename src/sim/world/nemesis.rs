@@ -1,8 +1,9 @@
 //! What goes wrong, until it ends and the cluster has to serve again. A seed chooses which kinds of trouble it has at all,
 //! because trouble of every kind at once hides what one kind alone would show.
 
-use super::disk::Fuse;
-use super::world::{At, CLIENTS, COUNT, Happening, World};
+use super::{Happening, World};
+use crate::sim::disk::Fuse;
+use crate::sim::setup::{At, CLIENTS, COUNT};
 use fastrand::Rng;
 
 /// Writes that have to be acknowledged in the calm before the seed is over.

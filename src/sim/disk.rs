@@ -1,9 +1,7 @@
 //! A disk in memory. What was not flushed may be lost or torn when the power goes; it can be told to fail or to stop at any
 //! operation; and it counts its operations, so that a sweep can visit each of them.
 
-#![allow(dead_code, unreachable_pub, reason = "each user is a crate of its own and uses its part")]
-
-use allocdb_node::storage::{Disk, DiskFile};
+use crate::storage::{Disk, DiskFile};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::ffi::OsString;

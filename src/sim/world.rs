@@ -1,33 +1,32 @@
-//! Time, the network, and what happens next.
+//! One seed while it is played: what the replicas, the clients, the operator and the nemesis are up to, and what happens next.
 
-use super::Traced;
-use super::clients::{Client, WriteOp};
+mod clients;
+mod judge;
+mod nemesis;
+mod network;
+mod operator;
+mod process;
+
 use super::disk::SimDisk;
 use super::history::History;
-use super::judge::{Record, Totals, limits};
-use super::nemesis::Nemesis;
-use super::operator::Operations;
-use super::process::{Inbound, Machine};
-use allocdb_node::replica::message::Ack;
-use allocdb_node::replica::node::{ClientReply, PeerFailure};
+use super::setup::{At, COUNT, limits};
+use super::{Played, Recorded};
+use crate::check::{Anomaly, AnomalyKind, Judgement};
+use crate::replica::message::Ack;
+use crate::replica::node::{ClientReply, PeerFailure};
+use clients::{Client, WriteOp};
 use fastrand::Rng;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
-/// Replicas.
-pub(super) const COUNT: usize = 3;
-
-/// A machine, by its place from 0; replica ids are one higher.
-pub(super) type At = usize;
-
-/// Where clients are, in the network.
-pub(super) const CLIENTS: At = COUNT;
+use judge::Record;
+use nemesis::Nemesis;
+use network::{Agenda, Network};
+use operator::Operations;
+use process::{Inbound, Machine};
 
 /// When the seed has gone on for so long after the last fault, the cluster will not serve again. Microseconds.
 const PATIENCE: u64 = 120_000_000;
 
-/// What can happen.
-pub(super) enum Happening {
+/// What can happen, and what has to be known when it does.
+enum Happening {
     Arrive { at: At, inbound: Inbound },
     Answer { to: At, life: u64, from: At, exchange: u64, answer: Result<Ack, PeerFailure> },
     ExchangeOver { at: At, life: u64, to: At, exchange: u64 },
@@ -42,111 +41,29 @@ pub(super) enum Happening {
     Nemesis,
 }
 
-/// How messages travel.
-pub(super) struct Network {
-    /// From, to.
-    cut: [[bool; COUNT + 1]; COUNT + 1],
-    /// Microseconds.
-    pub(super) longest_delay: u64,
-    /// Per mille.
-    pub(super) lost: u32,
-    /// Per mille.
-    pub(super) repeated: u32,
-    /// Per mille that take up to two seconds, and so are overtaken.
-    pub(super) late: u32,
-}
-
-impl Network {
-    fn new() -> Self {
-        Self { cut: Default::default(), longest_delay: 1_000, lost: 0, repeated: 0, late: 0 }
-    }
-
-    pub(super) fn cut(&mut self, from: At, to: At) {
-        self.cut[from][to] = true;
-    }
-
-    /// As good as new.
-    pub(super) fn heal(&mut self) {
-        *self = Self::new();
-    }
-
-    pub(super) fn join(&mut self) {
-        self.cut = Default::default();
-    }
-
-    /// Whether a question and its answer get through.
-    pub(super) fn is_open(&self, one: At, other: At) -> bool {
-        !self.cut[one][other] && !self.cut[other][one]
-    }
-
-    pub(super) fn repeats(&self, rng: &mut Rng) -> bool {
-        rng.u32(..1000) < self.repeated
-    }
-
-    /// How long one message takes; none if it gets lost.
-    pub(super) fn delay(&self, from: At, to: At, rng: &mut Rng) -> Option<u64> {
-        if self.cut[from][to] || rng.u32(..1000) < self.lost {
-            return None;
-        }
-        let delay = rng.u64(50..=self.longest_delay.max(50));
-        Some(if rng.u32(..1000) < self.late { delay + rng.u64(..2_000_000) } else { delay })
-    }
-}
-
-/// What is going to happen: the earliest first, and of those at the same time the one that was planned first.
-#[derive(Default)]
-struct Agenda {
-    /// Time, number, and where it lies: only these are moved about.
-    order: BinaryHeap<Reverse<(u64, u64, usize)>>,
-    happenings: Vec<Option<Happening>>,
-    free: Vec<usize>,
-}
-
-impl Agenda {
-    fn add(&mut self, time: u64, number: u64, happening: Happening) {
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.happenings[place] = Some(happening);
-                place
-            }
-            None => {
-                self.happenings.push(Some(happening));
-                self.happenings.len() - 1
-            }
-        };
-        self.order.push(Reverse((time, number, place)));
-    }
-
-    fn next(&mut self) -> Option<(u64, Happening)> {
-        let Reverse((time, _, place)) = self.order.pop()?;
-        self.free.push(place);
-        self.happenings[place].take().map(|happening| (time, happening))
-    }
-}
-
-/// See the module.
+/// Everything that a seed has, as of `now`.
 pub(super) struct World {
-    pub(super) seed: u64,
+    seed: u64,
     /// Microseconds since the beginning.
-    pub(super) now: u64,
-    pub(super) rng: Rng,
+    now: u64,
+    rng: Rng,
     agenda: Agenda,
     numbers: u64,
-    pub(super) lives: u64,
-    pub(super) machines: [Machine; COUNT],
-    pub(super) network: Network,
-    pub(super) checkpoint_bytes: u64,
+    lives: u64,
+    machines: [Machine; COUNT],
+    network: Network,
+    checkpoint_bytes: u64,
     /// Many clients that do not think long, so that a backup falls behind without being hurt.
-    pub(super) is_busy: bool,
+    is_busy: bool,
     /// A machine that takes its time for everything, as one with a slow disk does.
-    pub(super) slow: Option<At>,
-    pub(super) clients: Vec<Client>,
-    pub(super) writes: Vec<WriteOp>,
-    pub(super) operator: Operations,
-    pub(super) nemesis: Nemesis,
-    pub(super) record: Record,
-    pub(super) history: History,
-    violation: Option<String>,
+    slow: Option<At>,
+    clients: Vec<Client>,
+    writes: Vec<WriteOp>,
+    operator: Operations,
+    nemesis: Nemesis,
+    record: Record,
+    history: History,
+    judgement: Judgement,
     traced: Option<Vec<String>>,
 }
 
@@ -180,31 +97,32 @@ impl World {
             nemesis,
             record: Record::default(),
             history: History::new(limits(), seed, is_traced),
-            violation: None,
+            judgement: Judgement::default(),
             traced: is_traced.then(Vec::new),
         }
     }
 
-    /// Plays the seed.
-    pub(super) fn run(mut self) -> Result<Totals, String> {
+    /// Plays the seed to its end, or to the first thing that is wrong.
+    pub(super) fn run(mut self) -> Played {
         self.play()
     }
 
-    /// Plays the seed, and returns besides how it ended what happened in it.
-    pub(super) fn run_traced(mut self) -> Traced {
-        let result = self.play();
-        Traced { lines: self.traced.take().unwrap_or_default(), history: self.history.take_lines(), result }
+    /// The same with all that happened on the way; only a world that was made to be traced has it.
+    pub(super) fn run_recorded(mut self) -> Recorded {
+        let played = self.play();
+        let trace = self.traced.take().unwrap_or_default();
+        Recorded { trace, history: self.history.take_lines(), played }
     }
 
-    fn play(&mut self) -> Result<Totals, String> {
+    fn play(&mut self) -> Played {
         (0..COUNT).for_each(|at| self.start(at, true));
         self.set_up_clients();
         self.schedule(0, Happening::Nemesis);
         self.schedule(0, Happening::Operator);
         let mut happened: u64 = 0;
-        while self.violation.is_none() && !self.is_over() {
+        while self.judgement.anomalies.is_empty() && !self.is_over() {
             let Some((time, happening)) = self.agenda.next() else {
-                self.violated("nothing is going to happen any more".to_owned());
+                self.does_not_serve("nothing is going to happen any more".to_owned());
                 break;
             };
             self.now = time;
@@ -213,16 +131,14 @@ impl World {
             let calm_for = self.nemesis.calm_since.map_or(0, |since| self.now - since);
             if calm_for > PATIENCE {
                 let states = self.states();
-                self.violated(format!("the cluster does not serve again: {states}"));
+                self.does_not_serve(states);
             }
         }
-        if self.violation.is_none() {
+        if self.judgement.anomalies.is_empty() {
             self.judge();
         }
-        match self.violation.take() {
-            None => Ok(self.totals(happened)),
-            Some(violation) => Err(format!("seed {} at {} us: {violation}", self.seed, self.now)),
-        }
+        let judgement = std::mem::take(&mut self.judgement);
+        Played { seed: self.seed, micros: self.now, totals: self.totals(happened), judgement }
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -254,30 +170,42 @@ impl World {
     }
 
     /// Lets something happen after so many microseconds.
-    pub(super) fn schedule(&mut self, after: u64, happening: Happening) {
+    fn schedule(&mut self, after: u64, happening: Happening) {
         let number = self.next_number();
         self.agenda.add(self.now + after, number, happening);
     }
 
-    pub(super) fn next_number(&mut self) -> u64 {
+    fn next_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
     }
 
-    /// The first violation is the one that counts.
-    pub(super) fn violated(&mut self, what: String) {
-        self.trace(|| format!("VIOLATED {what}"));
-        self.violation.get_or_insert(what);
+    /// Something is wrong. The first that is ends the seed.
+    fn report(&mut self, anomaly: Anomaly) {
+        self.trace(|| {
+            format!("ANOMALY {anomaly}: expected {}, observed {}", anomaly.expected, anomaly.observed)
+        });
+        self.judgement.anomalies.push(anomaly);
     }
 
-    pub(super) fn trace(&mut self, line: impl FnOnce() -> String) {
+    /// The same, of what is seen in the replicas and in no answer.
+    fn violated(&mut self, kind: AnomalyKind, at: Option<At>, expected: &str, observed: String) {
+        self.report(anomaly(kind, at, expected, observed));
+    }
+
+    fn does_not_serve(&mut self, states: String) {
+        let expected = "the cluster serves again once nothing is wrong any more";
+        self.violated(AnomalyKind::Unavailable, None, expected, states);
+    }
+
+    fn trace(&mut self, line: impl FnOnce() -> String) {
         if let Some(traced) = &mut self.traced {
             traced.push(format!("{:>10} {}", self.now, line()));
         }
     }
 
     /// How every replica is, in a line.
-    pub(super) fn states(&self) -> String {
+    fn states(&self) -> String {
         let state = |(at, machine): (usize, &Machine)| {
             let id = at + 1;
             match machine.process.as_ref().map(|process| process.node.replica()) {
@@ -295,4 +223,9 @@ impl World {
         };
         self.machines.iter().enumerate().map(state).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn anomaly(kind: AnomalyKind, at: Option<At>, expected: &str, observed: String) -> Anomaly {
+    let fields = at.map(|at| ("replica", (at + 1).to_string())).into_iter().collect();
+    Anomaly { kind, operations: Vec::new(), fields, expected: expected.to_owned(), observed }
 }

@@ -1,0 +1,78 @@
+//! Three replicas in one thread: real replica code on simulated disks, a simulated network and simulated time, everything
+//! decided by one seed.
+//!
+//! - `world`: one seed while it is played: time, network, clients, operator, nemesis, and what is wrong with what was seen.
+//! - `history`: what clients saw, for the model and the checker that judge hunts. `setup`: the cluster that every seed has.
+//! - [`sweep`]: many seeds on all processors. [`totals`]: what they came to, in numbers.
+//! - [`result`](mod@result): the same as lines of JSON, and shards of a sweep joined.
+//! - [`disk`]: a disk that loses and tears what was not flushed.
+
+pub mod disk;
+mod history;
+pub mod result;
+mod setup;
+pub mod sweep;
+pub mod totals;
+mod world;
+
+use crate::check::{Judgement, Verdict};
+use std::fmt;
+use totals::Totals;
+
+/// What one seed came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Played {
+    /// The number that decided all of it.
+    pub seed: u64,
+    /// Simulated microseconds until its end, or until the first anomaly.
+    pub micros: u64,
+    /// How much happened in it.
+    pub totals: Totals,
+    /// Anomalies and doubts, which make the verdict.
+    pub judgement: Judgement,
+}
+
+impl Played {
+    /// Whether it is valid; a doubt forbids that.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.judgement.verdict()
+    }
+}
+
+impl fmt::Display for Played {
+    /// One line: the seed, when it ended, and the first thing that is wrong, or why nobody knows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} at {} us: ", self.seed, self.micros)?;
+        match (self.judgement.anomalies.first(), self.judgement.doubts.first()) {
+            (Some(anomaly), _) => {
+                write!(f, "{anomaly}: expected {}, observed {}", anomaly.expected, anomaly.observed)
+            }
+            (None, Some(doubt)) => write!(f, "not shown: {doubt}"),
+            (None, None) => f.write_str(self.verdict().word()),
+        }
+    }
+}
+
+/// A seed that was played, with all that happened in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// What happened, one line each, with its time in microseconds.
+    pub trace: Vec<String>,
+    /// What clients saw, and in the end the log and the replicas' states: a history as `allocdb-jepsen check` reads it.
+    pub history: Vec<u8>,
+    /// How it ended.
+    pub played: Played,
+}
+
+/// Plays one seed from beginning to end. Takes a few milliseconds and no more memory than its few hundred operations need.
+#[must_use]
+pub fn play(seed: u64) -> Played {
+    world::World::new(seed, false).run()
+}
+
+/// Plays one seed and tells what happens in it. The seed comes to the same as with [`play`].
+#[must_use]
+pub fn record(seed: u64) -> Recorded {
+    world::World::new(seed, true).run_recorded()
+}

@@ -1,0 +1,63 @@
+//! The cluster that every seed has: three replicas whose tables are small enough to fill, and where each keeps its files.
+
+use crate::allocator::AllocatorConfig;
+use crate::client::lease::Limits;
+use crate::client::wire::limits_of;
+use crate::engine::{EngineConfig, EnginePaths};
+use crate::ids::{ReplicaId, ShardId};
+use crate::replica::{Identity, ReplicaPaths, ReplicaSetup};
+use std::path::PathBuf;
+
+/// How many replicas there are.
+pub(super) const COUNT: usize = 3;
+
+/// A machine, by its place from 0; replica ids are one higher.
+pub(super) type At = usize;
+
+/// Where clients are, in the network.
+pub(super) const CLIENTS: At = COUNT;
+
+/// Slots by which one request may move the last slot.
+pub(super) const MAX_SLOT_ADVANCE: u64 = 1 << 46;
+
+/// How long a primary answers reads without hearing of a majority, in microseconds.
+pub(super) const READ_LEASE: u64 = 1_000_000;
+
+pub(super) fn id_of(at: At) -> ReplicaId {
+    ReplicaId(at as u64 + 1)
+}
+
+pub(super) fn paths_of(at: At) -> ReplicaPaths {
+    let folder = PathBuf::from(format!("/replica-{}", at + 1));
+    let engine = EnginePaths { wal: folder.join("state.wal"), snapshot: folder.join("state.snapshot") };
+    ReplicaPaths { metadata: folder.join("replica.metadata"), engine }
+}
+
+/// Small enough that tables fill, windows pass and queues overflow within a few seconds.
+pub(super) const fn allocator_config() -> AllocatorConfig {
+    AllocatorConfig {
+        shard_id: ShardId(0),
+        max_resources: 10,
+        max_reservations: 24,
+        max_bundle_size: 3,
+        max_operations: 64,
+        max_ttl_slots: 16,
+        max_client_retry_window_slots: 16,
+        reservation_history_window_slots: 8,
+        max_expiration_bucket_len: 24,
+    }
+}
+
+pub(super) fn setup_of(at: At) -> ReplicaSetup {
+    ReplicaSetup {
+        identity: Identity { replica: id_of(at), shard: ShardId(0) },
+        paths: paths_of(at),
+        allocator: allocator_config(),
+        engine: EngineConfig { max_submission_queue: 6, max_command_bytes: 256, max_expirations_per_tick: 8 },
+    }
+}
+
+/// The limits of every seed's cluster, as the model knows them.
+pub(super) fn limits() -> Limits {
+    limits_of(&allocator_config(), setup_of(0).engine.max_expirations_per_tick.into())
+}
