@@ -1,6 +1,7 @@
 //! Whatever is wrong with what a user gives: a message that names it, status 1, and nothing lost or half-written.
 
 use crate::support::*;
+use allocdb_node::jepsen::plan::RUNS;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -18,7 +19,7 @@ fn an_unknown_run_is_answered_with_the_known_ones_and_touches_nothing() {
     let error = run_local("failover-read-fences-control", &root, &[]).refused();
     assert!(error.starts_with("unknown Jepsen run id `failover-read-fences-control`\n"), "{error}");
     assert_eq!(error.lines().nth(2).unwrap().trim(), "failover_read_fences-control");
-    assert_eq!(error.lines().count(), 19);
+    assert_eq!(error.lines().count(), RUNS.len() + 2);
     assert!(!root.exists());
 }
 

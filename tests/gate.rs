@@ -3,6 +3,7 @@
 
 use crate::support::history::assert_history;
 use crate::support::*;
+use allocdb_node::jepsen::plan::RUNS;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -143,7 +144,7 @@ fn assert_log_archive(archive: &Path, run_id: &str) {
 fn all_runs_pass_and_leave_what_they_must() {
     let root = tempfile::tempdir().unwrap();
     let ids = run_ids();
-    assert_eq!(ids.len(), 17);
+    assert_eq!(ids.len(), RUNS.len());
     // One output root takes one run at a time; several of them at once show that runs do not disturb each other.
     std::thread::scope(|scope| {
         for (lane, ids) in ids.chunks(6).enumerate() {

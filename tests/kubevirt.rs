@@ -5,6 +5,7 @@ use crate::kubernetes::{Kubernetes, NAMESPACE, POD, TOKEN, missing_kubectl};
 use crate::support::history::assert_history;
 use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
 use crate::support::*;
+use allocdb_node::jepsen::plan::RUNS;
 use allocdb_node::testbed::KubevirtLayout;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
@@ -623,7 +624,7 @@ fn all_runs_pass_and_come_to_what_was_recorded() {
         return;
     }
     let ids = run_ids();
-    assert_eq!(ids.len(), 17);
+    assert_eq!(ids.len(), RUNS.len());
     std::thread::scope(|scope| {
         for ids in ids.chunks(9) {
             scope.spawn(move || {

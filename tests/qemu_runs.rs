@@ -7,6 +7,7 @@ const HOST: &str = "[127.0.0.1]:2220";
 use crate::support::history::assert_history;
 use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
 use crate::support::*;
+use allocdb_node::jepsen::plan::RUNS;
 use std::path::Path;
 use std::process::Command;
 
@@ -35,7 +36,7 @@ fn all_runs_pass_and_come_to_what_was_recorded() {
         return;
     }
     let ids = run_ids();
-    assert_eq!(ids.len(), 17);
+    assert_eq!(ids.len(), RUNS.len());
     std::thread::scope(|scope| {
         for ids in ids.chunks(9) {
             scope.spawn(move || {

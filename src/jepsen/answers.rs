@@ -191,6 +191,6 @@ blocker=early_expiration_release resource_id=11 reservation_id=202 expires_at_sl
                      \"workload\":\"reservation_contention\",\"nemesis\":\"none\",\"minimum_fault_window_secs\":null,\
                      \"release_blocking\":true},";
         assert!(plan("plan").starts_with(first), "{}", plan("plan"));
-        assert_eq!(plan("plan").matches("run_id").count(), 17);
+        assert_eq!(plan("plan").matches("run_id").count(), RUNS.len());
     }
 }

@@ -264,7 +264,7 @@ mod tests {
             ("mixed", "failover_read_fences-mixed-failover"),
         ] {
             let suggestions = by_likeness(typed);
-            assert_eq!(suggestions.len(), 17);
+            assert_eq!(suggestions.len(), RUNS.len());
             assert_eq!(suggestions[0].id.as_str(), meant, "for {typed:?}");
         }
     }

@@ -1,6 +1,7 @@
 use super::super::harness_log;
 use super::stand_in::StandIn;
 use super::*;
+use allocdb_node::jepsen::plan::RUNS;
 use std::ffi::OsStr;
 use std::sync::{Arc, Barrier, Mutex};
 
@@ -24,7 +25,7 @@ fn an_unknown_run_is_answered_with_all_known_ones() {
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines[0], "unknown Jepsen run id `reservation_contention-contol`");
     assert_eq!(lines[2].trim(), "reservation_contention-control");
-    assert_eq!(lines.len(), 19);
+    assert_eq!(lines.len(), RUNS.len() + 2);
 }
 
 /// What a listener heard, in the place of standard output and standard error.
