@@ -1,7 +1,5 @@
 //! Histories compared with those that were recorded of the first implementation, event by event.
 
-use super::text;
-
 /// One event as `key=value` pieces.
 type Pieces<'a> = Vec<(&'a str, &'a str)>;
 
