@@ -25,6 +25,7 @@
 //!   follows from those: names, addresses, ports, and the layout of the cluster inside.
 //! - [`jepsen`]: the run plan, the history text, and the judgement passed on a history. It leans on nothing of the database but
 //!   [`ids`], so a history can be judged without any database at hand.
+//! - [`report`]: what runs and hunts came to, as files for people and for other programs.
 //! - [`views`]: what is known of runs and their replicas, as frames and screens.
 
 pub mod allocator;
@@ -46,6 +47,7 @@ pub mod operator;
 pub mod planted;
 pub mod printable;
 pub mod replica;
+pub mod report;
 pub mod sim;
 pub mod storage;
 pub mod testbed;

@@ -59,6 +59,7 @@ mod qemu_runs;
 mod qemu_testbed;
 mod remote_testbeds;
 mod repair;
+mod report;
 mod sigkill;
 mod simulate;
 mod simulation;

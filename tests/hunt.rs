@@ -6,6 +6,7 @@ use crate::support::*;
 use crate::tmux::{BEFORE, Terminal, missing_tmux};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -20,6 +21,7 @@ fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
         "seed",
         "history_file",
         "report",
+        "html_report",
         "artifact_bundle",
         "operations",
         "ok",
@@ -53,7 +55,13 @@ fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
         let sums = sums_of(text);
         let replicas = sums.iter().filter(|name| name.starts_with("replicas/")).count();
         assert_eq!(replicas > 0, !is_whole(text), "{sums:?}");
-        assert_eq!(sums.len() - replicas, ["harness.log", "history.jsonl", "report.txt"].len(), "{sums:?}");
+        let own = ["harness.log", "history.jsonl", "report.html", "report.txt"];
+        assert_eq!(sums.len() - replicas, own.len(), "{sums:?}");
+        let page = std::fs::read(field(text, "html_report")).unwrap();
+        assert_eq!(
+            std::fs::read(Path::new(&field(text, "artifact_bundle")).join("report.html")).unwrap(),
+            page
+        );
         let own = evidence["harness"]["executable_sha256"].as_str().unwrap();
         for replica in evidence["replica_programs"].as_array().unwrap() {
             assert_eq!(replica["executable_sha256"], own, "{replica}");

@@ -92,9 +92,7 @@ fn carry_out(command: Command) -> Result<()> {
     match command {
         Command::Plan { format } => surface::print_plan(format),
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
-        Command::Check { history_file, format } => check::run(&history_file, format),
-        Command::History { history_file, to } => check::convert(&history_file, to),
-        Command::Explain { name } => check::explain(name.as_deref()),
+        Command::Recorded(wanted) => check::carry_out(wanted),
         Command::Hunt(options) => hunt::run(&options, &listen()?),
         Command::Simulation(wanted) => simulate::run(&wanted, &listen()?),
         Command::VerifySurface { testbed, format } => surface::verify(testbed, format, &open, &listen()?),

@@ -12,6 +12,8 @@ mod hunt;
 mod qemu_testbed;
 #[path = "args/reader.rs"]
 mod reader;
+#[path = "args/recorded.rs"]
+mod recorded;
 #[path = "args/simulate.rs"]
 mod simulate;
 #[path = "args/table.rs"]
@@ -37,7 +39,9 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
         menu = menu.groups.swap_remove(group);
     }
     let mut args = args.peekable();
-    let has_verdict = args.peek().is_some_and(|word| table::WITH_VERDICT.iter().any(|name| *word == **name));
+    let has_verdict = args
+        .peek()
+        .is_some_and(|word| table::WITH_VERDICT.iter().chain(recorded::NAMES).any(|name| *word == **name));
     reader::choose(menu.program, menu, args).map_err(|ended| match ended {
         Ended::Refused(message) if has_verdict => Ended::Misused(message),
         other => other,
@@ -49,6 +53,7 @@ fn menu() -> table::Menu {
     let mut menu = table::menu();
     menu.subcommands.extend(hunt::hunts());
     menu.subcommands.extend([simulate::simulate(), simulate::merge()]);
+    menu.subcommands.extend(recorded::subcommands());
     menu.groups.push(qemu_testbed::menu());
     menu
 }

@@ -1,15 +1,14 @@
 //! `check`: a history held against a model of what the database promises, anywhere and at any time. `check/convert.rs` prints a
-//! history in the other of its formats.
+//! history in the other of its formats, `check/page.rs` writes a page about one.
 
 #[path = "check/convert.rs"]
 mod convert;
 #[path = "check/explain.rs"]
 mod explain;
+#[path = "check/page.rs"]
+pub(crate) mod page;
 
-pub(crate) use convert::convert;
-pub(crate) use explain::run as explain;
-
-use super::args::Format;
+use super::args::{Format, Recorded};
 use super::common::{Exit, print};
 use super::surface::open_history;
 use allocdb_node::check::{Anomaly, Judgement, Verdict};
@@ -23,10 +22,20 @@ use std::io::{BufRead as _, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Instant;
 
+/// Answers what is asked about evidence that is there already.
+pub(crate) fn carry_out(wanted: Recorded) -> Result<()> {
+    match wanted {
+        Recorded::Check { history_file, format } => run(&history_file, format),
+        Recorded::History { history_file, to } => convert::convert(&history_file, to),
+        Recorded::Explain { name } => explain::run(name.as_deref()),
+        Recorded::Report { source, output, format } => page::run(&source, output.as_deref(), format),
+    }
+}
+
 /// Judges a history file, prints the verdict, and returns it as an exit code: 0 valid, 1 invalid, 2 unknown.
 ///
 /// The file is one of lines of JSON or of EDN, as its beginning tells, or a history text of a scripted run.
-pub(crate) fn run(history_file: &Path, format: Format) -> Result<()> {
+fn run(history_file: &Path, format: Format) -> Result<()> {
     let began = Instant::now();
     let (judgement, operations) = judge_file(history_file).map_err(|problem| {
         Exit::Misused.because(format!("failed to load history: {problem}; in {}", history_file.display()))

@@ -31,25 +31,8 @@ pub(crate) enum Command {
         /// For whom the report is.
         format: Format,
     },
-    /// Hold a recorded history against a model of what the database promises.
-    Check {
-        /// The history to judge.
-        history_file: PathBuf,
-        /// For whom the verdict is.
-        format: Format,
-    },
-    /// Print a history of operations in one of its formats.
-    History {
-        /// The history to print.
-        history_file: PathBuf,
-        /// In which format.
-        to: reader::Format,
-    },
-    /// Say what the name of an anomaly or a blocker means.
-    Explain {
-        /// The name; all of them are told where there is none.
-        name: Option<String>,
-    },
+    /// Something about a history or a bundle that is there already.
+    Recorded(Recorded),
     /// Let concurrent clients work on a cluster while faults come and go, and judge every answer.
     Hunt(Hunt),
     /// Play seeds of the deterministic simulation, or join what shards of it came to.
@@ -77,6 +60,39 @@ pub(crate) enum Command {
     LocalCluster(LocalCluster),
     /// Make, start, stop or work on virtual machines under QEMU on this machine.
     QemuTestbed(QemuTestbed),
+}
+
+/// What can be asked about evidence that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// Hold a history against a model of what the database promises.
+    Check {
+        /// The history to judge.
+        history_file: PathBuf,
+        /// For whom the verdict is.
+        format: Format,
+    },
+    /// Print a history of operations in one of its formats.
+    History {
+        /// The history to print.
+        history_file: PathBuf,
+        /// In which format.
+        to: reader::Format,
+    },
+    /// Say what the name of an anomaly or a blocker means.
+    Explain {
+        /// The name; all of them are told where there is none.
+        name: Option<String>,
+    },
+    /// Write a page about a history that a browser shows.
+    Report {
+        /// A bundle's folder, or a history file.
+        source: PathBuf,
+        /// The file to write; none is one beside the source.
+        output: Option<PathBuf>,
+        /// For whom the answer is.
+        format: Format,
+    },
 }
 
 /// Arguments of `hunt-local`, `hunt-qemu` and `hunt-kubevirt`.

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command as Syntax};
 
 use super::command::{
     Archive, Command, Demands, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Operate,
-    Operation, Refresh, ReplicaDaemon, Run, Testbed, Watch,
+    Operation, Recorded, Refresh, ReplicaDaemon, Run, Testbed, Watch,
 };
 use super::value;
 
@@ -117,10 +117,10 @@ fn check() -> Subcommand {
         .arg(path("history-file").required(true).help("History to judge"))
         .arg(format()),
         build: |m| {
-            Some(Command::Check {
+            Some(Command::Recorded(Recorded::Check {
                 history_file: m.remove_one("history-file")?,
                 format: m.remove_one(FORMAT)?,
-            })
+            }))
         },
     }
 }
@@ -141,7 +141,10 @@ fn history() -> Subcommand {
                 .help("Format to print it in"),
         ),
         build: |m| {
-            Some(Command::History { history_file: m.remove_one("history-file")?, to: m.remove_one("to")? })
+            Some(Command::Recorded(Recorded::History {
+                history_file: m.remove_one("history-file")?,
+                to: m.remove_one("to")?,
+            }))
         },
     }
 }
@@ -158,7 +161,7 @@ fn explain() -> Subcommand {
                 .value_parser(value::text("name"))
                 .help("Name of an anomaly or a blocker, as its line has it [default: all, a line each]"),
         ),
-        build: |m| Some(Command::Explain { name: m.remove_one("name") }),
+        build: |m| Some(Command::Recorded(Recorded::Explain { name: m.remove_one("name") })),
     }
 }
 

@@ -66,9 +66,13 @@ impl Bundle<'_> {
             .tempdir_in(self.files.root())
             .context("failed to create a folder for the bundle")?;
         let mut sums = BTreeMap::new();
-        let Files { history, report, harness_log, .. } = self.files;
-        for (from, name) in [(history, "history.jsonl"), (report, "report.txt"), (harness_log, "harness.log")]
-        {
+        let Files { history, report, page, harness_log, .. } = self.files;
+        for (from, name) in [
+            (history, "history.jsonl"),
+            (report, "report.txt"),
+            (page, "report.html"),
+            (harness_log, "harness.log"),
+        ] {
             let copy = unfinished.path().join(name);
             // A history may be as large as what is left of the disk. Nobody writes into it any more, while notes go on.
             if from == harness_log || fs::hard_link(from, &copy).is_err() {
@@ -140,6 +144,7 @@ mod tests {
         let files = Files::new(root, "hunt-local-7");
         fs::write(&files.history, "history").unwrap();
         fs::write(&files.report, "report").unwrap();
+        fs::write(&files.page, "page").unwrap();
         fs::write(&files.harness_log, "notes").unwrap();
         files
     }
@@ -157,7 +162,9 @@ mod tests {
             serde_json::from_str(&fs::read_to_string(place.join(EVIDENCE_FILE)).unwrap()).unwrap();
         let sums = evidence["files_sha256"].as_object().unwrap();
         let named: Vec<&str> = sums.keys().map(String::as_str).collect();
-        assert_eq!(named, ["harness.log", "history.jsonl", "replicas/replica-1/state.wal", "report.txt"]);
+        let expected =
+            ["harness.log", "history.jsonl", "replicas/replica-1/state.wal", "report.html", "report.txt"];
+        assert_eq!(named, expected);
         for (name, sum_told) in sums {
             assert_eq!(sum_told, &sum(&place.join(name)).unwrap(), "{name}");
         }
@@ -176,7 +183,7 @@ mod tests {
         let bundle = Bundle { files: &files, replicas: Some(&replicas), evidence: json!({}) };
         assert!(bundle.write().is_err());
         assert!(replicas.join("state.wal").exists());
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 5);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 6);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a hunt has to show: lines for standard output, a report for people, evidence for programs.
 
 use super::super::args::Hunt;
+use super::super::check::page::{self, Source};
 use super::super::common::sanitized;
 use super::super::runs::programs;
 use super::clients::Tally;
@@ -28,6 +29,7 @@ pub(super) struct Files {
     pub(super) history: PathBuf,
     pub(super) harness_log: PathBuf,
     pub(super) report: PathBuf,
+    pub(super) page: PathBuf,
     pub(super) bundle: PathBuf,
     replicas: PathBuf,
 }
@@ -41,6 +43,7 @@ impl Files {
             history: named("history.jsonl"),
             harness_log: named("harness.log"),
             report: named("report.txt"),
+            page: named("report.html"),
             bundle: named("bundle"),
             replicas: named("replicas"),
         }
@@ -134,14 +137,15 @@ impl Report {
     /// The lines of standard output.
     pub(super) fn text(&self) -> String {
         let Found { id, seed, tally, faults, main, .. } = &self.found;
-        let Files { history, report, .. } = &self.files;
+        let Files { history, report, page, .. } = &self.files;
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "hunt_id={id}\nseed={seed}\nhistory_file={}\nreport={}\nartifact_bundle={}\noperations={}\nok={}\nfail={}\ninfo={}\nfaults={faults}\n",
+            "hunt_id={id}\nseed={seed}\nhistory_file={}\nreport={}\nhtml_report={}\nartifact_bundle={}\noperations={}\nok={}\nfail={}\ninfo={}\nfaults={faults}\n",
             history.display(),
             report.display(),
+            page.display(),
             self.bundle().unwrap_or_else(|| "none".to_owned()),
             tally.operations(),
             tally.ok,
@@ -154,8 +158,8 @@ impl Report {
         for doubt in &self.judged.judgement.doubts {
             let _ = writeln!(text, "doubt={}", one_line(doubt));
         }
-        for anomaly in self.anomaly_lines() {
-            let _ = writeln!(text, "anomaly={anomaly}");
+        for (number, anomaly) in (1..).zip(self.anomaly_lines()) {
+            let _ = writeln!(text, "anomaly={anomaly}\nsee={}", page::address(page, number));
         }
         let _ = writeln!(text, "reproduce={}", self.command());
         text
@@ -198,6 +202,7 @@ impl Report {
             "flags": options.flags(),
             "history_file": self.files.history.display().to_string(),
             "report": self.files.report.display().to_string(),
+            "html_report": self.files.page.display().to_string(),
             "artifact_bundle": self.bundle(),
             "operations": tally.operations(),
             "ok": tally.ok,
@@ -237,11 +242,20 @@ impl Report {
         text
     }
 
-    /// Writes the report for people.
+    /// Writes the reports for people, as text and as a page.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When one of them cannot be written.
     pub(super) fn write(&self) -> Result<()> {
+        let evidence = self.evidence();
+        let source = Source {
+            history: &self.files.history,
+            title: self.found.id.clone(),
+            judgement: &self.judged.judgement,
+            operations: self.found.tally.operations(),
+            evidence: Some(&evidence),
+        };
+        page::write(&self.files.page, &source.report())?;
         let path = &self.files.report;
         replace_file(&OsDisk, path, self.for_people().as_bytes(), Flush::Full)
             .with_context(|| format!("failed to write {}", path.display()))

@@ -1,0 +1,15 @@
+//! What a run, a hunt or a gate came to, as files for people and for other programs: data in, text out.
+//!
+//! - [`timeline`]: a history as it is read, aggregated, with the few operations kept that somebody asks for.
+//! - [`spans`]: from when to when faults lasted.
+//! - [`contents`]: everything that a report tells.
+//! - `picture`: operations on a time axis, and quantities over time, as SVG.
+//! - [`page`]: all of it as one HTML file, which needs neither network nor script.
+//!
+//! Nothing in here judges, asks a clock or touches a file.
+
+pub mod contents;
+pub mod page;
+mod picture;
+pub mod spans;
+pub mod timeline;
