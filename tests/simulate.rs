@@ -61,7 +61,7 @@ fn one_seed_is_told_line_by_line_and_its_history_judged_again() {
 #[test]
 fn arguments_that_make_no_sense_are_named_and_end_with_254() {
     for (flags, told) in [
-        (&[][..], "expected --seeds <from..to> or --seed <n>"),
+        (&[][..], "expected one of --seeds <from..to>, --seed <n> and --plan <path>, found none"),
         (&["--seeds", "5..5"], "expected <from>..<to> with <from> below <to>"),
         (&["--seeds", "6..5"], "expected <from>..<to> with <from> below <to>"),
         (&["--seeds", "5"], "expected <from>..<to>"),
@@ -70,7 +70,7 @@ fn arguments_that_make_no_sense_are_named_and_end_with_254() {
         (&["--seeds", "0..18446744073709551616"], "expected <from>..<to>"),
         (&["--seed", "-1"], "expected a number from 0 to"),
         (&["--seed", "18446744073709551615"], "expected a number from 0 to 18446744073709551614"),
-        (&["--seed", "1", "--seeds", "1..2"], "expected one of them, found both"),
+        (&["--seed", "1", "--seeds", "1..2"], "found --seeds and --seed"),
         (&["--seed", "1", "--shard", "1/2"], "--shard: expected --seeds"),
         (&["--seeds", "0..9", "--shard", "0/2"], "expected <i>/<n>"),
         (&["--seeds", "0..9", "--shard", "3/2"], "expected <i>/<n>"),
@@ -78,6 +78,9 @@ fn arguments_that_make_no_sense_are_named_and_end_with_254() {
         (&["--seeds", "0..3", "--shard", "4/4"], "expected a shard with seeds in it"),
         (&["--seeds", "0..3", "--trace"], "--trace: expected --seed"),
         (&["--seeds", "0..3", "--history-file", "x"], "--history-file: expected --seed"),
+        (&["--seeds", "0..3", "--shrink"], "--shrink: expected --seed with it, found --seeds"),
+        (&["--seed", "3", "--plan", "x"], "found --seed and --plan"),
+        (&["--seed", "3", "--plan-file", "x"], "--plan-file: expected --shrink with it"),
         (&["--seed", "3", "--threads", "0"], "expected a number from 1 to 1024"),
         (&["--seed", "3", "--surprise"], "--surprise"),
     ] {
@@ -204,4 +207,52 @@ fn a_planted_defect_ends_with_1_and_is_told() {
     let one = run(command.env("ALLOCDB_PLANTED_FAULT", "reserve-taken"));
     assert_eq!((one.code(), value(&one, "played")), (Some(1), "1"), "{one:#?}");
     assert_eq!(simulate(&["--seed", seed]).code(), Some(0));
+}
+
+#[test]
+fn a_valid_seed_has_nothing_to_make_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = run(jepsen(&["simulate", "--seed", "7", "--shrink"]).current_dir(&folder)).ok();
+    assert_eq!((value(&done, "verdict"), value(&done, "played")), ("valid", "1"));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn a_plan_that_cannot_be_played_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plan.json");
+    std::fs::write(&path, "{\"version\":1}").unwrap();
+    for (file, told) in [(&path, "plan.json: expected a plan: "), (&folder.path().join("absent"), "absent: ")]
+    {
+        let done = run(jepsen(&["simulate", "--plan"]).arg(file));
+        assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{done:#?}");
+        assert!(done.stderr.contains(told), "{done:#?}");
+    }
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn a_seed_is_made_small_and_its_plan_played_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let planted = |arguments: &[&str]| {
+        let mut command = jepsen(&["simulate"]);
+        run(command.args(arguments).env("ALLOCDB_PLANTED_FAULT", "reserve-taken").current_dir(&folder))
+    };
+    let small = planted(&["--seed", "0", "--shrink"]);
+    assert_eq!((small.code(), value(&small, "verdict")), (Some(1), "invalid"), "{small:#?}");
+    let number = |key: &str| value(&small, key).parse::<u64>().unwrap();
+    assert!(number("operations") < number("operations_before"), "{small:#?}");
+    assert!(number("processes") <= 3 && number("operations") <= 12 && number("faults") <= 3, "{small:#?}");
+    assert!(small.stdout.contains("\nshould be: ") && small.stdout.contains("\n* "), "{small:#?}");
+    let plan = value(&small, "plan_file");
+    assert_eq!(plan, "simulate-0-plan.json");
+    assert!(value(&small, "reproduce").ends_with(" simulate --plan simulate-0-plan.json"), "{small:#?}");
+    // The same again, byte for byte.
+    let again = planted(&["--plan", plan]);
+    assert_eq!((again.code(), value(&again, "anomaly")), (Some(1), value(&small, "anomaly")), "{again:#?}");
+    assert!(small.stdout.ends_with(&again.stdout), "{small:#?}\n{again:#?}");
+    // By other replicas it means something else.
+    let other = run(jepsen(&["simulate", "--plan", plan]).current_dir(&folder));
+    assert_eq!(other.code(), Some(254), "{other:#?}");
+    assert!(other.stderr.contains("expected ALLOCDB_PLANTED_FAULT=reserve-taken"), "{other:#?}");
 }

@@ -1,10 +1,12 @@
 //! Three replicas under everything that can go wrong, thousands of times: nothing is violated, and each of ten defects that
 //! are planted one at a time is noticed.
 
+use allocdb_node::build_info::sha256;
 #[cfg(feature = "planted-faults")]
 use allocdb_node::check::Verdict;
+use allocdb_node::sim::plan::Plan;
 use allocdb_node::sim::sweep::{Options, Seeds, Sweep, all_processors, sweep};
-use allocdb_node::sim::{Played, play};
+use allocdb_node::sim::{Played, Recorded, play, record, record_plan};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
@@ -100,6 +102,43 @@ fn a_seed_plays_the_same_every_time() {
     }
 }
 
+/// SHA-256 of the histories of [`HASHED`], one after the other. It changes with what the seeds mean: with the code of replicas,
+/// operator or simulation, and with nothing else.
+const HISTORIES: &str = "0b78a3a70cf1dd74bd162ee373c3cde40dbf33e6758961e158a3d5f151b5afc9";
+
+/// Seeds whose histories are hashed, short and long ones.
+const HASHED: [u64; 6] = [0, 1, 7, 14, 1_317_956, 62_686];
+
+#[test]
+fn a_seed_has_one_history_in_every_build_on_every_thread_and_machine() {
+    let histories = || -> Vec<u8> { HASHED.iter().flat_map(|seed| record(*seed).history).collect() };
+    let here = histories();
+    let elsewhere = std::thread::spawn(histories).join().unwrap();
+    assert!(here == elsewhere, "the history of a seed depends on the thread");
+    assert_eq!(sha256(&here[..]).unwrap(), HISTORIES, "{} bytes", here.len());
+}
+
+#[test]
+fn a_plan_of_all_that_a_seed_decided_leads_to_the_same() {
+    let events = |recorded: &Recorded| -> Vec<String> {
+        let text = std::str::from_utf8(&recorded.history).unwrap();
+        let is_clients = |line: &&str| !line.contains("\"process\":\"nemesis\"");
+        text.lines().skip(1).filter(is_clients).map(str::to_owned).collect()
+    };
+    for seed in 0..12 {
+        let recorded = record(seed);
+        let plan = recorded.plan.clone().unwrap();
+        let text = plan.to_text().unwrap();
+        assert_eq!(Plan::parse(&text).unwrap(), plan, "seed {seed}");
+        let replayed = record_plan(&plan);
+        assert_eq!(replayed.played.verdict().word(), "valid", "seed {seed}: {}", replayed.played);
+        let (before, after) = (events(&recorded), events(&replayed));
+        // The plan closes with a write of its own.
+        assert!(after.len() > before.len() && before.len() > 20, "seed {seed}");
+        assert_eq!(before[..], after[..before.len()], "seed {seed}");
+    }
+}
+
 #[cfg(not(feature = "planted-faults"))]
 #[test]
 fn each_planted_defect_is_found() {
@@ -108,8 +147,13 @@ fn each_planted_defect_is_found() {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
-    use super::{SEEDS, Verdict, play, played};
+    use super::{Plan, Played, SEEDS, Verdict, play, played};
     use allocdb_node::planted::{PlantedFault, wake};
+    use allocdb_node::sim::play_plan;
+    use allocdb_node::sim::shrink::shrink;
+    use allocdb_node::sim::story::story;
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
 
     fn is_found(word: &str) {
         let fault = PlantedFault::from_word(word).unwrap();
@@ -145,6 +189,37 @@ mod planted {
 
     /// What shows only where files are damaged: simulated disks lose what was not flushed, and nothing else.
     const OF_DAMAGE: [&str; 3] = ["torn-tail-taken", "loss-unseen", "damage-to-all"];
+
+    /// A seed that shows a defect becomes so small that a person reads it in a minute, and its plan shows the same again.
+    #[test]
+    fn what_is_found_is_made_small() {
+        for word in [
+            "reserve-taken",
+            "commit-before-quorum",
+            "retries-lost-in-recovery",
+            "snapshot-one-short",
+            "acknowledge-before-durable",
+            "expire-early",
+            "retry-definite",
+        ] {
+            let fault = PlantedFault::from_word(word).unwrap();
+            let first = played(0, SEEDS, 1, &|| wake(Some(fault))).findings.remove(0);
+            wake(Some(fault));
+            let shrunk = shrink(first.seed, Duration::from_secs(50), &AtomicBool::new(false)).unwrap();
+            let plan = &shrunk.plan;
+            let size = (plan.clients(), plan.operations.len(), plan.harms());
+            let told = story(&shrunk.recorded).join("\n");
+            println!("{word}: seed {}: {size:?} of {:?}\n{told}", first.seed, shrunk.before);
+            assert!(size.0 <= 3 && size.1 <= 12 && size.2 <= 3, "{word}: {size:?}\n{told}");
+            assert!(told.lines().count() <= 36, "{told}");
+            let again = Plan::parse(&plan.to_text().unwrap()).unwrap();
+            let kind = |played: &Played| played.judgement.anomalies[0].kind;
+            assert_eq!(kind(&play_plan(&again)), kind(&first), "{word}");
+            // It is the defect that the plan shows.
+            wake(None);
+            assert_eq!(play_plan(&again).verdict(), Verdict::Valid, "{word}");
+        }
+    }
 
     #[test]
     fn every_other_defect_is_found_too() {

@@ -3,6 +3,7 @@
 use super::setup::{At, limits};
 use crate::allocator::PayloadKind;
 use crate::allocator::payload::{decode_client, decode_internal};
+use crate::api::text::error_reply;
 use crate::api::{self, encode_response};
 use crate::check::{Anomaly, Judgement};
 use crate::client::findings::{STATE, parts_of};
@@ -66,22 +67,7 @@ impl History {
 
     /// A client asks a replica for something.
     pub(super) fn invoke(&mut self, client: usize, micros: u64, at: At, asked: &api::Request) {
-        let request = match asked {
-            api::Request::Submit { slot, payload } => {
-                let client = decode_client(payload).expect("clients ask for what can be read");
-                let command =
-                    Command { operation: Some(client.operation), slot: *slot, ask: ask_of(&client.command) };
-                Request::Write(command)
-            }
-            api::Request::TickExpirations { slot } => Request::Tick { slot: *slot },
-            api::Request::GetResource { required, resource } => {
-                Request::GetResource { resource: *resource, fence: *required }
-            }
-            api::Request::GetLease { required, slot, lease } => {
-                Request::GetLease { lease: *lease, slot: *slot, fence: *required }
-            }
-            api::Request::GetMetrics { .. } => return,
-        };
+        let Some(request) = request_of(asked) else { return };
         let process = match self.processes.get(&client) {
             Some((process, _)) => *process,
             None => {
@@ -109,7 +95,7 @@ impl History {
         let (process, Some(request)) = (*process, asked.take()) else { return Ok(()) };
         let reply = match reply {
             Some(ClientReply::Response(response)) => Reply::Answer(encode_response(response)),
-            Some(ClientReply::Text(words)) => Reply::Answer(words.clone().into_bytes()),
+            Some(ClientReply::Text(words)) => Reply::Answer(error_reply(words)),
             None => Reply::Lost("no answer in time".to_owned()),
         };
         let came_to = outcome(&request, &reply);
@@ -170,6 +156,26 @@ impl History {
     pub(super) fn finish(&mut self) -> Judgement {
         std::mem::replace(&mut self.judge, Judge::new(limits())).finish(false).judgement
     }
+}
+
+/// What a client asks, as histories record it; nothing for what they do not.
+pub(super) fn request_of(asked: &api::Request) -> Option<Request> {
+    Some(match asked {
+        api::Request::Submit { slot, payload } => {
+            let client = decode_client(payload).ok()?;
+            let command =
+                Command { operation: Some(client.operation), slot: *slot, ask: ask_of(&client.command) };
+            Request::Write(command)
+        }
+        api::Request::TickExpirations { slot } => Request::Tick { slot: *slot },
+        api::Request::GetResource { required, resource } => {
+            Request::GetResource { resource: *resource, fence: *required }
+        }
+        api::Request::GetLease { required, slot, lease } => {
+            Request::GetLease { lease: *lease, slot: *slot, fence: *required }
+        }
+        api::Request::GetMetrics { .. } => return None,
+    })
 }
 
 /// A command as replicas have committed it.

@@ -2,20 +2,28 @@
 //! decided by one seed.
 //!
 //! - `world`: one seed while it is played: time, network, clients, operator, nemesis, and what is wrong with what was seen.
+//! - [`plan`]: a seed's decisions written down, to be played in part. [`fault`]: what the nemesis does. [`noise`]: what is left to chance.
+//! - [`shrink`](mod@shrink): a failing seed made small. [`story`](mod@story): what happens in it, for people.
 //! - `history`: what clients saw, for the model and the checker that judge hunts. `setup`: the cluster that every seed has.
 //! - [`sweep`]: many seeds on all processors. [`totals`]: what they came to, in numbers.
 //! - [`result`](mod@result): the same as lines of JSON, and shards of a sweep joined.
 //! - [`disk`]: a disk that loses and tears what was not flushed.
 
 pub mod disk;
+pub mod fault;
 mod history;
+pub mod noise;
+pub mod plan;
 pub mod result;
 mod setup;
+pub mod shrink;
+pub mod story;
 pub mod sweep;
 pub mod totals;
 mod world;
 
 use crate::check::{Judgement, Verdict};
+use plan::Plan;
 use std::fmt;
 use totals::Totals;
 
@@ -61,6 +69,10 @@ pub struct Recorded {
     pub trace: Vec<String>,
     /// What clients saw, and in the end the log and the replicas' states: a history as `allocdb-jepsen check` reads it.
     pub history: Vec<u8>,
+    /// What happened besides what clients asked, by time.
+    pub notes: Vec<story::Note>,
+    /// What was decided on the way; only of a seed, not of a plan.
+    pub plan: Option<Plan>,
     /// How it ended.
     pub played: Played,
 }
@@ -75,4 +87,16 @@ pub fn play(seed: u64) -> Played {
 #[must_use]
 pub fn record(seed: u64) -> Recorded {
     world::World::new(seed, true).run_recorded()
+}
+
+/// Plays what a plan says.
+#[must_use]
+pub fn play_plan(plan: &Plan) -> Played {
+    world::World::of_plan(plan, false).run()
+}
+
+/// Plays what a plan says and tells what happens; it comes to the same as with [`play_plan`].
+#[must_use]
+pub fn record_plan(plan: &Plan) -> Recorded {
+    world::World::of_plan(plan, true).run_recorded()
 }

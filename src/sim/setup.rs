@@ -20,6 +20,15 @@ pub(super) const CLIENTS: At = COUNT;
 /// Slots by which one request may move the last slot.
 pub(super) const MAX_SLOT_ADVANCE: u64 = 1 << 46;
 
+/// The clients' clock at the beginning: as with one that counts from long ago, one request cannot move it as far again.
+pub(super) const FIRST_SLOT: u64 = 2 * MAX_SLOT_ADVANCE;
+
+/// Slots up to so far after the first are those of a clock that is right.
+pub(super) const NEAR_SLOTS: u64 = 1 << 20;
+
+/// Operation ids from here on are those of the write that closes a plan.
+pub(super) const CLOSING_OPERATIONS: u128 = 1 << 64;
+
 /// How long a primary answers reads without hearing of a majority, in microseconds.
 pub(super) const READ_LEASE: u64 = 1_000_000;
 

@@ -6,10 +6,14 @@ mod nemesis;
 mod network;
 mod operator;
 mod process;
+mod script;
 
 use super::disk::SimDisk;
 use super::history::History;
+use super::noise::{Dice, Noise, SEQUENCES, Source};
+use super::plan::{Plan, Setup};
 use super::setup::{At, COUNT, limits};
+use super::story::Note;
 use super::{Played, Recorded};
 use crate::check::{Anomaly, AnomalyKind, Judgement};
 use crate::replica::message::Ack;
@@ -21,6 +25,7 @@ use nemesis::Nemesis;
 use network::{Agenda, Network};
 use operator::Operations;
 use process::{Inbound, Machine};
+use script::Script;
 
 /// When the seed has gone on for so long after the last fault, the cluster will not serve again. Microseconds.
 const PATIENCE: u64 = 120_000_000;
@@ -65,6 +70,16 @@ pub(super) struct World {
     history: History,
     judgement: Judgement,
     traced: Option<Vec<String>>,
+    /// Whether the operator's tools know no sums beside files.
+    old_tools: bool,
+    /// What is left to chance.
+    noise: Source,
+    /// What is played instead of what the seed would draw.
+    script: Option<Script>,
+    /// What happened besides what clients asked.
+    notes: Vec<Note>,
+    /// Everything that was decided, for a plan.
+    tape: Option<Box<Plan>>,
 }
 
 impl World {
@@ -79,6 +94,20 @@ impl World {
         let is_busy = rng.u8(..4) == 0;
         let slow = (rng.u8(..3) == 0).then(|| rng.usize(..COUNT));
         let nemesis = Nemesis::new(&mut rng);
+        let old_tools = !seed.is_multiple_of(2);
+        let old_builds = machines.iter().zip(1..).filter(|(machine, _)| machine.is_other_build);
+        let setup = Setup {
+            checkpoint_bytes,
+            slow: slow.map(|at| at as u64 + 1),
+            old_builds: old_builds.map(|(_, number)| number).collect(),
+            old_tools,
+        };
+        let tape = || {
+            let noise = Noise::Recorded(vec![Vec::new(); SEQUENCES]);
+            let (operations, faults) = (Vec::new(), Vec::new());
+            Box::new(Plan { seed, planted_fault: None, setup, noise, calm: 0, operations, faults })
+        };
+        let tape = is_traced.then(tape);
         Self {
             seed,
             now: 0,
@@ -99,7 +128,51 @@ impl World {
             history: History::new(limits(), seed, is_traced),
             judgement: Judgement::default(),
             traced: is_traced.then(Vec::new),
+            old_tools,
+            noise: Source::Seed,
+            script: None,
+            notes: Vec::new(),
+            tape,
         }
+    }
+
+    /// A world in which this happens, and nothing is drawn but the noise.
+    pub(super) fn of_plan(plan: &Plan, is_traced: bool) -> Self {
+        let Setup { checkpoint_bytes, slow, old_builds, old_tools } = &plan.setup;
+        let mut world = Self::new(plan.seed, is_traced);
+        world.tape = None;
+        for (machine, number) in world.machines.iter_mut().zip(1..) {
+            machine.is_other_build = old_builds.contains(&number);
+        }
+        world.checkpoint_bytes = *checkpoint_bytes;
+        world.slow = slow.map(|number| number.saturating_sub(1) as At);
+        world.old_tools = *old_tools;
+        world.nemesis = Nemesis::idle();
+        world.noise = Source::of(&plan.noise, plan.seed);
+        world.script = Some(Script::new(plan));
+        world
+    }
+
+    /// What is left to chance, from wherever this world has it.
+    fn chance(&mut self, dice: Dice, draw: impl FnOnce(&mut Rng) -> Option<u64>) -> Option<u64> {
+        let drawn = self.noise.next(dice, &mut self.rng, draw);
+        if let Some(Noise::Recorded(lists)) = self.tape.as_mut().map(|tape| &mut tape.noise) {
+            lists[dice.place()].push(drawn);
+        }
+        drawn
+    }
+
+    /// How long a message takes; none if it never arrives.
+    fn delay(&mut self, from: At, to: At) -> Option<u64> {
+        if self.network.is_cut(from, to) {
+            return None;
+        }
+        let network = &self.network;
+        let drawn = self.noise.next(Dice::Delay(from, to), &mut self.rng, |rng| network.delay(rng));
+        if let Some(Noise::Recorded(lists)) = self.tape.as_mut().map(|tape| &mut tape.noise) {
+            lists[Dice::Delay(from, to).place()].push(drawn);
+        }
+        drawn
     }
 
     /// Plays the seed to its end, or to the first thing that is wrong.
@@ -111,7 +184,9 @@ impl World {
     pub(super) fn run_recorded(mut self) -> Recorded {
         let played = self.play();
         let trace = self.traced.take().unwrap_or_default();
-        Recorded { trace, history: self.history.take_lines(), played }
+        let plan = self.tape.take().map(|tape| *tape);
+        let notes = std::mem::take(&mut self.notes);
+        Recorded { trace, history: self.history.take_lines(), notes, plan, played }
     }
 
     fn play(&mut self) -> Played {
@@ -196,6 +271,15 @@ impl World {
     fn does_not_serve(&mut self, states: String) {
         let expected = "the cluster serves again once nothing is wrong any more";
         self.violated(AnomalyKind::Unavailable, None, expected, states);
+    }
+
+    /// Takes note of what a story tells besides the operations of clients.
+    fn note(&mut self, who: &'static str, what: impl FnOnce() -> String) {
+        if self.traced.is_some() {
+            let what = what();
+            self.trace(|| format!("{who}: {what}"));
+            self.notes.push(Note { micros: self.now, who, what });
+        }
     }
 
     fn trace(&mut self, line: impl FnOnce() -> String) {

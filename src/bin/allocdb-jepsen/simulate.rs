@@ -5,6 +5,8 @@
 
 #[path = "simulate/merge.rs"]
 mod merge;
+#[path = "simulate/plan.rs"]
+mod plan;
 
 use super::args::{Format, Simulate, Simulation};
 use super::common::{Exit, escaped, print};
@@ -12,10 +14,10 @@ use super::interrupt::Interrupt;
 use allocdb_node::build_info::{self, BuildInfo, Executable};
 use allocdb_node::check::Verdict;
 use allocdb_node::planted::{self, PlantedFault};
-use allocdb_node::sim;
 use allocdb_node::sim::result::{Finding, Part, Program, ShardResult};
 use allocdb_node::sim::sweep::{Options, all_processors, sweep};
 use allocdb_node::sim::totals::Totals;
+use allocdb_node::sim::{self, Played, Recorded};
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
 use anyhow::Result;
 use serde_json::json;
@@ -55,11 +57,13 @@ fn misused(why: impl Into<String>) -> anyhow::Error {
 }
 
 fn simulate(wanted: &Simulate, interrupt: &Interrupt) -> Result<()> {
-    let part = part(wanted)?;
     let planted = planted()?;
-    if wanted.trace || wanted.history_file.is_some() {
-        return play_one(wanted, part.first, planted);
-    }
+    let part = match what(wanted)? {
+        What::Plan(path) => return plan::play(wanted, path, planted),
+        What::Small(seed) => return plan::shrink(wanted, seed, planted, &interrupt.flag()),
+        What::One(seed) => return play_one(wanted, seed, planted),
+        What::Many(part) => part,
+    };
     let threads = wanted.threads.map_or_else(all_processors, |threads| usize::try_from(threads).unwrap_or(1));
     let (stop, began) = (interrupt.flag(), Instant::now());
     let options = Options {
@@ -71,41 +75,82 @@ fn simulate(wanted: &Simulate, interrupt: &Interrupt) -> Result<()> {
     let done = sweep(&part.seeds(), &options);
     let program = program(planted.map(|(word, _)| word));
     let result = ShardResult::new(program, part, threads, began.elapsed().as_secs_f64(), &done);
+    tell(wanted, &result)
+}
+
+fn tell(wanted: &Simulate, result: &ShardResult) -> Result<()> {
     print(&match wanted.format {
-        Format::Text => text(&result),
+        Format::Text => text(result),
         Format::Json => result.to_line().map_err(failed)?,
     })
     .map_err(failed)?;
     ended(result.verdict())
 }
 
-/// Which seeds are meant; fails where the flags contradict each other.
-fn part(wanted: &Simulate) -> Result<Part> {
-    let (first, end) = match (wanted.seeds, wanted.seed) {
-        (Some(seeds), None) => (seeds.first, seeds.end),
-        (None, Some(seed)) => (seed, seed + 1),
-        (Some(_), Some(_)) => return Err(misused("--seeds and --seed: expected one of them, found both")),
-        (None, None) => return Err(misused("expected --seeds <from..to> or --seed <n>, found neither")),
+/// What is to be played.
+enum What<'a> {
+    Many(Part),
+    /// A seed of which more is told than what it came to.
+    One(u64),
+    /// A seed that is to be made small.
+    Small(u64),
+    Plan(&'a Path),
+}
+
+/// Fails where the flags contradict each other.
+fn what(wanted: &Simulate) -> Result<What<'_>> {
+    let sources = [
+        wanted.seeds.map(|_| "--seeds"),
+        wanted.seed.map(|_| "--seed"),
+        wanted.plan.as_ref().map(|_| "--plan"),
+    ];
+    let given: Vec<&str> = sources.into_iter().flatten().collect();
+    let [source] = given[..] else {
+        let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+        let expected = "expected one of --seeds <from..to>, --seed <n> and --plan <path>";
+        return Err(misused(format!("{expected}, found {found}")));
     };
-    for (is_given, flag) in [(wanted.trace, "--trace"), (wanted.history_file.is_some(), "--history-file")] {
-        if is_given && wanted.seed.is_none() {
-            return Err(misused(format!("{flag}: expected --seed <n> with it, found --seeds")));
+    let goes_with = |is_given: bool, flag: &str, sources: &[&str]| {
+        if is_given && !sources.contains(&source) {
+            return Err(misused(format!(
+                "{flag}: expected {} with it, found {source}",
+                sources.join(" or ")
+            )));
         }
+        Ok(())
+    };
+    goes_with(wanted.trace, "--trace", &["--seed", "--plan"])?;
+    goes_with(wanted.history_file.is_some(), "--history-file", &["--seed", "--plan"])?;
+    goes_with(wanted.shard.is_some(), "--shard", &["--seeds"])?;
+    goes_with(wanted.shrink, "--shrink", &["--seed"])?;
+    if wanted.plan_file.is_some() && !wanted.shrink {
+        return Err(misused("--plan-file: expected --shrink with it"));
+    }
+    if wanted.shrink && (wanted.trace || wanted.history_file.is_some()) {
+        return Err(misused(
+            "--shrink: expected no --trace and no --history-file with it; play the plan with these",
+        ));
     }
     if wanted.trace && matches!(wanted.format, Format::Json) {
         return Err(misused("--trace: expected --format text with it, found json"));
     }
-    if wanted.seed.is_some() && wanted.shard.is_some() {
-        return Err(misused("--shard: expected --seeds <from..to> with it, found --seed"));
+    match (wanted.seeds, wanted.seed, &wanted.plan) {
+        (_, _, Some(path)) => Ok(What::Plan(path)),
+        (_, Some(seed), _) if wanted.shrink => Ok(What::Small(seed)),
+        (_, Some(seed), _) if wanted.trace || wanted.history_file.is_some() => Ok(What::One(seed)),
+        (_, Some(seed), _) => Ok(What::Many(Part { first: seed, end: seed + 1, shard: 1, shards: 1 })),
+        (Some(seeds), _, _) => {
+            let (shard, shards) = wanted.shard.map_or((1, 1), |shard| (shard.number, shard.of));
+            let part = Part { first: seeds.first, end: seeds.end, shard, shards };
+            part.check().map_err(|problem| misused(format!("--shard: {problem}")))?;
+            Ok(What::Many(part))
+        }
+        (None, None, None) => Err(misused("expected seeds or a plan")),
     }
-    let (shard, shards) = wanted.shard.map_or((1, 1), |shard| (shard.number, shard.of));
-    let part = Part { first, end, shard, shards };
-    part.check().map_err(|problem| misused(format!("--shard: {problem}")))?;
-    Ok(part)
 }
 
 /// The defect that the environment names. A build that does not have it says so: seeds would be played that mean something else.
-fn planted() -> Result<Option<(&'static str, PlantedFault)>> {
+fn planted() -> Result<Planted> {
     let word = match std::env::var_os(planted::VARIABLE) {
         Some(word) if !word.is_empty() => word.to_string_lossy().into_owned(),
         _ => return Ok(None),
@@ -133,28 +178,35 @@ fn program(planted: Option<&str>) -> Program {
     Program { build: build_info::brief(), executable, planted_fault: planted.map(str::to_owned) }
 }
 
+/// The defect that the environment names, with its word.
+type Planted = Option<(&'static str, PlantedFault)>;
+
 /// Plays one seed with all that is told of it.
-fn play_one(wanted: &Simulate, seed: u64, planted: Option<(&str, PlantedFault)>) -> Result<()> {
+fn play_one(wanted: &Simulate, seed: u64, planted: Planted) -> Result<()> {
     wake(planted.map(|(_, fault)| fault));
     let began = Instant::now();
     let recorded = sim::record(seed);
+    keep(wanted, &recorded)?;
+    tell(wanted, &of_one(recorded.played, planted, began))
+}
+
+/// Tells what happened, and keeps what clients saw, where that is asked for.
+fn keep(wanted: &Simulate, recorded: &Recorded) -> Result<()> {
     if wanted.trace {
         let lines: String = recorded.trace.iter().map(|line| format!("{line}\n")).collect();
         print(&lines).map_err(failed)?;
     }
-    if let Some(path) = &wanted.history_file {
-        write(path, &recorded.history)?;
+    match &wanted.history_file {
+        Some(path) => write(path, &recorded.history),
+        None => Ok(()),
     }
-    let part = Part { first: seed, end: seed + 1, shard: 1, shards: 1 };
+}
+
+/// The result of one seed.
+fn of_one(played: Played, planted: Planted, began: Instant) -> ShardResult {
+    let part = Part { first: played.seed, end: played.seed.saturating_add(1), shard: 1, shards: 1 };
     let program = program(planted.map(|(word, _)| word));
-    let done = recorded.played.into();
-    let result = ShardResult::new(program, part, 1, began.elapsed().as_secs_f64(), &done);
-    print(&match wanted.format {
-        Format::Text => text(&result),
-        Format::Json => result.to_line().map_err(failed)?,
-    })
-    .map_err(failed)?;
-    ended(result.verdict())
+    ShardResult::new(program, part, 1, began.elapsed().as_secs_f64(), &played.into())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -235,9 +287,6 @@ fn one_line(text: &str) -> String {
 
 /// The command that plays what failed first again, or all of it.
 fn reproduce(result: &ShardResult) -> String {
-    let program = std::env::args().next().unwrap_or_else(|| "allocdb-jepsen".to_owned());
-    let planted = result.program.planted_fault.as_ref();
-    let planted = planted.map_or_else(String::new, |word| format!("{}={word} ", planted::VARIABLE));
     let Part { first, end, shard, shards } = result.part;
     let what = match result.first_failing_seed.or(result.findings.first().map(|finding| finding.seed)) {
         Some(seed) => format!("--seed {seed}"),
@@ -245,5 +294,12 @@ fn reproduce(result: &ShardResult) -> String {
         None if shards > 1 => format!("--seeds {first}..{end} --shard {shard}/{shards}"),
         None => format!("--seeds {first}..{end}"),
     };
+    command_line(result.program.planted_fault.as_deref(), &what)
+}
+
+/// The command that does something again, with the defect that the environment names.
+fn command_line(planted: Option<&str>, what: &str) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "allocdb-jepsen".to_owned());
+    let planted = planted.map_or_else(String::new, |word| format!("{}={word} ", planted::VARIABLE));
     format!("{planted}{program} simulate {what}")
 }

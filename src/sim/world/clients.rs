@@ -10,9 +10,13 @@ use crate::api::{
     text,
 };
 use crate::check::AnomalyKind;
+use crate::client::lease::Ask;
+use crate::client::record;
 use crate::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
 use crate::replica::node::ClientReply;
-use crate::sim::setup::{At, CLIENTS, COUNT, MAX_SLOT_ADVANCE, allocator_config};
+use crate::sim::history::request_of;
+use crate::sim::plan::Planned;
+use crate::sim::setup::{At, CLIENTS, COUNT, FIRST_SLOT, allocator_config};
 
 const CLIENT_COUNT: usize = 3;
 
@@ -23,10 +27,7 @@ const MANY_CLIENTS: usize = 9;
 const ANSWER_LIMIT: u64 = 10_000_000;
 
 /// Microseconds in a slot.
-const SLOT: u64 = 500_000;
-
-/// The clients' clock at the beginning: as with one that counts from long ago, one request cannot move it as far again.
-const FIRST_SLOT: u64 = 2 * MAX_SLOT_ADVANCE;
+pub(super) const SLOT: u64 = 500_000;
 
 /// Slots of a clock that is wrong. The last is the greatest at which a command of these clients fits.
 const WRONG_SLOTS: [u64; 3] = [1 << 53, 1 << 63, u64::MAX - 32];
@@ -47,6 +48,25 @@ pub(super) struct WriteOp {
     /// An answer said that it was never executed, by whichever attempt.
     pub(super) denied: Option<Denial>,
     pub(super) committed: Vec<Committed>,
+    /// The operation that it was first asked for by, as plans number them.
+    planned: u64,
+    /// The lease that it came to.
+    pub(super) lease: Option<ReservationId>,
+}
+
+impl WriteOp {
+    pub(super) fn new(slot: Slot, payload: Vec<u8>, planned: u64) -> Self {
+        Self {
+            slot,
+            payload,
+            attempts: 0,
+            refused: 0,
+            denied: None,
+            committed: Vec::new(),
+            planned,
+            lease: None,
+        }
+    }
 }
 
 /// Says that a write was never executed so far.
@@ -65,18 +85,29 @@ pub(super) struct TickOp {
 }
 
 #[derive(Clone)]
-enum Asked {
+pub(super) enum Asked {
     Write(usize),
     Tick,
     Read,
 }
 
 pub(super) struct Client {
-    target: At,
+    pub(super) target: At,
     attempt: u64,
     under_way: Option<Asked>,
     /// A write that may or may not have been executed, to be asked for again.
     again: Option<usize>,
+}
+
+impl Client {
+    pub(super) fn new() -> Self {
+        Self { target: 0, attempt: 0, under_way: None, again: None }
+    }
+
+    /// Whether it waits for no answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_none()
+    }
 }
 
 /// A reservation that a client was told about.
@@ -89,14 +120,20 @@ pub(super) struct Known {
 
 impl World {
     pub(super) fn set_up_clients(&mut self) {
+        if self.script.is_some() {
+            return self.set_up_script();
+        }
         for client in 0..if self.is_busy { MANY_CLIENTS } else { CLIENT_COUNT } {
-            self.clients.push(Client { target: 0, attempt: 0, under_way: None, again: None });
+            self.clients.push(Client::new());
             self.schedule(client as u64 * 1_000, Happening::ClientTurn { client });
         }
     }
 
     /// A client asks something.
     pub(super) fn client_turn(&mut self, client: usize) {
+        if self.script.is_some() {
+            return self.turn_as_planned(client);
+        }
         let only_reads = self.now < self.nemesis.only_reads_until;
         let again =
             if only_reads { None } else { self.clients[client].again.take().or_else(|| self.old_write()) };
@@ -105,6 +142,12 @@ impl World {
             Some(write) => (Asked::Write(write), self.request_of(write)),
             None => self.next_request(),
         };
+        self.tape_operation(client, &asked, &request);
+        self.ask(client, asked, request);
+    }
+
+    /// A client sends a request to the replica that it takes for the primary.
+    pub(super) fn ask(&mut self, client: usize, asked: Asked, request: Request) {
         if let Asked::Write(write) = asked {
             self.writes[write].attempts += 1;
         }
@@ -115,7 +158,7 @@ impl World {
         self.clients[client].under_way = Some(asked);
         self.history.invoke(client, self.now, to, &request);
         self.schedule(ANSWER_LIMIT, Happening::ClientGivesUp { client, attempt });
-        if let Some(delay) = self.network.delay(CLIENTS, to, &mut self.rng) {
+        if let Some(delay) = self.delay(CLIENTS, to) {
             let inbound = Inbound::Client { client, attempt, request };
             self.schedule(delay, Happening::Arrive { at: to, inbound });
         }
@@ -124,12 +167,12 @@ impl World {
     /// An answer leaves a replica.
     pub(super) fn answer_client(&mut self, at: At, client: usize, attempt: u64, reply: ClientReply) {
         self.trace(|| format!("{} answers client {client}: {attempt} {reply:?}", at + 1));
-        if let Some(delay) = self.network.delay(at, CLIENTS, &mut self.rng) {
+        if let Some(delay) = self.delay(at, CLIENTS) {
             self.schedule(delay, Happening::ClientAnswer { client, attempt, reply });
         }
     }
 
-    fn request_of(&self, write: usize) -> Request {
+    pub(super) fn request_of(&self, write: usize) -> Request {
         let WriteOp { slot, payload, .. } = &self.writes[write];
         Request::Submit { slot: *slot, payload: payload.clone() }
     }
@@ -177,9 +220,8 @@ impl World {
             }
             _ => {
                 let payload = self.next_payload();
-                let write =
-                    WriteOp { slot, payload, attempts: 0, refused: 0, denied: None, committed: Vec::new() };
-                self.writes.push(write);
+                let planned = self.tape.as_ref().map_or(0, |tape| tape.operations.len() as u64);
+                self.writes.push(WriteOp::new(slot, payload, planned));
                 let write = self.writes.len() - 1;
                 (Asked::Write(write), self.request_of(write))
             }
@@ -293,7 +335,7 @@ impl World {
             Some(ClientReply::Text(words)) => words == text::ISOLATED || words.starts_with("not primary"),
             _ => false,
         };
-        if reply.is_none() || matches!(reply, Some(ClientReply::Text(_))) {
+        if self.script.is_none() && (reply.is_none() || matches!(reply, Some(ClientReply::Text(_)))) {
             // Perhaps somebody else is primary.
             self.clients[client].target = self.rng.usize(..COUNT);
         }
@@ -320,6 +362,9 @@ impl World {
                 self.record.reads += u64::from(!halted.contains(&seen));
             }
             _ => {}
+        }
+        if self.script.is_some() {
+            return self.answered_as_planned(client);
         }
         let think = match self.nemesis.calm_since {
             Some(_) => 50_000,
@@ -359,8 +404,52 @@ impl World {
         self.writes[write].denied.get_or_insert(Denial { attempts, committed });
     }
 
+    /// Writes down what a client of a seed asks.
+    fn tape_operation(&mut self, client: usize, asked: &Asked, request: &Request) {
+        let Some(mut tape) = self.tape.take() else { return };
+        if let Some(request) = request_of(request) {
+            let lease = match &request {
+                record::Request::Write(command) => match command.ask {
+                    Ask::Confirm { lease, .. }
+                    | Ask::Release { lease, .. }
+                    | Ask::Revoke { lease }
+                    | Ask::Reclaim { lease } => Some(lease),
+                    Ask::Create { .. }
+                    | Ask::Reserve { .. }
+                    | Ask::ReserveBundle { .. }
+                    | Ask::Expire { .. } => None,
+                },
+                record::Request::GetLease { lease, .. } => Some(*lease),
+                record::Request::Tick { .. } | record::Request::GetResource { .. } => None,
+            };
+            let by_lease = |lease| self.writes.iter().find(|write| write.lease == Some(lease));
+            let fence = match &request {
+                record::Request::GetResource { fence, .. } | record::Request::GetLease { fence, .. } => {
+                    *fence
+                }
+                record::Request::Write(_) | record::Request::Tick { .. } => None,
+            };
+            let acknowledged = self.record.acknowledged.map_or(0, Lsn::get);
+            let again = match asked {
+                Asked::Write(write) if self.writes[*write].attempts > 0 => Some(self.writes[*write].planned),
+                _ => None,
+            };
+            tape.operations.push(Planned {
+                id: tape.operations.len() as u64,
+                at: self.now,
+                client: client as u64,
+                replica: self.clients[client].target as u64 + 1,
+                lease_of: lease.and_then(by_lease).map(|write| write.planned),
+                fence_above: fence.map(|fence| fence.0.saturating_sub(acknowledged)),
+                again,
+                request,
+            });
+        }
+        self.tape = Some(tape);
+    }
+
     fn perhaps_again(&mut self, client: usize, write: usize) {
-        if self.writes[write].attempts < 5 && self.rng.u8(..3) > 0 {
+        if self.script.is_none() && self.writes[write].attempts < 5 && self.rng.u8(..3) > 0 {
             self.clients[client].again = Some(write);
         }
     }
@@ -377,6 +466,7 @@ impl World {
             ..
         }) = decoded
         {
+            self.writes[write].lease = Some(reservation);
             self.record.known.push(Known { reservation, holder, epoch });
         }
     }

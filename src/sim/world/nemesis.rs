@@ -3,6 +3,8 @@
 
 use super::{Happening, World};
 use crate::sim::disk::Fuse;
+use crate::sim::fault::Fault;
+use crate::sim::plan::Timed;
 use crate::sim::setup::{At, CLIENTS, COUNT};
 use fastrand::Rng;
 
@@ -79,7 +81,27 @@ const KINDS: [Kind; 16] = [
     Kind::InterruptOperator,
 ];
 
+fn place_of(replica: u64) -> At {
+    replica.saturating_sub(1) as At
+}
+
+fn number_of(at: At) -> u64 {
+    at as u64 + 1
+}
+
 impl Nemesis {
+    /// Of a plan, which has nothing to be drawn.
+    pub(super) fn idle() -> Self {
+        Self {
+            kinds: Vec::new(),
+            strikes_left: 0,
+            longest_pause: 0,
+            fused_starts: 0,
+            calm_since: None,
+            only_reads_until: 0,
+        }
+    }
+
     pub(super) fn new(rng: &mut Rng) -> Self {
         let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.u8(..2) == 0).collect();
         // What was stopped has to be able to go on.
@@ -100,95 +122,168 @@ impl Nemesis {
 impl World {
     /// Something goes wrong, or, at the end, nothing does any more.
     pub(super) fn strike(&mut self) {
+        if self.script.is_some() {
+            return self.strike_as_planned();
+        }
         if self.nemesis.strikes_left == 0 {
             return self.calm_down();
         }
         self.nemesis.strikes_left -= 1;
         let kind = self.nemesis.kinds[self.rng.usize(..self.nemesis.kinds.len())];
         let at = self.rng.usize(..COUNT);
-        self.trace(|| format!("nemesis: {kind:?} {}", at + 1));
-        self.carry_out(kind, at);
+        if let Some(fault) = self.draw(kind, at) {
+            self.inject(&fault, None);
+            if let Fault::FailOverUnfenced { primary, supporting } = fault
+                && self.rng.bool()
+            {
+                let (new, other) = (place_of(primary), place_of(supporting));
+                self.nemesis.only_reads_until = self.now + ONLY_READS;
+                self.send_clients_to(COUNT - new - other, new);
+            }
+        }
         let pause = self.rng.u64(10_000..self.nemesis.longest_pause);
         self.schedule(pause, Happening::Nemesis);
     }
 
-    fn carry_out(&mut self, kind: Kind, at: At) {
+    /// What a kind of trouble comes to here and now; nothing where there is nothing to start.
+    fn draw(&mut self, kind: Kind, at: At) -> Option<Fault> {
         let other = (at + self.rng.usize(1..COUNT)) % COUNT;
-        match kind {
-            Kind::Kill => self.kill(at),
-            Kind::KillInWrite => {
-                let after = self.rng.u64(..12);
-                self.machines[at].disk.set_fuse(after, Fuse::Kill);
-            }
-            Kind::FailWrite => {
-                let after = self.rng.u64(..12);
-                self.machines[at].disk.set_fuse(after, Fuse::Fail);
-            }
-            Kind::LosePower => self.lose_power(at),
-            Kind::LoseAllPower => (0..COUNT).for_each(|at| self.lose_power(at)),
+        let (replica, primary, supporting) = (number_of(at), number_of(at), number_of(other));
+        Some(match kind {
+            Kind::Kill => Fault::Kill { replica },
+            Kind::KillInWrite => Fault::KillInWrite { replica, after: self.rng.u64(..12) },
+            Kind::FailWrite => Fault::FailWrite { replica, after: self.rng.u64(..12) },
+            Kind::LosePower => Fault::LosePower { replica, torn: self.rng.get_seed() },
+            Kind::LoseAllPower => Fault::LoseAllPower { torn: self.rng.get_seed() },
             Kind::Start => {
                 let down: Vec<At> = (0..COUNT)
                     .filter(|at| self.machines[*at].process.is_none() && !self.is_held(*at))
                     .collect();
-                if !down.is_empty() {
-                    let chosen = self.rng.usize(..down.len());
-                    self.start(down[chosen], false);
+                if down.is_empty() {
+                    return None;
+                }
+                Fault::Start { replica: number_of(down[self.rng.usize(..down.len())]) }
+            }
+            Kind::Isolate if self.machines[at].is_isolated => Fault::Join { replica },
+            Kind::Isolate => Fault::Isolate { replica },
+            Kind::CutOneWay => {
+                let to = if self.rng.bool() { supporting } else { 0 };
+                Fault::CutLink { from: replica, to }
+            }
+            Kind::CutBothWays => Fault::CutOff { replica },
+            Kind::Weather => Fault::Weather {
+                delay: [1_000, 20_000, 300_000][self.rng.usize(..3)],
+                lost: [0, 20, 200][self.rng.usize(..3)],
+                repeated: [0, 20, 200][self.rng.usize(..3)],
+                late: [0, 20, 200][self.rng.usize(..3)],
+            },
+            Kind::FairWeather if self.rng.bool() => Fault::FairWeather,
+            Kind::FairWeather => Fault::JoinLinks,
+            Kind::FailOver => Fault::FailOver { primary, supporting },
+            Kind::FailOverAndBack => Fault::FailOverAndBack { primary, supporting },
+            Kind::FailOverUnfenced => Fault::FailOverUnfenced { primary, supporting },
+            Kind::Rejoin => Fault::Rejoin { replica },
+            Kind::InterruptOperator => Fault::InterruptOperator,
+        })
+    }
+
+    /// Does what a fault says. Power that is lost tears files by these dice, or else by those of the seed.
+    pub(super) fn inject(&mut self, fault: &Fault, mut torn: Option<&mut Rng>) {
+        self.note("nemesis", || fault.sentence());
+        if let Some(tape) = &mut self.tape {
+            tape.faults.push(Timed { at: self.now, fault: fault.clone() });
+        }
+        match *fault {
+            Fault::Kill { replica } => self.kill(place_of(replica)),
+            Fault::KillInWrite { replica, after } => {
+                self.machines[place_of(replica)].disk.set_fuse(after, Fuse::Kill);
+            }
+            Fault::FailWrite { replica, after } => {
+                self.machines[place_of(replica)].disk.set_fuse(after, Fuse::Fail);
+            }
+            // What starts next looks for it.
+            Fault::KillInStart { .. } => {}
+            Fault::LosePower { replica, .. } => self.lose_power(place_of(replica), torn),
+            Fault::LoseAllPower { .. } => (0..COUNT).for_each(|at| self.lose_power(at, torn.as_deref_mut())),
+            Fault::Start { replica } => {
+                if !self.is_held(place_of(replica)) {
+                    self.start(place_of(replica), false);
                 }
             }
-            Kind::Isolate => self.machines[at].is_isolated = !self.machines[at].is_isolated,
-            Kind::CutOneWay => self.network.cut(at, if self.rng.bool() { other } else { CLIENTS }),
-            Kind::CutBothWays => {
+            Fault::Isolate { replica } => self.machines[place_of(replica)].is_isolated = true,
+            Fault::Join { replica } => self.machines[place_of(replica)].is_isolated = false,
+            Fault::CutLink { from, to } => {
+                let to = if to == 0 { CLIENTS } else { place_of(to) };
+                self.network.cut(place_of(from), to);
+            }
+            Fault::CutOff { replica } => {
+                let at = place_of(replica);
                 for other in (0..=COUNT).filter(|other| *other != at) {
                     self.network.cut(at, other);
                     self.network.cut(other, at);
                 }
             }
-            Kind::Weather => {
-                self.network.longest_delay = [1_000, 20_000, 300_000][self.rng.usize(..3)];
-                self.network.lost = [0, 20, 200][self.rng.usize(..3)];
-                self.network.repeated = [0, 20, 200][self.rng.usize(..3)];
-                self.network.late = [0, 20, 200][self.rng.usize(..3)];
+            Fault::Weather { delay, lost, repeated, late } => {
+                self.network.longest_delay = delay;
+                self.network.lost = lost;
+                self.network.repeated = repeated;
+                self.network.late = late;
             }
-            Kind::FairWeather if self.rng.bool() => self.network.heal(),
-            Kind::FairWeather => self.network.join(),
-            Kind::FailOver => self.begin_failover(at, other),
-            Kind::FailOverAndBack => self.begin_failover_and_back(at, other),
-            Kind::FailOverUnfenced => {
-                let old = COUNT - at - other;
-                for peer in [at, other] {
+            Fault::FairWeather => self.network.heal(),
+            Fault::JoinLinks => self.network.join(),
+            Fault::FailOver { primary, supporting } => {
+                self.begin_failover(place_of(primary), place_of(supporting));
+            }
+            Fault::FailOverAndBack { primary, supporting } => {
+                self.begin_failover_and_back(place_of(primary), place_of(supporting));
+            }
+            Fault::FailOverUnfenced { primary, supporting } => {
+                let (new, other) = (place_of(primary), place_of(supporting));
+                let old = COUNT - new - other;
+                for peer in [new, other] {
                     self.network.cut(old, peer);
                     self.network.cut(peer, old);
                 }
-                if self.rng.bool() {
-                    self.nemesis.only_reads_until = self.now + ONLY_READS;
-                    self.send_clients_to(old, at);
-                }
-                self.begin_unfenced_failover(at, other);
+                self.begin_unfenced_failover(new, other);
             }
-            Kind::Rejoin => self.begin_rejoin(at),
-            Kind::InterruptOperator => self.interrupt_operator(),
+            Fault::Rejoin { replica } => self.begin_rejoin(place_of(replica)),
+            Fault::InterruptOperator => self.interrupt_operator(),
         }
     }
 
-    fn lose_power(&mut self, at: At) {
+    fn lose_power(&mut self, at: At, torn: Option<&mut Rng>) {
         self.kill(at);
         let disk = self.machines[at].disk.clone();
-        disk.lose_power(&mut self.rng);
+        disk.lose_power(torn.unwrap_or(&mut self.rng));
     }
 
-    /// Gives a process that starts a fuse, in seeds that do so.
+    /// Gives a process that starts a fuse, in seeds and plans that do so.
     pub(super) fn burn_fuse_sometimes(&mut self, at: At) {
-        let one_in = self.nemesis.fused_starts;
-        if one_in > 0 && self.nemesis.calm_since.is_none() && self.now > 0 && self.rng.u32(..one_in) == 0 {
-            let after = self.rng.u64(..6);
+        let fuse = match &mut self.script {
+            Some(script) => script.fuse_of_start(number_of(at), self.now),
+            None => {
+                let one_in = self.nemesis.fused_starts;
+                let is_possible = one_in > 0 && self.nemesis.calm_since.is_none() && self.now > 0;
+                (is_possible && self.rng.u32(..one_in) == 0).then(|| self.rng.u64(..6))
+            }
+        };
+        if let Some(after) = fuse {
+            if let Some(tape) = &mut self.tape {
+                let fault = Fault::KillInStart { replica: number_of(at), after };
+                tape.faults.push(Timed { at: self.now, fault });
+            }
+            self.note("nemesis", || Fault::KillInStart { replica: number_of(at), after }.sentence());
             self.machines[at].disk.set_fuse(after, Fuse::Kill);
         }
     }
 
     /// From now on everything works, and sooner or later the cluster has to serve.
-    fn calm_down(&mut self) {
-        self.trace(|| "nemesis: calm".to_owned());
+    pub(super) fn calm_down(&mut self) {
+        self.note("nemesis", || "heals everything; the operator brings the cluster in place".to_owned());
         self.nemesis.calm_since = Some(self.now);
+        if let Some(tape) = &mut self.tape {
+            tape.calm = self.now;
+        }
         self.network.heal();
         for at in 0..COUNT {
             self.machines[at].is_isolated = false;
@@ -198,7 +293,11 @@ impl World {
 
     /// Whether nothing is left to be seen: writes are acknowledged again, and all replicas have come to the same.
     pub(super) fn is_over(&self) -> bool {
-        if self.nemesis.calm_since.is_none() || self.record.acks_in_calm < ACKS_IN_CALM {
+        let is_served = match &self.script {
+            Some(_) => self.is_script_over(),
+            None => self.record.acks_in_calm >= ACKS_IN_CALM,
+        };
+        if self.nemesis.calm_since.is_none() || !is_served {
             return false;
         }
         let commits: Vec<_> = (self.machines.iter())

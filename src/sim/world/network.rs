@@ -43,13 +43,13 @@ impl Network {
         !self.cut[one][other] && !self.cut[other][one]
     }
 
-    pub(super) fn repeats(&self, rng: &mut Rng) -> bool {
-        rng.u32(..1000) < self.repeated
+    pub(super) fn is_cut(&self, from: At, to: At) -> bool {
+        self.cut[from][to]
     }
 
-    /// How long one message takes; none if it gets lost.
-    pub(super) fn delay(&self, from: At, to: At, rng: &mut Rng) -> Option<u64> {
-        if self.cut[from][to] || rng.u32(..1000) < self.lost {
+    /// How long one message takes where nothing is cut; none if it gets lost.
+    pub(super) fn delay(&self, rng: &mut Rng) -> Option<u64> {
+        if rng.u32(..1000) < self.lost {
             return None;
         }
         let delay = rng.u64(50..=self.longest_delay.max(50));

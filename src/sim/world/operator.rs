@@ -9,6 +9,7 @@ use crate::operator::{
 };
 use crate::replica::staging::StagedReplica;
 use crate::sim::disk::SimDisk;
+use crate::sim::noise::Dice;
 use crate::sim::setup::{At, COUNT, READ_LEASE, id_of, paths_of};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -57,9 +58,9 @@ enum Work {
 
 /// Files of a replica, in the order in which they are packed. Every other seed has tools that know of no sums: they leave the
 /// old ones beside what they import.
-fn files_of(at: At, seed: u64) -> Vec<PathBuf> {
+fn files_of(at: At, old_tools: bool) -> Vec<PathBuf> {
     let paths = paths_of(at);
-    if seed.is_multiple_of(2) {
+    if !old_tools {
         return paths.all();
     }
     vec![paths.metadata.clone(), paths.prepare_log(), paths.engine.snapshot, paths.engine.wal]
@@ -137,7 +138,7 @@ impl Control for Machines<'_> {
                 0
             }
         };
-        let files = files_of(at, self.0.seed);
+        let files = files_of(at, self.0.old_tools);
         let path = &files[file];
         let contents = self.0.machines[at].disk.contents_of(path);
         self.0.operator.staged[at].put(path, contents);
@@ -157,7 +158,7 @@ impl Control for Machines<'_> {
             return Err(format!("replica {replica} runs"));
         }
         self.0.trace(|| format!("operator imports {replica}"));
-        for path in files_of(at, self.0.seed) {
+        for path in files_of(at, self.0.old_tools) {
             let contents = self.0.operator.staged[at].contents_of(&path);
             self.0.machines[at].disk.put(&path, contents);
         }
@@ -170,7 +171,7 @@ impl Control for Machines<'_> {
             Decision::Rejoin { .. } => self.0.operator.rejoins += 1,
             Decision::WaitOut { .. } => {}
         }
-        self.0.trace(|| format!("operator: {decision}"));
+        self.0.note("operator", || decision.to_string());
     }
 }
 
@@ -178,7 +179,7 @@ impl World {
     /// The operator makes the next call there is to make.
     pub(super) fn operate(&mut self) {
         let work = self.operator.work.take().or_else(|| self.next_work());
-        let mut pause = self.rng.u64(100..CALL);
+        let mut pause = self.chance(Dice::Call, |rng| Some(rng.u64(100..CALL))).unwrap_or(CALL);
         if let Some(mut work) = work {
             match self.go_on_with(&mut work) {
                 Ok(Some(longer)) => {

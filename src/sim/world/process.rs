@@ -12,6 +12,7 @@ use crate::replica::message::{Ack, PeerRequest};
 use crate::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, PeerState, Token};
 use crate::replica::{FaultReason, Replica, Role};
 use crate::sim::disk::SimDisk;
+use crate::sim::noise::Dice;
 use crate::sim::setup::{At, COUNT, MAX_SLOT_ADVANCE, READ_LEASE, id_of, paths_of, setup_of};
 use crate::storage::wal::Scanner;
 use crate::storage::{Disk, Frame};
@@ -224,7 +225,8 @@ impl World {
     /// The process takes in what has come and does what it leads to.
     pub(super) fn wake(&mut self, at: At, life: u64) {
         let now = Duration::from_micros(self.now);
-        let cost = self.rng.u64(50..2_500) * if self.slow == Some(at) { 20 } else { 1 };
+        let drawn = self.chance(Dice::Cost(at), |rng| Some(rng.u64(50..2_500)));
+        let cost = drawn.unwrap_or(1_000) * if self.slow == Some(at) { 20 } else { 1 };
         let until = self.now + cost;
         let disk = self.machines[at].disk.clone();
         let Some(process) = self.process(at, life) else { return };
@@ -290,7 +292,7 @@ impl World {
     /// Lets outputs out, unless the process has died in the middle.
     fn after_step(&mut self, at: At) {
         if self.machines[at].disk.is_dead() {
-            self.trace(|| format!("{} was killed in the middle", at + 1));
+            self.note("replica", || format!("{} is killed in the middle of what it does", at + 1));
             return self.kill(at);
         }
         self.note_commits(at);
@@ -330,10 +332,12 @@ impl World {
         self.record.claims += u64::from(request.is_claim());
         self.trace(|| format!("{} to {}: {} {exchange}", at + 1, to + 1, brief(&request)));
         self.schedule(EXCHANGE_LIMIT, Happening::ExchangeOver { at, life, to, exchange });
-        let copies = 1 + usize::from(self.network.repeats(&mut self.rng));
+        let repeated = self.network.repeated;
+        let again = self.chance(Dice::Repeat(at, to), |rng| (rng.u32(..1000) < repeated).then_some(1));
+        let copies = 1 + usize::from(again.is_some());
         for _ in 0..copies {
             let request = request.clone();
-            if let Some(delay) = self.network.delay(at, to, &mut self.rng) {
+            if let Some(delay) = self.delay(at, to) {
                 let inbound = Inbound::Peer { from: at, life, exchange, request };
                 self.schedule(delay, Happening::Arrive { at: to, inbound });
             }
@@ -342,7 +346,7 @@ impl World {
 
     fn answer_peer(&mut self, at: At, from: At, life: u64, exchange: u64, answer: Result<Ack, PeerFailure>) {
         self.trace(|| format!("{} to {}: {exchange} {answer:?}", at + 1, from + 1));
-        if let Some(delay) = self.network.delay(at, from, &mut self.rng) {
+        if let Some(delay) = self.delay(at, from) {
             self.schedule(delay, Happening::Answer { to: from, life, from: at, exchange, answer });
         }
     }

@@ -206,8 +206,14 @@ pub(crate) struct Simulate {
     pub(crate) threads: Option<u64>,
     /// Tell what happens in the seed.
     pub(crate) trace: bool,
-    /// Receives what clients saw in the seed.
+    /// Receives what clients saw in the seed or plan.
     pub(crate) history_file: Option<PathBuf>,
+    /// Make the seed small.
+    pub(crate) shrink: bool,
+    /// Receives the plan of a seed that was made small.
+    pub(crate) plan_file: Option<PathBuf>,
+    /// The plan that is played instead of seeds.
+    pub(crate) plan: Option<PathBuf>,
     /// For whom the result is.
     pub(crate) format: Format,
 }

@@ -38,6 +38,9 @@ pub(super) fn simulate() -> Subcommand {
         .arg(number("threads", "n", 1, MOST_THREADS).help("Threads that play [default: as many as there are processors]"))
         .arg(switch("trace").help("With --seed, tell line by line what happens in it [default: off]"))
         .arg(path("history-file").help("With --seed, write what clients saw there, as `check` reads it"))
+        .arg(switch("shrink").help("With --seed, make a seed with an anomaly small, for at most a minute, and tell its story [default: off]"))
+        .arg(path("plan-file").help("With --shrink, receives the plan that is left [default: simulate-<seed>-plan.json]"))
+        .arg(path("plan").help("Play what a plan file says instead of seeds"))
         .arg(format()),
         build: |m: &mut ArgMatches| {
             Some(Command::Simulation(Simulation::Play(Simulate {
@@ -47,6 +50,9 @@ pub(super) fn simulate() -> Subcommand {
                 threads: m.remove_one::<u64>("threads"),
                 trace: m.get_flag("trace"),
                 history_file: m.remove_one("history-file"),
+                shrink: m.get_flag("shrink"),
+                plan_file: m.remove_one("plan-file"),
+                plan: m.remove_one("plan"),
                 format: m.remove_one::<Format>("format")?,
             })))
         },
