@@ -38,6 +38,7 @@ mod evidence;
 mod faultnet;
 mod faults;
 mod gate;
+mod gate_local;
 mod hostile_client;
 mod hostile_names;
 mod hunt;

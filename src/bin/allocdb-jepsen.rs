@@ -16,6 +16,8 @@ mod cluster;
 mod common;
 #[path = "allocdb-jepsen/events.rs"]
 mod events;
+#[path = "allocdb-jepsen/gate.rs"]
+mod gate;
 #[path = "allocdb-jepsen/harness_log.rs"]
 mod harness_log;
 #[path = "allocdb-jepsen/hunt.rs"]
@@ -86,12 +88,12 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> Result<()> {
     // The processes of a cluster keep a log of another kind.
-    let is_harness = !matches!(command, Command::LocalCluster(_));
-    is_harness.then(harness_log::start);
+    (!matches!(command, Command::LocalCluster(_))).then(harness_log::start);
     let listen = Interrupt::listen; // Who does not ends with a signal as any program does.
     match command {
         Command::Plan { format } => surface::print_plan(format),
         Command::Analyze { history_file, format } => surface::analyze(&history_file, format),
+        Command::Gate(wanted) => gate::run(&wanted, &open, &listen()?),
         Command::Recorded(wanted) => check::carry_out(wanted),
         Command::Hunt(options) => hunt::run(&options, &listen()?),
         Command::Simulation(wanted) => simulate::run(&wanted, &listen()?),

@@ -42,6 +42,42 @@ impl From<&Anomaly> for Finding {
     }
 }
 
+/// What a job came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobResult {
+    /// It passed, and was worth something.
+    Valid,
+    /// Something is wrong.
+    Invalid,
+    /// Neither is known.
+    Unknown,
+    /// It was not carried out to its end.
+    Missing,
+}
+
+impl JobResult {
+    /// The word in results.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            JobResult::Valid => Verdict::Valid.word(),
+            JobResult::Invalid => Verdict::Invalid.word(),
+            JobResult::Unknown => Verdict::Unknown.word(),
+            JobResult::Missing => "missing",
+        }
+    }
+}
+
+impl From<Verdict> for JobResult {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Valid => JobResult::Valid,
+            Verdict::Invalid => JobResult::Invalid,
+            Verdict::Unknown => JobResult::Unknown,
+        }
+    }
+}
+
 /// How often an intent came to a result while which faults were active.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {

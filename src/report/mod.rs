@@ -5,10 +5,12 @@
 //! - [`contents`]: everything that a report tells.
 //! - `picture`: operations on a time axis, and quantities over time, as SVG.
 //! - [`page`]: all of it as one HTML file, which needs neither network nor script.
+//! - [`junit`]: what several jobs came to, for continuous integration.
 //!
 //! Nothing in here judges, asks a clock or touches a file.
 
 pub mod contents;
+pub mod junit;
 pub mod page;
 mod picture;
 pub mod spans;

@@ -6,6 +6,8 @@
 
 #[path = "args/command.rs"]
 mod command;
+#[path = "args/gate.rs"]
+mod gate;
 #[path = "args/hunt.rs"]
 mod hunt;
 #[path = "args/qemu_testbed.rs"]
@@ -53,6 +55,7 @@ fn menu() -> table::Menu {
     let mut menu = table::menu();
     menu.subcommands.extend(hunt::hunts());
     menu.subcommands.extend([simulate::simulate(), simulate::merge()]);
+    menu.subcommands.push(gate::gate_local());
     menu.subcommands.extend(recorded::subcommands());
     menu.groups.push(qemu_testbed::menu());
     menu

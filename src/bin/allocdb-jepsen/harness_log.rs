@@ -154,6 +154,11 @@ pub(crate) fn keep_quiet() -> Quiet {
     Quiet(())
 }
 
+/// Whether somebody has a terminal to itself, so that nothing else is to be drawn on it.
+pub(crate) fn is_quiet() -> bool {
+    LOG.get().is_some_and(|log| log.held.lock().unwrap_or_else(PoisonError::into_inner).is_some())
+}
+
 impl Drop for Quiet {
     fn drop(&mut self) {
         let held = LOG.get().and_then(|log| log.held.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -54,10 +54,12 @@ use bundle::{Bundle, CLUSTER, clear_unfinished};
 use clients::Shared;
 use journal::Journal;
 use nemesis::Nemesis;
+pub(crate) use report::Hunted;
 use report::{Files, Found, Report};
 use serde_json::json;
 use signals::Signals;
 use status::StatusSink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How often the main phase is looked at.
@@ -105,12 +107,31 @@ fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
             }
         }
     }
-    create_output_root(&options.output_root).map_err(failed)?;
-    let root = OutputRoot::take(&options.output_root, "a hunt").map_err(failed)?;
+    let root = take_root(&options.output_root).map_err(failed)?;
+    signals::told_apart(interrupt, |signals| hunt_all(options, &root, signals))
+}
+
+/// Takes an output root for hunts, cleared of what those that were killed have left there.
+///
+/// # Errors
+/// When it is in use, or cannot be taken.
+pub(crate) fn take_root(path: &Path) -> Result<OutputRoot> {
+    create_output_root(path)?;
+    let root = OutputRoot::take(path, "a hunt")?;
     root.clear();
     clear_unfinished(root.path());
     clear_staging(&std::env::temp_dir());
-    signals::told_apart(interrupt, |signals| hunt_all(options, &root, signals))
+    Ok(root)
+}
+
+/// Carries out a single hunt without a word on standard output. The first interruption ends its main phase, the second everything.
+///
+/// # Errors
+/// When there is nothing to judge.
+pub(crate) fn hunt_once(options: &Hunt, interrupt: &Interrupt) -> Result<Hunted> {
+    let root = take_root(&options.output_root)?;
+    let seed = options.seed.unwrap_or_else(random_seed);
+    signals::told_apart(interrupt, |signals| Ok(hunt(options, seed, &root, signals)?.into_hunted()))
 }
 
 /// One hunt after the other.

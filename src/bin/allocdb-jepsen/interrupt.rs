@@ -48,8 +48,13 @@ impl Interrupt {
 
     /// Passes an interruption on to another and listens for the next. Says whether there was one.
     pub(crate) fn pass_on(&self, to: &Self) -> bool {
+        self.pass_on_to_all(std::slice::from_ref(to))
+    }
+
+    /// Passes an interruption on to all of these and listens for the next. Says whether there was one.
+    pub(crate) fn pass_on_to_all(&self, all: &[Self]) -> bool {
         let came = self.flag.swap(false, Ordering::Relaxed);
-        if came {
+        for to in all.iter().filter(|_| came) {
             to.signal.store(self.signal.load(Ordering::Relaxed), Ordering::Relaxed);
             to.flag.store(true, Ordering::Relaxed);
         }

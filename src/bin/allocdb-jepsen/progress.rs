@@ -2,6 +2,7 @@
 //! terminal, or a dumb one, there is none.
 
 use super::common::obeys_escapes;
+use super::harness_log::is_quiet;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,7 @@ impl Progress {
     /// A line for a run, or whatever else goes by that name, if there is a terminal to draw it on.
     pub(crate) fn start(name: &str) -> Self {
         let state = Arc::<Mutex<State>>::default();
-        if !obeys_escapes(&std::io::stderr()) {
+        if !obeys_escapes(&std::io::stderr()) || is_quiet() {
             return Self { state, drawing: Mutex::default() };
         }
         let (end, ended) = channel();

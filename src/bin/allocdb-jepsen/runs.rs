@@ -15,7 +15,7 @@ mod stand_in;
 mod tests;
 
 use super::actions::Actions;
-use super::args::{Demands, Run};
+use super::args::{Demands, Run, Testbed};
 use super::cluster;
 use super::common::now_millis;
 use super::harness_log::Notes;
@@ -108,6 +108,24 @@ impl Spec {
         let run = find_run(run_id)?;
         Ok(Self { run, window: Window::of(run)?, demands })
     }
+
+    /// The same with another fault window, if the run has one at all.
+    pub(crate) fn with_window(self, window: FaultWindow) -> Self {
+        match self.run.minimum_fault_window {
+            Some(_) => Self { window: Window { effective: Some(window), overridden: true }, ..self },
+            None => self,
+        }
+    }
+
+    /// Whether faults do not last as long as they are planned to.
+    pub(crate) fn is_shortened(&self) -> bool {
+        self.window.effective < self.run.minimum_fault_window
+    }
+
+    /// The fault window that counts, in seconds; a control run has none.
+    pub(crate) fn window_secs(&self) -> Option<u64> {
+        self.window.secs()
+    }
 }
 
 /// What came of a run that was carried out to its end.
@@ -115,28 +133,44 @@ impl Spec {
 pub(crate) struct Outcome {
     pub(crate) report: Report,
     /// What [`Demands::Strict`] has against it.
-    objection: Option<String>,
+    pub(crate) objection: Option<String>,
     /// Whether everybody took note of what it has to show.
-    shown: Result<()>,
+    pub(crate) shown: Result<()>,
 }
 
 /// Carries out one run as the command line asks for it.
 pub(crate) fn run(wanted: Run, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
     let Run { testbed, run_id, output_root, demands } = wanted;
+    let spec = || Spec::planned(&run_id, demands);
+    let outcome = run_in(&output_root, testbed, spec, Box::new(Terminal), open, interrupt)?;
+    outcome.shown?;
+    fail_if_blocked(&outcome.report)?;
+    outcome.objection.map_or(Ok(()), |objection| Err(anyhow!(objection)))
+}
+
+/// Carries out one run in an output root of its own, and tells `shows` besides its files.
+///
+/// # Errors
+/// When it could not be carried out to its end. That the gate is blocked is no error.
+pub(crate) fn run_in(
+    output_root: &Path,
+    testbed: Testbed,
+    spec: impl FnOnce() -> Result<Spec>,
+    shows: Box<dyn Listener>,
+    open: &Open<'_>,
+    interrupt: &Interrupt,
+) -> Result<Outcome> {
     let notes = Notes::default();
     let _taken = notes.take();
     let layout = testbed.layout_file();
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
-    let spec = Spec::planned(&run_id, demands)?;
+    let spec = spec()?;
     if !spec.run.is_control() {
         check_staging(&std::env::temp_dir())?;
     }
-    let _claim = claim(layout.as_deref(), &run_id)?;
-    let sinks = begin(&spec, testbed.backend(), &output_root, &notes, Box::new(Terminal))?;
-    let outcome = carry_out(&spec, &mut *testbed, &sinks, interrupt)?;
-    outcome.shown?;
-    fail_if_blocked(&outcome.report)?;
-    outcome.objection.map_or(Ok(()), |objection| Err(anyhow!(objection)))
+    let _claim = claim(layout.as_deref(), spec.run.id.as_str())?;
+    let sinks = begin(&spec, testbed.backend(), output_root, &notes, shows)?;
+    carry_out(&spec, &mut *testbed, &sinks, interrupt)
 }
 
 /// What `--strict` has against a history with which the gate passes.

@@ -31,6 +31,8 @@ pub(crate) enum Command {
         /// For whom the report is.
         format: Format,
     },
+    /// Carry out all runs and hunts.
+    Gate(Gate),
     /// Something about a history or a bundle that is there already.
     Recorded(Recorded),
     /// Let concurrent clients work on a cluster while faults come and go, and judge every answer.
@@ -60,6 +62,60 @@ pub(crate) enum Command {
     LocalCluster(LocalCluster),
     /// Make, start, stop or work on virtual machines under QEMU on this machine.
     QemuTestbed(QemuTestbed),
+}
+
+/// The whole gate, over several lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gate {
+    /// Receives the lanes' output roots, what was recorded of jobs, and the summary.
+    pub(crate) output_root: PathBuf,
+    /// Jobs at once, at least 1.
+    pub(crate) lanes: u64,
+    /// How long jobs take.
+    pub(crate) profile: Profile,
+    /// In the place of the fault windows that the profile has.
+    pub(crate) window: Option<Duration>,
+    /// In the place of the length of hunts that the profile has.
+    pub(crate) hunt_time_limit: Option<Duration>,
+    /// Jobs of which nothing that was recorded counts.
+    pub(crate) rerun: Vec<String>,
+    /// Only every so many-th job.
+    pub(crate) partition: Option<Partition>,
+    /// For whom the summary is.
+    pub(crate) format: Format,
+}
+
+/// A part of several that have about as many jobs each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Partition {
+    /// Its number, from 1.
+    pub(crate) part: u64,
+    /// How many parts there are.
+    pub(crate) of: u64,
+}
+
+/// What a gate is for, which decides how long its jobs take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// To decide on a release: planned fault windows, hunts of half an hour.
+    Release,
+    /// To try a build, or the gate: seconds.
+    Short,
+}
+
+impl Profile {
+    /// The word on the command line.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Profile::Release => "release",
+            Profile::Short => "short",
+        }
+    }
+
+    /// `None` for any other word.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        [Profile::Release, Profile::Short].into_iter().find(|profile| profile.word() == word)
+    }
 }
 
 /// What can be asked about evidence that is there already.

@@ -30,7 +30,7 @@ const LOCAL: &[Family] = &[
 const GUESTS: &[Family] = &[Family::Kill, Family::Isolate, Family::Failover];
 
 /// Longest time limit and interval: a week.
-const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
+pub(super) const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
 
 /// Most processes at once.
 const MOST_PROCESSES: u64 = 1_024;
@@ -179,7 +179,7 @@ pub(super) fn refused(flag: &str, given: &OsStr, expected: &str) -> String {
     format!("{}; expected {expected}", value::invalid(flag, given))
 }
 
-fn word<T: Clone + Send + Sync + 'static>(
+pub(super) fn word<T: Clone + Send + Sync + 'static>(
     flag: &'static str,
     expected: &str,
     parse: fn(&str) -> Option<T>,

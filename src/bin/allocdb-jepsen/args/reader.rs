@@ -262,7 +262,8 @@ fn synopsis_of(syntax: &Syntax, is_shown: impl Fn(&Arg) -> bool) -> String {
             (true, false) => format!(" {shown}"),
             (false, false) => format!(" [{shown}]"),
             (_, true) if arg.is_positional() => format!(" {shown}..."),
-            (_, true) => format!(" {shown} [{shown} ...]"),
+            (false, true) => format!(" [{shown} ...]"),
+            (true, true) => format!(" {shown} [{shown} ...]"),
         });
     }
     line

@@ -6,7 +6,7 @@ use super::value;
 use clap::Arg;
 
 /// Their names, all of which have an exit code of their own for wrong arguments.
-pub(super) const NAMES: &[&str] = &["report"];
+pub(super) const NAMES: &[&str] = &["gate-local", "report"];
 
 pub(super) fn subcommands() -> Vec<Subcommand> {
     vec![report()]

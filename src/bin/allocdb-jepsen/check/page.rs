@@ -67,6 +67,14 @@ fn beside(source: &Path) -> PathBuf {
     source.with_file_name(format!("{name}-report.html"))
 }
 
+/// Writes the page about a bundle.
+///
+/// # Errors
+/// When the bundle cannot be read or the page not be written.
+pub(crate) fn write_for_bundle(bundle: &Path, page: &Path) -> Result<()> {
+    write(page, &read(bundle)?)
+}
+
 /// Replaces a page, which is its owner's alone as histories are.
 pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
     replace_file(&OsDisk, path, html(report).as_bytes(), Flush::Full)

@@ -82,6 +82,22 @@ pub(super) struct Found {
     pub(super) replica_programs: Vec<ReplicaProgram>,
 }
 
+/// What a hunt came to, for whoever carries out several.
+#[derive(Debug)]
+pub(crate) struct Hunted {
+    pub(crate) verdict: Verdict,
+    pub(crate) doubts: Vec<String>,
+    /// Each in a line.
+    pub(crate) anomalies: Vec<String>,
+    /// None if the evidence could not be kept.
+    pub(crate) bundle: Option<PathBuf>,
+    pub(crate) page: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) operations: u64,
+    /// Operations with a definite answer.
+    pub(crate) ok: u64,
+}
+
 /// All that a hunt has to show at its end, as lines, as JSON and as files.
 pub(super) struct Report {
     found: Found,
@@ -117,6 +133,20 @@ impl Report {
 
     pub(super) fn verdict(&self) -> Verdict {
         self.judged.judgement.verdict()
+    }
+
+    /// What is left to be known of it.
+    pub(super) fn into_hunted(self) -> Hunted {
+        Hunted {
+            verdict: self.verdict(),
+            anomalies: self.anomaly_lines().collect(),
+            bundle: self.has_bundle.then(|| self.files.bundle.clone()),
+            page: self.files.page.clone(),
+            seed: self.found.seed,
+            operations: self.found.tally.operations(),
+            ok: self.found.tally.ok,
+            doubts: self.judged.judgement.doubts,
+        }
     }
 
     fn bundle(&self) -> Option<String> {

@@ -2,6 +2,7 @@
 //! of their own, so that nothing that takes long holds them up.
 
 use super::super::common::{obeys_escapes, width_of};
+use super::super::harness_log::is_quiet;
 use super::super::tracker::hunts;
 use super::clients::Shared;
 use super::report::{Files, Report};
@@ -39,7 +40,7 @@ impl<'a> StatusSink<'a> {
         let current = Current { status, began: Instant::now(), main_began: None, is_over: false };
         let sink = Self {
             files,
-            is_terminal: obeys_escapes(&std::io::stderr()),
+            is_terminal: obeys_escapes(&std::io::stderr()) && !is_quiet(),
             current: Mutex::new(current),
             ended: Condvar::new(),
         };
