@@ -63,6 +63,7 @@ mod repair;
 mod report;
 mod sigkill;
 mod simulate;
+mod simulate_job;
 mod simulation;
 mod state_digest;
 mod surroundings;

@@ -4,6 +4,7 @@
 use allocdb_node::build_info::sha256;
 #[cfg(feature = "planted-faults")]
 use allocdb_node::check::Verdict;
+use allocdb_node::sim::coverage::by_dimension;
 use allocdb_node::sim::plan::Plan;
 use allocdb_node::sim::sweep::{Options, Seeds, Sweep, all_processors, sweep};
 use allocdb_node::sim::{Played, Recorded, play, record, record_plan};
@@ -91,6 +92,15 @@ fn nothing_is_violated_in_thousands_of_seeds() {
     assert!(totals.snapshots_taken_over >= SEEDS / 40, "{totals:?}");
     // States are compared, and some peers do not know how.
     assert!(per_seed(totals.claims) >= 2 && totals.unknown_claims >= SEEDS / 10, "{totals:?}");
+    // Every kind of fault, role and recovery is met.
+    let lines = done.coverage.lines();
+    let [roles, faults, kinds, results, recoveries] = by_dimension(&lines);
+    let words =
+        |sums: &std::collections::BTreeMap<&str, u64>| sums.keys().copied().collect::<Vec<_>>().join(" ");
+    assert_eq!(words(&roles), "backup down faulted primary view_uncertain");
+    assert_eq!(words(&faults), "down isolate link none operator slow weather");
+    assert_eq!(words(&recoveries), "import new power restart snapshot");
+    assert!(kinds.len() >= 10 && results.len() >= 20, "{kinds:?} {results:?}");
     // A backup can fall behind the primary's log.
     assert!(totals.too_far_behind >= SEEDS / 20 && totals.back_from_behind >= SEEDS / 20, "{totals:?}");
 }

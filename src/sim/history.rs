@@ -18,6 +18,7 @@ use crate::replica::node::ClientReply;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::to_raw_value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// A judge, and what it has to be told with everything.
@@ -90,9 +91,9 @@ impl History {
         client: usize,
         micros: u64,
         reply: Option<&ClientReply>,
-    ) -> Result<(), String> {
-        let Some((process, asked)) = self.processes.get_mut(&client) else { return Ok(()) };
-        let (process, Some(request)) = (*process, asked.take()) else { return Ok(()) };
+    ) -> Result<Option<CameTo>, String> {
+        let Some((process, asked)) = self.processes.get_mut(&client) else { return Ok(None) };
+        let (process, Some(request)) = (*process, asked.take()) else { return Ok(None) };
         let reply = match reply {
             Some(ClientReply::Response(response)) => Reply::Answer(encode_response(response)),
             Some(ClientReply::Text(words)) => Reply::Answer(error_reply(words)),
@@ -105,7 +106,9 @@ impl History {
         }
         let stamp = self.stamp(micros, Process::Client(process), came_to.kind, None);
         self.record(&stamp, request.f(), &came_to.fields);
-        self.judge.ends(&stamp, request.f(), &came_to.fields)
+        let result = result_of(came_to.kind, &came_to.fields);
+        self.judge.ends(&stamp, request.f(), &came_to.fields)?;
+        Ok(Some(CameTo { f: request.f(), result }))
     }
 
     fn tell(&mut self, micros: u64, f: &str, replica: u64, value: &impl Serialize) -> Result<(), String> {
@@ -155,6 +158,27 @@ impl History {
     /// What all of it amounts to; nothing more is to come.
     pub(super) fn finish(&mut self) -> Judgement {
         std::mem::replace(&mut self.judge, Judge::new(limits())).finish(false).judgement
+    }
+}
+
+/// What an operation came to, in words of which there are few.
+pub(super) struct CameTo {
+    pub(super) f: &'static str,
+    pub(super) result: Cow<'static, str>,
+}
+
+/// The code or the state that was answered; of a failure what it begins with, without numbers.
+fn result_of(kind: Kind, fields: &Fields<'static>) -> Cow<'static, str> {
+    if let Some(word) = fields.code.as_ref().or(fields.state.as_ref()) {
+        return word.clone();
+    }
+    match &fields.error {
+        Some(error) => {
+            let begin = error.split([':', '(', '{']).next().unwrap_or_default().trim();
+            let word: String = begin.chars().filter(|c| !c.is_ascii_digit()).take(40).collect();
+            format!("{}:{}", kind.word(), word.trim().replace(' ', "-")).into()
+        }
+        None => kind.word().into(),
     }
 }
 

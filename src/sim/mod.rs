@@ -7,8 +7,10 @@
 //! - `history`: what clients saw, for the model and the checker that judge hunts. `setup`: the cluster that every seed has.
 //! - [`sweep`]: many seeds on all processors. [`totals`]: what they came to, in numbers.
 //! - [`result`](mod@result): the same as lines of JSON, and shards of a sweep joined.
+//! - [`coverage`]: what operations of clients have met on the way.
 //! - [`disk`]: a disk that loses and tears what was not flushed.
 
+pub mod coverage;
 pub mod disk;
 pub mod fault;
 mod history;
@@ -23,6 +25,7 @@ pub mod totals;
 mod world;
 
 use crate::check::{Judgement, Verdict};
+use coverage::Coverage;
 use plan::Plan;
 use std::fmt;
 use totals::Totals;
@@ -36,6 +39,8 @@ pub struct Played {
     pub micros: u64,
     /// How much happened in it.
     pub totals: Totals,
+    /// What operations have met.
+    pub coverage: Coverage,
     /// Anomalies and doubts, which make the verdict.
     pub judgement: Judgement,
 }

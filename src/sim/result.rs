@@ -152,7 +152,7 @@ pub struct ShardResult {
     pub findings: Vec<Finding>,
     /// Sums over the seeds that are valid.
     pub totals: Totals,
-    /// How often each combination of role, fault, kind, result and recovery was seen.
+    /// How often operations met each combination of role, fault, kind, result and recovery; see [`coverage`](super::coverage).
     pub coverage: BTreeMap<String, u64>,
 }
 
@@ -180,7 +180,7 @@ impl ShardResult {
             verdict: sweep.verdict().word().to_owned(),
             findings: sweep.findings.iter().take(MOST_FINDINGS).map(Finding::from).collect(),
             totals: sweep.totals,
-            coverage: sweep.coverage.clone(),
+            coverage: sweep.coverage.lines(),
         }
     }
 

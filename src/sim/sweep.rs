@@ -1,9 +1,9 @@
 //! Many seeds on all processors. What comes out depends on the seeds alone, not on how many threads play them.
 
+use super::coverage::Coverage;
 use super::totals::Totals;
 use super::{Played, play};
 use crate::check::{Anomaly, AnomalyKind, Judgement, Verdict};
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -48,8 +48,8 @@ pub struct Sweep {
     pub played: u64,
     /// Seeds that are not valid, ascending.
     pub findings: Vec<Played>,
-    /// How often each combination of role, fault, kind, result and recovery was seen.
-    pub coverage: BTreeMap<String, u64>,
+    /// What operations have met, of all seeds.
+    pub coverage: Coverage,
     /// Somebody asked for an end before all seeds were played.
     pub is_interrupted: bool,
 }
@@ -70,11 +70,12 @@ impl Sweep {
 
 impl From<Played> for Sweep {
     /// A sweep of this seed alone.
-    fn from(played: Played) -> Self {
+    fn from(mut played: Played) -> Self {
+        let coverage = std::mem::take(&mut played.coverage);
         let is_valid = played.verdict() == Verdict::Valid;
         let totals = if is_valid { played.totals } else { Totals::default() };
         let findings = if is_valid { Vec::new() } else { vec![played] };
-        Sweep { totals, played: 1, findings, ..Sweep::default() }
+        Sweep { totals, played: 1, findings, coverage, is_interrupted: false }
     }
 }
 
@@ -111,7 +112,8 @@ pub fn sweep(seeds: &Seeds, options: &Options<'_>) -> Sweep {
                 break;
             }
             own.played += 1;
-            let played = play_guarded(seed);
+            let mut played = play_guarded(seed);
+            own.coverage.add(&std::mem::take(&mut played.coverage));
             if played.verdict() == Verdict::Valid {
                 own.totals.add(&played.totals);
             } else {
@@ -127,6 +129,7 @@ pub fn sweep(seeds: &Seeds, options: &Options<'_>) -> Sweep {
         for worker in workers {
             let own = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
             all.totals.add(&own.totals);
+            all.coverage.add(&own.coverage);
             all.played += own.played;
             all.findings.extend(own.findings);
             all.is_interrupted |= own.is_interrupted;
@@ -149,6 +152,7 @@ fn play_guarded(seed: u64) -> Played {
             observed: format!("a panic: {}", words.unwrap_or_default()),
         };
         let judgement = Judgement { anomalies: vec![anomaly], doubts: Vec::new() };
-        Played { seed, micros: 0, totals: Totals::default(), judgement }
+        let (totals, coverage) = (Totals::default(), Coverage::default());
+        Played { seed, micros: 0, totals, coverage, judgement }
     })
 }

@@ -8,6 +8,7 @@ mod operator;
 mod process;
 mod script;
 
+use super::coverage::{Coverage, Recoveries};
 use super::disk::SimDisk;
 use super::history::History;
 use super::noise::{Dice, Noise, SEQUENCES, Source};
@@ -76,6 +77,8 @@ pub(super) struct World {
     noise: Source,
     /// What is played instead of what the seed would draw.
     script: Option<Script>,
+    recoveries: Recoveries,
+    coverage: Coverage,
     /// What happened besides what clients asked.
     notes: Vec<Note>,
     /// Everything that was decided, for a plan.
@@ -131,6 +134,8 @@ impl World {
             old_tools,
             noise: Source::Seed,
             script: None,
+            recoveries: Recoveries::default(),
+            coverage: Coverage::default(),
             notes: Vec::new(),
             tape,
         }
@@ -213,7 +218,8 @@ impl World {
             self.judge();
         }
         let judgement = std::mem::take(&mut self.judgement);
-        Played { seed: self.seed, micros: self.now, totals: self.totals(happened), judgement }
+        let coverage = std::mem::take(&mut self.coverage);
+        Played { seed: self.seed, micros: self.now, totals: self.totals(happened), coverage, judgement }
     }
 
     fn happen(&mut self, happening: Happening) {

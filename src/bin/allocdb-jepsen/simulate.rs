@@ -14,6 +14,7 @@ use super::interrupt::Interrupt;
 use allocdb_node::build_info::{self, BuildInfo, Executable};
 use allocdb_node::check::Verdict;
 use allocdb_node::planted::{self, PlantedFault};
+use allocdb_node::sim::coverage::{DIMENSIONS, by_dimension};
 use allocdb_node::sim::result::{Finding, Part, Program, ShardResult};
 use allocdb_node::sim::sweep::{Options, all_processors, sweep};
 use allocdb_node::sim::totals::Totals;
@@ -249,7 +250,7 @@ fn text(result: &ShardResult) -> String {
 
 /// What happened, in numbers.
 fn counts(totals: &Totals, coverage: &BTreeMap<String, u64>) -> String {
-    format!(
+    let mut text = format!(
         "commands={}\nacknowledged={}\nreads={}\nfailovers={}\nrejoins={}\nstarts={}\nsnapshots={}\ncoverage_cells={}\n",
         totals.commands,
         totals.acknowledged,
@@ -259,7 +260,12 @@ fn counts(totals: &Totals, coverage: &BTreeMap<String, u64>) -> String {
         totals.starts,
         totals.snapshots,
         coverage.len(),
-    )
+    );
+    for (dimension, words) in DIMENSIONS.iter().zip(by_dimension(coverage)) {
+        let words: Vec<String> = words.iter().map(|(word, times)| format!("{word}:{times}")).collect();
+        let _ = writeln!(text, "coverage_{dimension}={}", words.join(" "));
+    }
+    text
 }
 
 /// A line for each thing that is wrong or not known, with its seed.

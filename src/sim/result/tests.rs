@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::check::{Anomaly, Judgement};
+use crate::sim::coverage::Coverage;
 
 fn program() -> Program {
     Program { build: "0.1.0 (commit abc, release)".to_owned(), executable: None, planted_fault: None }
@@ -16,16 +17,16 @@ fn finding(seed: u64) -> Played {
         observed: "version 1".to_owned(),
     };
     let judgement = Judgement { anomalies: vec![anomaly], doubts: Vec::new() };
-    Played { seed, micros: 12, totals: Totals::default(), judgement }
+    Played { seed, micros: 12, totals: Totals::default(), coverage: Coverage::default(), judgement }
 }
 
 /// A shard of seeds 0 to 10 of which nothing is wrong.
 fn shard(shard: u64, shards: u64) -> ShardResult {
     let part = Part { first: 0, end: 10, shard, shards };
     let totals = Totals { events: 100, ..Totals::default() };
-    let coverage = BTreeMap::from([("primary none reserve ok none".to_owned(), 3)]);
-    let sweep = Sweep { played: part.seeds().count(), totals, coverage, ..Sweep::default() };
-    ShardResult::new(program(), part, 2, 0.5, &sweep)
+    let sweep = Sweep { played: part.seeds().count(), totals, ..Sweep::default() };
+    let result = ShardResult::new(program(), part, 2, 0.5, &sweep);
+    ShardResult { coverage: BTreeMap::from([("primary none reserve ok new".to_owned(), 3)]), ..result }
 }
 
 #[test]
@@ -97,7 +98,7 @@ fn all_shards_of_one_sweep_are_one_verdict() {
     let merged = merge(&[shard(3, 3), shard(1, 3), shard(2, 3)]);
     assert_eq!((merged.verdict(), merged.played, merged.doubts.len()), (Verdict::Valid, 10, 0));
     assert_eq!(merged.totals.events, 300);
-    assert_eq!(merged.coverage["primary none reserve ok none"], 9);
+    assert_eq!(merged.coverage["primary none reserve ok new"], 9);
     let whole = merge(&[shard(1, 1)]);
     assert_eq!((whole.verdict(), whole.played), (Verdict::Valid, 10));
 }

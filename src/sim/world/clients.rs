@@ -1,7 +1,7 @@
 //! What clients ask, and what they make of the answers. A client has one request under way; an answer that says nothing
 //! about a write makes it ask again, sometimes, with the very same bytes.
 
-use super::process::Inbound;
+use super::process::{Inbound, Machine};
 use super::{Happening, World};
 use crate::allocator::payload::encode_client;
 use crate::allocator::{ClientCommand, Command, Outcome, ResultCode};
@@ -14,6 +14,7 @@ use crate::client::lease::Ask;
 use crate::client::record;
 use crate::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
 use crate::replica::node::ClientReply;
+use crate::sim::coverage::Seen;
 use crate::sim::history::request_of;
 use crate::sim::plan::Planned;
 use crate::sim::setup::{At, CLIENTS, COUNT, FIRST_SLOT, allocator_config};
@@ -94,6 +95,8 @@ pub(super) enum Asked {
 pub(super) struct Client {
     pub(super) target: At,
     attempt: u64,
+    /// What surrounded it when it asked last.
+    seen: Seen,
     under_way: Option<Asked>,
     /// A write that may or may not have been executed, to be asked for again.
     again: Option<usize>,
@@ -101,7 +104,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new() -> Self {
-        Self { target: 0, attempt: 0, under_way: None, again: None }
+        Self { target: 0, attempt: 0, seen: Seen::default(), under_way: None, again: None }
     }
 
     /// Whether it waits for no answer.
@@ -156,12 +159,32 @@ impl World {
         self.trace(|| format!("client {client} asks {}: {attempt} {request:?}", to + 1));
         self.clients[client].attempt = attempt;
         self.clients[client].under_way = Some(asked);
+        self.clients[client].seen = self.seen(to);
         self.history.invoke(client, self.now, to, &request);
         self.schedule(ANSWER_LIMIT, Happening::ClientGivesUp { client, attempt });
         if let Some(delay) = self.delay(CLIENTS, to) {
             let inbound = Inbound::Client { client, attempt, request };
             self.schedule(delay, Happening::Arrive { at: to, inbound });
         }
+    }
+
+    /// What surrounds an operation of which this replica is asked now.
+    fn seen(&self, to: At) -> Seen {
+        let is_down = |machine: &Machine| machine.process.is_none();
+        let role = match self.machines[to].process.as_ref().map(|process| process.node.replica()) {
+            None => "down",
+            Some(replica) if replica.fault().is_some() => "faulted",
+            Some(replica) => replica.role().word(),
+        };
+        let faults = [
+            self.machines.iter().any(is_down),
+            self.machines.iter().any(|machine| machine.is_isolated),
+            self.network.is_cut_anywhere(),
+            self.network.is_bad(),
+            !self.is_idle(),
+            self.slow.is_some(),
+        ];
+        Seen::new(role, self.recoveries.of(to), faults)
     }
 
     /// An answer leaves a replica.
@@ -324,9 +347,13 @@ impl World {
             return;
         }
         let Some(asked) = self.clients[client].under_way.take() else { return };
-        if let Err(nonsense) = self.history.complete(client, self.now, reply.as_ref()) {
-            let expected = "an answer to what was asked";
-            self.violated(AnomalyKind::WrongResult, None, expected, nonsense);
+        match self.history.complete(client, self.now, reply.as_ref()) {
+            Ok(Some(came_to)) => self.coverage.count(self.clients[client].seen, came_to.f, came_to.result),
+            Ok(None) => {}
+            Err(nonsense) => {
+                let expected = "an answer to what was asked";
+                self.violated(AnomalyKind::WrongResult, None, expected, nonsense);
+            }
         }
         if let Some(anomaly) = self.history.anomaly().cloned() {
             self.report(anomaly);

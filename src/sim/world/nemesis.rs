@@ -253,6 +253,7 @@ impl World {
 
     fn lose_power(&mut self, at: At, torn: Option<&mut Rng>) {
         self.kill(at);
+        self.recoveries.files(at, "power");
         let disk = self.machines[at].disk.clone();
         disk.lose_power(torn.unwrap_or(&mut self.rng));
     }

@@ -43,6 +43,15 @@ impl Network {
         !self.cut[one][other] && !self.cut[other][one]
     }
 
+    pub(super) fn is_cut_anywhere(&self) -> bool {
+        self.cut.iter().flatten().any(|is_cut| *is_cut)
+    }
+
+    /// Whether messages are late, lost or repeated more than they are anyhow.
+    pub(super) fn is_bad(&self) -> bool {
+        self.longest_delay > 1_000 || self.lost > 0 || self.repeated > 0 || self.late > 0
+    }
+
     pub(super) fn is_cut(&self, from: At, to: At) -> bool {
         self.cut[from][to]
     }

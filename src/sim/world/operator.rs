@@ -158,6 +158,7 @@ impl Control for Machines<'_> {
             return Err(format!("replica {replica} runs"));
         }
         self.0.trace(|| format!("operator imports {replica}"));
+        self.0.recoveries.files(at, "import");
         for path in files_of(at, self.0.old_tools) {
             let contents = self.0.operator.staged[at].contents_of(&path);
             self.0.machines[at].disk.put(&path, contents);
@@ -252,7 +253,7 @@ impl World {
         self.operator.held.contains(&at)
     }
 
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.operator.work.is_none() && self.operator.afterwards.is_empty()
     }
 

@@ -88,6 +88,7 @@ impl World {
         if self.machines[at].process.is_some() {
             return;
         }
+        self.recoveries.start(at, is_new_cluster);
         let disk = self.machines[at].disk.clone();
         disk.revive();
         self.burn_fuse_sometimes(at);
@@ -390,7 +391,10 @@ impl World {
                 }
                 // What stands between is in a snapshot that it was sent.
                 let has_gap = frames.first().is_none_or(|first| first.lsn > from);
-                self.record.snapshots_taken_over += u64::from(process.noted.is_some() && has_gap);
+                if process.noted.is_some() && has_gap {
+                    self.record.snapshots_taken_over += 1;
+                    self.recoveries.snapshot(at);
+                }
                 last
             }
             // It may have committed, and answered, and lost its engine since; the log is what is left of that.
