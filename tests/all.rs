@@ -27,6 +27,7 @@ mod anomalies;
 mod answers;
 mod bad_input;
 mod blockers;
+mod bundles;
 mod check;
 mod checker;
 mod cloud_program;

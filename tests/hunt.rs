@@ -57,6 +57,10 @@ fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
         assert_eq!(replicas > 0, !is_whole(text), "{sums:?}");
         let own = ["harness.log", "history.jsonl", "report.html", "report.txt"];
         assert_eq!(sums.len() - replicas, own.len(), "{sums:?}");
+        let junit = crate::support::text(field(text, "report").replace("-report.txt", "-junit.xml"));
+        let junit = roxmltree::Document::parse(&junit).unwrap();
+        let errors = junit.root_element().attribute("errors").unwrap() == "1";
+        assert_eq!(errors, !is_whole(text), "{text}");
         let page = std::fs::read(field(text, "html_report")).unwrap();
         assert_eq!(
             std::fs::read(Path::new(&field(text, "artifact_bundle")).join("report.html")).unwrap(),

@@ -165,6 +165,15 @@ fn folded(text: &str) -> impl Iterator<Item = char> + '_ {
     text.chars().map(|c| if c == '_' { '-' } else { c.to_ascii_lowercase() })
 }
 
+/// Which of these names somebody may have meant who typed another: the nearest one, if few characters have to be changed for it.
+#[must_use]
+pub fn nearest<'a>(unknown: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let wanted: Vec<char> = folded(unknown).take(COMPARED_CHARS).collect();
+    let distance = |name: &'a str| (edit_distance(&wanted, folded(name)), name);
+    let (distance, name) = names.into_iter().map(distance).min()?;
+    (distance <= wanted.len().div_ceil(3).min(4)).then_some(name)
+}
+
 /// Levenshtein's distance, keeping one row of his table.
 fn edit_distance(from: &[char], to: impl Iterator<Item = char>) -> usize {
     let mut row: Vec<usize> = (0..=from.len()).collect();

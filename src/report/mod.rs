@@ -5,6 +5,7 @@
 //! - [`contents`]: everything that a report tells.
 //! - `picture`: operations on a time axis, and quantities over time, as SVG.
 //! - [`page`]: all of it as one HTML file, which needs neither network nor script.
+//! - [`trace`]: a history for the viewers of Chrome and Perfetto.
 //! - [`junit`]: what several jobs came to, for continuous integration.
 //!
 //! Nothing in here judges, asks a clock or touches a file.
@@ -15,3 +16,4 @@ pub mod page;
 mod picture;
 pub mod spans;
 pub mod timeline;
+pub mod trace;

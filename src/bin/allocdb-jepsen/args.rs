@@ -16,6 +16,8 @@ mod qemu_testbed;
 mod reader;
 #[path = "args/recorded.rs"]
 mod recorded;
+#[path = "args/shell.rs"]
+mod shell;
 #[path = "args/simulate.rs"]
 mod simulate;
 #[path = "args/table.rs"]
@@ -57,6 +59,7 @@ fn menu() -> table::Menu {
     menu.subcommands.extend([simulate::simulate(), simulate::merge()]);
     menu.subcommands.push(gate::gate_local());
     menu.subcommands.extend(recorded::subcommands());
+    menu.subcommands.extend([shell::completions(), shell::man()]);
     menu.groups.push(qemu_testbed::menu());
     menu
 }

@@ -1,5 +1,6 @@
 //! `check`: a history held against a model of what the database promises, anywhere and at any time. `check/convert.rs` prints a
-//! history in the other of its formats, `check/page.rs` writes a page about one.
+//! history in the other of its formats, `check/page.rs` writes a page about one,
+//! `check/sums.rs` holds bundles against their sums.
 
 #[path = "check/convert.rs"]
 mod convert;
@@ -7,6 +8,8 @@ mod convert;
 mod explain;
 #[path = "check/page.rs"]
 pub(crate) mod page;
+#[path = "check/sums.rs"]
+mod sums;
 
 use super::args::{Format, Recorded};
 use super::common::{Exit, print};
@@ -22,12 +25,14 @@ use std::io::{BufRead as _, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Instant;
 
-/// Answers what is asked about evidence that is there already.
+/// Answers what is asked about evidence that is there already, and prints texts about the program.
 pub(crate) fn carry_out(wanted: Recorded) -> Result<()> {
     match wanted {
         Recorded::Check { history_file, format } => run(&history_file, format),
         Recorded::History { history_file, to } => convert::convert(&history_file, to),
+        Recorded::CommandLine(text) => print(&text),
         Recorded::Explain { name } => explain::run(name.as_deref()),
+        Recorded::VerifyBundle { bundle, format } => sums::run(&bundle, format),
         Recorded::Report { source, output, format } => page::run(&source, output.as_deref(), format),
     }
 }

@@ -64,6 +64,15 @@ pub(crate) enum Command {
     QemuTestbed(QemuTestbed),
 }
 
+/// What a history is printed as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HistoryFormat {
+    /// One of the formats that can be read again.
+    Of(reader::Format),
+    /// What viewers of traces show.
+    Trace,
+}
+
 /// The whole gate, over several lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Gate {
@@ -118,7 +127,7 @@ impl Profile {
     }
 }
 
-/// What can be asked about evidence that is there already.
+/// What can be asked about evidence that is there already, and about the program itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recorded {
     /// Hold a history against a model of what the database promises.
@@ -133,12 +142,21 @@ pub(crate) enum Recorded {
         /// The history to print.
         history_file: PathBuf,
         /// In which format.
-        to: reader::Format,
+        to: HistoryFormat,
     },
+    /// Print a text about the command line itself.
+    CommandLine(String),
     /// Say what the name of an anomaly or a blocker means.
     Explain {
         /// The name; all of them are told where there is none.
         name: Option<String>,
+    },
+    /// Hold the files of a bundle against their sums.
+    VerifyBundle {
+        /// The bundle's folder.
+        bundle: PathBuf,
+        /// For whom the answer is.
+        format: Format,
     },
     /// Write a page about a history that a browser shows.
     Report {

@@ -17,6 +17,7 @@ use super::command::Command;
 use super::table::{Menu, NOT_IN_MENUS, SHOWN_AS_REQUIRED, Subcommand};
 use crate::common::{Exit, print};
 use allocdb_node::build_info;
+use allocdb_node::jepsen::plan::nearest;
 
 /// Why there is no command to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,13 +56,21 @@ pub(super) fn choose(
     if word == "--version" || word == "-V" {
         return Err(Ended::Help(format!("{prefix} {}\n", build_info::brief())));
     }
+    let names: Vec<String> = menu
+        .subcommands
+        .iter()
+        .map(|known| known.syntax.get_name().to_owned())
+        .chain(menu.groups.iter().map(|group| group.name.to_owned()))
+        .collect();
     if let Some(subcommand) = menu.subcommands.into_iter().find(|known| word == known.syntax.get_name()) {
         return read(prefix, subcommand, words);
     }
     if let Some(group) = menu.groups.into_iter().find(|known| word == known.name) {
         return choose(&format!("{prefix} {}", group.name), group, words);
     }
-    Err(Ended::Refused(format!("unknown subcommand `{}`\n\n{}", word.display(), usage.trim_end())))
+    let meant = nearest(&word.to_string_lossy(), names.iter().map(String::as_str));
+    let meant = meant.map_or_else(String::new, |name| format!("\n\ndid you mean `{prefix} {name}`?"));
+    Err(Ended::Refused(format!("unknown subcommand `{}`\n\n{}{meant}", word.display(), usage.trim_end())))
 }
 
 /// Reads what follows a subcommand.
@@ -184,7 +193,17 @@ struct Refusal<'a> {
 impl Refusal<'_> {
     fn at(&self, stop: Stop) -> Ended {
         match stop {
-            Stop::Unknown(word) => self.because(&format!("unknown argument `{word}`")),
+            Stop::Unknown(word) => {
+                let name = word.split('=').next().unwrap_or_default().trim_start_matches('-').to_owned();
+                let flags: Vec<&str> = self.syntax.get_arguments().filter_map(Arg::get_long).collect();
+                let ended = self.because(&format!("unknown argument `{word}`"));
+                match (nearest(&name, flags).filter(|_| word.starts_with('-')), ended) {
+                    (Some(flag), Ended::Refused(message)) => {
+                        Ended::Refused(format!("{message}\ndid you mean `--{flag}`?"))
+                    }
+                    (_, ended) => ended,
+                }
+            }
             Stop::NoValue(flag) => self.after_usage(&format!("missing value: `{flag}`")),
         }
     }

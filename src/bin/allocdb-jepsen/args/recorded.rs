@@ -1,4 +1,4 @@
-//! Subcommands about evidence that is there already: `report`.
+//! Subcommands about evidence that is there already: `report`, `verify-bundle`.
 
 use super::command::{Command, Recorded};
 use super::table::{Subcommand, does, format, path};
@@ -6,10 +6,28 @@ use super::value;
 use clap::Arg;
 
 /// Their names, all of which have an exit code of their own for wrong arguments.
-pub(super) const NAMES: &[&str] = &["gate-local", "report"];
+pub(super) const NAMES: &[&str] = &["gate-local", "report", "verify-bundle", "completions", "man"];
 
 pub(super) fn subcommands() -> Vec<Subcommand> {
-    vec![report()]
+    vec![report(), verify_bundle()]
+}
+
+fn verify_bundle() -> Subcommand {
+    Subcommand {
+        syntax: does("verify-bundle", "Hold every file of a bundle against the sums in its evidence; the status is 0 only if all are as they were")
+            .arg(
+                Arg::new("bundle")
+                    .value_name("bundle")
+                    .value_parser(value::path())
+                    .required(true)
+                    .help("Folder of the bundle"),
+            )
+            .arg(format()),
+        build: |m| {
+            let (bundle, format) = (m.remove_one("bundle")?, m.remove_one("format")?);
+            Some(Command::Recorded(Recorded::VerifyBundle { bundle, format }))
+        },
+    }
 }
 
 fn report() -> Subcommand {

@@ -129,13 +129,13 @@ fn history() -> Subcommand {
     Subcommand {
         syntax: does(
             "history",
-            "Print a history of operations as Jepsen's tools read it, or as lines of JSON",
+            "Print a history of operations as Jepsen's tools read it, as lines of JSON, or as a trace for Perfetto and Chrome",
         )
         .arg(path("history-file").required(true).help("History to print, in either format"))
         .arg(
             Arg::new("to")
                 .long("to")
-                .value_name("edn|jsonl")
+                .value_name("edn|jsonl|trace")
                 .value_parser(value::history_format())
                 .required(true)
                 .help("Format to print it in"),

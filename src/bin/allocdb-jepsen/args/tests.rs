@@ -81,6 +81,7 @@ fn acceptable(id: &str) -> &'static str {
         "arch" => "aarch64",
         "base-image-sha256" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "to" => "edn",
+        "shell" => "bash",
         _ => "some value",
     }
 }
@@ -122,7 +123,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen watch-local --output-root <path> [--workspace <path>] [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen watch-qemu --workspace <path> --output-root <path> [--run-id <run-id>] [--refresh-millis <ms>] [--follow]
   allocdb-jepsen check --history-file <path>
-  allocdb-jepsen history --history-file <path> --to <edn|jsonl>
+  allocdb-jepsen history --history-file <path> --to <edn|jsonl|trace>
   allocdb-jepsen explain [<name>]
   allocdb-jepsen repair-qemu --workspace <path> [--dry-run]
   allocdb-jepsen failover-qemu --workspace <path> [--replica-id <id>] [--dry-run]
@@ -137,6 +138,9 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen merge <result-file>...
   allocdb-jepsen gate-local --output-root <path> [--lanes <n>] [--profile <name>] [--window <secs>] [--hunt-time-limit <secs>] [--rerun <job> ...] [--partition <i/n>]
   allocdb-jepsen report <bundle or history> [--output <path>]
+  allocdb-jepsen verify-bundle <bundle>
+  allocdb-jepsen completions <shell>
+  allocdb-jepsen man
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
   allocdb-jepsen qemu-testbed <prepare|start|stop|status|ssh-control|control> ...
 

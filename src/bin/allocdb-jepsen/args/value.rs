@@ -15,7 +15,7 @@ use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::{Arch, Lane as TestbedLane};
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 
-use super::command::{Format, Lane};
+use super::command::{Format, HistoryFormat, Lane};
 
 /// Any path: the empty one and those that are not UTF-8 included.
 pub(super) fn path() -> ValueParser {
@@ -91,12 +91,15 @@ pub(super) fn format() -> ValueParser {
         .into()
 }
 
-/// A format of a history of operations: `edn` or `jsonl`.
+/// A format of a history of operations: `edn`, `jsonl` or `trace`.
 pub(super) fn history_format() -> ValueParser {
     OsStringValueParser::new()
         .try_map(|given| {
-            let format = given.to_str().and_then(reader::Format::from_word);
-            format.ok_or_else(|| format!("{}; expected edn or jsonl", invalid("to", &given)))
+            let format = match given.to_str() {
+                Some("trace") => Some(HistoryFormat::Trace),
+                other => other.and_then(reader::Format::from_word).map(HistoryFormat::Of),
+            };
+            format.ok_or_else(|| format!("{}; expected edn, jsonl or trace", invalid("to", &given)))
         })
         .into()
 }

@@ -168,7 +168,7 @@ fn title(source: &Path, evidence: Option<&Value>) -> String {
     evidence.and_then(told).unwrap_or_else(name)
 }
 
-fn read_evidence(path: &Path) -> Result<Value> {
+pub(super) fn read_evidence(path: &Path) -> Result<Value> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MOST_EVIDENCE + 1).read_to_string(&mut text));
     read.with_context(|| format!("failed to read {}", path.display()))?;

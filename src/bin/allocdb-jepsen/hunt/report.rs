@@ -10,6 +10,7 @@ use allocdb_node::client::judge::Verdict as Judged;
 use allocdb_node::history::jsonl::Reader;
 use allocdb_node::history::{Event, Kind, Process};
 use allocdb_node::jepsen::evidence::ReplicaProgram;
+use allocdb_node::report::junit::{Case, junit};
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
 use allocdb_node::workload::Coverage;
 use anyhow::{Context as _, Result};
@@ -30,6 +31,7 @@ pub(super) struct Files {
     pub(super) harness_log: PathBuf,
     pub(super) report: PathBuf,
     pub(super) page: PathBuf,
+    junit: PathBuf,
     pub(super) bundle: PathBuf,
     replicas: PathBuf,
 }
@@ -44,6 +46,7 @@ impl Files {
             harness_log: named("harness.log"),
             report: named("report.txt"),
             page: named("report.html"),
+            junit: named("junit.xml"),
             bundle: named("bundle"),
             replicas: named("replicas"),
         }
@@ -272,7 +275,20 @@ impl Report {
         text
     }
 
-    /// Writes the reports for people, as text and as a page.
+    /// The hunt as a test for continuous integration.
+    fn junit(&self) -> Result<String> {
+        let Found { options, id, took, .. } = &self.found;
+        let case = Case {
+            name: format!("{}-{}", options.workload.word(), self.found.seed),
+            outcome: self.verdict().into(),
+            took: *took,
+            why: self.anomaly_lines().chain(self.judged.judgement.doubts.iter().cloned()).collect(),
+            evidence: self.text().lines().map(str::to_owned).collect(),
+        };
+        junit(id, &[case]).context("failed to word the result as JUnit")
+    }
+
+    /// Writes the reports for people, as text and as a page, and the result for continuous integration.
     ///
     /// # Errors
     /// When one of them cannot be written.
@@ -286,6 +302,8 @@ impl Report {
             evidence: Some(&evidence),
         };
         page::write(&self.files.page, &source.report())?;
+        replace_file(&OsDisk, &self.files.junit, self.junit()?.as_bytes(), Flush::Full)
+            .with_context(|| format!("failed to write {}", self.files.junit.display()))?;
         let path = &self.files.report;
         replace_file(&OsDisk, path, self.for_people().as_bytes(), Flush::Full)
             .with_context(|| format!("failed to write {}", path.display()))
