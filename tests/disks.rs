@@ -3,15 +3,22 @@
 
 use crate::hunts::*;
 use crate::support::*;
+use allocdb_node::api::{Request, ResourceResponse, Response, SubmitResponse};
 use allocdb_node::cluster::ReplicaLayout;
 use allocdb_node::cluster::control::query_status;
+use allocdb_node::cluster::process::limit_files;
+use allocdb_node::ids::ResourceId;
 use allocdb_node::replica::{Metadata, Role};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One more resource, acknowledged by a primary.
 fn write(cluster: &Cluster, primary: u64, resource: u128) {
-    until(&format!("resource {resource}"), || cluster.create(primary, 1, resource).is_ok());
+    until(&format!("resource {resource}"), || is_made(cluster, primary, resource));
+}
+
+fn is_made(cluster: &Cluster, primary: u64, resource: u128) -> bool {
+    matches!(cluster.create(primary, 1, resource), Ok(Response::Submit(SubmitResponse::Committed(_))))
 }
 
 fn commit(cluster: &Cluster, id: u64) -> Option<u64> {
@@ -157,6 +164,46 @@ fn a_view_that_damage_has_made_demotes_nobody() {
     fs::write(&path, bytes).unwrap();
     cluster.on("restart", 1);
     write(&cluster, 1, 2);
+}
+
+/// Fills the disk of a replica, for its process only.
+fn fill_disk(cluster: &Cluster, replica: &ReplicaLayout) {
+    let pid: u32 = text(&replica.pid_path).parse().unwrap();
+    let layout = cluster.path().join("cluster-layout.txt");
+    let longest = [replica.wal_path.clone(), replica.paths().prepare_log()]
+        .map(|path| fs::metadata(path).unwrap().len());
+    limit_files(pid, &layout, replica.id, longest.into_iter().max().map(|bytes| bytes + 10)).unwrap();
+}
+
+fn is_there(cluster: &Cluster, resource: u128) -> bool {
+    let found = cluster.ask(1, &Request::GetResource { resource: ResourceId(resource), required: None });
+    matches!(found, Ok(Response::GetResource(ResourceResponse::Found(_))))
+}
+
+#[test]
+fn a_replica_whose_disk_is_full_loses_nothing_and_goes_on_with_its_own_files() {
+    for id in [1, 2] {
+        let cluster = Cluster::started();
+        (1..=3).for_each(|resource| write(&cluster, 1, resource));
+        until("the backup's entries", || commit(&cluster, 2) == Some(3));
+        fill_disk(&cluster, &cluster.replica(id));
+        // It stops to serve and does not end, and nothing that was acknowledged is lost.
+        assert_eq!(is_made(&cluster, 1, 4), id == 2);
+        until("the replica to say why it serves nobody", || {
+            let status = query_status(cluster.replica(id).control_addr).expect("the replica has not ended");
+            status.fault_reason.is_some_and(|reason| reason.contains("File too large"))
+        });
+        cluster.on("crash", id);
+        cluster.on("restart", id);
+        if id == 1 {
+            let started = query_status(cluster.replica(id).control_addr).unwrap();
+            assert_eq!(started.role, Role::Primary, "{started:?}");
+        }
+        write(&cluster, 1, 5);
+        let last = commit(&cluster, 1);
+        until("the same on all", || [2, 3].into_iter().all(|id| commit(&cluster, id) == last));
+        assert!([1, 2, 3, 5].into_iter().all(|resource| is_there(&cluster, resource)));
+    }
 }
 
 #[test]

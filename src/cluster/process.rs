@@ -79,7 +79,7 @@ pub fn command_line(pid: u32) -> Option<Vec<u8>> {
     (!words.is_empty()).then(|| words.into_bytes())
 }
 
-/// Why a replica's process was not killed.
+/// Why nothing was done to a replica's process.
 #[derive(Debug, thiserror::Error)]
 pub enum KillError {
     /// There is a process of that number, or none, but it is not that replica.
@@ -113,6 +113,36 @@ pub fn pause_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> Result
 /// As for [`kill_replica`].
 pub fn resume_replica(pid: u32, layout_file: &Path, replica: ReplicaId) -> Result<(), KillError> {
     signal_replica(pid, layout_file, replica, Signal::CONT)
+}
+
+/// Lets no file grow beyond so many bytes that the process writes if it is that replica, or any again: to it, that is a disk which is
+/// full. It says nothing of files that are longer already.
+///
+/// # Errors
+/// As for [`kill_replica`], and where the system has no such limit for another process.
+pub fn limit_files(
+    pid: u32,
+    layout_file: &Path,
+    replica: ReplicaId,
+    bytes: Option<u64>,
+) -> Result<(), KillError> {
+    let raw = raw(pid).ok_or(KillError::NotThatReplica)?;
+    if !is_replica(pid, layout_file, replica) {
+        return Err(KillError::NotThatReplica);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        // Only the limit that is in force, so that it can be lifted.
+        prlimit(Some(raw), Resource::Fsize, Rlimit { current: bytes, maximum: None })
+            .map_err(io::Error::from)?;
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (raw, bytes);
+        Err(io::Error::from(io::ErrorKind::Unsupported).into())
+    }
 }
 
 fn signal_replica(pid: u32, layout_file: &Path, replica: ReplicaId, signal: Signal) -> Result<(), KillError> {

@@ -406,6 +406,20 @@ impl Runner {
         Ok(pid)
     }
 
+    /// Lets no file of a replica's process grow beyond so many bytes, or any again, until the process ends.
+    ///
+    /// # Errors
+    /// When it is not running, or the system has no such limit.
+    pub fn limit_files(&self, id: ReplicaId, bytes: Option<u64>) -> Result<(), RunnerError> {
+        let replica = self.replica(id)?;
+        let _lock = self.lock()?;
+        let pid = self.own_process(replica).ok_or(RunnerError::AlreadyStopped(id))?;
+        process::limit_files(pid, self.layout_of(id), id, bytes).map_err(|error| match error {
+            KillError::NotThatReplica => RunnerError::NotThatReplica { id, pid, addr: replica.control_addr },
+            KillError::Io(error) => RunnerError::Limit { id, pid, error },
+        })
+    }
+
     /// Stops a replica's process where it is, or lets it go on. The one that is done already is as good as done.
     ///
     /// # Errors

@@ -328,15 +328,16 @@ impl Drop for PidFile {
     }
 }
 
-/// Ends the process when it is asked to by signal. The end of the terminal it was started from is no reason.
+/// Ends the process when it is asked to by signal. A file that may not grow any longer is an error of whoever writes it, as on a disk
+/// that is full, and not the end of the process. The end of the terminal it was started from is no reason.
 fn watch_signals(events: &Sender<Event>) -> Result<(), DaemonError> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(DaemonError::Setup)?;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    let watched = [SIGTERM, SIGINT, SIGHUP, SIGXFSZ];
+    let mut signals = signal_hook::iterator::Signals::new(watched).map_err(DaemonError::Setup)?;
     let events = events.clone();
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if signal != SIGHUP && events.send(Event::Stop).is_err() {
+            if ![SIGHUP, SIGXFSZ].contains(&signal) && events.send(Event::Stop).is_err() {
                 break;
             }
         }

@@ -410,7 +410,8 @@ impl Replica {
         }
         self.prepared.extend(new.into_iter().map(|entry| (entry.lsn, entry)));
         self.lag.prepare_log_sum = true;
-        Ok(())
+        // Nothing else says of a promise that it is as it was made; a process that is killed next leaves it covered.
+        self.settle_prepare_log_sum()
     }
 
     /// Whether an entry can be promised behind `new`, which are not yet; false if it is promised already.
@@ -572,27 +573,31 @@ impl Replica {
     /// Says in the sums what the files hold. Nothing relies on that before they have been flushed for other reasons: a sum that
     /// is older or incomplete says less, and nothing wrong.
     fn settle_sums(&mut self) -> Result<(), Refusal> {
-        let failed = |path: &Path, error: &dyn std::fmt::Display| {
-            FaultReason::Storage(format!("{}: {error}", sum_path(path).display()))
-        };
         if self.lag.metadata_sum {
             let path = &self.paths.metadata;
             let stored = self.stored.encode();
             if let Err(error) = sum::confirm(&*self.disk, path, SumKind::Metadata, stored) {
-                let reason = failed(path, &error);
+                let reason = sum_not_written(path, &error);
                 return Err(self.fail(reason));
             }
             self.lag.metadata_sum = false;
         }
-        if self.lag.prepare_log_sum && !self.prepared.is_empty() {
+        self.settle_prepare_log_sum()?;
+        self.lag.prepare_log_sum = false;
+        Ok(())
+    }
+
+    /// Says in the sum of the prepare log what that holds, if it holds anything.
+    fn settle_prepare_log_sum(&mut self) -> Result<(), Refusal> {
+        if self.lag.prepare_log_sum && !self.lag.prepare_log && !self.prepared.is_empty() {
             let path = self.paths.prepare_log();
             let bytes = prepare_log::encode(self.prepared.values());
             let written = sum::confirm_in_place(&*self.disk, &path, SumKind::PrepareLog, bytes);
             if let Err(error) = written {
-                return Err(self.fail(failed(&path, &error)));
+                return Err(self.fail(sum_not_written(&path, &error)));
             }
+            self.lag.prepare_log_sum = false;
         }
-        self.lag.prepare_log_sum = false;
         Ok(())
     }
 
@@ -698,6 +703,10 @@ impl Replica {
             self.fail(reason);
         }
     }
+}
+
+fn sum_not_written(path: &Path, error: &dyn std::fmt::Display) -> FaultReason {
+    FaultReason::Storage(format!("{}: {error}", sum_path(path).display()))
 }
 
 #[cfg(test)]

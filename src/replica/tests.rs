@@ -218,8 +218,43 @@ fn a_settled_replica_has_files_that_agree_as_they_stand() {
     let stored = Metadata::decode(&fs::read(place.path("replica.metadata")).unwrap()).unwrap();
     assert_eq!(stored.commit_lsn, Some(Lsn(2)));
     let names: Vec<String> = place.files().into_iter().map(|(name, _)| name).collect();
-    let expected = ["replica.metadata", "replica.metadata.prepare", "replica.metadata.sum", "state.wal"];
+    let expected = [
+        "replica.metadata",
+        "replica.metadata.prepare",
+        "replica.metadata.prepare.sum",
+        "replica.metadata.sum",
+        "state.wal",
+    ];
     assert_eq!(names, expected);
+}
+
+/// A process may be killed at any moment, and what it promised last is what nobody else may have.
+#[test]
+fn no_bit_that_flips_in_a_promise_is_believed_though_nothing_has_settled() {
+    let place = Place::new();
+    let replica = backup(&place, 3, 1);
+    let sound = replica.prepared().cloned().collect::<Vec<_>>();
+    assert!(!replica.is_settled());
+    drop(replica);
+    let path = place.path("replica.metadata.prepare");
+    let bytes = fs::read(&path).unwrap();
+    let as_left = place.files();
+    let (mut faulted, mut tried) = (0, 0);
+    for bit in (0..bytes.len() * 8).step_by(5) {
+        // Whoever opens it without a doubt says so beside it.
+        place.files().iter().for_each(|(name, _)| fs::remove_file(place.path(name)).unwrap());
+        place.restore(&as_left);
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        tried += 1;
+        fs::write(&path, &flipped).unwrap();
+        let found = place.open();
+        match found.fault() {
+            Some(_) => faulted += 1,
+            None => assert!(found.prepared().eq(&sound), "byte {} bit {}", bit / 8, bit % 8),
+        }
+    }
+    assert!(faulted > tried / 2, "{faulted} of {tried} bits");
 }
 
 #[test]

@@ -206,6 +206,8 @@ const DAMAGES: &[Damage] = &[
     Damage::ByteFlipped { file: StoredFile::Log, at: 0 },
     Damage::Missing(StoredFile::Log),
     Damage::Unreadable(StoredFile::Log),
+    Damage::Full,
+    Damage::Full,
 ];
 
 /// What comes when its turn has come.

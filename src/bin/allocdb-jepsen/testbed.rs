@@ -255,7 +255,10 @@ pub(crate) trait FaultyDisks {
     /// Damages the files of a replica that does not run. Returns what was done to which file.
     fn damage_files(&self, replica: ReplicaId, damage: &Damage) -> Result<String>;
 
-    /// Forgets the copy of a replica's earlier files, and gives its files back the rights that they had.
+    /// Lets the files of a replica that runs grow no longer, as on a disk that is full. Returns what was done.
+    fn fill_disk(&self, replica: ReplicaId) -> Result<String>;
+
+    /// Forgets the copy of a replica's earlier files, gives its files back the rights that they had, and lets them grow.
     fn tidy_files(&self, replica: ReplicaId) -> Result<()>;
 }
 

@@ -125,6 +125,14 @@ pub enum RunnerError {
         pid: u32,
         error: io::Error,
     },
+    /// How long its files may become could not be limited.
+    #[error("failed to limit the files of replica {id} with pid {pid}: {error}")]
+    Limit {
+        id: ReplicaId,
+        /// The number of its process.
+        pid: u32,
+        error: io::Error,
+    },
     /// It answers under the number of a process that is something else here.
     #[error(
         "replica {id} answers on {addr} as process {pid}, which is not found to be that replica here; nothing was killed"

@@ -23,7 +23,7 @@ use allocdb_node::client::findings::REPLICA_FAILURE;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::replica::Role;
-use allocdb_node::workload::faults::Fault;
+use allocdb_node::workload::faults::{Damage, Fault};
 use allocdb_node::workload::schedule::{ClusterView, ReplicaView, Schedule, Turn, allows, comes_alone};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ pub(super) struct Nemesis<'a> {
     /// Looks at each replica in a row that it did not answer.
     silent: BTreeMap<u64, u32>,
     /// Replicas whose files were damaged, until they are brought back.
-    unsound: BTreeSet<u64>,
+    unsound: BTreeMap<u64, Damage>,
     failed: BTreeSet<u64>,
     /// Replicas that were told to be faulted.
     told_faulted: Mutex<BTreeSet<u64>>,
@@ -102,7 +102,7 @@ impl<'a> Nemesis<'a> {
             leader: None,
             is_told_later: false,
             silent: BTreeMap::new(),
-            unsound: BTreeSet::new(),
+            unsound: BTreeMap::new(),
             failed: BTreeSet::new(),
             told_faulted: Mutex::default(),
             looked_at: Instant::now(),
@@ -174,7 +174,7 @@ impl<'a> Nemesis<'a> {
             self.go_on(replica)?;
             self.actions.heal(Inject::isolation(replica))?;
         }
-        for replica in self.unsound.clone() {
+        for replica in self.unsound.clone().into_keys() {
             self.bring_back(ReplicaId(replica))?;
         }
         Ok(())
@@ -202,7 +202,7 @@ impl<'a> Nemesis<'a> {
             primary: Some(self.primary().0),
             replicas: REPLICAS
                 .map(|replica| {
-                    let is_sound = !self.unsound.contains(&replica.0);
+                    let is_sound = !self.unsound.contains_key(&replica.0);
                     ReplicaView { replica: replica.0, is_sound }
                 })
                 .into(),
@@ -295,7 +295,8 @@ impl<'a> Nemesis<'a> {
         // Nobody waits for one that stands still.
         let (left_alone, others): (Vec<ReplicaId>, Vec<ReplicaId>) =
             REPLICAS.into_iter().partition(|replica| {
-                ![&unreachable, &self.unsound, &self.failed].iter().any(|set| set.contains(&replica.0))
+                ![&unreachable, &self.failed].iter().any(|set| set.contains(&replica.0))
+                    && !self.unsound.contains_key(&replica.0)
             });
         for replica in others {
             self.silent.remove(&replica.0);
@@ -363,7 +364,7 @@ impl<'a> Nemesis<'a> {
     /// Replicas that nothing is done to which would keep them from answering.
     fn standing(&self) -> Vec<ReplicaId> {
         let unreachable = self.unreachable();
-        let stands = |id: u64| !unreachable.contains(&id) && !self.unsound.contains(&id);
+        let stands = |id: u64| !unreachable.contains(&id) && !self.unsound.contains_key(&id);
         REPLICAS.into_iter().filter(|replica| stands(replica.0)).collect()
     }
 

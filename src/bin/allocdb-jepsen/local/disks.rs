@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// What the name of a folder begins with that keeps an earlier copy of a replica's files.
 const EARLIER: &str = ".earlier-";
 
+/// Bytes that each log may still grow by on a disk that is full: less than a batch of entries takes, so that it ends within one.
+const LEFT_OF_A_FULL_DISK: u64 = 100;
+
 impl FaultyDisks for LocalTestbed {
     /// It stands still meanwhile, so that the copy is one of one moment.
     fn keep_earlier_files(&self, replica: ReplicaId) -> Result<()> {
@@ -32,8 +35,20 @@ impl FaultyDisks for LocalTestbed {
         done.with_context(|| format!("failed to damage {}", layout.workspace_dir.display()))
     }
 
+    fn fill_disk(&self, replica: ReplicaId) -> Result<String> {
+        let layout = self.replica(replica)?;
+        let length = |file| fs::metadata(path_of(layout, file)).map_or(0, |found| found.len());
+        let longest = length(StoredFile::Log).max(length(StoredFile::PrepareLog)) + LEFT_OF_A_FULL_DISK;
+        self.runner()?.limit_files(replica, Some(longest))?;
+        Ok(format!("no file of it grows beyond {longest} bytes"))
+    }
+
     fn tidy_files(&self, replica: ReplicaId) -> Result<()> {
         let layout = self.replica(replica)?;
+        let runner = self.runner()?;
+        if runner.is_process_there(replica) {
+            runner.limit_files(replica, None)?;
+        }
         for file in StoredFile::ALL {
             match fs::set_permissions(path_of(layout, file), Permissions::from_mode(0o600)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -114,7 +129,7 @@ fn damage_folder(layout: &ReplicaLayout, earlier: &Path, damage: &Damage) -> Res
             format!("{} has no rights", path.display())
         }
         Damage::Full | Damage::IoError | Damage::Slow(_) => {
-            bail!("that takes a disk of the replica's own")
+            bail!("that is nothing which is done to files")
         }
     })
 }

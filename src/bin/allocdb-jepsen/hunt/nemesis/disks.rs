@@ -1,5 +1,6 @@
-//! Damage to files in a hunt: one replica is killed, its files are damaged, and it is started with what is left. Until it is brought
-//! back from the others it counts for nothing: whatever it says of itself, it may hold less than it acknowledged.
+//! Disks in a hunt. One replica is killed, its files are damaged, and it is started with what is left; until it is brought back from
+//! the others it counts for nothing: whatever it says of itself, it may hold less than it acknowledged. Or its disk is full for a
+//! while: then it may do what it likes but lose something, and goes on with its own files.
 
 use super::super::super::cluster;
 use super::super::super::nemesis::Fault as Inject;
@@ -24,11 +25,16 @@ impl Nemesis<'_> {
     /// Damages a replica's files, and starts it with what is left; that it does not start is as good.
     pub(super) fn damage(&mut self, replica: ReplicaId, damage: &Damage) -> Result<()> {
         let disks = self.testbed.faulty_disks()?;
+        if *damage == Damage::Full {
+            self.unsound.insert(replica.0, *damage);
+            log::info!("replica {replica}: {}", disks.fill_disk(replica)?);
+            return Ok(());
+        }
         let (damaged, damage) = match PlantedFault::DamageToAll.is_enabled() {
             true => (REPLICAS.to_vec(), &Damage::OlderCopy),
             false => {
                 // From here on nothing relies on it.
-                self.unsound.insert(replica.0);
+                self.unsound.insert(replica.0, *damage);
                 (vec![replica], damage)
             }
         };
@@ -54,8 +60,11 @@ impl Nemesis<'_> {
     /// of the other two.
     pub(super) fn bring_back(&mut self, replica: ReplicaId) -> Result<()> {
         self.testbed.faulty_disks()?.tidy_files(replica)?;
-        if !self.unsound.contains(&replica.0) {
+        let Some(damage) = self.unsound.get(&replica.0).copied() else {
             return cluster::ensure_ready(&self.actions).map(|_| ());
+        };
+        if !damage.loses_data() {
+            return self.start_with_own_files(replica);
         }
         let mut done = self.bring_back_once(replica);
         for _ in 1..ATTEMPTS {
@@ -66,6 +75,23 @@ impl Nemesis<'_> {
         }
         done.with_context(|| format!("replica {replica} is not brought back"))?;
         // What the operator has seen of it counts for nothing.
+        self.tell_seen_faulted();
+        self.unsound.remove(&replica.0);
+        self.find_primary(&[]);
+        Ok(())
+    }
+
+    /// Starts a replica again that lost nothing, and that nobody brings anything.
+    fn start_with_own_files(&mut self, replica: ReplicaId) -> Result<()> {
+        if self.testbed.is_process_there(replica) {
+            self.actions.inject(Inject::crash(replica))?;
+        }
+        self.actions.heal(Inject::crash(replica)).inspect_err(|error| {
+            self.fail(replica.0, &format!("it does not start again after its disk was full: {error:#}"));
+        })?;
+        // It may wait for a rejoin, as any that could not write what it had to.
+        cluster::ensure_ready(&self.actions)?;
+        self.check_in_place(replica)?;
         self.tell_seen_faulted();
         self.unsound.remove(&replica.0);
         self.find_primary(&[]);
