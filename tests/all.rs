@@ -62,6 +62,7 @@ mod qemu_testbed;
 mod remote_testbeds;
 mod repair;
 mod report;
+mod shelf;
 mod sigkill;
 mod simulate;
 mod simulate_job;

@@ -1,6 +1,6 @@
 //! `check`: a history held against a model of what the database promises, anywhere and at any time. `check/convert.rs` prints a
 //! history in the other of its formats, `check/page.rs` writes a page about one,
-//! `check/sums.rs` holds bundles against their sums.
+//! `check/sums.rs` holds bundles against their sums, `check/shelf.rs` says what lies in an output root.
 
 #[path = "check/convert.rs"]
 mod convert;
@@ -8,6 +8,8 @@ mod convert;
 mod explain;
 #[path = "check/page.rs"]
 pub(crate) mod page;
+#[path = "check/shelf.rs"]
+mod shelf;
 #[path = "check/sums.rs"]
 mod sums;
 
@@ -32,6 +34,7 @@ pub(crate) fn carry_out(wanted: Recorded) -> Result<()> {
         Recorded::History { history_file, to } => convert::convert(&history_file, to),
         Recorded::CommandLine(text) => print(&text),
         Recorded::Explain { name } => explain::run(name.as_deref()),
+        Recorded::Shelf(wanted) => shelf::run(&wanted),
         Recorded::VerifyBundle { bundle, format } => sums::run(&bundle, format),
         Recorded::Report { source, output, format } => page::run(&source, output.as_deref(), format),
     }

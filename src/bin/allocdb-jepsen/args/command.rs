@@ -64,6 +64,38 @@ pub(crate) enum Command {
     QemuTestbed(QemuTestbed),
 }
 
+/// What is asked about an output root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shelf {
+    /// Where runs, hunts and gates have put their evidence.
+    pub(crate) output_root: PathBuf,
+    /// What is wanted of it.
+    pub(crate) command: ShelfCommand,
+    /// For whom the answer is.
+    pub(crate) format: Format,
+}
+
+/// What can be wanted of an output root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ShelfCommand {
+    /// What lies there.
+    List,
+    /// One of what lies there.
+    Show {
+        /// Its name, or how that begins.
+        id: String,
+    },
+    /// Remove what is old.
+    Gc {
+        /// Bundles of each kind that stay, the newest.
+        keep: Option<u64>,
+        /// Younger ones stay.
+        older_than: Option<Duration>,
+        /// Only say what would be removed.
+        dry_run: bool,
+    },
+}
+
 /// What a history is printed as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HistoryFormat {
@@ -158,6 +190,8 @@ pub(crate) enum Recorded {
         /// For whom the answer is.
         format: Format,
     },
+    /// Something about all that lies in an output root.
+    Shelf(Shelf),
     /// Write a page about a history that a browser shows.
     Report {
         /// A bundle's folder, or a history file.

@@ -139,6 +139,9 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen gate-local --output-root <path> [--lanes <n>] [--profile <name>] [--window <secs>] [--hunt-time-limit <secs>] [--rerun <job> ...] [--partition <i/n>]
   allocdb-jepsen report <bundle or history> [--output <path>]
   allocdb-jepsen verify-bundle <bundle>
+  allocdb-jepsen list --output-root <path>
+  allocdb-jepsen show --output-root <path> <id>
+  allocdb-jepsen gc --output-root <path> [--keep <n>] [--older-than-days <n>] [--dry-run]
   allocdb-jepsen completions <shell>
   allocdb-jepsen man
   allocdb-jepsen local-cluster <start|stop|status|crash|restart|isolate|heal> ...
