@@ -12,6 +12,9 @@ use std::path::PathBuf;
 /// Modules that a kernel must have or be able to load.
 pub const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "ext4"];
 
+/// Modules without which links between guests cannot be cut, or not be slowed; guests do without those that a kernel does not have.
+pub const FAULT_MODULES: [&str; 5] = ["nf_tables", "nft_reject_ipv4", "sch_prio", "cls_u32", "sch_netem"];
+
 const SUDO: &str = "#!/bin/sh\n# Everybody in this guest is root already.\nexec \"$@\"\n";
 
 /// What the system is made of.

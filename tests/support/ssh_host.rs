@@ -4,6 +4,8 @@
 
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::layout::Limits;
+use allocdb_node::testbed::QemuLayout;
+use allocdb_node::testbed::control_script::control_script;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -42,9 +44,21 @@ collect-logs)
         @BINARY@ local-cluster control-status --addr "@CONTROL@.1$id:17000" >"$2/replica-$id/status.txt" || true
     done
     echo "$2" ;;
-*) echo "usage: allocdb-qemu-control" >&2; exit 1 ;;
+reboot | power-cycle) echo "these replicas have no machines of their own" >&2; exit 1 ;;
+*) exec /usr/local/bin/allocdb-qemu-control-of-guests "$@" ;;
 esac
 "#;
+
+/// Carries a command out in the namespace of whichever replica has that address.
+const SSH: &str = r#"#!/bin/sh
+for word; do
+    case $word in allocdb@*) host=${word#allocdb@} ;; esac
+done
+exec ip netns exec "r${host##*.1}" sh -c "$word"
+"#;
+
+/// The clock of all of them is this machine's, and stays as it is.
+const DATE: &str = "#!/bin/sh\ncase \"$*\" in *-s*) exit 1 ;; esac\nexec /bin/date \"$@\"\n";
 
 const SETUP: &str = r#"
 set -e
@@ -54,7 +68,10 @@ mkdir /run/sshd
 mount -t tmpfs tmpfs /var/lib
 mount -t tmpfs tmpfs /usr/local/bin
 cp @ROOT@/control /usr/local/bin/allocdb-qemu-control
-cp @ROOT@/sudo /usr/local/bin/sudo
+cp @ROOT@/control-of-guests /usr/local/bin/allocdb-qemu-control-of-guests
+for program in sudo ssh date; do cp @ROOT@/$program /usr/local/bin; done
+ln -s @WS@ /var/lib/allocdb
+mkdir -p @WS@/run && ln -s @WS@/run /run/allocdb
 chmod 755 /usr/local/bin/*
 ip link set lo up
 ip link add guests type bridge
@@ -138,7 +155,12 @@ impl SshHost {
                 .replace("@WS@", workspace.to_str().unwrap())
         };
         fs::write(root.join("control"), filled(CONTROL_SCRIPT)).unwrap();
-        fs::write(root.join("sudo"), "#!/bin/sh\nexec \"$@\"\n").unwrap();
+        let guests = "version=1\nworkspace_root=/w\narch=x86_64\nbase_image_url=u\nbase_image_path=/a\nlocal_cluster_binary_path=/b\n";
+        let script = control_script(&QemuLayout::decode(guests).unwrap());
+        fs::write(root.join("control-of-guests"), script).unwrap();
+        for (name, does) in [("sudo", "#!/bin/sh\nexec \"$@\"\n"), ("ssh", SSH), ("date", DATE)] {
+            fs::write(root.join(name), does).unwrap();
+        }
         let users =
             "root:*:0:0::/root:/bin/sh\nallocdb:*:0:0::/:/bin/sh\nsshd:*:65534:65534::/run/sshd:/bin/false\n";
         fs::write(root.join("passwd"), users).unwrap();

@@ -68,13 +68,6 @@ const TURN: Duration = Duration::from_millis(50);
 /// The cluster must serve again so long after the last heal.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Families that need a cluster that is made for them.
-const ON_ITS_OWN: [(Family, &str); 3] = [
-    (Family::Checkpoint, "its layout says when it takes them"),
-    (Family::Link, "its layout says where its replicas find each other"),
-    (Family::Disk, "what is in its replicas' folders is not the hunt's"),
-];
-
 /// Carries out hunts, one after the other, until one is not valid or there have been enough.
 ///
 /// Where no verdict could be reached, a program is told in place of it.
@@ -98,8 +91,8 @@ fn hunt_in_root(options: &Hunt, interrupt: &Interrupt) -> Result<()> {
         if options.test_count > 1 {
             return refused("--test-count: a cluster in --workspace can be hunted once, when it is new");
         }
-        for (family, why) in ON_ITS_OWN {
-            if options.nemesis.contains(&family) {
+        for family in &options.nemesis {
+            if let Some(why) = options.testbed.refusal(*family) {
                 let (command, word) = (options.testbed.hunt_command(), family.word());
                 return refused(&format!(
                     "--nemesis: {command} cannot do `{word}` on a cluster in --workspace: {why}"

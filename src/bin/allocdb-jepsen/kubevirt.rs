@@ -409,7 +409,7 @@ pub(crate) fn open_for_hunt(
     interrupt: &Interrupt,
 ) -> Result<Box<dyn HuntTestbed>> {
     let testbed = open_guests(workspace, Contact::AtOnce, interrupt)?;
-    Ok(Box::new(testbed.for_hunt(claim_in(workspace, hunt)?)))
+    Ok(Box::new(testbed.for_hunt(claim_in(workspace, hunt)?)?))
 }
 
 fn open_guests(workspace: &Path, contact: Contact, interrupt: &Interrupt) -> Result<GuestTestbed> {

@@ -11,7 +11,9 @@ use super::args::LocalTestbed as Options;
 use super::common::now_millis;
 use super::interrupt::Interrupt;
 use super::local_cluster::launcher;
-use super::support::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
+use super::support::{
+    append_bytes, append_file, append_log, exchange_folders, flush_files, pack_replica, unpack_replica,
+};
 use super::testbed::{
     AlreadyStopped, Ending, ExternalTestbed, FaultyDisks, FaultyLinks, HuntTestbed, Links, Machines, Pauses,
     Port, Processes, REPLICAS, Reach, ReplicaFiles, Verb, claim_in,
@@ -34,8 +36,6 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use links::Proxies;
-use rustix::fs::RenameFlags;
-use rustix::io::Errno;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -515,27 +515,6 @@ fn keep_if_damaged(incoming: &Path, root: &Path, replica: ReplicaId) -> std::io:
         std::fs::remove_dir_all(&kept)?;
     }
     std::fs::rename(incoming.join(&name), kept)
-}
-
-/// Puts `new` where `folder` is. In one step where the file system can, so that there is the one or the other at any time.
-fn exchange_folders(new: &Path, folder: &Path, spare: &Path) -> std::io::Result<()> {
-    let here = rustix::fs::CWD;
-    match rustix::fs::renameat_with(here, new, here, folder, RenameFlags::EXCHANGE) {
-        Err(Errno::NOENT) => std::fs::rename(new, folder),
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            std::fs::rename(folder, spare)?;
-            std::fs::rename(new, folder)
-        }
-        exchanged => exchanged.map_err(Into::into),
-    }
-}
-
-/// Makes a folder's files durable, and that they are in it.
-fn flush_files(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    File::open(folder)?.sync_all()
 }
 
 /// Stops all replicas; those that do not stop when asked are killed.

@@ -1,8 +1,9 @@
 //! The QEMU backend: guests on this machine, whose control guest's SSH server is on a port of the loopback address.
 
 use super::interrupt::Interrupt;
+use super::qemu_testbed::GuestPower;
 use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
-use super::testbed::{Contact, ExternalTestbed, HuntTestbed, claim_in};
+use super::testbed::{Contact, ExternalTestbed, HuntTestbed, Power, claim_in};
 use allocdb_node::jepsen::evidence::GuestImage;
 use allocdb_node::testbed::QemuLayout;
 use allocdb_node::testbed::qemu_layout::FILE_NAME;
@@ -59,8 +60,11 @@ pub(crate) fn open_for_hunt(
     hunt: &str,
     interrupt: &Interrupt,
 ) -> Result<Box<dyn HuntTestbed>> {
-    let testbed = open_guests(workspace, Contact::AtOnce, interrupt)?;
-    Ok(Box::new(testbed.for_hunt(claim_in(workspace, hunt)?)))
+    let mut testbed = open_guests(workspace, Contact::AtOnce, interrupt)?;
+    let layout = QemuLayout::load(&workspace.join(FILE_NAME));
+    let layout = layout.map_err(|error| anyhow!("failed to load qemu testbed layout: {error}"))?;
+    testbed.power = GuestPower::of(layout, interrupt).map(|power| Box::new(power) as Box<dyn Power>);
+    Ok(Box::new(testbed.for_hunt(claim_in(workspace, hunt)?)?))
 }
 
 fn open_guests(workspace: &Path, contact: Contact, interrupt: &Interrupt) -> Result<GuestTestbed> {

@@ -13,10 +13,14 @@ mod libraries;
 mod machines;
 #[path = "qemu_testbed/micro.rs"]
 mod micro;
+#[path = "qemu_testbed/power.rs"]
+mod power;
 #[path = "qemu_testbed/prepare.rs"]
 mod prepare;
 #[path = "qemu_testbed/workspace.rs"]
 mod workspace;
+
+pub(crate) use power::GuestPower;
 
 use super::args::{QemuPrepare, QemuTestbed};
 use super::child;

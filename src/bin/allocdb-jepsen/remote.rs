@@ -3,6 +3,8 @@
 //! A request to a replica is a connection that the control guest's SSH server makes; what is done to a replica is a call of
 //! the control script, whose input and output stream.
 
+#[path = "remote/channel.rs"]
+mod channel;
 #[path = "remote/exchanges.rs"]
 mod exchanges;
 #[path = "remote/hunts.rs"]
@@ -17,11 +19,11 @@ pub(crate) use session::{Connection, ControlGuest, Transport};
 use super::common::escaped;
 use super::interrupt::Interrupt;
 use super::testbed::{
-    AlreadyStopped, Contact, ExternalTestbed, Links, Machines, Port, Processes, Reach, ReplicaFiles, Verb,
+    AlreadyStopped, Contact, ExternalTestbed, Links, Machines, Port, Power, Processes, Reach, ReplicaFiles,
+    Verb,
 };
 use allocdb_node::build_info::sha256;
 use allocdb_node::cluster::ClusterLayout;
-use allocdb_node::cluster::lock::Lock;
 use allocdb_node::cluster::runner::says_already_stopped;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::GuestImage;
@@ -29,6 +31,7 @@ use allocdb_node::jepsen::plan::RunSpec;
 use allocdb_node::testbed::{GUEST_CONTROL_HOME, GUEST_CONTROL_SCRIPT, GUEST_USER};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use exchanges::{Exchanges, Waiting};
+use hunts::Hunted;
 use marker::{Behind, Marker};
 use session::{GuestSession, Patience, Work, read_now};
 use ssh2::Channel;
@@ -71,8 +74,10 @@ pub(crate) struct GuestTestbed {
     pub(crate) image: Option<GuestImage>,
     /// How long a control port may say nothing, if not as long as any other.
     control_silence: Option<Duration>,
-    /// Held while a hunt has the testbed for itself.
-    _claim: Option<Lock>,
+    /// Switches the guests of replicas off and on, where this machine is theirs.
+    pub(crate) power: Option<Box<dyn Power>>,
+    /// There while a hunt has the testbed for itself.
+    hunted: Option<Hunted>,
 }
 
 impl GuestTestbed {
@@ -90,7 +95,16 @@ impl GuestTestbed {
             session.connect()?;
         }
         let (exchanges, image) = Default::default();
-        Ok(Self { session, exchanges, label, cluster, image, control_silence: None, _claim: None })
+        Ok(Self {
+            session,
+            exchanges,
+            label,
+            cluster,
+            image,
+            control_silence: None,
+            power: None,
+            hunted: None,
+        })
     }
 
     /// Runs a command line on the control guest.
@@ -174,7 +188,8 @@ struct Remote<'a> {
 impl Remote<'_> {
     /// Feeds it and listens to it until it has ended. Returns its status and what it complained about.
     fn run(&mut self, line: &str, input: &mut dyn Read, output: &mut dyn Write) -> Result<(i32, Vec<u8>)> {
-        self.step(|channel| channel.exec(line))?;
+        let begun = self.work.exec(self.patience.within(self.silence), line);
+        begun.map_err(|failure| failure.error)?;
         let mut buffer = vec![0; 32 * 1024];
         let mut is_fed = true;
         while is_fed {
@@ -238,7 +253,7 @@ impl Remote<'_> {
     fn listen(&mut self, output: &mut dyn Write) -> Result<bool> {
         let mut buffer = [0; 32 * 1024];
         let mut heard = false;
-        while let Some(count) = read_now(&mut self.work.channel, &mut buffer)? {
+        while let Some(count) = read_now(&mut *self.work.channel, &mut buffer)? {
             output.write_all(&buffer[..count]).context("failed to write what a remote command sent")?;
             heard = true;
         }

@@ -2,8 +2,11 @@
 
 #[path = "support/archive.rs"]
 mod archive;
+#[path = "support/damage.rs"]
+mod damage;
 
 pub(crate) use archive::{append_bytes, append_file, append_log, pack_replica, unpack_replica};
+pub(crate) use damage::{copy_folder, damage_folder, exchange_folders, flush_files, path_of, remove_folder};
 
 use super::actions::Actions;
 use super::common::{now_millis, sanitized};

@@ -217,6 +217,16 @@ pub(crate) trait HuntTestbed: ExternalTestbed {
         bail!("links cannot be broken on a {} testbed", self.backend())
     }
 
+    /// What sets clocks.
+    fn clocks(&self) -> Result<&dyn Clocks> {
+        bail!("clocks cannot be set on a {} testbed", self.backend())
+    }
+
+    /// What switches machines off and on.
+    fn power(&self) -> Result<&dyn Power> {
+        bail!("the machines of a {} testbed cannot be switched off", self.backend())
+    }
+
     /// What damages files.
     fn faulty_disks(&self) -> Result<&dyn FaultyDisks> {
         bail!("files cannot be damaged on a {} testbed", self.backend())
@@ -245,6 +255,27 @@ pub(crate) trait FaultyLinks {
 
     /// Undoes whatever happens to any link, and says so if something is left of it.
     fn heal_all_links(&self) -> Result<()>;
+}
+
+/// Sets the wall clocks of replicas' machines.
+pub(crate) trait Clocks {
+    /// Lets a clock jump by so many seconds from where it would be.
+    fn step_clock(&self, replica: ReplicaId, seconds: i64) -> Result<()>;
+
+    /// Puts a clock back; fine where nothing was done to it.
+    fn put_clock_back(&self, replica: ReplicaId) -> Result<()>;
+
+    /// Whether a clock is where it would be.
+    fn is_clock_right(&self, replica: ReplicaId) -> Result<bool>;
+}
+
+/// Switches the machines of replicas off and on. What was not flushed is gone then.
+pub(crate) trait Power: Sync {
+    /// Takes the power away from a replica's machine; fine if it is off.
+    fn switch_off(&self, replica: ReplicaId) -> Result<()>;
+
+    /// Gives a replica's machine power, with which its replica starts; fine if it is on.
+    fn switch_on(&self, replica: ReplicaId) -> Result<()>;
 }
 
 /// Damages files of replicas.

@@ -491,6 +491,16 @@ impl Testbed {
         }
     }
 
+    /// Why a cluster that somebody else made cannot be given faults of a family; `None` if it can, as far as is known beforehand.
+    pub(crate) fn refusal(&self, family: Family) -> Option<&'static str> {
+        match (self, family) {
+            (Testbed::Local(_), Family::Checkpoint) => Some("its layout says when it takes them"),
+            (Testbed::Local(_), Family::Link) => Some("its layout says where its replicas find each other"),
+            (Testbed::Local(_), Family::Disk) => Some("what is in its replicas' folders is not the hunt's"),
+            _ => None,
+        }
+    }
+
     /// The subcommand that hunts it.
     pub(crate) fn hunt_command(&self) -> &'static str {
         match self {

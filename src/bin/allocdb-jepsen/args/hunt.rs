@@ -5,7 +5,7 @@ use super::table::{Subcommand, does, existing_workspace, format, output_root, pa
 use super::value;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::{SlotMode, WorkloadKind};
-use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
+use clap::builder::{OsStringValueParser, StyledStr, TypedValueParser as _, ValueParser};
 use clap::{Arg, ArgMatches, Command as Syntax};
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -26,8 +26,43 @@ const LOCAL: &[Family] = &[
     Family::Checkpoint,
 ];
 
-/// Fault families of guests, `all` of them. What a guest cannot do turns out when it is asked.
-const GUESTS: &[Family] = &[Family::Kill, Family::Isolate, Family::Failover];
+/// Fault families of guests. What a guest cannot do turns out when it is asked.
+const GUESTS: &[Family] = &[
+    Family::Kill,
+    Family::Pause,
+    Family::Isolate,
+    Family::Link,
+    Family::Failover,
+    Family::Disk,
+    Family::Clock,
+];
+
+/// The same of guests on this machine, whose power it has.
+const GUESTS_HERE: &[Family] = &[
+    Family::Kill,
+    Family::Pause,
+    Family::Isolate,
+    Family::Link,
+    Family::Failover,
+    Family::Power,
+    Family::Disk,
+    Family::Clock,
+];
+
+/// Fault families of `all` of guests on this machine.
+const ALL_GUESTS_HERE: &[Family] = &[
+    Family::Kill,
+    Family::Pause,
+    Family::Isolate,
+    Family::Link,
+    Family::Failover,
+    Family::Power,
+    Family::Clock,
+];
+
+/// Fault families of `all` of guests. What damages files has to be asked for by name.
+const ALL_GUESTS: &[Family] =
+    &[Family::Kill, Family::Pause, Family::Isolate, Family::Link, Family::Failover, Family::Clock];
 
 /// Longest time limit and interval: a week.
 pub(super) const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
@@ -52,12 +87,15 @@ struct Nemesis {
 
 /// One subcommand for each kind of testbed.
 pub(super) fn hunts() -> [Subcommand; 3] {
-    let guests = |name: &'static str, place: &str, build| {
-        let families = Families { subcommand: name, possible: GUESTS, all: GUESTS };
+    let guests = |families: Families, place: &str, build| {
+        let name = families.subcommand;
         let about = format!(
             "Let concurrent clients work on the replicas of {place} while faults come and go, and hold every answer against a model"
         );
-        let list = "Fault families, with commas between them, or none, or all that the testbed can: kill, isolate, failover";
+        let all = families.all.iter().map(|family| family.word()).collect::<Vec<_>>().join(", ");
+        let list = format!(
+            "Fault families, with commas between them, or none, or all that the testbed can: {all}; and disk"
+        );
         let workspace = existing_workspace()
             .help("Folder that holds the layout file of a testbed on which nothing is committed yet");
         let slots =
@@ -89,11 +127,11 @@ pub(super) fn hunts() -> [Subcommand; 3] {
                 Some(Command::Hunt(hunt))
             },
         },
-        guests("hunt-qemu", "the QEMU testbed", |m| {
+        guests(Families { subcommand: "hunt-qemu", possible: GUESTS_HERE, all: ALL_GUESTS_HERE }, "the QEMU testbed", |m| {
             let testbed = Testbed::Qemu { workspace: m.remove_one("workspace")? };
             Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
         }),
-        guests("hunt-kubevirt", "the KubeVirt testbed", |m| {
+        guests(Families { subcommand: "hunt-kubevirt", possible: GUESTS, all: ALL_GUESTS }, "the KubeVirt testbed", |m| {
             let testbed = Testbed::Kubevirt { workspace: m.remove_one("workspace")? };
             Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
         }),
@@ -104,7 +142,7 @@ fn syntax(
     does: Syntax,
     workspace: Arg,
     families: Families,
-    list: &'static str,
+    list: impl Into<StyledStr>,
     slots: &'static str,
 ) -> Syntax {
     does.arg(output_root())

@@ -171,6 +171,12 @@ impl<'a> Nemesis<'a> {
             links.heal_all_links()?;
         }
         for replica in REPLICAS {
+            if let Ok(power) = self.testbed.power() {
+                power.switch_on(replica)?;
+            }
+            if let Ok(clocks) = self.testbed.clocks() {
+                clocks.put_clock_back(replica)?;
+            }
             self.go_on(replica)?;
             self.actions.heal(Inject::isolation(replica))?;
         }

@@ -122,6 +122,17 @@ pub(super) fn stop(guest: &QemuGuest) -> Result<()> {
     clear(guest)
 }
 
+/// Ends a guest as a loss of power does.
+pub(super) fn kill(guest: &QemuGuest) -> Result<()> {
+    if let State::Running(pid) = state(guest)? {
+        signal(pid, Signal::KILL, "-KILL")?;
+        if !is_gone_within(pid, GONE) {
+            bail!("guest {} with pid {pid} does not end", guest.name);
+        }
+    }
+    clear(guest)
+}
+
 fn signal(pid: u32, signal: Signal, word: &str) -> Result<()> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let raw = raw.ok_or_else(|| anyhow!("{pid} is no process id"))?;

@@ -2,12 +2,14 @@
 
 use super::super::child::listen_to;
 use super::super::interrupt::Interrupt;
-use super::host::require;
+use super::host::{look_up, require};
 use super::libraries;
 use super::workspace::{self, make_beside, make_with, replace, temporary_beside};
 use allocdb_node::testbed::file_tree::Content;
 use allocdb_node::testbed::kernel_modules::load_order;
-use allocdb_node::testbed::micro_guest::{ControlKeys, Keys, MODULES, SystemParts, seed, system};
+use allocdb_node::testbed::micro_guest::{
+    ControlKeys, FAULT_MODULES, Keys, MODULES, SystemParts, seed, system,
+};
 use allocdb_node::testbed::{Arch, QemuGuest, QemuLayout};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use std::fs::File;
@@ -100,6 +102,9 @@ const PROGRAMS: [(&str, &str, &str); 3] = [
     ("dbclient", "/usr/bin/dbclient", "dropbear-bin"),
 ];
 
+/// The same of programs that only break links. Guests do without those that are not here, and say so when they are asked to.
+const FAULT_PROGRAMS: [(&str, &str); 2] = [("nft", "/usr/sbin/nft"), ("tc", "/usr/sbin/tc")];
+
 /// Makes what the guests need, or sees that it is there.
 pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interrupt) -> Result<()> {
     for (name, package) in [("ssh", "openssh-client"), ("ssh-keygen", "openssh-client")] {
@@ -108,7 +113,9 @@ pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interru
     let convert = require("dropbearconvert", "dropbear-bin")?;
     let mkfs = require("mkfs.ext4", "e2fsprogs")?;
     let programs = PROGRAMS.into_iter().map(|(name, there, package)| Ok((there, require(name, package)?)));
-    let programs: Vec<(&str, PathBuf)> = programs.collect::<Result<_>>()?;
+    let mut programs: Vec<(&str, PathBuf)> = programs.collect::<Result<_>>()?;
+    let optional = FAULT_PROGRAMS.into_iter().filter_map(|(name, there)| Some((there, look_up(name)?)));
+    programs.extend(optional);
     let kernel = &layout.base_image_path;
     File::open(kernel).with_context(|| {
         format!(
@@ -160,7 +167,9 @@ fn read_text(path: &Path) -> Result<String> {
 fn read_modules(folder: &Path, interrupt: &Interrupt) -> Result<Vec<(String, Content)>> {
     let dep = read_text(&folder.join("modules.dep"))?;
     let builtin = std::fs::read_to_string(folder.join("modules.builtin")).unwrap_or_default();
-    let order = load_order(&dep, &builtin, &MODULES).with_context(|| folder.display().to_string())?;
+    let is_there = |name: &&str| load_order(&dep, &builtin, &[*name]).is_ok();
+    let wanted: Vec<&str> = MODULES.into_iter().chain(FAULT_MODULES.into_iter().filter(is_there)).collect();
+    let order = load_order(&dep, &builtin, &wanted).with_context(|| folder.display().to_string())?;
     let module = |file: String| {
         let path = folder.join(&file);
         let name = file.rsplit('/').next().unwrap_or(&file).to_owned();

@@ -8,9 +8,9 @@ use super::session::{Failure, GuestSession, Patience, Trouble, Work, read_now, w
 use allocdb_node::api::MAX_MESSAGE_BYTES;
 use anyhow::{Result, anyhow, bail, ensure};
 use ssh2::Session;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +47,8 @@ pub(crate) struct Exchanges {
     forwarding_is_forbidden: AtomicBool,
     /// Requests come too late when they follow their connections, so that they have to be there before.
     way_is_slow: AtomicBool,
+    /// Hosts that may not even refuse a connection: nobody else waits for one to them.
+    silent: Mutex<BTreeSet<IpAddr>>,
     /// Why connections to an address fail, and when that was found out.
     explained: Mutex<BTreeMap<SocketAddr, (Instant, String)>>,
 }
@@ -138,7 +140,8 @@ impl Exchanges {
     ) -> Result<Exchange<'a>, Failure> {
         let (host, port) = (addr.ip().to_string(), addr.port());
         let goes_by_relay = [&self.way_is_slow, &self.forwarding_is_forbidden];
-        if !goes_by_relay.into_iter().any(|found| found.load(Ordering::Relaxed)) {
+        let is_silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner).contains(&addr.ip());
+        if !is_silent && !goes_by_relay.into_iter().any(|found| found.load(Ordering::Relaxed)) {
             let open = |session: &Session| session.channel_direct_tcpip(&host, port, None);
             match session.open_channel(patience, open) {
                 Ok(work) => return Ok(Exchange::new(work, request, false)),
@@ -171,8 +174,19 @@ impl Exchanges {
         if let Some(marker) = &marker {
             line = marker.before(&line);
         }
-        work.until(patience.within(ANSWER), |channel| channel.exec(&line))?;
+        work.exec(patience.within(ANSWER), &line)?;
         Ok(Exchange { marker, ..Exchange::new(work, request, true) })
+    }
+
+    /// Takes note whether connections to a host may get no answer of any kind. While the server waits for one it opens no other channel,
+    /// so that requests to such a host go through a relay.
+    pub(crate) fn set_silent(&self, host: IpAddr, is_silent: bool) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_silent {
+            silent.insert(host)
+        } else {
+            silent.remove(&host)
+        };
     }
 
     /// Why the control guest cannot connect to an address. The server knows, but libssh2 does not pass it on; a relay says it.
@@ -226,22 +240,16 @@ impl Exchanges {
     }
 }
 
-/// What the system says of a port where nobody listens.
-const REFUSED: &str = "Connection refused";
+/// What the system says when there is nobody to connect to.
+const UNCONNECTED: [&str; 4] =
+    ["Connection refused", "No route to host", "Host is unreachable", "Network is unreachable"];
 
 /// The system's sentence in what a relay complains about.
 fn reason_in(complaint: &str) -> Option<String> {
-    let sentences = [
-        REFUSED,
-        "No route to host",
-        "Host is unreachable",
-        "Network is unreachable",
-        "Connection timed out",
-        "Connection reset by peer",
-        "timed out",
-    ];
+    let others = ["Connection timed out", "Connection reset by peer", "timed out"];
+    let mut sentences = UNCONNECTED.into_iter().chain(others);
     let complaint = complaint.to_lowercase();
-    sentences.into_iter().find(|sentence| complaint.contains(&sentence.to_lowercase())).map(str::to_owned)
+    sentences.find(|sentence| complaint.contains(&sentence.to_lowercase())).map(str::to_owned)
 }
 
 /// Takes the whole request before what follows connects.
@@ -351,15 +359,16 @@ impl<'a> Exchange<'a> {
 
     /// Whether nothing of the request has left this machine, or a relay says that it could not connect.
     fn is_unsent(&self) -> bool {
-        let is_refused = || reason_in(&String::from_utf8_lossy(&self.complaint)) == Some(REFUSED.to_owned());
-        self.taken == 0 || (self.is_relayed && self.reply.is_empty() && is_refused())
+        let reason = reason_in(&String::from_utf8_lossy(&self.complaint));
+        let is_unconnected = reason.is_some_and(|reason| UNCONNECTED.contains(&&*reason));
+        self.taken == 0 || (self.is_relayed && self.reply.is_empty() && is_unconnected)
     }
 
     /// Takes what has come. Returns whether that was all.
     fn listen(&mut self) -> Result<bool> {
         let channel = &mut self.work.channel;
         let mut buffer = [0; 16 * 1024];
-        while let Some(count) = read_now(channel, &mut buffer)? {
+        while let Some(count) = read_now(&mut **channel, &mut buffer)? {
             self.reply.extend_from_slice(&buffer[..count]);
             self.heard_at = Instant::now();
             let length = self.reply.len();

@@ -1,21 +1,31 @@
 //! What hunts ask of replicas in virtual machines: many clients at once over the one session, each request on a channel of its own, and
 //! faults by the verbs of the control script.
+//!
+//! What a verb does to a guest ends by itself after a while, so that nothing stays of a hunt that was killed; whoever comes next undoes it
+//! before.
 
-use super::super::support::unpack_replica;
+#[path = "hunts/disks.rs"]
+mod disks;
+#[path = "hunts/links.rs"]
+mod links;
+
 use super::super::testbed::{
-    AlreadyStopped, HuntTestbed, Links as _, Port, Processes as _, REPLICAS, Reach as _, ReplicaFiles as _,
+    AlreadyStopped, Clocks, FaultyDisks, FaultyLinks, HuntTestbed, Links as _, Pauses, Port, Power,
+    Processes as _, REPLICAS, Reach as _,
 };
-use super::GuestTestbed;
 use super::exchanges::Waiting;
+use super::{GuestTestbed, SHORT_SILENCE};
 use allocdb_node::api::text::ISOLATED;
 use allocdb_node::client::wire::Reply;
 use allocdb_node::cluster::ClusterLayout;
 use allocdb_node::cluster::control::command;
 use allocdb_node::cluster::lock::Lock;
 use allocdb_node::ids::ReplicaId;
+use allocdb_node::testbed::GUEST_CONTROL_SCRIPT;
 use allocdb_node::workload::faults::Family;
-use anyhow::{Context as _, Result};
-use std::io::Seek as _;
+use anyhow::{Context as _, Result, anyhow, bail};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,13 +37,120 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// look at one.
 const CONTROL_SILENCE: Duration = Duration::from_secs(3);
 
+/// After how many seconds a fault ends by itself. No hunt lets one last so long.
+const ENDS_AFTER_SECS: u32 = 120;
+
+/// How long a guest may take until its replica answers, without a processor that helps.
+const BOOTS_WITHIN: Duration = Duration::from_secs(120);
+
+/// Pause between two looks whether it does.
+const BOOT_LOOK: Duration = Duration::from_millis(200);
+
+/// Most bytes that a verb may say.
+const MAX_SAID: usize = 64 * 1024;
+
+/// What a hunt knows of the guests that it has for itself.
+pub(super) struct Hunted {
+    _claim: Lock,
+    /// What can be done to guests, by the words of the control script, each with why not where it cannot.
+    can: BTreeMap<String, Result<(), String>>,
+    earlier: disks::Earlier,
+}
+
 impl GuestTestbed {
-    /// The same for a hunt, which has it for itself.
-    pub(crate) fn for_hunt(mut self, claim: Lock) -> Self {
+    /// The same for a hunt, which has it for itself. What an earlier hunt has left in the guests is undone.
+    pub(crate) fn for_hunt(mut self, claim: Lock) -> Result<Self> {
         self.control_silence = Some(CONTROL_SILENCE);
-        self._claim = Some(claim);
-        self
+        REPLICAS.into_iter().try_for_each(|replica| self.switch_on_if_off(replica))?;
+        let can = match self.verb(&["faults", "1"]) {
+            Ok(said) => abilities(&said),
+            Err(error) if format!("{error:#}").contains("usage: allocdb-qemu-control") => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        if can.is_empty() {
+            let host = &self.session.guest().host;
+            log::warn!(
+                "the control script of control guest {host} is an older one; the limits of the cluster are taken from the testbed's layout"
+            );
+        } else {
+            self.verb(&["undo-faults"])?;
+            // Guests may have been made by others, with limits of their own.
+            let found = ClusterLayout::decode(&self.verb(&["cluster-layout", "1"])?);
+            let found =
+                found.map_err(|error| anyhow!("the cluster layout in the guest of replica 1: {error}"))?;
+            self.cluster = ClusterLayout { replicas: self.cluster.replicas, ..found };
+        }
+        self.hunted = Some(Hunted { _claim: claim, can, earlier: disks::Earlier::default() });
+        REPLICAS.into_iter().try_for_each(|replica| self.connect(replica))?;
+        Ok(self)
     }
+
+    /// Calls the control script with these words, and returns what it says.
+    fn verb(&self, words: &[&str]) -> Result<String> {
+        let line = format!("sudo {GUEST_CONTROL_SCRIPT} {}", words.join(" "));
+        let mut said = Said(Vec::new());
+        self.execute(&line, SHORT_SILENCE, &mut io::empty(), &mut said)?;
+        Ok(String::from_utf8_lossy(&said.0).into_owned())
+    }
+
+    /// Why something cannot be done to these guests; `None` if it can.
+    fn cannot(&self, word: &str) -> Option<String> {
+        match self.hunted.as_ref().and_then(|hunted| hunted.can.get(word)) {
+            Some(Ok(())) => None,
+            Some(Err(why)) => Some(why.clone()),
+            None => Some(format!("its control script has no verb for `{word}`; prepare the testbed again")),
+        }
+    }
+
+    /// Gives a replica's guest power that has none.
+    fn switch_on_if_off(&self, replica: ReplicaId) -> Result<()> {
+        self.power.as_ref().map_or(Ok(()), |power| power.switch_on(replica))
+    }
+
+    /// Takes note whether a replica's guest may answer nobody at all.
+    fn set_silent(&self, replica: ReplicaId, is_silent: bool) -> Result<()> {
+        for port in [Port::Control, Port::Client] {
+            self.exchanges.set_silent(self.address(replica, port)?.ip(), is_silent);
+        }
+        Ok(())
+    }
+
+    /// What is done to a node at present, by the words of the control script.
+    fn left_at(&self, node: u64) -> Result<Vec<String>> {
+        let said = self.verb(&["is-healed", &node.to_string()])?;
+        let prefix = format!("node={node} ");
+        let left = said.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned);
+        let left: Vec<String> = left.collect();
+        match &left[..] {
+            [] => bail!("expected `{prefix}...` of the control script, found `{}`", said.trim()),
+            [healed] if healed == "healed" => Ok(Vec::new()),
+            _ => Ok(left),
+        }
+    }
+}
+
+/// What a verb says, up to so much.
+struct Said(Vec<u8>);
+
+impl io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_SAID {
+            return Err(io::Error::other(format!("a verb said more than {MAX_SAID} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads lines `<word>=yes` and `<word>=<why not>`.
+fn abilities(said: &str) -> BTreeMap<String, Result<(), String>> {
+    let fields = said.lines().filter_map(|line| line.split_once('='));
+    let is_able = |why: &str| if why == "yes" { Ok(()) } else { Err(why.to_owned()) };
+    fields.map(|(word, why)| (word.to_owned(), is_able(why))).collect()
 }
 
 impl HuntTestbed for GuestTestbed {
@@ -87,15 +204,16 @@ impl HuntTestbed for GuestTestbed {
     }
 
     fn copy_files(&self, replica: ReplicaId, root: &Path) -> Result<()> {
-        let mut archive = tempfile::tempfile().context("failed to create a temporary archive")?;
-        self.export_replica(replica, &mut archive)?;
-        archive.rewind().context("failed to read the temporary archive")?;
-        unpack_replica(archive, root, replica)
+        self.fetch(replica, root)
     }
 
     fn leave_as_found(&mut self) -> Result<()> {
         // The end is under way.
         self.session.go_on();
+        REPLICAS.into_iter().try_for_each(|replica| self.switch_on_if_off(replica))?;
+        if self.hunted.as_ref().is_some_and(|hunted| !hunted.can.is_empty()) {
+            self.verb(&["undo-faults"])?;
+        }
         for replica in REPLICAS {
             self.connect(replica)?;
             if !self.is_process_there(replica) {
@@ -107,8 +225,103 @@ impl HuntTestbed for GuestTestbed {
 
     fn refusal(&self, family: Family) -> Option<String> {
         match family {
-            Family::Kill | Family::Isolate | Family::Failover => None,
-            other => Some(format!("its control script has no verb for `{}`", other.word())),
+            Family::Kill | Family::Isolate | Family::Failover | Family::Disk => None,
+            Family::Pause | Family::Link | Family::Clock => self.cannot(family.word()),
+            Family::Power if self.power.is_some() => None,
+            Family::Power => Some("nothing here switches its machines off".to_owned()),
+            Family::Checkpoint => Some("its layout says when it takes them".to_owned()),
         }
+    }
+
+    fn pauses(&self) -> Result<&dyn Pauses> {
+        match self.cannot("pause") {
+            None => Ok(self),
+            Some(why) => bail!(why),
+        }
+    }
+
+    fn faulty_links(&self) -> Result<&dyn FaultyLinks> {
+        match self.cannot("link") {
+            None => Ok(self),
+            Some(why) => bail!(why),
+        }
+    }
+
+    fn faulty_disks(&self) -> Result<&dyn FaultyDisks> {
+        Ok(self)
+    }
+
+    fn power(&self) -> Result<&dyn Power> {
+        if self.power.is_some() { Ok(self) } else { bail!("nothing here switches the guests off") }
+    }
+
+    fn clocks(&self) -> Result<&dyn Clocks> {
+        match self.cannot("clock") {
+            None => Ok(self),
+            Some(why) => bail!(why),
+        }
+    }
+}
+
+impl Pauses for GuestTestbed {
+    fn set_paused(&self, replica: ReplicaId, is_paused: bool) -> Result<()> {
+        let (replica, limit) = (replica.to_string(), ENDS_AFTER_SECS.to_string());
+        let words: &[&str] = if is_paused { &["pause", &replica, &limit] } else { &["resume", &replica] };
+        self.verb(words).map(|_| ())
+    }
+
+    fn is_paused(&self, replica: ReplicaId) -> Result<bool> {
+        Ok(self.left_at(replica.0)?.iter().any(|left| left == "process=paused"))
+    }
+}
+
+impl Power for GuestTestbed {
+    fn switch_off(&self, replica: ReplicaId) -> Result<()> {
+        self.set_silent(replica, true)?;
+        self.power.as_ref().map_or(Ok(()), |power| power.switch_off(replica))
+    }
+
+    /// Waits until its replica answers.
+    fn switch_on(&self, replica: ReplicaId) -> Result<()> {
+        self.power.as_ref().map_or(Ok(()), |power| power.switch_on(replica))?;
+        let patience = self.session.patience(BOOTS_WITHIN);
+        while self.exchange(replica, Port::Control, command::STATUS.as_bytes()).is_err() {
+            if !patience.is_left() {
+                bail!(
+                    "replica {replica} does not run {}s after its guest was started",
+                    BOOTS_WITHIN.as_secs()
+                );
+            }
+            std::thread::sleep(BOOT_LOOK);
+        }
+        self.set_silent(replica, false)
+    }
+}
+
+impl Clocks for GuestTestbed {
+    fn step_clock(&self, replica: ReplicaId, seconds: i64) -> Result<()> {
+        let limit = ENDS_AFTER_SECS.to_string();
+        self.verb(&["step-clock", &replica.to_string(), &seconds.to_string(), &limit]).map(|_| ())
+    }
+
+    fn put_clock_back(&self, replica: ReplicaId) -> Result<()> {
+        self.verb(&["heal-clock", &replica.to_string()]).map(|_| ())
+    }
+
+    fn is_clock_right(&self, replica: ReplicaId) -> Result<bool> {
+        Ok(!self.left_at(replica.0)?.iter().any(|left| left.starts_with("clock_offset=")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_guests_can_do_is_read_with_why_not() {
+        let can = abilities("pause=yes\nlink=the guest has no program nft\nanything else\n");
+        assert_eq!(can.len(), 2);
+        assert_eq!(can["pause"], Ok(()));
+        assert_eq!(can["link"], Err("the guest has no program nft".to_owned()));
     }
 }

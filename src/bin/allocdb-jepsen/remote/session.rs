@@ -9,6 +9,7 @@
 use super::super::common::{replace_file, temporary_beside};
 use super::super::harness_log;
 use super::super::interrupt::Interrupt;
+use super::channel::OwnChannel;
 use allocdb_node::testbed::GUEST_USER;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -195,6 +196,9 @@ pub(crate) struct Held {
     used_at: Mutex<Instant>,
     /// How many work on its channels.
     workers: AtomicUsize,
+    /// Held while a command is begun. libssh2 takes what the server says to one that is begun for an answer to any other that waits for
+    /// one, and gives that up.
+    beginning: Mutex<()>,
     /// What the login shell says on standard output before it runs a command, the beginning of it.
     greeting: OnceLock<String>,
     /// How long the first channel took to open.
@@ -287,8 +291,8 @@ impl Held {
         let stream = connection.stream().try_clone_to_owned()?;
         let used_at = Mutex::new(Instant::now());
         let connection = Mutex::new(connection);
-        let (greeting, round_trip) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { session, stream, connection, used_at, workers: AtomicUsize::new(0), greeting, round_trip })
+        let (workers, beginning, greeting, round_trip) = Default::default();
+        Ok(Self { session, stream, connection, used_at, workers, beginning, greeting, round_trip })
     }
 
     fn complaint(&self) -> String {
@@ -357,14 +361,14 @@ impl Held {
         &self,
         patience: Patience<'_>,
         open: impl Fn(&Session) -> Result<Channel, ssh2::Error>,
-    ) -> Result<Channel, Failure> {
+    ) -> Result<OwnChannel, Failure> {
         let limit = self.with_way(OPENING);
         let patience = patience.within(limit);
         let begun = Instant::now();
         let (mut is_asked, mut gave_a_sign) = (false, false);
         loop {
             match open(&self.session) {
-                Ok(channel) => return Ok(channel),
+                Ok(channel) => return Ok(OwnChannel::new(&self.session, channel)),
                 Err(error) if would_wait(&error) => {}
                 Err(error) => return Err(broken(failed(error))),
             }
@@ -471,7 +475,7 @@ struct Shared {
 
 /// A channel that both sides have finished with, and that this side has not closed yet.
 struct Finished {
-    channel: Channel,
+    channel: OwnChannel,
     held: Arc<Held>,
 }
 
@@ -699,7 +703,7 @@ impl Shared {
 
 /// A channel on a session, which stays for as long as somebody works on it.
 pub(crate) struct Work {
-    pub(crate) channel: Channel,
+    pub(crate) channel: OwnChannel,
     pub(crate) held: Arc<Held>,
     _busy: Busy,
 }
@@ -708,7 +712,7 @@ pub(crate) struct Work {
 struct Busy(Arc<Held>);
 
 impl Work {
-    fn begin(held: Arc<Held>, channel: Channel) -> Self {
+    fn begin(held: Arc<Held>, channel: OwnChannel) -> Self {
         held.workers.fetch_add(1, Ordering::Relaxed);
         Self { channel, _busy: Busy(held.clone()), held }
     }
@@ -720,6 +724,13 @@ impl Work {
         mut step: impl FnMut(&mut Channel) -> Result<T, ssh2::Error>,
     ) -> Result<T, Failure> {
         patience.until(&self.held, || step(&mut self.channel)).map_err(broken)
+    }
+
+    /// Begins a command.
+    pub(crate) fn exec(&mut self, patience: Patience<'_>, line: &str) -> Result<(), Failure> {
+        let held = self.held.clone();
+        let _alone = lock(&held.beginning);
+        self.until(patience, |channel| channel.exec(line))
     }
 
     /// Waits a moment for the session's bytes.

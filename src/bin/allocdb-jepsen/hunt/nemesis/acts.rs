@@ -28,6 +28,9 @@ const CHECKPOINT_LOOK: Duration = Duration::from_millis(2);
 /// How often two replicas are paused until it is at the right moment.
 const PAUSES: u32 = 24;
 
+/// How long that may go on, where pausing takes long.
+const PAUSES_FOR: Duration = Duration::from_secs(8);
+
 /// How long they go on between, one time after the other.
 const BETWEEN_PAUSES: Duration = Duration::from_millis(15);
 
@@ -139,6 +142,7 @@ impl Nemesis<'_> {
 
     /// Pauses two, again and again, until it was at such a moment.
     fn pause_at(&mut self, moment: Moment, first: u64, second: u64) {
+        let began = Instant::now();
         for attempt in 1..=PAUSES {
             self.is_told_later = true;
             for replica in [first, second] {
@@ -150,8 +154,8 @@ impl Nemesis<'_> {
             self.is_told_later = false;
             // What is wanted most is tried for first.
             let is_strict = attempt <= PAUSES * 2 / 3;
-            if self.is_moment(moment, is_strict, first, second) || attempt == PAUSES || self.shared.is_over()
-            {
+            let is_last = attempt == PAUSES || began.elapsed() >= PAUSES_FOR;
+            if self.is_moment(moment, is_strict, first, second) || is_last || self.shared.is_over() {
                 break;
             }
             let before = self.commit_of_primary();

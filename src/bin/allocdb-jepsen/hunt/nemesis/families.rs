@@ -6,7 +6,7 @@ use super::failover::How;
 use super::{Active, Nemesis};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::workload::faults::{CLIENTS, Fault, Link, LinkEffect};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,16 @@ impl Nemesis<'_> {
                 let how = How { to: to.map(ReplicaId), twice: *twice, interrupted_at: *interrupted_at };
                 self.fail_over(*old_primary, how)
             }
-            other => Err(anyhow!("{} cannot be done here", other.family().word())),
+            Fault::Clock { replica, step_millis, .. } => {
+                // Clocks of guests are set by whole seconds, and never by none.
+                let seconds = step_millis / 1_000;
+                let seconds = if seconds == 0 { step_millis.signum() } else { seconds };
+                self.testbed.clocks()?.step_clock(ReplicaId(*replica), seconds)
+            }
+            Fault::Power { replicas, .. } => {
+                let power = self.testbed.power()?;
+                replicas.iter().try_for_each(|replica| power.switch_off(ReplicaId(*replica)))
+            }
         }
     }
 
@@ -48,7 +57,16 @@ impl Nemesis<'_> {
             Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
             Fault::Link { links, .. } => self.testbed.faulty_links()?.heal_links(links),
             Fault::Disk { replica, .. } => self.bring_back(ReplicaId(*replica)),
-            _ => Ok(()),
+            Fault::Power { replicas, .. } => {
+                let power = self.testbed.power()?;
+                replicas.iter().try_for_each(|replica| {
+                    power.switch_on(ReplicaId(*replica)).inspect_err(|error| {
+                        self.fail(*replica, &format!("it does not start again with its machine: {error:#}"));
+                    })
+                })
+            }
+            Fault::Clock { replica, .. } => self.testbed.clocks()?.put_clock_back(ReplicaId(*replica)),
+            Fault::Failover { .. } => Ok(()),
         }
     }
 
@@ -56,7 +74,7 @@ impl Nemesis<'_> {
     pub(super) fn check_healed(&self, fault: &Fault) -> Result<()> {
         let testbed = self.testbed;
         match fault {
-            Fault::Kill { replicas, .. } => {
+            Fault::Kill { replicas, .. } | Fault::Power { replicas, .. } => {
                 match replicas.iter().find(|replica| !testbed.is_process_there(ReplicaId(**replica))) {
                     Some(replica) => bail!("replica {replica} does not run"),
                     None => Ok(()),
@@ -77,6 +95,9 @@ impl Nemesis<'_> {
             }
             Fault::Link { links, .. } => testbed.faulty_links()?.check_links(links),
             Fault::Disk { replica, .. } => self.check_in_place(ReplicaId(*replica)),
+            Fault::Clock { replica, .. } if !testbed.clocks()?.is_clock_right(ReplicaId(*replica))? => {
+                bail!("the clock of replica {replica} is not put back")
+            }
             _ => Ok(()),
         }
     }
@@ -97,7 +118,10 @@ impl Nemesis<'_> {
     /// Replicas that certainly take part in nothing.
     pub(super) fn unreachable(&self) -> BTreeSet<u64> {
         let takes_out = |active: &&Active| {
-            matches!(active.fault, Fault::Kill { .. } | Fault::Pause { .. } | Fault::Isolate { .. })
+            matches!(
+                active.fault,
+                Fault::Kill { .. } | Fault::Pause { .. } | Fault::Isolate { .. } | Fault::Power { .. }
+            )
         };
         self.active.iter().filter(takes_out).flat_map(|active| active.fault.replicas()).collect()
     }
