@@ -2,6 +2,7 @@
 //! `tests/support/ssh_host.rs` a real SSH server and three replicas in namespaces of their own stand in for them.
 
 use crate::hunts::*;
+use crate::kubernetes::{Kubernetes, NAMESPACE, missing_kubectl};
 use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
 use crate::support::*;
 use std::process::{Command, Stdio};
@@ -201,6 +202,32 @@ fn nothing_is_left_of_a_hunt_that_is_ended_or_killed_and_followed_by_another() {
         assert_eq!(left(&host), Vec::<String>::new(), "{word}");
         assert_as_found(&host);
     }
+}
+
+#[test]
+fn a_hunt_goes_through_a_pod_as_well() {
+    if missing_kubectl() || missing_namespaces() {
+        return;
+    }
+    let host = SshHost::start(Kind::Kubevirt);
+    let api = Kubernetes::start(host.sshd());
+    let [workspace, key, out] = ["ws", "key", "out"].map(|name| api.folder().join(name));
+    host.give_key(&key);
+    let mut capture = jepsen(&["capture-kubevirt-layout", "--namespace", NAMESPACE, "--workspace"]);
+    capture.arg(&workspace).arg("--ssh-private-key").arg(&key).arg("--kubeconfig").arg(api.kubeconfig());
+    run(api.at_home(&mut capture)).ok();
+    host.introduce(&workspace.join("known_hosts"), "10.42.0.10");
+    let families = ["--nemesis", "kill,pause,isolate,link", "--nemesis-interval", "1", "--time-limit", "8"];
+    let mut hunt = jepsen(&[&["hunt-kubevirt", "--seed", "3"], &families[..]].concat());
+    hunt.arg("--output-root").arg(&out).arg("--workspace").arg(&workspace);
+    let done = run(api.at_home(&mut hunt));
+    assert_nothing_wrong(&done);
+    println!("{}", done.stdout);
+    assert!(done.value("hunt_id").starts_with("hunt-kubevirt-"), "{done:#?}");
+    assert!(done.value("faults").parse::<u64>().unwrap() > 0, "{done:#?}");
+    assert_judged_alike(&done.stdout, done.code());
+    assert_eq!(left(&host), Vec::<String>::new());
+    assert!(api.cluster().pod.is_none());
 }
 
 #[test]

@@ -156,7 +156,10 @@ impl SshHost {
         };
         fs::write(root.join("control"), filled(CONTROL_SCRIPT)).unwrap();
         let guests = "version=1\nworkspace_root=/w\narch=x86_64\nbase_image_url=u\nbase_image_path=/a\nlocal_cluster_binary_path=/b\n";
-        let script = control_script(&QemuLayout::decode(guests).unwrap());
+        let mut script = control_script(&QemuLayout::decode(guests).unwrap());
+        for (own, network) in [control, cluster].into_iter().zip(Kind::Qemu.networks()) {
+            script = script.replace(network, own);
+        }
         fs::write(root.join("control-of-guests"), script).unwrap();
         for (name, does) in [("sudo", "#!/bin/sh\nexec \"$@\"\n"), ("ssh", SSH), ("date", DATE)] {
             fs::write(root.join(name), does).unwrap();
