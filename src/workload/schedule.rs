@@ -273,6 +273,12 @@ impl Schedule {
         }
     }
 
+    /// The same without patterns, for a cluster to which nothing is done as quickly as they need it.
+    #[must_use]
+    pub fn without_patterns(self) -> Self {
+        Self { patterns: Vec::new(), ..self }
+    }
+
     /// How long to wait, and what comes then; none if nothing may be done to this cluster at present. Nobody has to wait long for the
     /// first.
     pub fn next(&mut self, view: &ClusterView) -> (Duration, Option<Turn>) {
@@ -653,6 +659,13 @@ mod tests {
         // It is the old primary itself that stands still.
         let isolated = with(&[Fault::Isolate { replica: 1, heal_after: AFTER }], &[]);
         assert_eq!(survives(&failover(OldPrimary::CutOff), &isolated), Ok(()));
+    }
+
+    #[test]
+    fn patterns_can_be_left_out() {
+        let mut schedule = Schedule::new(1, OF_HUNTS, Duration::from_secs(5)).without_patterns();
+        let turns: Vec<Option<Turn>> = (0..40).map(|_| schedule.next(&cluster()).1).collect();
+        assert!(turns.iter().all(|turn| matches!(turn, Some(Turn::One(_)))), "{turns:?}");
     }
 
     #[test]

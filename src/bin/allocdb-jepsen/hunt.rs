@@ -65,6 +65,9 @@ use std::time::{Duration, Instant};
 /// How often the main phase is looked at.
 const TURN: Duration = Duration::from_millis(50);
 
+/// The moments at which patterns of faults are to come are over where a fault takes longer than this.
+const QUICK: Duration = Duration::from_millis(400);
+
 /// The cluster must serve again so long after the last heal.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -380,7 +383,14 @@ impl Hunting<'_> {
             for _ in 0..self.options.concurrency {
                 scope.spawn(|| shared.be_a_client());
             }
-            let schedule = Schedule::new(self.seed, &families, interval);
+            let mut schedule = Schedule::new(self.seed, &families, interval);
+            if testbed.fault_takes() > QUICK {
+                log::info!(
+                    "it takes {} ms to do something to a replica: no patterns",
+                    testbed.fault_takes().as_millis()
+                );
+                schedule = schedule.without_patterns();
+            }
             let watcher = scope.spawn(carried(|| self.watch_main(shared, began)));
             // This thread breaks things: nobody else may touch the record of what was done.
             nemesis.work(schedule);

@@ -201,6 +201,11 @@ pub(crate) trait HuntTestbed: ExternalTestbed {
     /// What could not be undone.
     fn leave_as_found(&mut self) -> Result<()>;
 
+    /// How long it takes to do something to a replica, as far as that was seen.
+    fn fault_takes(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Why faults of a family cannot be injected here; `None` if they can.
     fn refusal(&self, family: Family) -> Option<String>;
 

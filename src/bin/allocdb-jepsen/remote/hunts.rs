@@ -27,7 +27,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a request of a client may take once it has a channel. A replica that finds no majority gives a round up after eight seconds;
 /// nobody who lost patience before knows what it came to.
@@ -55,6 +55,8 @@ pub(super) struct Hunted {
     /// What can be done to guests, by the words of the control script, each with why not where it cannot.
     can: BTreeMap<String, Result<(), String>>,
     earlier: disks::Earlier,
+    /// How long a verb took.
+    verb_takes: Duration,
 }
 
 impl GuestTestbed {
@@ -67,6 +69,7 @@ impl GuestTestbed {
             Err(error) if format!("{error:#}").contains("usage: allocdb-qemu-control") => BTreeMap::new(),
             Err(error) => return Err(error),
         };
+        let mut verb_takes = Duration::ZERO;
         if can.is_empty() {
             let host = &self.session.guest().host;
             log::warn!(
@@ -75,12 +78,14 @@ impl GuestTestbed {
         } else {
             self.verb(&["undo-faults"])?;
             // Guests may have been made by others, with limits of their own.
+            let began = Instant::now();
             let found = ClusterLayout::decode(&self.verb(&["cluster-layout", "1"])?);
+            verb_takes = began.elapsed();
             let found =
                 found.map_err(|error| anyhow!("the cluster layout in the guest of replica 1: {error}"))?;
             self.cluster = ClusterLayout { replicas: self.cluster.replicas, ..found };
         }
-        self.hunted = Some(Hunted { _claim: claim, can, earlier: disks::Earlier::default() });
+        self.hunted = Some(Hunted { _claim: claim, can, earlier: disks::Earlier::default(), verb_takes });
         REPLICAS.into_iter().try_for_each(|replica| self.connect(replica))?;
         Ok(self)
     }
@@ -221,6 +226,10 @@ impl HuntTestbed for GuestTestbed {
             }
         }
         Ok(())
+    }
+
+    fn fault_takes(&self) -> Duration {
+        self.hunted.as_ref().map(|hunted| hunted.verb_takes).unwrap_or_default()
     }
 
     fn refusal(&self, family: Family) -> Option<String> {
