@@ -204,7 +204,8 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
             return Err(error.context(format!("the hunt failed; its cluster is kept in {}", kept.display())));
         }
     };
-    let replicas = (!is_valid).then_some(&*workspace);
+    // Where somebody did not want to wait for copies, there are none.
+    let replicas = Some(&*workspace).filter(|folder| !is_valid && folder.exists());
     let archived =
         report.write().and_then(|()| Bundle { files: &files, replicas, evidence: report.evidence() }.write());
     if let Err(error) = archived {

@@ -280,7 +280,7 @@ impl<'a> Nemesis<'a> {
         if let (Some(alone), None) = (self.alone(), self.alone_told) {
             // Whoever has ended or stands still acknowledges nothing from then on.
             if self.active.iter().any(|active| matches!(active.fault, Fault::Isolate { .. })) {
-                std::thread::sleep(CUT_OFF_SEEN);
+                std::thread::sleep(CUT_OFF_SEEN.max(self.testbed.fault_takes()));
             }
             self.alone_told = Some(alone);
             self.tell(Kind::Info, "no-majority", None, json!({ "primary": alone }));

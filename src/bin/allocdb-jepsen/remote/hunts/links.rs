@@ -45,8 +45,9 @@ impl FaultyLinks for GuestTestbed {
         if let Some(why) = is_shaped.then(|| self.cannot("shape")).flatten() {
             bail!(why);
         }
-        for link in links {
-            self.note_silence(link, true)?;
+        // Any other effect lets connections come about, so that nobody waits for one.
+        if matches!(effect, LinkEffect::Cut | LinkEffect::Late) {
+            links.iter().try_for_each(|link| self.note_silence(link, true))?;
         }
         let limit = ENDS_AFTER_SECS.to_string();
         self.to_each(links, |Link { from, to }| {
