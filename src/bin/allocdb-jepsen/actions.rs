@@ -101,6 +101,14 @@ impl<'a> Actions<'a> {
         }))
     }
 
+    /// Whether a replica was ended from here, and nobody has tried to start it since.
+    pub(crate) fn has_ended(&self, replica: ReplicaId) -> bool {
+        let crash = Fault::crash(replica);
+        let is_about_it = |done: &Done| matches!(done.what, What::Fault(change) if change.fault() == crash);
+        let last = self.done().into_iter().rfind(is_about_it);
+        last.is_some_and(|done| matches!(done.what, What::Fault(Change::Injected(_))))
+    }
+
     fn note<T>(&self, what: What, result: Result<T>) -> Result<T> {
         let error = result.as_ref().err().map(|error| format!("{error:#}"));
         let (action, replica) = what.shown();

@@ -321,7 +321,9 @@ impl<'a> Nemesis<'a> {
                     distrust.or_else(|| if is_asked { asked() } else { None })
                 }
                 Err(_) if !self.testbed.is_process_there(sighting.replica) => {
-                    Some("its process has ended".to_owned())
+                    // An operator who could not go on has left it so.
+                    let is_ours = self.actions.has_ended(sighting.replica);
+                    (!is_ours).then(|| "its process has ended".to_owned())
                 }
                 Err(why) => {
                     let silent = self.silent.entry(replica).or_default();
