@@ -205,6 +205,23 @@ fn nothing_is_left_of_a_hunt_that_is_ended_or_killed_and_followed_by_another() {
 }
 
 #[test]
+fn a_control_script_that_knows_no_such_verb_is_said_to() {
+    if missing_namespaces() {
+        return;
+    }
+    let host = testbed();
+    let older = "#!/bin/sh\necho 'usage: allocdb-qemu-control <status|isolate|heal>' >&2\nexit 1\n";
+    let script = host.path_inside("/usr/local/bin/allocdb-qemu-control-of-guests");
+    std::fs::write(script, older).unwrap();
+    let done = run(&mut hunt_qemu(&host, &["--nemesis", "kill,pause"]));
+    assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{done:#?}");
+    let told = "--nemesis: hunt-qemu cannot do `pause` on this testbed: its control script has no verb for `pause`; \
+                prepare the testbed again\n";
+    assert_eq!(done.stderr, told);
+    assert_as_found(&host);
+}
+
+#[test]
 fn a_hunt_goes_through_a_pod_as_well() {
     if missing_kubectl() || missing_namespaces() {
         return;
