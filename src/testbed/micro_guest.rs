@@ -26,7 +26,12 @@ pub struct SystemParts {
     pub modules: Vec<(String, Content)>,
     /// The program that replicas and their tools are, here.
     pub cluster_program: PathBuf,
+    /// What that program finds in its environment there; names and values are words of a shell.
+    pub environment: Vec<(String, String)>,
 }
+
+/// Where the program is if it has an environment, which a script gives it that has its name.
+const PROGRAM_WITH_ENVIRONMENT: &str = "/usr/local/libexec/allocdb-local-cluster";
 
 /// The system, without anything that differs between guests.
 #[must_use]
@@ -35,7 +40,15 @@ pub fn system(parts: &SystemParts) -> FileTree {
     for (there, here) in &parts.copies {
         tree.file(there, 0o755, here.as_path());
     }
-    tree.file(GUEST_CLUSTER_PROGRAM, 0o755, parts.cluster_program.as_path());
+    if parts.environment.is_empty() {
+        tree.file(GUEST_CLUSTER_PROGRAM, 0o755, parts.cluster_program.as_path());
+    } else {
+        let export = |(name, value): &(String, String)| format!("export {name}={value}\n");
+        let exports: String = parts.environment.iter().map(export).collect();
+        let script = format!("#!/bin/sh\n{exports}exec {PROGRAM_WITH_ENVIRONMENT} \"$@\"\n");
+        tree.file(PROGRAM_WITH_ENVIRONMENT, 0o755, parts.cluster_program.as_path());
+        tree.file(GUEST_CLUSTER_PROGRAM, 0o755, script.as_str());
+    }
     let mut list = String::new();
     for (name, content) in &parts.modules {
         tree.file(&format!("/lib/modules/{name}"), 0o644, content.clone());
@@ -179,6 +192,22 @@ mod tests {
         assert!(replica.contains("/etc/allocdb/cluster-layout.txt"));
         assert!(!replica.contains("/var/lib/allocdb-qemu/id_dropbear"));
         assert!(!replica.contains("/usr/local/bin/allocdb-qemu-control"));
+    }
+
+    #[test]
+    fn a_program_with_an_environment_is_begun_by_a_script() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        std::fs::write(&program, "the program").unwrap();
+        let environment = vec![("NAME".to_owned(), "some-value".to_owned())];
+        let parts = SystemParts { cluster_program: program, environment, ..SystemParts::default() };
+        let mut archive = Vec::new();
+        system(&parts).write_cpio(&mut archive).unwrap();
+        let script =
+            "#!/bin/sh\nexport NAME=some-value\nexec /usr/local/libexec/allocdb-local-cluster \"$@\"\n";
+        for text in [script, "the program"] {
+            assert!(archive.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::super::interrupt::Interrupt;
 use super::host::{look_up, require};
 use super::libraries;
 use super::workspace::{self, make_beside, make_with, replace, temporary_beside};
+use allocdb_node::planted;
 use allocdb_node::testbed::file_tree::Content;
 use allocdb_node::testbed::kernel_modules::load_order;
 use allocdb_node::testbed::micro_guest::{
@@ -126,6 +127,7 @@ pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interru
     let mut parts = SystemParts {
         modules: read_modules(modules_path, interrupt)?,
         cluster_program: layout.local_cluster_binary_path.clone(),
+        environment: planted_fault()?,
         ..SystemParts::default()
     };
     workspace::check_cluster_program(layout)?;
@@ -157,6 +159,18 @@ pub(super) fn make(layout: &QemuLayout, modules_path: &Path, interrupt: &Interru
         make_seed(layout, guest, &convert, interrupt)?;
     }
     Ok(())
+}
+
+/// A defect that this program is told to have, replicas in guests have as well, if their build can.
+fn planted_fault() -> Result<Vec<(String, String)>> {
+    let Some(fault) = std::env::var_os(planted::VARIABLE) else { return Ok(Vec::new()) };
+    let word = fault.to_str().filter(|word| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=.".contains(c))
+    });
+    let word = word.ok_or_else(|| {
+        anyhow!("{}: expected the word of a planted fault, found {fault:?}", planted::VARIABLE)
+    })?;
+    Ok(vec![(planted::VARIABLE.to_owned(), word.to_owned())])
 }
 
 fn read_text(path: &Path) -> Result<String> {
