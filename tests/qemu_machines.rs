@@ -1,5 +1,6 @@
 //! What operators and the harness do to real virtual machines: kernels, disks and network cards of their own, on this host.
 
+use crate::hunts::assert_nothing_wrong;
 use crate::support::machines::{Machines, missing_machines, until_within};
 use crate::support::*;
 use allocdb_node::allocator::Command as Operation;
@@ -221,6 +222,64 @@ fn a_run_whose_control_guest_reboots_ends_with_what_it_has() {
         machines.control(&["collect-logs", folder]);
         let faults = run(machines.ssh().arg(format!("cat {folder}/replica-{id}/cluster-faults.txt"))).stdout;
         assert!(faults.contains("version=1") && !faults.contains("isolated"), "{faults}");
+    }
+    machines.end();
+}
+
+#[test]
+fn a_hunt_of_machines_breaks_what_can_be_seen_to_be_broken_and_leaves_nothing_broken() {
+    if missing_machines() {
+        return;
+    }
+    let machines = Machines::started();
+    let in_replica = |id: usize, line: &str| machines.in_replica(id, line);
+    let own = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let clock = || in_replica(2, "date +%s").trim().parse::<u64>().unwrap();
+    assert!(clock().abs_diff(own) < 1_800, "{}", clock());
+    machines.control(&["step-clock", "2", "7200"]).ok();
+    assert!(clock().abs_diff(own + 7_200) < 1_800, "{}", clock());
+    machines.control(&["heal-clock", "2"]).ok();
+    assert!(clock().abs_diff(own) < 1_800, "{}", clock());
+    // How long a packet takes there and back, in milliseconds; none if it is lost.
+    let to_three = machines.cluster_addr(3);
+    let round_trip = |line: &str| -> Option<f64> {
+        line.split("time=").nth(1)?.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    let ping = || round_trip(&in_replica(1, &format!("ping -c 1 -W 3 {to_three}")));
+    assert!(ping().is_some_and(|took| took < 400.0), "{:?}", ping());
+    machines.control(&["shape-link", "1", "3", "delay", "800"]).ok();
+    assert!(ping().is_some_and(|took| took >= 400.0), "{:?}", ping());
+    machines.control(&["cut-link", "1", "3"]).ok();
+    assert_eq!(ping(), None);
+    machines.control(&["heal-links"]).ok();
+    assert!(ping().is_some_and(|took| took < 400.0), "{:?}", ping());
+    machines.control(&["disk-fault", "2", "full"]).ok();
+    assert_eq!(in_replica(2, "echo x >/var/lib/allocdb/probe && rm /var/lib/allocdb/probe && echo room"), "");
+    machines.control(&["heal-disk", "2"]).ok();
+    assert_eq!(
+        in_replica(2, "echo x >/var/lib/allocdb/probe && rm /var/lib/allocdb/probe && echo room"),
+        "room\n"
+    );
+
+    let before = ["replica-1", "replica-2", "replica-3"].map(|short| machines.pid(short));
+    let out = machines.path("out");
+    let flags = [
+        "hunt-qemu",
+        "--nemesis",
+        "power,clock",
+        "--time-limit",
+        "15",
+        "--output-root",
+        out.to_str().unwrap(),
+    ];
+    let done = finish_within(Duration::from_secs(400), {
+        machines.gate(&flags).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    assert_nothing_wrong(&done);
+    let after = ["replica-1", "replica-2", "replica-3"].map(|short| machines.pid(short));
+    assert_ne!(before, after, "no machine was switched off: {done:#?}");
+    for node in ["0", "1", "2", "3"] {
+        assert_eq!(machines.control(&["is-healed", node]).ok().stdout, format!("node={node} healed\n"));
     }
     machines.end();
 }

@@ -74,6 +74,13 @@ impl Machines {
         format!("172.31.{}.1{id}", 2 * self.lane.number + 1)
     }
 
+    /// A command line that is carried out in the guest of replica `id`, without the control script.
+    pub fn in_replica(&self, id: usize, line: &str) -> String {
+        let (home, addr) = ("/var/lib/allocdb-qemu", format!("172.31.{}.1{id}", 2 * self.lane.number));
+        let enter = format!("HOME={home} dbclient -i {home}/id_dropbear allocdb@{addr} '{line}' </dev/null");
+        run(self.ssh().arg(enter)).stdout
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
