@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// More than a replica may ever have.
 const MOST_MEMORY_KIB: u64 = 100 * 1024;
@@ -241,6 +241,7 @@ fn slow_disks_are_waited_for() {
 #[cfg(feature = "planted-faults")]
 mod slow {
     use super::*;
+    use std::time::Instant;
 
     /// A cluster all of whose flushes take so long.
     fn slow_cluster(millis: u32, edit: impl FnOnce(String) -> String) -> Cluster {

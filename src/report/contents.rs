@@ -81,9 +81,9 @@ impl From<Verdict> for JobResult {
 /// How often an intent came to a result while which faults were active.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
-    /// What was tried.
+    /// The kind of operation, as the generator names its intent.
     pub intent: String,
-    /// What it came to.
+    /// Its result code, or `fail` or `info`.
     pub result: String,
     /// Families of the faults that were active meanwhile.
     pub faults: Vec<String>,

@@ -222,7 +222,7 @@ pub(crate) trait HuntTestbed: ExternalTestbed {
         bail!("links cannot be broken on a {} testbed", self.backend())
     }
 
-    /// What sets clocks.
+    /// The capability to set clocks, or that there is none.
     fn clocks(&self) -> Result<&dyn Clocks> {
         bail!("clocks cannot be set on a {} testbed", self.backend())
     }

@@ -19,7 +19,7 @@ use crate::sim::setup::{At, COUNT, READ_LEASE, id_of, limits};
 use crate::sim::totals::Totals;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// What was seen.
+/// What the replicas of one seed did that no client sees.
 #[derive(Default)]
 pub(super) struct Record {
     /// What replicas have in their logs.

@@ -78,7 +78,7 @@ pub(crate) struct Shelf {
 /// What can be wanted of an output root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ShelfCommand {
-    /// What lies there.
+    /// A line for each run, hunt and gate in it.
     List,
     /// One of what lies there.
     Show {

@@ -26,7 +26,7 @@ const GATE_FILE: &str = "gate.json";
 /// Most bytes of a report that are looked at for the verdict of a run.
 const MOST_OF_A_REPORT: usize = 256;
 
-/// What lies there.
+/// A thing that an output root has a bundle of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Run,
