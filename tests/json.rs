@@ -258,3 +258,22 @@ fn what_a_hunt_writes_keeps_to_the_schema_of_histories() {
         assert!(!told(f, json!({}), replica), "{f}");
     }
 }
+
+#[test]
+fn a_sweep_its_shards_and_what_they_are_merged_to_keep_to_their_schemas() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = ["1/2", "2/2"].map(|shard| {
+        let (done, result) = document(&["simulate", "--seeds", "0..4", "--shard", shard], "simulate");
+        assert_eq!((done.ok().stdout.is_empty(), &result["played"]), (false, &json!(2)));
+        let path = folder.path().join(shard.replace('/', "-"));
+        std::fs::write(&path, format!("{result}\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let (done, merged) = document(&["merge", &shards[0], &shards[1]], "merge");
+    done.ok();
+    assert_eq!((&merged["verdict"], &merged["played"]), (&json!("valid"), &json!(4)));
+    let (done, error) = document(&["merge", folder.path().to_str().unwrap()], "merge");
+    assert_eq!((done.code(), error["error"].is_string()), (Some(254), true), "{error}");
+    let (done, error) = document(&["simulate", "--plan", &shards[0]], "simulate");
+    assert_eq!((done.code(), error["error"].is_string()), (Some(254), true), "{error}");
+}

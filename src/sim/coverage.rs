@@ -77,7 +77,7 @@ pub fn by_dimension(lines: &BTreeMap<String, u64>) -> [BTreeMap<&str, u64>; DIME
 }
 
 /// Faults that last, by their bits.
-const FAULTS: [&str; 6] = ["down", "isolate", "link", "weather", "operator", "slow"];
+const FAULTS: [&str; 7] = ["down", "isolate", "link", "weather", "operator", "slow", "pause"];
 
 /// What surrounds an operation when it is asked for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -132,8 +132,12 @@ mod tests {
     fn an_operation_counts_once_for_each_fault_that_lasts() {
         let mut coverage = Coverage::default();
         let ok = Cow::Borrowed("ok");
-        coverage.count(Seen::new("primary", "new", [false; 6]), "tick", ok.clone());
-        coverage.count(Seen::new("primary", "new", [true, false, true, false, false, false]), "tick", ok);
+        coverage.count(Seen::new("primary", "new", [false; 7]), "tick", ok.clone());
+        coverage.count(
+            Seen::new("primary", "new", [true, false, true, false, false, false, false]),
+            "tick",
+            ok,
+        );
         let mut twice = coverage.clone();
         twice.add(&coverage);
         let expected = ["primary down tick ok new", "primary link tick ok new", "primary none tick ok new"];

@@ -15,6 +15,8 @@ pub enum Fault {
     KillInStart { replica: u64, after: u64 },
     /// The operation of the disk that comes after so many others fails.
     FailWrite { replica: u64, after: u64 },
+    /// A process stands still for so many microseconds, and then goes on as if nothing had been.
+    Pause { replica: u64, micros: u64 },
     /// A machine loses power; what was not flushed is lost or torn as this number says.
     LosePower { replica: u64, torn: u64 },
     /// All machines lose power.
@@ -62,6 +64,7 @@ impl Fault {
             Fault::KillInWrite { .. } => "kill-in-write",
             Fault::KillInStart { .. } => "kill-in-start",
             Fault::FailWrite { .. } => "fail-write",
+            Fault::Pause { .. } => "pause",
             Fault::LosePower { .. } => "power",
             Fault::LoseAllPower { .. } => "all-power",
             Fault::Start { .. } => "start",
@@ -94,6 +97,7 @@ impl Fault {
             Fault::FailWrite { replica, after } => {
                 format!("let replica {replica}'s {}. operation on disk from now fail", after + 1)
             }
+            Fault::Pause { replica, micros } => format!("pause replica {replica} for {} ms", micros / 1_000),
             Fault::LosePower { replica, .. } => format!("replica {replica} loses power"),
             Fault::LoseAllPower { .. } => "all replicas lose power".to_owned(),
             Fault::Start { replica } => format!("start replica {replica}"),
@@ -131,6 +135,7 @@ impl Fault {
             | Fault::KillInWrite { replica, .. }
             | Fault::KillInStart { replica, .. }
             | Fault::FailWrite { replica, .. }
+            | Fault::Pause { replica, .. }
             | Fault::LosePower { replica, .. }
             | Fault::Start { replica }
             | Fault::Isolate { replica }

@@ -210,6 +210,7 @@ impl Plan {
                 | Fault::FailWrite { after, .. } => {
                     bounded("after", *after, 0, u64::from(u32::MAX)).map_err(in_place)?;
                 }
+                Fault::Pause { micros, .. } => bounded("micros", *micros, 0, LATEST).map_err(in_place)?,
                 _ => {}
             }
         }

@@ -90,13 +90,19 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let mut machine = || {
             let is_other_build = rng.u8(..4) == 0;
-            Machine { disk: SimDisk::default(), process: None, is_isolated: false, is_other_build }
+            Machine {
+                disk: SimDisk::default(),
+                process: None,
+                is_isolated: false,
+                paused_until: 0,
+                is_other_build,
+            }
         };
         let machines = [machine(), machine(), machine()];
         let checkpoint_bytes = [0, 200, 400, 1_500, 6_000][rng.usize(..5)];
         let is_busy = rng.u8(..4) == 0;
         let slow = (rng.u8(..3) == 0).then(|| rng.usize(..COUNT));
-        let nemesis = Nemesis::new(&mut rng);
+        let nemesis = Nemesis::new(&mut rng, seed);
         let old_tools = !seed.is_multiple_of(2);
         let old_builds = machines.iter().zip(1..).filter(|(machine, _)| machine.is_other_build);
         let setup = Setup {

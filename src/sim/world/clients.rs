@@ -183,6 +183,7 @@ impl World {
             self.network.is_bad(),
             !self.is_idle(),
             self.slow.is_some(),
+            (0..COUNT).any(|at| self.paused_for(at).is_some()),
         ];
         Seen::new(role, self.recoveries.of(to), faults)
     }

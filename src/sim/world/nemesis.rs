@@ -38,6 +38,8 @@ enum Kind {
     LoseAllPower,
     /// One write or flush fails.
     FailWrite,
+    /// A process stands still for a while.
+    Pause,
     /// A process that is down is started.
     Start,
     /// The harness cuts a replica off, or joins it again.
@@ -89,6 +91,14 @@ fn number_of(at: At) -> u64 {
     at as u64 + 1
 }
 
+/// Kinds that only [`has_later_kinds`] seeds have: the others keep the meaning that they had before there were these.
+const LATER_KINDS: [Kind; 1] = [Kind::Pause];
+
+/// Every fifth seed.
+const fn has_later_kinds(seed: u64) -> bool {
+    seed % 5 == 4
+}
+
 impl Nemesis {
     /// Of a plan, which has nothing to be drawn.
     pub(super) fn idle() -> Self {
@@ -102,10 +112,13 @@ impl Nemesis {
         }
     }
 
-    pub(super) fn new(rng: &mut Rng) -> Self {
+    pub(super) fn new(rng: &mut Rng, seed: u64) -> Self {
         let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.u8(..2) == 0).collect();
         // What was stopped has to be able to go on.
         kinds.extend([Kind::Start, Kind::FairWeather]);
+        if has_later_kinds(seed) {
+            kinds.extend(LATER_KINDS.into_iter().filter(|_| rng.u8(..4) > 0));
+        }
         let fused_starts = if rng.u8(..4) == 0 { rng.u32(2..8) } else { 0 };
         let longest_pause = [300_000, 1_000_000, 4_000_000][rng.usize(..3)];
         Self {
@@ -153,6 +166,7 @@ impl World {
             Kind::Kill => Fault::Kill { replica },
             Kind::KillInWrite => Fault::KillInWrite { replica, after: self.rng.u64(..12) },
             Kind::FailWrite => Fault::FailWrite { replica, after: self.rng.u64(..12) },
+            Kind::Pause => Fault::Pause { replica, micros: self.rng.u64(100_000..10_000_000) },
             Kind::LosePower => Fault::LosePower { replica, torn: self.rng.get_seed() },
             Kind::LoseAllPower => Fault::LoseAllPower { torn: self.rng.get_seed() },
             Kind::Start => {
@@ -201,6 +215,7 @@ impl World {
             Fault::FailWrite { replica, after } => {
                 self.machines[place_of(replica)].disk.set_fuse(after, Fuse::Fail);
             }
+            Fault::Pause { replica, micros } => self.pause(place_of(replica), micros),
             // What starts next looks for it.
             Fault::KillInStart { .. } => {}
             Fault::LosePower { replica, .. } => self.lose_power(place_of(replica), torn),

@@ -93,13 +93,20 @@ impl Control for Machines<'_> {
     fn probe(&mut self) -> Round {
         let sighting = |at: At| {
             let process = self.0.machines[at].process.as_ref();
-            let health = process.map(|process| Health::from(&process.node.status()));
-            Sighting { replica: id_of(at), answer: health.ok_or_else(|| "nobody listens".to_owned()) }
+            let answer = match process {
+                Some(_) if self.0.paused_for(at).is_some() => Err("no answer in time".to_owned()),
+                Some(process) => Ok(Health::from(&process.node.status())),
+                None => Err("nobody listens".to_owned()),
+            };
+            Sighting { replica: id_of(at), answer }
         };
         Round((0..COUNT).map(sighting).collect())
     }
 
     fn progress(&mut self, replica: ReplicaId) -> Option<Progress> {
+        if self.0.paused_for(place_of(replica)).is_some() {
+            return None;
+        }
         let process = self.0.machines[place_of(replica)].process.as_ref()?;
         Some(Progress::from(&process.node.status()))
     }
@@ -259,6 +266,9 @@ impl World {
 
     /// The view of a replica that is seen in normal operation.
     fn seen_view(&self, at: At) -> Option<View> {
+        if self.paused_for(at).is_some() {
+            return None;
+        }
         let replica = self.machines[at].process.as_ref()?.node.replica();
         (replica.fault().is_none() && replica.role().is_normal()).then(|| replica.view())
     }

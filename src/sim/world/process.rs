@@ -34,6 +34,8 @@ pub(super) struct Machine {
     pub(super) disk: SimDisk,
     pub(super) process: Option<Process>,
     pub(super) is_isolated: bool,
+    /// Until then its process stands still, in microseconds since the beginning.
+    pub(super) paused_until: u64,
     /// Its build takes entries one by one only.
     pub(super) is_other_build: bool,
 }
@@ -139,18 +141,35 @@ impl World {
         if self.machines[at].process.take().is_some() {
             self.trace(|| format!("kill {}", at + 1));
         }
+        self.machines[at].paused_until = 0;
         self.machines[at].disk.clear_fuse();
+    }
+
+    /// A process stands still for so many microseconds, if there is one.
+    pub(super) fn pause(&mut self, at: At, micros: u64) {
+        if self.machines[at].process.is_some() {
+            self.machines[at].paused_until = self.now.saturating_add(micros);
+        }
+    }
+
+    /// For how long the process of a machine still stands still.
+    pub(super) fn paused_for(&self, at: At) -> Option<u64> {
+        self.machines[at].paused_until.checked_sub(self.now).filter(|left| *left > 0)
     }
 
     /// A primary asks how far the others are, and goes on asking until all have answered.
     pub(super) fn ask_views(&mut self, at: At, pause: u64) {
+        if let (Some(left), Some(process)) = (self.paused_for(at), &self.machines[at].process) {
+            let life = process.life;
+            return self.schedule(left, Happening::AskViews { at, life, pause });
+        }
         let heard: Vec<Option<PeerState>> = (0..COUNT)
             .filter(|other| *other != at)
             .map(|other| {
                 let process = self.machines[other].process.as_ref()?;
                 let replica = process.node.replica();
                 let state = PeerState { view: replica.view(), holds: replica.last_held() };
-                self.network.is_open(at, other).then_some(state)
+                (self.network.is_open(at, other) && self.paused_for(other).is_none()).then_some(state)
             })
             .collect();
         let Some(process) = &mut self.machines[at].process else { return };
@@ -225,6 +244,9 @@ impl World {
 
     /// The process takes in what has come and does what it leads to.
     pub(super) fn wake(&mut self, at: At, life: u64) {
+        if let (Some(left), Some(_)) = (self.paused_for(at), self.process(at, life)) {
+            return self.schedule(left, Happening::Wake { at, life });
+        }
         let now = Duration::from_micros(self.now);
         let drawn = self.chance(Dice::Cost(at), |rng| Some(rng.u64(50..2_500)));
         let cost = drawn.unwrap_or(1_000) * if self.slow == Some(at) { 20 } else { 1 };
@@ -252,6 +274,9 @@ impl World {
 
     /// Nothing has come in for a moment.
     pub(super) fn rest(&mut self, at: At, life: u64, stamp: u64) {
+        if let (Some(left), Some(_)) = (self.paused_for(at), self.process(at, life)) {
+            return self.schedule(left, Happening::Rest { at, life, stamp });
+        }
         let Some(process) = self.process(at, life) else { return };
         if process.steps == stamp && !process.is_woken {
             process.node.rest();
