@@ -157,7 +157,7 @@ fn each_planted_defect_is_found() {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
-    use super::{Plan, Played, SEEDS, Verdict, play, played};
+    use super::{Plan, Played, SEEDS, Verdict, play, played, record};
     use allocdb_node::planted::{PlantedFault, wake};
     use allocdb_node::sim::play_plan;
     use allocdb_node::sim::shrink::shrink;
@@ -171,6 +171,11 @@ mod planted {
         let first = done.findings.iter().find(|played| played.verdict() == Verdict::Invalid);
         let first = first.unwrap_or_else(|| panic!("{word} was not found in {} seeds", done.played));
         println!("{word}: of {} seeds, {first}", done.played);
+        // What was decided in the seed, played as a plan, shows the same.
+        wake(Some(fault));
+        let kind = |played: &Played| played.judgement.anomalies.first().map(|anomaly| anomaly.kind);
+        let plan = record(first.seed).plan.unwrap();
+        assert_eq!(kind(&play_plan(&plan)), kind(first), "{word}, seed {}", first.seed);
         // It is the defect that was found: without it the same seed is clean.
         wake(None);
         assert_eq!(play(first.seed).verdict(), Verdict::Valid, "{word}, seed {}", first.seed);

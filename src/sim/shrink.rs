@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// With how much other noise a candidate is played before it is given up.
 const OTHER_NOISE: u64 = 2;
 
+/// With more faults than these there are too many pairs of them.
+const MOST_FAULTS_IN_PAIRS: usize = 10;
+
 /// Simulated microseconds between two things in a plan whose times are made simple.
 const PACE: u64 = 200_000;
 
@@ -85,6 +88,7 @@ impl Search<'_> {
             self.leave_out(|plan| &mut plan.operations);
             self.leave_out(|plan| &mut plan.faults);
             self.only_kill();
+            self.leave_out_pairs();
             self.join_clients();
             self.simplify_setup();
             self.simplify_times();
@@ -185,6 +189,26 @@ impl Search<'_> {
             }
             if size > 1 || !is_smaller {
                 size /= 2;
+            }
+        }
+    }
+
+    /// Leaves out two faults at once, of which one is needed only because of the other.
+    fn leave_out_pairs(&mut self) {
+        if self.best.faults.len() > MOST_FAULTS_IN_PAIRS {
+            return;
+        }
+        for later in (1..self.best.faults.len()).rev() {
+            for earlier in (0..later).rev() {
+                let is_there = later < self.best.faults.len();
+                let is_smaller = is_there
+                    && self.tries_change(|plan| {
+                        plan.faults.remove(later);
+                        plan.faults.remove(earlier);
+                    });
+                if is_smaller {
+                    break;
+                }
             }
         }
     }

@@ -31,6 +31,9 @@ use script::Script;
 /// When the seed has gone on for so long after the last fault, the cluster will not serve again. Microseconds.
 const PATIENCE: u64 = 120_000_000;
 
+/// How long after its last moment a seed that ended early is healed when it is played as a plan. Microseconds.
+const AFTERMATH: u64 = 10_000_000;
+
 /// What can happen, and what has to be known when it does.
 enum Happening {
     Arrive { at: At, inbound: Inbound },
@@ -195,7 +198,13 @@ impl World {
     pub(super) fn run_recorded(mut self) -> Recorded {
         let played = self.play();
         let trace = self.traced.take().unwrap_or_default();
-        let plan = self.tape.take().map(|tape| *tape);
+        let plan = self.tape.take().map(|mut tape| {
+            if self.nemesis.calm_since.is_none() {
+                // What ended the seed came before anything was healed.
+                tape.calm = self.now.saturating_add(AFTERMATH);
+            }
+            *tape
+        });
         let notes = std::mem::take(&mut self.notes);
         Recorded { trace, history: self.history.take_lines(), notes, plan, played }
     }
