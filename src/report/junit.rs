@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct Case {
     /// What it is called.
     pub name: String,
-    /// Its verdict.
+    /// How the job ended.
     pub outcome: JobResult,
     /// How long it took.
     pub took: Duration,
