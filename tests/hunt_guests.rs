@@ -205,6 +205,23 @@ fn nothing_is_left_of_a_hunt_that_is_ended_or_killed_and_followed_by_another() {
 }
 
 #[test]
+fn files_are_damaged_by_way_of_export_and_import() {
+    if missing_namespaces() {
+        return;
+    }
+    let host = testbed();
+    let flags = ["--nemesis", "disk", "--nemesis-interval", "1", "--time-limit", "12", "--seed", "2"];
+    let done = run(&mut hunt_qemu(&host, &flags));
+    assert_nothing_wrong(&done);
+    println!("{}", done.stdout);
+    let log = text(host.path("out").join(format!("{}-harness.log", done.value("hunt_id"))));
+    let damaged = log.lines().filter(|line| line.contains(" starts with what is left")).count();
+    assert!(damaged > 0, "{log}");
+    assert_judged_alike(&done.stdout, done.code());
+    assert_as_found(&host);
+}
+
+#[test]
 fn a_control_script_that_knows_no_such_verb_is_said_to() {
     if missing_namespaces() {
         return;
