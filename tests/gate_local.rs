@@ -141,6 +141,58 @@ fn a_gate_that_is_killed_and_interrupted_ends_with_each_job_done_once() {
 }
 
 #[test]
+fn parts_are_joined_once_all_of_them_are_there() {
+    let roots = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for (root, part) in roots.iter().zip(["2/23", "6/23"]) {
+        run(&mut gate(root.path(), &["--profile", "short", "--partition", part])).ok();
+    }
+    let merged = |flags: &[&str]| {
+        let mut command = jepsen(&["merge-gates"]);
+        command.args(roots.iter().map(|root| root.path().join("gate.json"))).args(flags);
+        run(&mut command)
+    };
+    let done = merged(&[]);
+    assert_eq!(
+        (done.code(), done.value("verdict"), done.value("parts")),
+        (Some(2), "unknown", "2"),
+        "{done:#?}"
+    );
+    assert!(done.stdout.contains("why=part 1/23 is not there\n"), "{done:#?}");
+    assert!(done.stdout.contains("why=nothing is known of hunt-mixed\n"), "{done:#?}");
+    let document: Value = serde_json::from_str(&merged(&["--format", "json"]).stdout).unwrap();
+    assert_keeps_to(&document, "merge-gates.schema.json");
+    // With all that is there as one gate of two parts.
+    let mut parts = roots.each_ref().map(|root| summary(root.path()));
+    let mut jobs: Vec<Value> = Vec::new();
+    let ids = run_ids().into_iter().chain(
+        ["contention", "retries", "fences", "expiry", "bundles", "mixed"]
+            .map(|workload| format!("hunt-{workload}")),
+    );
+    for id in ids {
+        let mut job = parts[0]["jobs"][0].clone();
+        job["id"] = id.into();
+        jobs.push(job);
+    }
+    for (at, (part, root)) in parts.iter_mut().zip(&roots).enumerate() {
+        part["partition"] = format!("{}/2", at + 1).into();
+        part["jobs"] = jobs.iter().skip(at).step_by(2).cloned().collect();
+        std::fs::write(root.path().join("gate.json"), part.to_string()).unwrap();
+    }
+    let done = merged(&[]).ok();
+    assert_eq!((done.value("verdict"), done.value("jobs"), done.value("profile")), ("valid", "23", "short"));
+    parts[1]["jobs"][0]["verdict"] = "invalid".into();
+    std::fs::write(roots[1].path().join("gate.json"), parts[1].to_string()).unwrap();
+    assert_eq!(merged(&[]).code(), Some(1));
+    parts[1]["binary"]["executable_sha256"] = "0".repeat(64).into();
+    std::fs::write(roots[1].path().join("gate.json"), parts[1].to_string()).unwrap();
+    let done = merged(&[]);
+    assert_eq!((done.code(), &*done.stdout), (Some(254), ""));
+    assert!(done.stderr.starts_with("part 2/2 is of profile short and binary 0000"), "{done:#?}");
+    std::fs::write(roots[1].path().join("gate.json"), "{}").unwrap();
+    assert!(merged(&[]).stderr.contains("gate.json: `command`: expected gate-local, of version 1"));
+}
+
+#[test]
 fn a_shortened_window_lets_no_release_pass() {
     let root = tempfile::tempdir().unwrap();
     let done = run(&mut gate(root.path(), &["--window", "1", "--partition", "3/23"]));

@@ -2,7 +2,8 @@
 //! verdict on all of them.
 //!
 //! `gate/jobs.rs` is what there is to do, `gate/record.rs` what was recorded of it and whether that counts, `gate/lanes.rs` carries
-//! jobs out, `gate/display.rs` shows how they get on, `gate/summary.rs` is the verdict as text, JSON and JUnit. What is outstanding
+//! jobs out, `gate/display.rs` shows how they get on, `gate/summary.rs` is the verdict as text, JSON and JUnit,
+//! `gate/merge.rs` joins the verdicts of parts. What is outstanding
 //! follows from what is recorded, so a gate that was killed goes on where it was.
 
 #[path = "gate/display.rs"]
@@ -11,12 +12,14 @@ mod display;
 mod jobs;
 #[path = "gate/lanes.rs"]
 mod lanes;
+#[path = "gate/merge.rs"]
+mod merge;
 #[path = "gate/record.rs"]
 mod record;
 #[path = "gate/summary.rs"]
 mod summary;
 
-use super::args::{Format, Gate};
+use super::args::{Format, Gate, GateCommand};
 use super::common::{Exit, print};
 use super::interrupt::Interrupt;
 use super::sink::{OutputRoot, create_output_root};
@@ -31,8 +34,12 @@ use record::{Record, Records, outstanding};
 use serde_json::json;
 use summary::Summary;
 
-/// Carries out whatever of a gate is outstanding, and prints its verdict, which is the exit code too.
-pub(crate) fn run(wanted: &Gate, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+/// Carries out whatever of a gate is outstanding, or joins parts of one, and prints the verdict, which is the exit code too.
+pub(crate) fn run(wanted: &GateCommand, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+    let wanted = match wanted {
+        GateCommand::CarryOut(gate) => gate,
+        GateCommand::Merge(parts) => return merge::run(parts),
+    };
     let done = gate(wanted, open, interrupt);
     if let (Err(error), Format::Json) = (&done, wanted.format) {
         let why = format!("{error:#}");

@@ -31,8 +31,8 @@ pub(crate) enum Command {
         /// For whom the report is.
         format: Format,
     },
-    /// Carry out all runs and hunts.
-    Gate(Gate),
+    /// Carry out all runs and hunts, or join what parts of that came to.
+    Gate(GateCommand),
     /// Something about a history or a bundle that is there already.
     Recorded(Recorded),
     /// Let concurrent clients work on a cluster while faults come and go, and judge every answer.
@@ -103,6 +103,24 @@ pub(crate) enum HistoryFormat {
     Of(reader::Format),
     /// What viewers of traces show.
     Trace,
+}
+
+/// What is wanted of a gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GateCommand {
+    /// Play whatever of it is outstanding.
+    CarryOut(Gate),
+    /// Join summaries of its parts.
+    Merge(MergeGates),
+}
+
+/// Parts of a gate that are to be joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MergeGates {
+    /// The `gate.json` of each part, at least one.
+    pub(crate) files: Vec<PathBuf>,
+    /// For whom the verdict is.
+    pub(crate) format: Format,
 }
 
 /// The whole gate, over several lanes.

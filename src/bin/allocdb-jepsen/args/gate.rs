@@ -1,6 +1,6 @@
-//! `gate-local`: its flags, and what comes of them.
+//! `gate-local` and `merge-gates`: their flags, and what comes of them.
 
-use super::command::{Command, Format, Gate, Partition, Profile};
+use super::command::{Command, Format, Gate, GateCommand, MergeGates, Partition, Profile};
 use super::hunt::{LONGEST_SECS, number, refused, word};
 use super::table::{Subcommand, does, format, output_root, text};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
@@ -53,7 +53,7 @@ pub(super) fn gate_local() -> Subcommand {
         .arg(format()),
         build: |m| {
             let secs = |secs: Option<u64>| secs.map(Duration::from_secs);
-            Some(Command::Gate(Gate {
+            Some(Command::Gate(GateCommand::CarryOut(Gate {
                 output_root: m.remove_one("output-root")?,
                 lanes: m.remove_one("lanes")?,
                 profile: m.remove_one("profile")?,
@@ -62,7 +62,26 @@ pub(super) fn gate_local() -> Subcommand {
                 rerun: m.remove_many("rerun").into_iter().flatten().collect(),
                 partition: m.remove_one("partition"),
                 format: m.remove_one::<Format>("format")?,
-            }))
+            })))
+        },
+    }
+}
+
+pub(super) fn merge_gates() -> Subcommand {
+    Subcommand {
+        syntax: does("merge-gates", "Join the gate.json files of all parts of a gate into one verdict")
+            .arg(
+                Arg::new("gate-file")
+                    .value_name("gate-file")
+                    .value_parser(super::value::path())
+                    .action(ArgAction::Append)
+                    .required(true)
+                    .help("Summary of a part, as gate-local --partition wrote it"),
+            )
+            .arg(format()),
+        build: |m| {
+            let (files, format) = (m.remove_many("gate-file")?.collect(), m.remove_one("format")?);
+            Some(Command::Gate(GateCommand::Merge(MergeGates { files, format })))
         },
     }
 }

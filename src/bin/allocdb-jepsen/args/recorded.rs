@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Their names, all of which have an exit code of their own for wrong arguments.
 pub(super) const NAMES: &[&str] =
-    &["gate-local", "report", "verify-bundle", "list", "show", "gc", "completions", "man"];
+    &["gate-local", "merge-gates", "report", "verify-bundle", "list", "show", "gc", "completions", "man"];
 
 pub(super) fn subcommands() -> Vec<Subcommand> {
     vec![report(), verify_bundle(), list(), show(), gc()]

@@ -137,6 +137,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen simulate [--seeds <from..to>] [--seed <n>] [--shard <i/n>] [--threads <n>] [--trace] [--history-file <path>] [--shrink] [--plan-file <path>] [--plan <path>]
   allocdb-jepsen merge <result-file>...
   allocdb-jepsen gate-local --output-root <path> [--lanes <n>] [--profile <name>] [--window <secs>] [--hunt-time-limit <secs>] [--rerun <job> ...] [--partition <i/n>]
+  allocdb-jepsen merge-gates <gate-file>...
   allocdb-jepsen report <bundle or history> [--output <path>]
   allocdb-jepsen verify-bundle <bundle>
   allocdb-jepsen list --output-root <path>
