@@ -75,6 +75,11 @@ fn a_gate_says_what_it_rests_on_and_does_nothing_twice() {
         let page = text(root.path().join(job["html_report"].as_str().unwrap()));
         assert!(page.contains("The release gate passed: its rules hold for "), "{job}");
     }
+    let page = text(root.path().join("gate.html"));
+    assert!(page.contains("The gate is valid: 6 of 6 jobs are valid, 6 done now, 0 before."));
+    for job in first["jobs"].as_array().unwrap() {
+        assert!(page.contains(&format!("<a href=\"{}\">", job["html_report"].as_str().unwrap())), "{job}");
+    }
     let junit = text(root.path().join("junit.xml"));
     let junit = roxmltree::Document::parse(&junit).unwrap();
     let cases: Vec<_> = junit.descendants().filter(|node| node.has_tag_name("testcase")).collect();

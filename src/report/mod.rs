@@ -5,6 +5,7 @@
 //! - [`contents`]: everything that a report tells.
 //! - `picture`: operations on a time axis, and quantities over time, as SVG.
 //! - [`page`]: all of it as one HTML file, which needs neither network nor script.
+//! - [`overview`]: several jobs on one page.
 //! - [`trace`]: a history for the viewers of Chrome and Perfetto.
 //! - [`junit`]: what several jobs came to, for continuous integration.
 //!
@@ -12,6 +13,7 @@
 
 pub mod contents;
 pub mod junit;
+pub mod overview;
 pub mod page;
 mod picture;
 pub mod spans;

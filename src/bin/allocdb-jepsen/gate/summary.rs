@@ -1,4 +1,4 @@
-//! What a gate came to: one verdict over all of its jobs, as lines, as `gate.json` and as `junit.xml`.
+//! What a gate came to: one verdict over all of its jobs, as lines, as `gate.json`, as `junit.xml` and as a page.
 
 use super::super::args::{Gate, Profile};
 use super::super::common::{replace_file, temporary_beside};
@@ -9,6 +9,7 @@ use allocdb_node::build_info::BuildInfo;
 use allocdb_node::check::Verdict;
 use allocdb_node::report::contents::JobResult;
 use allocdb_node::report::junit::{Case, junit};
+use allocdb_node::report::overview::{Row, overview};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -20,6 +21,9 @@ const GATE_FILE: &str = "gate.json";
 
 /// Name of the summary for continuous integration.
 const JUNIT_FILE: &str = "junit.xml";
+
+/// Name of the summary for people.
+const PAGE_FILE: &str = "gate.html";
 
 /// A job with what it came to, and whether that was now; none if it was not begun.
 type Recorded = Option<(Came, bool)>;
@@ -87,13 +91,8 @@ impl Summary {
     pub(super) fn text(&self, root: &Path) -> String {
         let mut text = String::new();
         for (id, result) in &self.jobs {
-            let when = match result {
-                Some((_, true)) => "now",
-                Some((_, false)) => "before",
-                None => "never",
-            };
             // Writing to a string does not fail.
-            let _ = writeln!(text, "result={id} verdict={} when={when}", of(result).word());
+            let _ = writeln!(text, "result={id} verdict={} when={}", of(result).word(), when(result));
             for why in why(result) {
                 let _ = writeln!(text, "why={id}: {}", one_line(why));
             }
@@ -176,14 +175,49 @@ impl Summary {
         })
     }
 
-    /// Writes both files into a gate's output root.
+    /// The same as a page for people, with links to those about each job.
+    fn page(&self) -> String {
+        let row = |(id, result): &(String, Recorded)| {
+            let record = match result {
+                Some((Ok(record), _)) => Some(record),
+                _ => None,
+            };
+            let page = record.and_then(|record| record.page.as_ref());
+            Row {
+                name: id.clone(),
+                result: of(result),
+                when: when(result).to_owned(),
+                seconds: record.map(|record| record.seconds),
+                why: why(result).into_iter().map(str::to_owned).collect(),
+                page: page.map(|page| page.display().to_string()),
+            }
+        };
+        let rows: Vec<Row> = self.jobs.iter().map(row).collect();
+        let valid = rows.iter().filter(|row| row.result == JobResult::Valid).count();
+        let (now, before) = self.now_and_before();
+        let verdict = self.verdict();
+        let sentence = format!(
+            "The gate is {}: {valid} of {} jobs are valid, {now} done now, {before} before.",
+            verdict.word(),
+            rows.len()
+        );
+        let facts = [
+            ("profile".to_owned(), self.profile.word().to_owned()),
+            ("binary_sha256".to_owned(), self.executable.clone()),
+        ];
+        overview("gate-local", verdict, &sentence, &self.notes(), &facts, &rows)
+    }
+
+    /// Writes all files into a gate's output root.
     ///
     /// # Errors
     /// When one of them cannot be written.
     pub(super) fn write(&self, root: &Path) -> Result<()> {
         let cases: Vec<Case> = self.jobs.iter().map(|(id, result)| case(id, result, root)).collect();
         let text = junit("gate-local", &cases)?;
-        for (name, text) in [(GATE_FILE, format!("{:#}\n", self.document())), (JUNIT_FILE, text)] {
+        for (name, text) in
+            [(PAGE_FILE, self.page()), (GATE_FILE, format!("{:#}\n", self.document())), (JUNIT_FILE, text)]
+        {
             let path = root.join(name);
             replace_file(&path, &temporary_beside(&path), |file| file.write_all(text.as_bytes()))?;
         }
@@ -197,6 +231,14 @@ fn of(result: &Recorded) -> JobResult {
         Some((Ok(record), _)) if record.verdict == Verdict::Invalid.word() => JobResult::Invalid,
         Some((Ok(_), _)) => JobResult::Unknown,
         Some((Err(_), _)) | None => JobResult::Missing,
+    }
+}
+
+fn when(result: &Recorded) -> &'static str {
+    match result {
+        Some((_, true)) => "now",
+        Some((_, false)) => "before",
+        None => "never",
     }
 }
 
