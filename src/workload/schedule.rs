@@ -293,8 +293,16 @@ impl Schedule {
         pattern.acts(&mut self.rng, primary, others)
     }
 
-    /// Every card has its turn before any has another, in an order of its own each time. One that may not come now keeps its turn.
+    /// Every card has its turn before any has another, in an order of its own each time. One that may not come now comes as soon as it
+    /// may: what a short hunt began with would else be for a long one.
     fn next_turn(&mut self, view: &ClusterView) -> Option<Turn> {
+        let mut passed_over = Vec::new();
+        let turn = self.first_that_may_come(view, &mut passed_over);
+        self.deck.extend(passed_over.into_iter().rev());
+        turn
+    }
+
+    fn first_that_may_come(&mut self, view: &ClusterView, passed_over: &mut Vec<Card>) -> Option<Turn> {
         for _ in 0..MOST_DRAWS {
             if self.deck.is_empty() {
                 self.shuffle();
@@ -312,8 +320,7 @@ impl Schedule {
             if turn.is_some() {
                 return turn;
             }
-            let at = self.rng.index(self.deck.len() + 1);
-            self.deck.insert(at, card);
+            passed_over.push(card);
         }
         None
     }
