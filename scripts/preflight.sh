@@ -146,6 +146,7 @@ build_tests() {
 
 play_tests() {
     local done=0 shows
+    : >"$out/tests"
     TESTS_ARE_BUILT_FILE=$out/tests-are-built scripts/tests.sh >"$out/tests" 2>&1 &
     child=$!
     tail -n +1 -f --pid="$child" "$out/tests" &

@@ -277,7 +277,9 @@ fn a_hunt_of_machines_breaks_what_can_be_seen_to_be_broken_and_leaves_nothing_br
     });
     assert_nothing_wrong(&done);
     let after = ["replica-1", "replica-2", "replica-3"].map(|short| machines.pid(short));
-    assert_ne!(before, after, "no machine was switched off: {done:#?}");
+    // Where that had no turn, as beside other work, the hunt says so and is no pass.
+    let had_no_turn = done.code() == Some(2) && done.stdout.contains("never seen: fault power");
+    assert!(before != after || had_no_turn, "no machine was switched off: {done:#?}");
     for node in ["0", "1", "2", "3"] {
         assert_eq!(machines.control(&["is-healed", node]).ok().stdout, format!("node={node} healed\n"));
     }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_allocdb-jepsen");
 
 /// No single command of these tests takes longer, however slow the machine.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// Says that the test of this thread did not run, and why.
 pub fn skipped(needs: &str) {
@@ -164,7 +164,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> ExitStatus {
 
 /// Waits until a condition holds.
 pub fn until(what: &str, holds: impl FnMut() -> bool) {
-    until_within(Duration::from_secs(30), what, holds);
+    until_within(Duration::from_secs(60), what, holds);
 }
 
 /// Waits until a condition holds that takes its time.

@@ -9,6 +9,8 @@ mod channel;
 mod exchanges;
 #[path = "remote/hunts.rs"]
 mod hunts;
+#[path = "remote/keys.rs"]
+mod keys;
 #[path = "remote/marker.rs"]
 mod marker;
 #[path = "remote/session.rs"]

@@ -11,58 +11,23 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Fault families of `all` on this machine. What damages files has to be asked for by name.
-const ALL_LOCAL: &[Family] =
-    &[Family::Kill, Family::Pause, Family::Isolate, Family::Link, Family::Failover, Family::Checkpoint];
-
 /// Fault families of processes on this machine.
-const LOCAL: &[Family] = &[
-    Family::Kill,
-    Family::Pause,
-    Family::Isolate,
-    Family::Link,
-    Family::Failover,
-    Family::Disk,
-    Family::Checkpoint,
-];
+const LOCAL: &[Family] = {
+    use Family::{Checkpoint, Disk, Failover, Isolate, Kill, Link, Pause};
+    &[Kill, Pause, Isolate, Link, Failover, Disk, Checkpoint]
+};
 
 /// Fault families of guests. What a guest cannot do turns out when it is asked.
-const GUESTS: &[Family] = &[
-    Family::Kill,
-    Family::Pause,
-    Family::Isolate,
-    Family::Link,
-    Family::Failover,
-    Family::Disk,
-    Family::Clock,
-];
+const GUESTS: &[Family] = {
+    use Family::{Clock, Disk, Failover, Isolate, Kill, Link, Pause};
+    &[Kill, Pause, Isolate, Link, Failover, Disk, Clock]
+};
 
 /// The same of guests on this machine, whose power it has.
-const GUESTS_HERE: &[Family] = &[
-    Family::Kill,
-    Family::Pause,
-    Family::Isolate,
-    Family::Link,
-    Family::Failover,
-    Family::Power,
-    Family::Disk,
-    Family::Clock,
-];
-
-/// Fault families of `all` of guests on this machine.
-const ALL_GUESTS_HERE: &[Family] = &[
-    Family::Kill,
-    Family::Pause,
-    Family::Isolate,
-    Family::Link,
-    Family::Failover,
-    Family::Power,
-    Family::Clock,
-];
-
-/// Fault families of `all` of guests. What damages files has to be asked for by name.
-const ALL_GUESTS: &[Family] =
-    &[Family::Kill, Family::Pause, Family::Isolate, Family::Link, Family::Failover, Family::Clock];
+const GUESTS_HERE: &[Family] = {
+    use Family::{Clock, Disk, Failover, Isolate, Kill, Link, Pause, Power};
+    &[Kill, Pause, Isolate, Link, Failover, Power, Disk, Clock]
+};
 
 /// Longest time limit and interval: a week.
 pub(super) const LONGEST_SECS: u64 = 7 * 24 * 60 * 60;
@@ -75,7 +40,18 @@ const MOST_PROCESSES: u64 = 1_024;
 struct Families {
     subcommand: &'static str,
     possible: &'static [Family],
-    all: &'static [Family],
+}
+
+impl Families {
+    /// What `all` is. What damages files has to be asked for by name.
+    fn all(self) -> impl Iterator<Item = Family> {
+        self.possible.iter().copied().filter(|family| *family != Family::Disk)
+    }
+
+    /// The same, for people.
+    fn list_of_all(self) -> String {
+        self.all().map(Family::word).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What `--nemesis` came to.
@@ -92,9 +68,9 @@ pub(super) fn hunts() -> [Subcommand; 3] {
         let about = format!(
             "Let concurrent clients work on the replicas of {place} while faults come and go, and hold every answer against a model"
         );
-        let all = families.all.iter().map(|family| family.word()).collect::<Vec<_>>().join(", ");
         let list = format!(
-            "Fault families, with commas between them, or none, or all that the testbed can: {all}; and disk"
+            "Fault families, with commas between them, or none, or all that the testbed can: {}; and disk",
+            families.list_of_all()
         );
         let workspace = existing_workspace()
             .help("Folder that holds the layout file of a testbed on which nothing is committed yet");
@@ -102,7 +78,7 @@ pub(super) fn hunts() -> [Subcommand; 3] {
             "Whether the clock may rise while writes are under way: racing or fenced [default: fenced]";
         Subcommand { syntax: syntax(does(name, about), workspace, families, list, slots), build }
     };
-    let local = Families { subcommand: "hunt-local", possible: LOCAL, all: ALL_LOCAL };
+    let local = Families { subcommand: "hunt-local", possible: LOCAL };
     let about = "Let concurrent clients work on three replicas on this machine while faults come and go, and hold every answer against a model";
     [
         Subcommand {
@@ -112,7 +88,10 @@ pub(super) fn hunts() -> [Subcommand; 3] {
                     "Folder of the cluster's replicas, on which nothing is committed yet [default: one inside the output root]",
                 ),
                 local,
-                "Fault families, with commas between them, or none, or all: kill, pause, isolate, link, failover, checkpoint; and disk",
+                format!(
+                    "Fault families, with commas between them, or none, or all: {}; and disk",
+                    local.list_of_all()
+                ),
                 "Whether the clock may rise while writes are under way: racing or fenced [default: racing, with --workspace fenced]",
             ),
             build: |m| {
@@ -120,18 +99,18 @@ pub(super) fn hunts() -> [Subcommand; 3] {
                 let is_own = workspace.is_none();
                 let testbed = Testbed::Local(LocalTestbed::ForOneRun { workspace, keep_cluster: false });
                 let mut hunt = hunt(m, testbed, if is_own { SlotMode::Racing } else { SlotMode::Fenced })?;
-                if !is_own && hunt.nemesis == ALL_LOCAL {
+                if !is_own && hunt.nemesis_is_all {
                     // Its layout and its files are somebody else's.
                     hunt.nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link));
                 }
                 Some(Command::Hunt(hunt))
             },
         },
-        guests(Families { subcommand: "hunt-qemu", possible: GUESTS_HERE, all: ALL_GUESTS_HERE }, "the QEMU testbed", |m| {
+        guests(Families { subcommand: "hunt-qemu", possible: GUESTS_HERE }, "the QEMU testbed", |m| {
             let testbed = Testbed::Qemu { workspace: m.remove_one("workspace")? };
             Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
         }),
-        guests(Families { subcommand: "hunt-kubevirt", possible: GUESTS, all: ALL_GUESTS }, "the KubeVirt testbed", |m| {
+        guests(Families { subcommand: "hunt-kubevirt", possible: GUESTS }, "the KubeVirt testbed", |m| {
             let testbed = Testbed::Kubevirt { workspace: m.remove_one("workspace")? };
             Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
         }),
@@ -248,7 +227,7 @@ fn nemesis(can: Families) -> ValueParser {
             let text = given.to_str().ok_or_else(|| refused("nemesis", &given, &expected))?;
             match text.trim() {
                 "none" => return Ok(Nemesis { families: Vec::new(), is_all: false }),
-                "all" => return Ok(Nemesis { families: can.all.to_vec(), is_all: true }),
+                "all" => return Ok(Nemesis { families: can.all().collect(), is_all: true }),
                 _ => {}
             }
             let mut families = Vec::new();

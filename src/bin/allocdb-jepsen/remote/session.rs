@@ -6,18 +6,17 @@
 //! own; only opening channels goes one after another. libssh2 cannot give up a channel that it has begun to open, so that a
 //! session on which one does not open in time has to go; what is under way on it is finished all the same.
 
-use super::super::common::{replace_file, temporary_beside};
 use super::super::harness_log;
 use super::super::interrupt::Interrupt;
 use super::channel::OwnChannel;
+use super::keys::{check_host, check_key};
 use allocdb_node::testbed::GUEST_USER;
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use ssh2::{BlockDirections, Channel, CheckResult, ErrorCode, KnownHostFileKind, KnownHosts, Session};
+use ssh2::{BlockDirections, Channel, ErrorCode, Session};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -317,7 +316,7 @@ impl Held {
             trouble: Trouble::Over,
         })?;
         let refused = |error| Failure { error, trouble: Trouble::Refused };
-        check_host(guest, &session).map_err(refused)?;
+        check_host(host, &guest.known_hosts, &session).map_err(refused)?;
         let key = &guest.private_key;
         let entered = patience.until(self, || session.userauth_pubkey_file(GUEST_USER, None, key, None));
         entered.map_err(|failure| {
@@ -387,74 +386,6 @@ impl Held {
             gave_a_sign |= waited && is_asked;
         }
     }
-}
-
-/// The key must be there, and nobody else may read it.
-fn check_key(path: &Path) -> Result<()> {
-    let found = std::fs::metadata(path);
-    let found = found.with_context(|| {
-        let path = path.display();
-        format!("there is no usable SSH private key at {path}; the testbed's layout names that path: put the key back there")
-    })?;
-    let mode = found.permissions().mode() & 0o777;
-    ensure!(
-        mode & 0o077 == 0,
-        "the SSH private key {0} may be read by others (mode {mode:03o}); run: chmod 600 {0}",
-        path.display()
-    );
-    Ok(())
-}
-
-/// Compares the host's key with the one of the first contact, or writes it down if this is the first.
-fn check_host(guest: &ControlGuest, session: &Session) -> Result<()> {
-    let (host, file) = (&guest.host, &guest.known_hosts);
-    let mut known = session.known_hosts().context("failed to read known hosts")?;
-    let is_first = !file.exists();
-    if !is_first {
-        known
-            .read_file(file, KnownHostFileKind::OpenSSH)
-            .with_context(|| format!("{} is no file of known hosts", file.display()))?;
-    }
-    let (key, kind) = session.host_key().ok_or_else(|| anyhow!("control guest {host} showed no host key"))?;
-    match known.check(host, key) {
-        CheckResult::Match => Ok(()),
-        CheckResult::NotFound => {
-            known.add(host, key, "", kind.into()).context("failed to note the host key")?;
-            ensure!(
-                is_first || has_another_name(&known, host)?,
-                "control guest {host} is not in {0}, and nobody there has its host key; if the guest was made anew, remove \
-                 {0} and the next contact counts as the first, otherwise somebody else answers in its place",
-                file.display()
-            );
-            note_hosts(&known, file)?;
-            harness_log::tell(&format!(
-                "first contact with control guest {host}: its host key is in {} from now on, and another will be refused",
-                file.display()
-            ));
-            Ok(())
-        }
-        CheckResult::Mismatch => bail!(
-            "control guest {host} has another host key than at the first contact; if it was made anew, remove its line from \
-             {}, otherwise somebody else answers in its place",
-            file.display()
-        ),
-        CheckResult::Failure => bail!("the host key of control guest {host} could not be compared"),
-    }
-}
-
-/// Whether the key of a host is that of another one too, so that it is the same under a new address.
-fn has_another_name(known: &KnownHosts, host: &str) -> Result<bool> {
-    let hosts = known.hosts().context("failed to read known hosts")?;
-    let is_this = |other: &&ssh2::Host| other.name() == Some(host);
-    let key = hosts.iter().find(is_this).map(ssh2::Host::key);
-    Ok(hosts.iter().any(|other| !is_this(&other) && Some(other.key()) == key))
-}
-
-fn note_hosts(known: &KnownHosts, file: &Path) -> Result<()> {
-    let lines = known.hosts().context("failed to note the host key")?;
-    let lines = lines.iter().map(|host| known.write_string(host, KnownHostFileKind::OpenSSH));
-    let lines = lines.collect::<Result<String, _>>().context("failed to note the host key")?;
-    replace_file(file, &temporary_beside(file), |out| out.write_all(lines.as_bytes()))
 }
 
 /// The session to a control guest, and the thread that keeps it alive. It is opened when it is first needed.
