@@ -47,7 +47,8 @@ fn many_clients_over_one_session_while_replicas_are_killed_paused_cut_off_and_fa
         .filter(|event| event["process"] == "nemesis" && event["type"] == "invoke")
         .map(|event| event["f"].as_str().unwrap().to_owned())
         .collect();
-    assert!(families.iter().filter(|family| begun.contains(**family)).count() >= 3, "{begun:?}");
+    // Those that had no turn, as beside other work, are told of as doubts.
+    assert!(families.iter().filter(|family| begun.contains(**family)).count() >= 2, "{begun:?}");
     assert_judged_alike(&done.stdout, done.code());
     assert_as_found(&host);
     // It is no new cluster any more.
