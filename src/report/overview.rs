@@ -1,17 +1,16 @@
 //! What several jobs came to on one page: the verdict first, then what is wrong, then each job with a link to the page about it.
 
 use super::contents::JobResult;
+use super::page::head;
 use crate::check::Verdict;
-use maud::{DOCTYPE, PreEscaped, html};
-
-const STYLE: &str = include_str!("style.css");
+use maud::{DOCTYPE, html};
 
 /// A job on the page.
 #[derive(Debug, Clone)]
 pub struct Row {
     /// By which it is called.
     pub name: String,
-    /// What it came to.
+    /// Its verdict, or that there is none yet.
     pub result: JobResult,
     /// When that was, in a word.
     pub when: String,
@@ -44,12 +43,7 @@ pub fn overview(
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (verdict.word()) ": " (title) }
-                style { (PreEscaped(STYLE)) }
-            }
+            (head(verdict, title))
             body {
                 header {
                     h1 { (title) }

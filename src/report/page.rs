@@ -5,6 +5,7 @@ use super::contents::{Cell, Finding, Report, grouped};
 use super::picture::{self, ENDINGS, Line, moment};
 use super::spans::Span;
 use super::timeline::{Bucket, Operation, Timeline};
+use crate::check::Verdict;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::collections::BTreeMap;
 
@@ -16,6 +17,18 @@ const MOST_FAULTS: usize = 300;
 /// Faults that are named with a finding, at most.
 const MOST_ACTIVE: usize = 12;
 
+/// The head of every page: its title begins with the verdict, and its style needs no other file.
+pub(super) fn head(verdict: Verdict, title: &str) -> Markup {
+    html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            title { (verdict.word()) ": " (title) }
+            style { (PreEscaped(STYLE)) }
+        }
+    }
+}
+
 /// The text of the file, which is whole by itself.
 #[must_use]
 pub fn html(report: &Report) -> String {
@@ -24,12 +37,7 @@ pub fn html(report: &Report) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (verdict.word()) ": " (title) }
-                style { (PreEscaped(STYLE)) }
-            }
+            (head(*verdict, title))
             body {
                 header {
                     h1 { (title) }
@@ -321,7 +329,6 @@ fn facts(report: &Report) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
     use crate::history::{Event, Kind, Process};
     use serde_json::value::RawValue;
 

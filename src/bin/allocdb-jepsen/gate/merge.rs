@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// A part of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
-    /// Which of how many.
+    /// Its number, from 1, and how many parts there are.
     number: (u64, u64),
     profile: String,
     executable: String,
