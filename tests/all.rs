@@ -39,6 +39,7 @@ mod evidence;
 mod faultnet;
 mod faults;
 mod gate;
+mod gate_guests;
 mod gate_local;
 mod hostile_client;
 mod hostile_names;

@@ -194,7 +194,11 @@ fn parts_are_joined_once_all_of_them_are_there() {
     assert_eq!((done.code(), &*done.stdout), (Some(254), ""));
     assert!(done.stderr.starts_with("part 2/2 is of profile short and binary 0000"), "{done:#?}");
     std::fs::write(roots[1].path().join("gate.json"), "{}").unwrap();
-    assert!(merged(&[]).stderr.contains("gate.json: `command`: expected gate-local, of version 1"));
+    assert!(
+        merged(&[]).stderr.contains(
+            "gate.json: `command`: expected gate-local or gate-qemu or gate-kubevirt, of version 1"
+        )
+    );
 }
 
 #[test]
@@ -254,6 +258,11 @@ fn what_makes_no_sense_is_said_before_anything_is_done() {
         (&["--profile", "long"], "invalid value for `--profile`: `long`; expected release or short"),
         (&["--window", "1.5"], "invalid value for `--window`: `1.5`"),
         (&["--rerun", "hunt-mixd"], "--rerun: there is no job `hunt-mixd` here; expected one of "),
+        (&["--job", "lease_safety"], "--job: there is no job `lease_safety` here; expected one of "),
+        (
+            &["--job", "hunt-mixed", "--rerun", "hunt-expiry"],
+            "--rerun: there is no job `hunt-expiry` here; expected one of hunt-mixed",
+        ),
     ] {
         let done = run(&mut gate(root.path(), flags));
         assert_eq!((done.code(), &*done.stdout), (Some(254), ""), "{done:#?}");

@@ -57,7 +57,8 @@ fn menu() -> table::Menu {
     let mut menu = table::menu();
     menu.subcommands.extend(hunt::hunts());
     menu.subcommands.extend([simulate::simulate(), simulate::merge()]);
-    menu.subcommands.extend([gate::gate_local(), gate::merge_gates()]);
+    menu.subcommands.extend(gate::gates());
+    menu.subcommands.push(gate::merge_gates());
     menu.subcommands.extend(recorded::subcommands());
     menu.subcommands.extend([shell::completions(), shell::man()]);
     menu.groups.push(qemu_testbed::menu());

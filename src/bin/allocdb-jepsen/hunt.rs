@@ -54,6 +54,7 @@ use bundle::{Bundle, CLUSTER, clear_unfinished};
 use clients::Shared;
 use journal::Journal;
 use nemesis::Nemesis;
+pub(crate) use opening::open_existing;
 pub(crate) use report::Hunted;
 use report::{Files, Found, Report};
 use serde_json::json;

@@ -128,20 +128,40 @@ pub(crate) struct MergeGates {
 pub(crate) struct Gate {
     /// Receives the lanes' output roots, what was recorded of jobs, and the summary.
     pub(crate) output_root: PathBuf,
-    /// Jobs at once, at least 1.
-    pub(crate) lanes: u64,
+    /// Where jobs are carried out, one at a time in each: at least one, all of one kind.
+    pub(crate) lanes: Vec<GateLane>,
     /// How long jobs take.
     pub(crate) profile: Profile,
     /// In the place of the fault windows that the profile has.
     pub(crate) window: Option<Duration>,
     /// In the place of the length of hunts that the profile has.
     pub(crate) hunt_time_limit: Option<Duration>,
+    /// The jobs that are wanted; all of them if none is named.
+    pub(crate) only: Vec<String>,
     /// Jobs of which nothing that was recorded counts.
     pub(crate) rerun: Vec<String>,
     /// Only every so many-th job.
     pub(crate) partition: Option<Partition>,
     /// For whom the summary is.
     pub(crate) format: Format,
+}
+
+/// Where one job of a gate after the other is carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GateLane {
+    /// What it is called in lines and files.
+    pub(crate) name: String,
+    /// The replicas that its jobs have; local ones are made for each.
+    pub(crate) testbed: Testbed,
+    /// Receives what its jobs leave.
+    pub(crate) output_root: PathBuf,
+}
+
+impl Gate {
+    /// The subcommand that carries it out.
+    pub(crate) fn command(&self) -> &'static str {
+        self.lanes.first().map_or("gate-local", |lane| lane.testbed.gate_command())
+    }
 }
 
 /// A part of several that have about as many jobs each.
@@ -516,6 +536,15 @@ impl Testbed {
             (Testbed::Local(_), Family::Link) => Some("its layout says where its replicas find each other"),
             (Testbed::Local(_), Family::Disk) => Some("what is in its replicas' folders is not the hunt's"),
             _ => None,
+        }
+    }
+
+    /// The subcommand that carries out a whole gate on several of its kind.
+    pub(crate) fn gate_command(&self) -> &'static str {
+        match self {
+            Testbed::Local(_) => "gate-local",
+            Testbed::Qemu { .. } => "gate-qemu",
+            Testbed::Kubevirt { .. } => "gate-kubevirt",
         }
     }
 

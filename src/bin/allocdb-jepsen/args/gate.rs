@@ -1,10 +1,13 @@
-//! `gate-local` and `merge-gates`: their flags, and what comes of them.
+//! `gate-local`, `gate-qemu`, `gate-kubevirt` and `merge-gates`: their flags, and what comes of them.
 
-use super::command::{Command, Format, Gate, GateCommand, MergeGates, Partition, Profile};
+use super::command::{
+    Command, Format, Gate, GateCommand, GateLane, Lane, LocalTestbed, MergeGates, Partition, Profile, Testbed,
+};
 use super::hunt::{LONGEST_SECS, number, refused, word};
 use super::table::{Subcommand, does, format, output_root, text};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
-use clap::{Arg, ArgAction};
+use clap::{Arg, ArgAction, ArgMatches, Command as Syntax};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Most lanes: each is three replicas and what works on them.
@@ -13,14 +16,60 @@ const MOST_LANES: u64 = 64;
 /// Most parts of a gate.
 const MOST_PARTS: u64 = 1_000;
 
-pub(super) fn gate_local() -> Subcommand {
-    Subcommand {
-        syntax: does(
-            "gate-local",
-            "Carry out all 17 runs and a hunt of each workload on this machine, and give one verdict; called again, it goes on where it was",
-        )
-        .arg(output_root())
-        .arg(number("lanes", "n", 1, MOST_LANES).default_value("2").help("Jobs at once, each on a cluster of its own"))
+/// One subcommand for each kind of testbed.
+pub(super) fn gates() -> [Subcommand; 3] {
+    let guests = |name, place: &str, build| {
+        let about = format!(
+            "Carry out all 17 runs and a hunt of each workload on {place}, whose replicas begin each job with nothing, and give one verdict; called again, it goes on where it was"
+        );
+        let lane = Arg::new("lane")
+            .long("lane")
+            .value_name("name,workspace,output-root")
+            .value_parser(super::value::lane())
+            .action(ArgAction::Append)
+            .required(true)
+            .help("A testbed of which nobody else wants anything, with a folder for its jobs; what its replicas hold is removed. Repeat for more jobs at once. Only the output root may contain commas");
+        Subcommand { syntax: syntax(does(name, about), lane), build }
+    };
+    [
+        Subcommand {
+            syntax: syntax(
+                does(
+                    "gate-local",
+                    "Carry out all 17 runs and a hunt of each workload on this machine, and give one verdict; called again, it goes on where it was",
+                ),
+                number("lanes", "n", 1, MOST_LANES)
+                    .default_value("2")
+                    .help("Jobs at once, each on a cluster of its own"),
+            ),
+            build: |m| {
+                let output_root = m.remove_one::<PathBuf>("output-root")?;
+                let local = |number: u64| GateLane {
+                    name: number.to_string(),
+                    testbed: Testbed::Local(LocalTestbed::ForOneRun { workspace: None, keep_cluster: false }),
+                    output_root: output_root.join(format!("lane-{number}")),
+                };
+                let lanes = (1..=m.remove_one::<u64>("lanes")?).map(local).collect();
+                gate(m, lanes, output_root)
+            },
+        },
+        guests("gate-qemu", "QEMU testbeds", |m| gate_of_guests(m, |workspace| Testbed::Qemu { workspace })),
+        guests("gate-kubevirt", "KubeVirt testbeds", |m| {
+            gate_of_guests(m, |workspace| Testbed::Kubevirt { workspace })
+        }),
+    ]
+}
+
+fn syntax(does: Syntax, lanes: Arg) -> Syntax {
+    let job = |name: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("job")
+            .value_parser(super::value::text(name))
+            .action(ArgAction::Append)
+    };
+    does.arg(output_root())
+        .arg(lanes)
         .arg(
             text("profile", "name")
                 .value_parser(word("profile", "release or short", Profile::from_word))
@@ -35,14 +84,8 @@ pub(super) fn gate_local() -> Subcommand {
             number("hunt-time-limit", "secs", 1, LONGEST_SECS)
                 .help("Length of each hunt's main phase [default: as the profile has it]"),
         )
-        .arg(
-            Arg::new("rerun")
-                .long("rerun")
-                .value_name("job")
-                .value_parser(super::value::text("rerun"))
-                .action(ArgAction::Append)
-                .help("Job to carry out although its result is recorded; repeat for more"),
-        )
+        .arg(job("job").help("Only this run, or hunt-<workload>; repeat for more [default: all of them]"))
+        .arg(job("rerun").help("Job to carry out although its result is recorded; repeat for more"))
         .arg(
             Arg::new("partition")
                 .long("partition")
@@ -50,21 +93,30 @@ pub(super) fn gate_local() -> Subcommand {
                 .value_parser(partition())
                 .help("Only the i-th of n parts of the jobs [default: all of them]"),
         )
-        .arg(format()),
-        build: |m| {
-            let secs = |secs: Option<u64>| secs.map(Duration::from_secs);
-            Some(Command::Gate(GateCommand::CarryOut(Gate {
-                output_root: m.remove_one("output-root")?,
-                lanes: m.remove_one("lanes")?,
-                profile: m.remove_one("profile")?,
-                window: secs(m.remove_one("window")),
-                hunt_time_limit: secs(m.remove_one("hunt-time-limit")),
-                rerun: m.remove_many("rerun").into_iter().flatten().collect(),
-                partition: m.remove_one("partition"),
-                format: m.remove_one::<Format>("format")?,
-            })))
-        },
-    }
+        .arg(format())
+}
+
+fn gate_of_guests(m: &mut ArgMatches, testbed: fn(PathBuf) -> Testbed) -> Option<Command> {
+    let lane =
+        |Lane { name, workspace, output_root }| GateLane { name, testbed: testbed(workspace), output_root };
+    let lanes = m.remove_many("lane")?.map(lane).collect();
+    let output_root = m.remove_one("output-root")?;
+    gate(m, lanes, output_root)
+}
+
+fn gate(m: &mut ArgMatches, lanes: Vec<GateLane>, output_root: PathBuf) -> Option<Command> {
+    let secs = |secs: Option<u64>| secs.map(Duration::from_secs);
+    Some(Command::Gate(GateCommand::CarryOut(Gate {
+        output_root,
+        lanes,
+        profile: m.remove_one("profile")?,
+        window: secs(m.remove_one("window")),
+        hunt_time_limit: secs(m.remove_one("hunt-time-limit")),
+        only: m.remove_many("job").into_iter().flatten().collect(),
+        rerun: m.remove_many("rerun").into_iter().flatten().collect(),
+        partition: m.remove_one("partition"),
+        format: m.remove_one::<Format>("format")?,
+    })))
 }
 
 pub(super) fn merge_gates() -> Subcommand {
@@ -76,7 +128,7 @@ pub(super) fn merge_gates() -> Subcommand {
                     .value_parser(super::value::path())
                     .action(ArgAction::Append)
                     .required(true)
-                    .help("Summary of a part, as gate-local --partition wrote it"),
+                    .help("Summary of a part, as a gate with --partition wrote it"),
             )
             .arg(format()),
         build: |m| {

@@ -210,7 +210,14 @@ impl Refusal<'_> {
 
     /// `flags` as synopses show them; empty if it is not known which.
     fn missing(&self, flags: &[String]) -> Ended {
-        let is_list = |arg: &&Arg| arg.is_required_set() && matches!(arg.get_action(), ArgAction::Append);
+        // Another flag may be what is missing.
+        let is_there = |arg: &Arg| {
+            let long = arg.get_long().map(|long| format!("--{long} "));
+            long.is_some_and(|long| !flags.is_empty() && !flags.iter().any(|flag| flag.starts_with(&long)))
+        };
+        let is_list = |arg: &&Arg| {
+            arg.is_required_set() && matches!(arg.get_action(), ArgAction::Append) && !is_there(arg)
+        };
         let list = self.syntax.get_arguments().find(is_list);
         match list {
             Some(list) => {

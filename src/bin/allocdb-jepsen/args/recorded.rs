@@ -9,8 +9,19 @@ use clap::{Arg, ArgMatches};
 use std::time::Duration;
 
 /// Their names, all of which have an exit code of their own for wrong arguments.
-pub(super) const NAMES: &[&str] =
-    &["gate-local", "merge-gates", "report", "verify-bundle", "list", "show", "gc", "completions", "man"];
+pub(super) const NAMES: &[&str] = &[
+    "gate-local",
+    "gate-qemu",
+    "gate-kubevirt",
+    "merge-gates",
+    "report",
+    "verify-bundle",
+    "list",
+    "show",
+    "gc",
+    "completions",
+    "man",
+];
 
 pub(super) fn subcommands() -> Vec<Subcommand> {
     vec![report(), verify_bundle(), list(), show(), gc()]

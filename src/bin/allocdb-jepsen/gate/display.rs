@@ -79,7 +79,7 @@ pub(super) struct Display {
 }
 
 impl Display {
-    pub(super) fn begin(format: Format, lanes: u64) -> Self {
+    pub(super) fn begin(format: Format, lanes: usize) -> Self {
         let is_terminal = obeys_escapes(&std::io::stderr());
         let now = Instant::now();
         Self {

@@ -1,6 +1,6 @@
 //! What a gate has to do: every run of the plan and a hunt of each workload, with how long each takes by the profile.
 
-use super::super::args::{self, Command, Demands, Gate, Hunt, Profile};
+use super::super::args::{self, Command, Demands, Gate, Hunt, LocalTestbed, Profile, Testbed};
 use super::super::runs::Spec;
 use allocdb_node::jepsen::plan::{FaultWindow, RUNS};
 use allocdb_node::planted;
@@ -9,7 +9,6 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::path::Path;
 use std::time::Duration;
 
 /// Length of hunts that a release rests on.
@@ -24,13 +23,26 @@ const SHORT_WINDOW: Duration = Duration::from_secs(2);
 /// What a job was carried out with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    /// Sum of the program, which is harness and replica in one.
+    /// The kind of gate.
+    pub(super) command: String,
+    /// Sum of this program, which is the replicas' too where they are started for each job.
     pub(super) executable_sha256: String,
+    /// Sum of what the replicas of the testbeds run.
+    pub(super) replica_sha256: Option<String>,
     pub(super) profile: String,
     /// The fault window of a run, all flags of a hunt.
     pub(super) flags: Value,
     /// The defect that the environment asked for.
     pub(super) planted_fault: Option<String>,
+}
+
+/// The programs that are judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Programs {
+    /// Sum of this program.
+    pub(super) executable: String,
+    /// Sum of what the replicas of the testbeds run; none where they are started for each job.
+    pub(super) replicas: Option<String>,
 }
 
 /// One run or hunt.
@@ -42,13 +54,14 @@ pub(super) struct Job {
     /// Why it cannot let a release pass whatever it comes to.
     pub(super) objections: Vec<String>,
     profile: Profile,
+    command: &'static str,
 }
 
 /// What is carried out.
 #[derive(Debug, Clone)]
 pub(super) enum Work {
     Run(Spec),
-    /// Its output root is still that of the gate.
+    /// Its testbed and output root are those of no lane yet.
     Hunt(Box<Hunt>),
 }
 
@@ -62,9 +75,11 @@ impl Job {
     }
 
     /// What a recorded result has to have been made with to count.
-    pub(super) fn identity(&self, executable: &str) -> Identity {
+    pub(super) fn identity(&self, programs: &Programs) -> Identity {
         Identity {
-            executable_sha256: executable.to_owned(),
+            command: self.command.to_owned(),
+            executable_sha256: programs.executable.clone(),
+            replica_sha256: programs.replicas.clone(),
             profile: self.profile.word().to_owned(),
             flags: match &self.work {
                 Work::Run(spec) => json!({ "window_secs": spec.window_secs() }),
@@ -80,6 +95,12 @@ fn planted_fault() -> Option<String> {
     std::env::var(planted::VARIABLE).ok().filter(|word| !word.is_empty())
 }
 
+/// The names of all jobs that there are.
+pub(super) fn ids() -> impl Iterator<Item = String> {
+    let hunts = WorkloadKind::ALL.iter().map(|workload| format!("hunt-{}", workload.word()));
+    RUNS.iter().map(|run| run.id.to_string()).chain(hunts)
+}
+
 /// The jobs of a gate, or of the part of it that is asked for, in the order in which they are begun: hunts and runs by turns, as hunts are
 /// what takes most of a machine.
 pub(super) fn all(wanted: &Gate) -> Result<Vec<Job>> {
@@ -93,6 +114,9 @@ pub(super) fn all(wanted: &Gate) -> Result<Vec<Job>> {
             break;
         }
         jobs.extend(some.into_iter().collect::<Result<Vec<_>>>()?);
+    }
+    if !wanted.only.is_empty() {
+        jobs.retain(|job| wanted.only.contains(&job.id));
     }
     if let Some(partition) = wanted.partition {
         let mut number = 0;
@@ -120,7 +144,8 @@ fn run_job(wanted: &Gate, id: &str) -> Result<Job> {
             spec.window_secs().map_or_else(|| "none".to_owned(), |secs| secs.to_string())
         ));
     }
-    Ok(Job { id: id.to_owned(), work: Work::Run(spec), objections, profile: wanted.profile })
+    let (profile, command) = (wanted.profile, wanted.command());
+    Ok(Job { id: id.to_owned(), work: Work::Run(spec), objections, profile, command })
 }
 
 fn hunt_job(wanted: &Gate, workload: WorkloadKind) -> Result<Job> {
@@ -132,9 +157,10 @@ fn hunt_job(wanted: &Gate, workload: WorkloadKind) -> Result<Job> {
     if wanted.profile == Profile::Release && time_limit < RELEASE_HUNT {
         objections.push(format!("its main phase was shortened to {} s", time_limit.as_secs()));
     }
-    let hunt = default_hunt(&wanted.output_root, workload, time_limit)?;
+    let hunt = default_hunt(wanted, workload, time_limit)?;
     let id = format!("hunt-{}", workload.word());
-    Ok(Job { id, work: Work::Hunt(Box::new(hunt)), objections, profile: wanted.profile })
+    let (profile, command) = (wanted.profile, wanted.command());
+    Ok(Job { id, work: Work::Hunt(Box::new(hunt)), objections, profile, command })
 }
 
 fn objections(profile: Profile) -> Vec<String> {
@@ -143,33 +169,50 @@ fn objections(profile: Profile) -> Vec<String> {
 }
 
 /// The hunt that somebody gets who names workload and time limit and nothing else.
-fn default_hunt(output_root: &Path, workload: WorkloadKind, time_limit: Duration) -> Result<Hunt> {
+fn default_hunt(wanted: &Gate, workload: WorkloadKind, time_limit: Duration) -> Result<Hunt> {
+    let local = Testbed::Local(LocalTestbed::ForOneRun { workspace: None, keep_cluster: false });
+    let testbed = wanted.lanes.first().map_or(&local, |lane| &lane.testbed);
     let secs = time_limit.as_secs().to_string();
-    let words = ["hunt-local", "--workload", workload.word(), "--time-limit", &secs, "--output-root"];
-    let words = words.map(OsString::from).into_iter().chain([output_root.into()]);
-    match args::parse("allocdb-jepsen".as_ref(), words) {
+    let command = testbed.hunt_command();
+    let words = [command, "--workload", workload.word(), "--time-limit", &secs, "--output-root"];
+    let mut words: Vec<OsString> = words.map(OsString::from).into();
+    words.push(wanted.output_root.clone().into());
+    if let Testbed::Qemu { workspace } | Testbed::Kubevirt { workspace } = testbed {
+        words.extend([OsString::from("--workspace"), workspace.into()]);
+    }
+    match args::parse("allocdb-jepsen".as_ref(), words.into_iter()) {
         Ok(Command::Hunt(hunt)) => Ok(hunt),
-        _ => Err(anyhow!("hunt-local takes no workload and time limit")),
+        _ => Err(anyhow!("{command} takes no workload and time limit")),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::super::args::{Format, Partition};
+pub(super) mod tests {
+    use super::super::super::args::{Format, GateLane, Partition};
     use super::*;
     use std::collections::BTreeSet;
 
+    fn lane(name: &str, testbed: Testbed) -> GateLane {
+        GateLane { name: name.to_owned(), testbed, output_root: format!("out-{name}").into() }
+    }
+
     pub(crate) fn wanted(profile: Profile) -> Gate {
+        let local = Testbed::Local(LocalTestbed::ForOneRun { workspace: None, keep_cluster: false });
         Gate {
             output_root: "out".into(),
-            lanes: 2,
+            lanes: vec![lane("1", local.clone()), lane("2", local)],
             profile,
             window: None,
             hunt_time_limit: None,
+            only: Vec::new(),
             rerun: Vec::new(),
             partition: None,
             format: Format::Text,
         }
+    }
+
+    pub(crate) fn programs(executable: &str) -> Programs {
+        Programs { executable: executable.to_owned(), replicas: None }
     }
 
     fn ids(jobs: &[Job]) -> BTreeSet<String> {
@@ -207,9 +250,29 @@ mod tests {
     }
 
     #[test]
+    fn guests_have_the_same_jobs_and_the_hunts_that_they_can_have() {
+        let qemu = |workspace: &str| Testbed::Qemu { workspace: workspace.into() };
+        let local = wanted(Profile::Short);
+        let guests = Gate { lanes: vec![lane("a", qemu("a")), lane("b", qemu("b"))], ..local.clone() };
+        let (of_guests, of_local) = (all(&guests).unwrap(), all(&local).unwrap());
+        let order = |jobs: &[Job]| jobs.iter().map(|job| job.id.clone()).collect::<Vec<_>>();
+        assert_eq!(order(&of_guests), order(&of_local));
+        for (guest, local) in of_guests.iter().zip(&of_local) {
+            assert_eq!(guest.window(), local.window());
+            assert_ne!(guest.identity(&programs("sum")), local.identity(&programs("sum")));
+            let Work::Hunt(hunt) = &guest.work else { continue };
+            assert_eq!(hunt.testbed.hunt_command(), "hunt-qemu");
+            assert_eq!(guest.identity(&programs("sum")).flags["slots"], "fenced");
+        }
+        let only = vec!["hunt-mixed".to_owned(), "lease_safety-control".to_owned()];
+        let some = all(&Gate { only: only.clone(), ..guests }).unwrap();
+        assert_eq!(ids(&some), only.into_iter().collect());
+    }
+
+    #[test]
     fn other_lengths_make_another_identity() {
         let identity = |wanted: &Gate, id: &str| {
-            all(wanted).unwrap().into_iter().find(|job| job.id == id).unwrap().identity("sum")
+            all(wanted).unwrap().into_iter().find(|job| job.id == id).unwrap().identity(&programs("sum"))
         };
         let (release, short) = (wanted(Profile::Release), wanted(Profile::Short));
         let longer = Gate { window: Some(Duration::from_secs(9)), ..short.clone() };

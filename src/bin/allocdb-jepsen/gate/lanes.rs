@@ -1,7 +1,7 @@
-//! Lanes: each carries out one job after the other in an output root of its own, until there are none or somebody wants the gate to
-//! end. What a job came to is recorded at once.
+//! Lanes: each carries out one job after the other in an output root of its own, until there are none, its testbed fails, or somebody
+//! wants the gate to end. What a job came to is recorded at once.
 
-use super::super::args::{Gate, Hunt, LocalTestbed, Testbed};
+use super::super::args::{Gate, GateLane, Hunt, Profile};
 use super::super::check::page;
 use super::super::common::now_millis;
 use super::super::hunt;
@@ -10,13 +10,14 @@ use super::super::runs::{self, Spec};
 use super::super::sink::{Listener, RunEvent};
 use super::super::testbed::Open;
 use super::display::{Display, LaneView};
-use super::jobs::{Job, Work};
+use super::jobs::{Job, Programs, Work};
 use super::record::{Record, Records, evidence_sum};
+use super::testbeds;
 use allocdb_node::check::Verdict;
 use allocdb_node::jepsen::history::Outcome;
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,6 +40,16 @@ pub(super) struct Lanes<'a> {
     pub(super) interrupt: &'a Interrupt,
     pub(super) display: &'a Display,
     pub(super) records: &'a Records,
+    pub(super) programs: &'a Programs,
+}
+
+/// What the lanes came to.
+#[derive(Debug, Default)]
+pub(super) struct Worked {
+    /// Those jobs that were begun.
+    pub(super) came: BTreeMap<String, Came>,
+    /// Why lanes ended before their time, a line each.
+    pub(super) ended: Vec<String>,
 }
 
 /// What is left to do, and whether anybody still wants it.
@@ -54,12 +65,19 @@ impl Queue {
         }
         self.todo.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
+
+    /// Leaves a job to the other lanes.
+    fn put_back(&self, at: usize) {
+        self.todo.lock().unwrap_or_else(PoisonError::into_inner).push_front(at);
+    }
 }
 
 /// A lane at work.
 struct Lane<'a> {
     /// As people count lanes, from 1.
     number: u64,
+    wanted: &'a GateLane,
+    /// Its output root, wherever the program is called.
     root: PathBuf,
     interrupt: &'a Interrupt,
     view: LaneView,
@@ -71,15 +89,12 @@ impl Lanes<'_> {
     ///
     /// # Errors
     /// When a lane's folder cannot be had.
-    pub(super) fn work(
-        &self,
-        jobs: &[Job],
-        todo: &[usize],
-        executable: &str,
-    ) -> Result<BTreeMap<String, Came>> {
-        let count = usize::try_from(self.wanted.lanes).unwrap_or(usize::MAX).min(todo.len());
-        let roots: Vec<PathBuf> =
-            (1..=self.wanted.lanes).map(|lane| self.root.join(format!("lane-{lane}"))).collect();
+    pub(super) fn work(&self, jobs: &[Job], todo: &[usize]) -> Result<Worked> {
+        let roots = self.wanted.lanes.iter().map(|lane| {
+            let root = absolute(&lane.output_root);
+            root.with_context(|| format!("failed to find the folder of lane {}", lane.name))
+        });
+        let roots: Vec<PathBuf> = roots.collect::<Result<_>>()?;
         for root in roots.iter().filter(|root| !todo.is_empty() || root.exists()) {
             // Clears what a gate that was killed has left there.
             drop(hunt::take_root(root)?);
@@ -87,16 +102,16 @@ impl Lanes<'_> {
         let queue =
             Queue { todo: Mutex::new(todo.iter().copied().collect()), is_ending: AtomicBool::new(false) };
         let interrupts: Vec<Interrupt> = roots.iter().map(|_| Interrupt::default()).collect();
-        let came: Mutex<BTreeMap<String, Came>> = Mutex::default();
+        let worked: Mutex<Worked> = Mutex::default();
         std::thread::scope(|scope| {
             let lanes: Vec<_> = (1u64..)
-                .zip(roots.iter().zip(&interrupts))
-                .take(count)
-                .map(|(number, (root, interrupt))| {
+                .zip(self.wanted.lanes.iter().zip(&roots).zip(&interrupts))
+                .take(todo.len())
+                .map(|(number, ((wanted, root), interrupt))| {
                     let view = self.display.lane(number);
-                    let lane = Lane { number, root: root.clone(), interrupt, view };
-                    let (queue, came) = (&queue, &came);
-                    scope.spawn(move || self.lane(&lane, queue, jobs, executable, came))
+                    let lane = Lane { number, wanted, root: root.clone(), interrupt, view };
+                    let (queue, worked) = (&queue, &worked);
+                    scope.spawn(move || self.lane(&lane, queue, jobs, worked))
                 })
                 .collect();
             while lanes.iter().any(|lane| !lane.is_finished()) {
@@ -111,21 +126,27 @@ impl Lanes<'_> {
                 lanes.into_iter().map(|lane| lane.join().map_err(|_| anyhow!("a lane ended unexpectedly")));
             ended.collect::<Result<Vec<()>>>()
         })?;
-        Ok(came.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(worked.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn lane(
-        &self,
-        lane: &Lane<'_>,
-        queue: &Queue,
-        jobs: &[Job],
-        executable: &str,
-        all: &Mutex<BTreeMap<String, Came>>,
-    ) {
-        while let Some(job) = queue.next().and_then(|at| jobs.get(at)) {
+    fn lane(&self, lane: &Lane<'_>, queue: &Queue, jobs: &[Job], all: &Mutex<Worked>) {
+        let worked = || all.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(at) = queue.next() {
+            let Some(job) = jobs.get(at) else { continue };
             lane.view.begins(&job.id, job.window());
             let began = Instant::now();
-            let came = self.carry_out(lane, job, executable, queue).and_then(|record| {
+            lane.view.phase("making_new");
+            if let Err(error) = testbeds::renew(lane.wanted, lane.interrupt) {
+                lane.view.ends();
+                queue.put_back(at);
+                if !queue.is_ending.load(Ordering::Relaxed) {
+                    let why = one_line(&format!("{error:#}"));
+                    self.display.say(&format!("lane={} ended why={why}", lane.wanted.name));
+                    worked().ended.push(format!("lane {} ended early: {why}", lane.wanted.name));
+                }
+                return;
+            }
+            let came = self.carry_out(lane, job, queue).and_then(|record| {
                 self.records.write(&record)?;
                 Ok(record)
             });
@@ -135,21 +156,21 @@ impl Lanes<'_> {
                 Ok(record) => (&*record.verdict, record.why.first()),
                 Err(why) => ("missing", Some(why)),
             };
-            let why = why.map_or_else(String::new, |why| format!(" why={}", why.replace(['\n', '\r'], " ")));
+            let why = why.map_or_else(String::new, |why| format!(" why={}", one_line(why)));
             self.display.ended(
                 verdict,
                 &format!(
                     "job={} lane={} verdict={verdict} seconds={:.1}{why}",
                     job.id,
-                    lane.number,
+                    lane.wanted.name,
                     began.elapsed().as_secs_f64()
                 ),
             );
-            all.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id.clone(), came);
+            worked().came.insert(job.id.clone(), came);
         }
     }
 
-    fn carry_out(&self, lane: &Lane<'_>, job: &Job, executable: &str, queue: &Queue) -> Result<Record> {
+    fn carry_out(&self, lane: &Lane<'_>, job: &Job, queue: &Queue) -> Result<Record> {
         let (began, started_at_millis) = (Instant::now(), now_millis());
         let mut done = match &job.work {
             Work::Run(spec) => self.run(lane, *spec)?,
@@ -162,23 +183,29 @@ impl Lanes<'_> {
             }
         };
         let nothing = (done.ok == 0).then(|| "nothing that was asked got a definite answer".to_owned());
-        let doubts: Vec<String> = nothing.into_iter().chain(job.objections.iter().cloned()).collect();
+        let is_untold = self.wanted.profile == Profile::Release
+            && self.programs.replicas.as_deref() == Some(testbeds::UNTOLD);
+        let untold = is_untold.then(|| "its replicas do not tell which program they run".to_owned());
+        let doubts: Vec<String> =
+            nothing.into_iter().chain(untold).chain(job.objections.iter().cloned()).collect();
         if done.verdict == Verdict::Valid && !doubts.is_empty() {
             done.verdict = Verdict::Unknown;
         }
         done.why.extend(doubts);
         done.why.truncate(MOST_REASONS);
-        let below = |path: PathBuf| path.strip_prefix(self.root).map_or(path.clone(), Path::to_owned);
+        let root = absolute(self.root).unwrap_or_else(|_| self.root.to_owned());
+        let below = |path: PathBuf| path.strip_prefix(&root).map_or(path.clone(), Path::to_owned);
         let Some(evidence_sha256) = evidence_sum(&done.bundle) else {
             return Err(anyhow!("{} has no evidence that can be read", done.bundle.display()));
         };
         Ok(Record {
             version: 1,
             job: job.id.clone(),
-            identity: job.identity(executable),
+            identity: job.identity(self.programs),
             verdict: done.verdict.word().to_owned(),
             why: done.why,
             lane: lane.number,
+            lane_name: lane.wanted.name.clone(),
             started_at_millis,
             seconds: began.elapsed().as_secs_f64(),
             iterations: done.iterations,
@@ -194,7 +221,7 @@ impl Lanes<'_> {
     fn run(&self, lane: &Lane<'_>, spec: Spec) -> Result<Done> {
         let heard = Arc::<Mutex<Heard>>::default();
         let shows = Box::new(Hearing { heard: heard.clone(), view: lane.view.clone() });
-        let testbed = Testbed::Local(LocalTestbed::ForOneRun { workspace: None, keep_cluster: false });
+        let testbed = lane.wanted.testbed.clone();
         let outcome = runs::run_in(&lane.root, testbed, || Ok(spec), shows, self.open, lane.interrupt)?;
         outcome.shown?;
         let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
@@ -233,7 +260,8 @@ struct Done {
 
 fn hunted(lane: &Lane<'_>, hunt: &Hunt) -> Result<Done> {
     lane.view.phase("hunting");
-    let hunt = Hunt { output_root: lane.root.clone(), ..hunt.clone() };
+    let testbed = lane.wanted.testbed.clone();
+    let hunt = Hunt { output_root: lane.root.clone(), testbed, ..hunt.clone() };
     let came = hunt::hunt_once(&hunt, lane.interrupt)?;
     let bundle = came.bundle.ok_or_else(|| anyhow!("{}", came.doubts.join("; ")))?;
     Ok(Done {
@@ -246,6 +274,10 @@ fn hunted(lane: &Lane<'_>, hunt: &Hunt) -> Result<Done> {
         bundle,
         page: Some(came.page),
     })
+}
+
+fn one_line(text: &str) -> String {
+    text.trim().replace(['\n', '\r'], " ")
 }
 
 /// What was heard of a run.

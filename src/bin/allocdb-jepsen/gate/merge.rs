@@ -3,8 +3,6 @@
 use super::super::args::{Format, MergeGates};
 use super::super::common::{Exit, print};
 use allocdb_node::check::Verdict;
-use allocdb_node::jepsen::plan::RUNS;
-use allocdb_node::workload::WorkloadKind;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +14,9 @@ use std::path::Path;
 /// Most bytes of one summary.
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The kinds of gates.
+const COMMANDS: [&str; 3] = ["gate-local", "gate-qemu", "gate-kubevirt"];
+
 /// A part of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
@@ -23,6 +24,8 @@ struct Part {
     number: (u64, u64),
     profile: String,
     executable: String,
+    /// The kind of gate, and what the replicas run that it did not start.
+    kind: (String, Option<String>),
     /// Verdicts by job.
     jobs: BTreeMap<String, String>,
 }
@@ -58,9 +61,10 @@ fn read(path: &Path) -> Result<Part> {
 }
 
 fn part(document: &Value) -> Result<Part, String> {
-    if document["version"] != 1 || document["command"] != "gate-local" {
-        return Err("`command`: expected gate-local, of version 1".to_owned());
-    }
+    let command = document["command"].as_str().filter(|command| COMMANDS.contains(command));
+    let Some(command) = command.filter(|_| document["version"] == 1) else {
+        return Err(format!("`command`: expected {}, of version 1", COMMANDS.join(" or ")));
+    };
     let text = |value: &Value, name: &str| {
         value.as_str().map(str::to_owned).ok_or_else(|| format!("`{name}`: expected a text"))
     };
@@ -80,6 +84,7 @@ fn part(document: &Value) -> Result<Part, String> {
         number,
         profile: text(&document["profile"], "profile")?,
         executable: text(&document["binary"]["executable_sha256"], "binary.executable_sha256")?,
+        kind: (command.to_owned(), document["binary"]["replica_sha256"].as_str().map(str::to_owned)),
         jobs,
     })
 }
@@ -100,7 +105,14 @@ fn join(parts: &[Part]) -> Result<Joined> {
     let first = parts.first().ok_or_else(|| anyhow!("expected at least one summary of a gate"))?;
     let mut seen = BTreeSet::new();
     let mut jobs = BTreeMap::new();
-    for Part { number: (part, of), profile, executable, jobs: some } in parts {
+    for Part { number: (part, of), profile, executable, kind, jobs: some } in parts {
+        if *kind != first.kind {
+            let told = |(command, replicas): &(String, Option<String>)| match replicas {
+                Some(sum) => format!("{command} with replicas of binary {sum}"),
+                None => command.clone(),
+            };
+            bail!("part {part}/{of} is of {}; expected {}", told(kind), told(&first.kind));
+        }
         if (profile, executable, of) != (&first.profile, &first.executable, &first.number.1) {
             bail!(
                 "part {part}/{of} is of profile {profile} and binary {executable}; expected those of part {}/{}, which are {} and {}, and as many parts",
@@ -118,9 +130,7 @@ fn join(parts: &[Part]) -> Result<Joined> {
     let missing = (1..=first.number.1).filter(|part| !seen.contains(part));
     let mut doubts: Vec<String> =
         missing.map(|part| format!("part {part}/{} is not there", first.number.1)).collect();
-    let runs = RUNS.iter().map(|run| run.id.to_string());
-    let hunts = WorkloadKind::ALL.iter().map(|workload| format!("hunt-{}", workload.word()));
-    for id in runs.chain(hunts).filter(|id| !jobs.contains_key(id)) {
+    for id in super::jobs::ids().filter(|id| !jobs.contains_key(id)) {
         doubts.push(format!("nothing is known of {id}"));
     }
     for (id, verdict) in jobs.iter().filter(|(_, verdict)| *verdict != Verdict::Valid.word()) {
@@ -183,13 +193,12 @@ mod tests {
 
     /// Every third job from the first, the second, the third on.
     fn parts() -> Vec<Part> {
-        let runs = RUNS.iter().map(|run| run.id.to_string());
-        let hunts = WorkloadKind::ALL.iter().map(|workload| format!("hunt-{}", workload.word()));
-        let jobs: Vec<String> = runs.chain(hunts).collect();
+        let jobs: Vec<String> = super::super::jobs::ids().collect();
         let part = |number: u64| Part {
             number: (number, 3),
             profile: "release".to_owned(),
             executable: "sum".to_owned(),
+            kind: ("gate-local".to_owned(), None),
             jobs: jobs
                 .iter()
                 .skip(number as usize - 1)
@@ -203,7 +212,7 @@ mod tests {
     #[test]
     fn only_all_parts_together_are_valid() {
         let all = join(&parts()).unwrap();
-        assert_eq!((all.verdict(), all.jobs.len()), (Verdict::Valid, RUNS.len() + 6));
+        assert_eq!((all.verdict(), all.jobs.len()), (Verdict::Valid, 23));
         let two = join(&parts()[..2]).unwrap();
         assert_eq!(two.verdict(), Verdict::Unknown);
         assert!(two.doubts.contains(&"part 3/3 is not there".to_owned()));
@@ -224,7 +233,9 @@ mod tests {
     #[test]
     fn parts_of_different_gates_are_not_joined() {
         assert!(join(&[]).is_err());
-        let changes: [fn(&mut Part); 4] = [
+        let changes: [fn(&mut Part); 6] = [
+            |part| part.kind.0 = "gate-qemu".to_owned(),
+            |part| part.kind.1 = Some("other".to_owned()),
             |part| part.profile = "short".to_owned(),
             |part| part.executable = "other".to_owned(),
             |part| part.number = (2, 4),

@@ -25,7 +25,9 @@ pub(super) struct Record {
     pub(super) verdict: String,
     /// Why it is not valid, a line each.
     pub(super) why: Vec<String>,
+    /// The lane's number, from 1, and its name.
     pub(super) lane: u64,
+    pub(super) lane_name: String,
     pub(super) started_at_millis: u64,
     pub(super) seconds: f64,
     /// How often a script was carried out; a hunt has none.
@@ -48,9 +50,13 @@ impl Record {
     /// Why it says nothing about a job that is to be carried out with this identity, if so. `evidence` is the sum of the bundle's
     /// evidence as it is now.
     pub(super) fn objection(&self, identity: &Identity, evidence: Option<&str>) -> Option<&'static str> {
-        let Identity { executable_sha256, profile, flags, planted_fault } = identity;
+        let Identity { command, executable_sha256, replica_sha256, profile, flags, planted_fault } = identity;
         let own = &self.identity;
-        if own.executable_sha256 != *executable_sha256 {
+        if own.command != *command {
+            Some("it is of another kind of gate")
+        } else if own.replica_sha256 != *replica_sha256 {
+            Some("its replicas were of another binary")
+        } else if own.executable_sha256 != *executable_sha256 {
             Some("it is of another binary")
         } else if own.profile != *profile {
             Some("it is of another profile")
@@ -158,32 +164,24 @@ pub(super) fn evidence_sum(bundle: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::jobs;
+    use super::super::jobs::tests::{programs, wanted};
     use super::*;
-    use crate::args::{Format, Gate, Profile};
+    use crate::args::Profile;
     use serde_json::Value;
 
     fn jobs() -> Vec<Job> {
-        let wanted = Gate {
-            output_root: "out".into(),
-            lanes: 2,
-            profile: Profile::Short,
-            window: None,
-            hunt_time_limit: None,
-            rerun: Vec::new(),
-            partition: None,
-            format: Format::Text,
-        };
-        jobs::all(&wanted).unwrap()
+        jobs::all(&wanted(Profile::Short)).unwrap()
     }
 
     fn record(job: &Job, verdict: &str) -> Record {
         Record {
             version: 1,
             job: job.id.clone(),
-            identity: job.identity("sum"),
+            identity: job.identity(&programs("sum")),
             verdict: verdict.to_owned(),
             why: Vec::new(),
             lane: 1,
+            lane_name: "1".to_owned(),
             started_at_millis: 5,
             seconds: 1.5,
             iterations: Some(1),
@@ -199,7 +197,7 @@ mod tests {
     #[test]
     fn what_is_outstanding_follows_from_what_is_recorded() {
         let jobs = jobs();
-        let identity = |job: &Job| job.identity("sum");
+        let identity = |job: &Job| job.identity(&programs("sum"));
         let there = |_: &Record| Some("evidence".to_owned());
         let nothing = vec![None; jobs.len()];
         assert_eq!(outstanding(&jobs, &nothing, identity, there).0, (0..jobs.len()).collect::<Vec<_>>());
@@ -210,7 +208,7 @@ mod tests {
         assert_eq!(outstanding(&jobs, &recorded, identity, there).0, [] as [usize; 0]);
         recorded[1] = None;
         assert_eq!(outstanding(&jobs, &recorded, identity, there), (vec![1], vec![]));
-        let (todo, refusals) = outstanding(&jobs, &recorded, |job| job.identity("other"), there);
+        let (todo, refusals) = outstanding(&jobs, &recorded, |job| job.identity(&programs("other")), there);
         assert_eq!((todo.len(), refusals.len()), (jobs.len(), jobs.len() - 1));
         assert_eq!(refusals[0], format!("not_counted={} why=it is of another binary", jobs[0].id));
     }
@@ -219,12 +217,20 @@ mod tests {
     fn a_record_counts_for_the_same_job_with_its_bundle_only() {
         let job = &jobs()[0];
         let record = record(job, "valid");
-        let identity = job.identity("sum");
+        let identity = job.identity(&programs("sum"));
         let objection = |identity: &Identity, evidence| record.objection(identity, evidence);
         assert_eq!(objection(&identity, Some("evidence")), None);
         assert_eq!(objection(&identity, None), Some("its bundle is not there any more"));
         assert_eq!(objection(&identity, Some("other")), Some("its bundle was changed"));
         for (changed, why) in [
+            (
+                Identity { command: "gate-qemu".to_owned(), ..identity.clone() },
+                "it is of another kind of gate",
+            ),
+            (
+                Identity { replica_sha256: Some("x".to_owned()), ..identity.clone() },
+                "its replicas were of another binary",
+            ),
             (Identity { executable_sha256: "x".to_owned(), ..identity.clone() }, "it is of another binary"),
             (Identity { profile: "release".to_owned(), ..identity.clone() }, "it is of another profile"),
             (Identity { flags: Value::Null, ..identity.clone() }, "its window or flags were others"),

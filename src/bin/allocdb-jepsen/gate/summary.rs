@@ -2,7 +2,7 @@
 
 use super::super::args::{Gate, Profile};
 use super::super::common::{replace_file, temporary_beside};
-use super::jobs::Job;
+use super::jobs::{Job, Programs};
 use super::lanes::Came;
 use super::record::Record;
 use allocdb_node::build_info::BuildInfo;
@@ -32,16 +32,29 @@ type Recorded = Option<(Came, bool)>;
 pub(super) struct Summary {
     profile: Profile,
     partition: Option<String>,
-    executable: String,
+    is_some: bool,
+    command: &'static str,
+    programs: Programs,
     jobs: Vec<(String, Recorded)>,
+    /// Why lanes ended before their time.
+    ended: Vec<String>,
 }
 
 impl Summary {
-    pub(super) fn new(wanted: &Gate, executable: String, jobs: Vec<Job>, results: Vec<Recorded>) -> Self {
+    pub(super) fn new(
+        wanted: &Gate,
+        programs: Programs,
+        jobs: Vec<Job>,
+        results: Vec<Recorded>,
+        ended: Vec<String>,
+    ) -> Self {
         Self {
             profile: wanted.profile,
             partition: wanted.partition.map(|partition| format!("{}/{}", partition.part, partition.of)),
-            executable,
+            is_some: !wanted.only.is_empty(),
+            command: wanted.command(),
+            programs,
+            ended,
             jobs: jobs.into_iter().map(|job| job.id).zip(results).collect(),
         }
     }
@@ -56,11 +69,14 @@ impl Summary {
         }
     }
 
-    /// Whether the harness could not carry out a job.
+    /// Whether the harness could not carry out a job, or lost the testbeds that would have had it.
     pub(super) fn has_failed(&self) -> bool {
-        self.jobs
+        let is_left = self.jobs.iter().any(|(_, result)| result.is_none());
+        let has_failed = self
+            .jobs
             .iter()
-            .any(|(_, result)| matches!(result, Some((Err(why), _)) if !why.starts_with("interrupted")))
+            .any(|(_, result)| matches!(result, Some((Err(why), _)) if !why.starts_with("interrupted")));
+        has_failed || (is_left && !self.ended.is_empty())
     }
 
     fn records(&self) -> impl Iterator<Item = (&Record, bool)> {
@@ -84,6 +100,10 @@ impl Summary {
         if let Some(partition) = &self.partition {
             notes.push(format!("only part {partition} of the jobs: the others have verdicts of their own"));
         }
+        if self.is_some {
+            notes.push("only the jobs that were named: nothing is said of others".to_owned());
+        }
+        notes.extend(self.ended.iter().cloned());
         notes
     }
 
@@ -107,9 +127,10 @@ impl Summary {
         let count = |wanted| self.jobs.iter().filter(|(_, result)| of(result) == wanted).count();
         let _ = write!(
             text,
-            "profile={}\nbinary_sha256={}\njobs={}\nnow={now}\nbefore={before}\nvalid={}\ninvalid={}\nunknown={}\nmissing={}\n",
+            "profile={}\nbinary_sha256={}\n{}jobs={}\nnow={now}\nbefore={before}\nvalid={}\ninvalid={}\nunknown={}\nmissing={}\n",
             self.profile.word(),
-            self.executable,
+            self.programs.executable,
+            self.replicas_line(),
             self.jobs.len(),
             count(JobResult::Valid),
             count(JobResult::Invalid),
@@ -129,6 +150,12 @@ impl Summary {
         text
     }
 
+    /// What the replicas of testbeds run, if there are any.
+    fn replicas_line(&self) -> String {
+        let told = self.programs.replicas.as_ref();
+        told.map_or_else(String::new, |sum| format!("replica_sha256={sum}\n"))
+    }
+
     /// The same for programs.
     pub(super) fn document(&self) -> Value {
         let info = BuildInfo::own();
@@ -144,6 +171,7 @@ impl Summary {
                 "why": why(result),
                 "recorded": record.map(|_| if matches!(result, Some((_, true))) { "now" } else { "before" }),
                 "lane": record.map(|record| record.lane),
+                "lane_name": record.map(|record| &record.lane_name),
                 "flags": record.map(|record| &record.identity.flags),
                 "started_at_millis": record.map(|record| record.started_at_millis),
                 "seconds": record.map(|record| record.seconds),
@@ -158,13 +186,14 @@ impl Summary {
         };
         json!({
             "version": 1,
-            "command": "gate-local",
+            "command": self.command,
             "profile": self.profile.word(),
             "partition": self.partition,
             "binary": {
                 "version": info.version,
                 "commit": info.commit,
-                "executable_sha256": self.executable,
+                "executable_sha256": self.programs.executable,
+                "replica_sha256": self.programs.replicas,
                 "planted_fault": info.planted_fault,
             },
             "verdict": self.verdict().word(),
@@ -201,11 +230,13 @@ impl Summary {
             verdict.word(),
             rows.len()
         );
-        let facts = [
+        let mut facts = vec![
             ("profile".to_owned(), self.profile.word().to_owned()),
-            ("binary_sha256".to_owned(), self.executable.clone()),
+            ("binary_sha256".to_owned(), self.programs.executable.clone()),
         ];
-        overview("gate-local", verdict, &sentence, &self.notes(), &facts, &rows)
+        let replicas = self.programs.replicas.clone();
+        facts.extend(replicas.map(|sum| ("replica_sha256".to_owned(), sum)));
+        overview(self.command, verdict, &sentence, &self.notes(), &facts, &rows)
     }
 
     /// Writes all files into a gate's output root.
@@ -214,7 +245,7 @@ impl Summary {
     /// When one of them cannot be written.
     pub(super) fn write(&self, root: &Path) -> Result<()> {
         let cases: Vec<Case> = self.jobs.iter().map(|(id, result)| case(id, result, root)).collect();
-        let text = junit("gate-local", &cases)?;
+        let text = junit(self.command, &cases)?;
         for (name, text) in
             [(PAGE_FILE, self.page()), (GATE_FILE, format!("{:#}\n", self.document())), (JUNIT_FILE, text)]
         {

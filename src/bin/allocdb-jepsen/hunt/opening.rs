@@ -34,10 +34,19 @@ pub(super) fn open(
         Testbed::Local(Options::ForOneRun { workspace: Some(workspace), .. }) => {
             Box::new(LocalTestbed::open_for_hunt(workspace, Limits::HUNT, id, interrupt)?)
         }
-        Testbed::Local(Options::Existing { .. }) => {
-            bail!("a hunt needs a cluster that it can start and stop")
-        }
-        Testbed::Qemu { workspace } => qemu::open_for_hunt(workspace, id, interrupt)?,
-        Testbed::Kubevirt { workspace } => kubevirt::open_for_hunt(workspace, id, interrupt)?,
+        existing => open_existing(existing, id, interrupt)?,
     })
+}
+
+/// Opens a testbed that somebody has made and that stays, for `holder` alone. What an earlier hunt has left there is undone.
+pub(crate) fn open_existing(
+    testbed: &Testbed,
+    holder: &str,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn HuntTestbed>> {
+    match testbed {
+        Testbed::Local(_) => bail!("a hunt needs a cluster that it can start and stop"),
+        Testbed::Qemu { workspace } => qemu::open_for_hunt(workspace, holder, interrupt),
+        Testbed::Kubevirt { workspace } => kubevirt::open_for_hunt(workspace, holder, interrupt),
+    }
 }
