@@ -30,7 +30,7 @@ use allocdb_node::build_info::{BuildInfo, Executable};
 use allocdb_node::check::Verdict;
 use anyhow::{Result, bail};
 use display::Display;
-use jobs::{Job, Programs};
+use jobs::Job;
 use lanes::Lanes;
 use record::{Record, Records, outstanding};
 use serde_json::json;
@@ -114,7 +114,7 @@ fn carry_out(wanted: &Gate, jobs: Vec<Job>, open: &Open<'_>, interrupt: &Interru
     create_output_root(&wanted.output_root)?;
     let root = OutputRoot::take(&wanted.output_root, "a gate")?;
     root.clear();
-    let programs = Programs { executable, replicas: testbeds::survey(&wanted.lanes, interrupt)? };
+    let programs = testbeds::survey(&wanted.lanes, executable, interrupt)?;
     let records = Records::of(root.path());
     for id in &wanted.rerun {
         records.forget(id)?;

@@ -20,7 +20,7 @@ const MOST_PARTS: u64 = 1_000;
 pub(super) fn gates() -> [Subcommand; 3] {
     let guests = |name, place: &str, build| {
         let about = format!(
-            "Carry out all 17 runs and a hunt of each workload on {place}, whose replicas begin each job with nothing, and give one verdict; called again, it goes on where it was"
+            "Carry out all 17 runs and a hunt of each workload on {place}, whose replicas lose what they hold, and give one verdict; called again, it goes on where it was"
         );
         let lane = Arg::new("lane")
             .long("lane")

@@ -8,6 +8,7 @@ use allocdb_node::workload::WorkloadKind;
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -43,6 +44,22 @@ pub(super) struct Programs {
     pub(super) executable: String,
     /// Sum of what the replicas of the testbeds run; none where they are started for each job.
     pub(super) replicas: Option<String>,
+    /// Defects that were planted into those.
+    pub(super) planted: BTreeSet<String>,
+}
+
+/// What is said of replicas that do not tell which program they run.
+pub(super) const UNTOLD: &str = "unknown";
+
+impl Programs {
+    /// Why nothing that they do can let a release pass.
+    pub(super) fn objections(&self) -> Vec<String> {
+        let untold = (self.replicas.as_deref() == Some(UNTOLD))
+            .then(|| "its replicas do not tell which program they run".to_owned());
+        let planted =
+            self.planted.iter().map(|word| format!("a defect was planted into its replicas: {word}"));
+        untold.into_iter().chain(planted).collect()
+    }
 }
 
 /// One run or hunt.
@@ -85,7 +102,7 @@ impl Job {
                 Work::Run(spec) => json!({ "window_secs": spec.window_secs() }),
                 Work::Hunt(hunt) => hunt.flags(),
             },
-            planted_fault: planted_fault(),
+            planted_fault: planted_fault().or_else(|| programs.planted.first().cloned()),
         }
     }
 }
@@ -190,7 +207,6 @@ fn default_hunt(wanted: &Gate, workload: WorkloadKind, time_limit: Duration) -> 
 pub(super) mod tests {
     use super::super::super::args::{Format, GateLane, Partition};
     use super::*;
-    use std::collections::BTreeSet;
 
     fn lane(name: &str, testbed: Testbed) -> GateLane {
         GateLane { name: name.to_owned(), testbed, output_root: format!("out-{name}").into() }
@@ -212,7 +228,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn programs(executable: &str) -> Programs {
-        Programs { executable: executable.to_owned(), replicas: None }
+        Programs { executable: executable.to_owned(), replicas: None, planted: BTreeSet::new() }
     }
 
     fn ids(jobs: &[Job]) -> BTreeSet<String> {
@@ -247,6 +263,19 @@ pub(super) mod tests {
         assert_eq!(objecting(&Gate { window: secs(1_799), ..release.clone() }), faulted);
         assert_eq!(objecting(&Gate { window: secs(1_800), ..release.clone() }), 0);
         assert_eq!(objecting(&Gate { hunt_time_limit: secs(1_799), ..release }), WorkloadKind::ALL.len());
+    }
+
+    #[test]
+    fn what_replicas_run_is_held_against_a_release() {
+        let told = Programs { replicas: Some("sum".to_owned()), ..programs("sum") };
+        assert_eq!(told.objections(), [] as [&str; 0]);
+        let planted = Programs { planted: ["reserve-taken".to_owned()].into(), ..told.clone() };
+        assert_eq!(planted.objections(), ["a defect was planted into its replicas: reserve-taken"]);
+        let untold = Programs { replicas: Some(UNTOLD.to_owned()), ..told.clone() };
+        assert_eq!(untold.objections(), ["its replicas do not tell which program they run"]);
+        let job = &all(&wanted(Profile::Short)).unwrap()[0];
+        assert_eq!(job.identity(&planted).planted_fault, Some("reserve-taken".to_owned()));
+        assert_eq!(job.identity(&told).planted_fault, planted_fault());
     }
 
     #[test]

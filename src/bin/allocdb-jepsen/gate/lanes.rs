@@ -131,12 +131,17 @@ impl Lanes<'_> {
 
     fn lane(&self, lane: &Lane<'_>, queue: &Queue, jobs: &[Job], all: &Mutex<Worked>) {
         let worked = || all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Runs take what a run that passed has left, as they do one by one; a hunt leaves what they cannot go on with.
+        let mut follows_passed_run = false;
         while let Some(at) = queue.next() {
             let Some(job) = jobs.get(at) else { continue };
             lane.view.begins(&job.id, job.window());
             let began = Instant::now();
+            let is_run = matches!(job.work, Work::Run(_));
             lane.view.phase("making_new");
-            if let Err(error) = testbeds::renew(lane.wanted, lane.interrupt) {
+            if !(is_run && follows_passed_run)
+                && let Err(error) = testbeds::renew(lane.wanted, lane.interrupt)
+            {
                 lane.view.ends();
                 queue.put_back(at);
                 if !queue.is_ending.load(Ordering::Relaxed) {
@@ -151,6 +156,8 @@ impl Lanes<'_> {
                 Ok(record)
             });
             let came = came.map_err(|error| format!("{error:#}"));
+            follows_passed_run =
+                is_run && came.as_ref().is_ok_and(|record| record.verdict == Verdict::Valid.word());
             lane.view.ends();
             let (verdict, why) = match &came {
                 Ok(record) => (&*record.verdict, record.why.first()),
@@ -183,11 +190,12 @@ impl Lanes<'_> {
             }
         };
         let nothing = (done.ok == 0).then(|| "nothing that was asked got a definite answer".to_owned());
-        let is_untold = self.wanted.profile == Profile::Release
-            && self.programs.replicas.as_deref() == Some(testbeds::UNTOLD);
-        let untold = is_untold.then(|| "its replicas do not tell which program they run".to_owned());
+        let objections = match self.wanted.profile {
+            Profile::Release => self.programs.objections(),
+            Profile::Short => Vec::new(),
+        };
         let doubts: Vec<String> =
-            nothing.into_iter().chain(untold).chain(job.objections.iter().cloned()).collect();
+            nothing.into_iter().chain(objections).chain(job.objections.iter().cloned()).collect();
         if done.verdict == Verdict::Valid && !doubts.is_empty() {
             done.verdict = Verdict::Unknown;
         }

@@ -8,6 +8,8 @@ use super::super::runs::programs;
 use super::super::runtime;
 use super::super::support::pack_replica;
 use super::super::testbed::{HuntTestbed, REPLICAS};
+use super::jobs::{Programs, UNTOLD};
+use allocdb_node::jepsen::evidence::ReplicaProgram;
 use allocdb_node::storage::create_private_folder;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::BTreeSet;
@@ -20,25 +22,23 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Pause between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What is said of replicas that do not tell which program they run.
-pub(super) const UNTOLD: &str = "unknown";
-
 /// Whether the replicas of a lane are there before its jobs and stay after them.
 fn is_kept(lane: &GateLane) -> bool {
     !matches!(lane.testbed, Testbed::Local(_))
 }
 
-/// The sum of the program that all replicas of all lanes run: [`UNTOLD`] if one does not tell, none where each job starts replicas of
-/// its own, which are this program. What a job that was killed has done to a testbed is undone.
+/// What is judged, where this program is `executable`: the one program that all replicas of all lanes run. What a job that was killed
+/// has done to a testbed is undone.
 ///
 /// # Errors
 /// When a testbed cannot be reached, or replicas run different programs.
-pub(super) fn survey(lanes: &[GateLane], interrupt: &Interrupt) -> Result<Option<String>> {
+pub(super) fn survey(lanes: &[GateLane], executable: String, interrupt: &Interrupt) -> Result<Programs> {
+    let mut programs = Programs { executable, replicas: None, planted: BTreeSet::new() };
     let kept: Vec<&GateLane> = lanes.iter().filter(|lane| is_kept(lane)).collect();
     if kept.is_empty() {
-        return Ok(None);
+        return Ok(programs);
     }
-    let told: Vec<Result<BTreeSet<String>>> = std::thread::scope(|scope| {
+    let told: Vec<Result<Vec<ReplicaProgram>>> = std::thread::scope(|scope| {
         let asked: Vec<_> =
             kept.iter().map(|lane| scope.spawn(move || programs_of(lane, interrupt))).collect();
         let lost = |_| Err(anyhow!("the question ended unexpectedly"));
@@ -46,32 +46,31 @@ pub(super) fn survey(lanes: &[GateLane], interrupt: &Interrupt) -> Result<Option
     });
     let mut all = BTreeSet::new();
     for (lane, told) in kept.iter().zip(told) {
-        all.extend(told.with_context(|| format!("lane {}", lane.name))?);
+        for ReplicaProgram { program, .. } in told.with_context(|| format!("lane {}", lane.name))? {
+            all.insert(program.executable_sha256.unwrap_or_else(|| UNTOLD.to_owned()));
+            programs.planted.extend(program.planted_fault);
+        }
     }
-    if all.contains(UNTOLD) {
-        return Ok(Some(UNTOLD.to_owned()));
-    }
-    if all.len() > 1 {
+    if all.len() > 1 && !all.contains(UNTOLD) {
         let all: Vec<String> = all.into_iter().collect();
         bail!(
             "the replicas of these lanes run different programs: {}; expected one, which is what a gate judges",
             all.join(", ")
         );
     }
-    Ok(all.into_iter().next())
+    programs.replicas = all.take(UNTOLD).or_else(|| all.pop_first());
+    Ok(programs)
 }
 
-fn programs_of(lane: &GateLane, interrupt: &Interrupt) -> Result<BTreeSet<String>> {
+fn programs_of(lane: &GateLane, interrupt: &Interrupt) -> Result<Vec<ReplicaProgram>> {
     let mut testbed = open_existing(&lane.testbed, "a gate", interrupt)?;
     testbed.leave_as_found()?;
     interrupt.check()?;
-    let told = programs::of_replicas(&*testbed, interrupt);
-    let sum = |program: programs::ReplicaProgram| program.program.executable_sha256;
-    Ok(told.into_iter().map(|program| sum(program).unwrap_or_else(|| UNTOLD.to_owned())).collect())
+    Ok(programs::of_replicas(&*testbed, interrupt))
 }
 
-/// Sees that the replicas of a lane hold nothing: what a job comes to rests on nothing that another one has left, and a hunt judges
-/// from the first command on.
+/// Sees that the replicas of a lane hold nothing: a hunt judges from the first command on, and leaves slots and tables with which no
+/// run goes on.
 ///
 /// # Errors
 /// When the testbed cannot be reached, or does not serve afterwards.

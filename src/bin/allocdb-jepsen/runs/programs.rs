@@ -7,8 +7,7 @@ use super::super::testbed::{Port, REPLICAS, Reach};
 use allocdb_node::build_info::{BuildInfo, Executable};
 use allocdb_node::cluster::control::command;
 use allocdb_node::ids::ReplicaId;
-pub(crate) use allocdb_node::jepsen::evidence::ReplicaProgram;
-use allocdb_node::jepsen::evidence::{Harness, Program};
+use allocdb_node::jepsen::evidence::{Harness, Program, ReplicaProgram};
 use std::time::{Duration, Instant};
 
 /// How long a replica may take to sum up its executable.
