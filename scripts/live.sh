@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# The gate on real virtual machines of this host: makes them, starts them, and carries out runs in them until all have passed
-# or one has not. The short form takes some minutes: four runs in peace and one with each kind of fault, with a fault window of
-# one second, over SSH as on QEMU and, where kubectl is there, through a stand-in for a Kubernetes cluster as on KubeVirt.
+# The gate on real virtual machines of this host: makes them, starts them, calls `gate-qemu` and `gate-kubevirt`, and ends the machines
+# however those end. The short form takes some minutes: four runs in peace and one with each kind of fault, with a fault window of one
+# second, over SSH as on QEMU and, where kubectl is there, through a stand-in for a Kubernetes cluster as on KubeVirt.
 #
 #   live.sh                                  the short form; leaves nothing behind but what failed
-#   live.sh --full --out DIR [--lanes N]     all 17 runs with the real window of half an hour, N at a time; called again with
-#                                            the same DIR it goes on where it stopped. What was passed before counts for the same
-#                                            binary and window, as long as its bundle is there and says so
+#   live.sh --full --out DIR [--lanes N]     the whole gate as a release needs it, on N testbeds at a time; called again with the
+#                                            same DIR it goes on where it stopped, as gates do
 #   live.sh --binary FILE ...                a build other than target/release/allocdb-jepsen
 #   live.sh --stand-in FILE ...              the example kubernetes_stand_in where it is built already
 #
@@ -66,7 +65,6 @@ if [ -z "$binary" ]; then
     binary=$here/target/release/allocdb-jepsen
 fi
 binary=$(realpath "$binary")
-binary_sha256=$(sha256sum "$binary" | sed 's/ .*//')
 temporary=$(mktemp -d)
 keep=true
 if [ -z "$out" ]; then
@@ -92,12 +90,9 @@ interrupted() {
 }
 
 workspaces=()
-lane_jobs=()
 leave() {
     status=$?
     trap - EXIT
-    for job in "${lane_jobs[@]}"; do kill -TERM "$job" 2>/dev/null || true; done
-    for job in "${lane_jobs[@]}"; do wait "$job" 2>/dev/null || true; done
     end_stand_in
     for workspace in "${workspaces[@]}"; do
         "$binary" qemu-testbed stop --workspace "$workspace" >/dev/null || status=1
@@ -134,56 +129,6 @@ free_lane() { # number
 
 value() { # key file
     sed -n "s/^$1=//p" "$2" 2>/dev/null | head -n 1
-}
-
-row() {
-    printf '%-9s %-42s %-8s %8s %8s\n' "$@"
-}
-
-# The fault window that a run has to have: `none`, or seconds.
-window_of() { # run
-    if [ -n "${ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE:-}" ] && [[ "$1" != *-control ]]; then
-        echo "$ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE"
-    else
-        "$binary" plan | sed -n "s/^run_id=$1 .*minimum_fault_window_secs=\([^ ]*\).*/\1/p"
-    fi
-}
-
-# Why a line of results says nothing about what is judged now; nothing if it does.
-why_not() { # verdict run sha256 window bundle
-    local evidence=$out/$5/evidence.json
-    if [ "$1" != passed ]; then
-        echo "it was $1"
-    elif [ "$3" != "$binary_sha256" ]; then
-        echo "it was of another binary"
-    elif [ "$4" != "$(window_of "$2")" ]; then
-        echo "its fault window was ${4:-unknown}"
-    elif [ -z "$5" ] || [ ! -s "$evidence" ] || [ ! -s "$out/$5/manifest.txt" ]; then
-        echo "its bundle is not there any more"
-    elif ! grep -q "\"executable_sha256\": \"$binary_sha256\"" "$evidence" || grep -q '"overridden": true' "$evidence"; then
-        echo "its bundle is of another binary or window"
-    fi
-}
-
-# Carries out one run and notes how it ended: one line of results, one of the table.
-carry_out() { # backend workspace run folder
-    local backend=$1 workspace=$2 run=$3 folder=$4 verdict began=$SECONDS
-    mkdir -p "$folder"
-    if run_child "$binary" "run-$backend" --workspace "$workspace" --run-id "$run" --output-root "$folder" \
-        >"$folder/$run-said.txt" 2>&1; then
-        verdict=passed
-    else
-        verdict=$(value release_gate "$folder/$run-said.txt")
-        verdict=${verdict:-failed}
-    fi
-    local events seconds bundle
-    bundle=$(value artifact_bundle "$folder/$run-said.txt")
-    events=$(value history_events "$folder/$run-status.txt")
-    seconds=$((SECONDS - began))
-    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds" \
-        "$binary_sha256" "$(window_of "$run")" "${bundle#"$out"/}" >>"$out/results.tsv"
-    row "$backend" "$run" "$verdict" "${events:-unknown}" "$seconds"
-    [ "$verdict" = passed ] || { cat "$folder/$run-said.txt" >&2 && return 1; }
 }
 
 stand_in=
@@ -228,80 +173,36 @@ begin_stand_in() { # workspace for the layout, workspace of the testbed, its lan
 }
 
 short() {
-    export ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE=1
     local runs=(
         reservation_contention-control ambiguous_write_retry-control failover_read_fences-control
         expiration_and_recovery-control reservation_contention-crash-restart failover_read_fences-partition-heal
         expiration_and_recovery-mixed-failover
     )
-    rm -f "$out/results.tsv"
-    local began=$SECONDS lane
+    local gate=(--profile short --window 1) began=$SECONDS lane run
+    for run in "${runs[@]}"; do gate+=(--job "$run"); done
     lane=$(free_lane 0)
     start_testbed "$temporary/ws" "$lane" --join-networks
     echo "four machines are ready after $((SECONDS - began))s"
-    row backend run verdict events seconds
-    for run in "${runs[@]}"; do carry_out qemu "$temporary/ws" "$run" "$out/qemu"; done
+    run_child "$binary" gate-qemu "${gate[@]}" --output-root "$out/qemu" --lane "qemu,$temporary/ws,$out/qemu/lane"
     if command -v kubectl >/dev/null 2>&1; then
         begin_stand_in "$temporary/kubevirt-ws" "$temporary/ws" "$lane"
-        for run in "${runs[@]}"; do carry_out kubevirt "$temporary/kubevirt-ws" "$run" "$out/kubevirt"; done
+        run_child "$binary" gate-kubevirt "${gate[@]}" --output-root "$out/kubevirt" \
+            --lane "kubevirt,$temporary/kubevirt-ws,$out/kubevirt/lane"
     else
         echo "no kubectl on PATH: the runs as on KubeVirt were skipped"
     fi
 }
 
-# Takes the runs that nobody has taken yet, one after the other.
-lane() { # number
-    local number=$1 failed=0
-    workspaces=()
-    # The lane ends its own machines, however it ends; what its runs left stays.
-    trap '"$binary" qemu-testbed stop --workspace "$out/lane-$number/ws" >/dev/null' EXIT
-    trap interrupted INT TERM HUP
-    start_testbed "$out/lane-$number/ws" "$number"
-    for run in "${todo[@]}"; do
-        mkdir "$temporary/taken-$run" 2>/dev/null || continue
-        carry_out qemu "$out/lane-$number/ws" "$run" "$out/lane-$number/out" || failed=1
-    done
-    return "$failed"
-}
-
-todo=()
 everything() {
     unset ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE
-    touch "$out/results.tsv"
-    row backend run verdict events seconds
-    local run backend of verdict events seconds sha256 window bundle why counted
-    for run in $("$binary" plan | sed 's/^run_id=//; s/ .*//'); do
-        counted=false
-        while IFS=$'\t' read -r backend of verdict events seconds sha256 window bundle; do
-            [ "$backend" = qemu ] && [ "$of" = "$run" ] || continue
-            why=$(why_not "$verdict" "$run" "$sha256" "$window" "$bundle")
-            if [ -z "$why" ]; then
-                $counted || row "$backend" "$run" "$verdict" "$events" "$seconds"
-                counted=true
-            else
-                echo "an earlier $run does not count: $why"
-            fi
-        done <"$out/results.tsv"
-        if $counted; then before=$((before + 1)); else todo+=("$run"); fi
-    done
-    now=${#todo[@]}
-    [ "$now" -gt 0 ] || return 0
-    local number=-1 failed=0 job
-    while [ "${#lane_jobs[@]}" -lt "$lanes" ]; do
+    local number=-1 gate=()
+    while [ "${#workspaces[@]}" -lt "$lanes" ]; do
         number=$(free_lane "$((number + 1))")
-        (lane "$number") &
-        lane_jobs+=($!)
+        start_testbed "$out/lane-$number/ws" "$number"
+        gate+=(--lane "$number,$out/lane-$number/ws,$out/lane-$number/out")
     done
-    for job in "${lane_jobs[@]}"; do wait "$job" || failed=1; done
-    lane_jobs=()
-    return "$failed"
+    run_child "$binary" gate-qemu --output-root "$out" "${gate[@]}"
 }
 
-now=0 before=0
-if $full; then
-    everything
-    echo "all runs passed in ${SECONDS}s: $now now, $before before"
-else
-    short
-    echo "all runs passed in ${SECONDS}s"
-fi
+if $full; then everything; else short; fi
+echo "the gate passed in ${SECONDS}s"
