@@ -61,6 +61,10 @@ fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
         let junit = roxmltree::Document::parse(&junit).unwrap();
         let errors = junit.root_element().attribute("errors").unwrap() == "1";
         assert_eq!(errors, !is_whole(text), "{text}");
+        assert_numbers(
+            text,
+            &crate::support::text(field(text, "report").replace("-report.txt", "-metrics.txt")),
+        );
         let page = std::fs::read(field(text, "html_report")).unwrap();
         assert_eq!(
             std::fs::read(Path::new(&field(text, "artifact_bundle")).join("report.html")).unwrap(),
@@ -72,6 +76,53 @@ fn a_valid_hunt_says_what_it_did_and_keeps_the_evidence() {
         }
     }
     assert_nothing_unfinished(root.path());
+}
+
+/// OpenMetrics by its grammar, as far as a hunt needs it: families that are declared once, each with the samples that its type may
+/// have, and the end. What is told is what the hunt has printed.
+fn assert_numbers(told: &str, metrics: &str) {
+    let body = metrics.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("{metrics}"));
+    let mut families: HashMap<&str, &str> = HashMap::new();
+    let mut samples: HashMap<String, f64> = HashMap::new();
+    let mut current = "";
+    for line in body.lines() {
+        if let Some(declared) = line.strip_prefix("# ") {
+            let [what, name, rest] = declared.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            match what {
+                "TYPE" => assert_eq!(families.insert(name, rest), None, "{line}"),
+                "UNIT" => assert!(name == current && name.ends_with(&format!("_{rest}")), "{line}"),
+                "HELP" => assert!(name == current && !rest.is_empty(), "{line}"),
+                _ => panic!("{line}"),
+            }
+            current = name;
+            if what == "TYPE" {
+                continue;
+            }
+        } else {
+            let (name, rest) = line.split_once('{').unwrap_or_else(|| panic!("{line}"));
+            let (labels, value) = rest.rsplit_once("} ").unwrap_or_else(|| panic!("{line}"));
+            let suffixes: &[&str] = match families[current] {
+                "counter" => &["_total"],
+                "info" => &["_info"],
+                "summary" => &["", "_count", "_sum"],
+                "gauge" | "stateset" => &[""],
+                other => panic!("{other}"),
+            };
+            assert!(suffixes.iter().any(|suffix| name == format!("{current}{suffix}")), "{line}");
+            let (_, last) = labels.rsplit_once(',').unwrap();
+            assert!(labels.contains(&format!("hunt_id=\"{}\"", field(told, "hunt_id"))), "{line}");
+            let key = format!("{} {last}", name.strip_prefix("allocdb_hunt_").unwrap());
+            assert_eq!(samples.insert(key, value.parse().unwrap()), None, "{line}");
+        }
+    }
+    for ending in ["ok", "fail", "info"] {
+        let count = samples[&format!("operations_total ending=\"{ending}\"")];
+        assert_eq!(count.to_string(), field(told, ending), "{metrics}");
+    }
+    let verdict = field(told, "verdict");
+    assert_eq!(samples[&format!("verdict allocdb_hunt_verdict=\"{verdict}\"")], 1.0, "{metrics}");
 }
 
 #[test]

@@ -97,6 +97,23 @@ fn a_gate_that_passes_is_an_empty_list() {
 }
 
 #[test]
+fn a_run_is_one_document_whatever_comes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("out").display().to_string();
+    let id = "lease_safety-control";
+    let (done, ran) = document(&["run-local", "--run-id", id, "--output-root", &root], "run");
+    done.ok();
+    assert_eq!((&ran["run_id"], &ran["release_gate"]), (&json!(id), &json!("passed")));
+    for file in ["history_file", "artifact_bundle", "logs_archive"] {
+        assert!(Path::new(ran[file].as_str().unwrap()).starts_with(&root), "{ran:#}");
+    }
+    assert!(Path::new(ran["artifact_bundle"].as_str().unwrap()).join("evidence.json").exists());
+    let (done, failed) = document(&["run-local", "--run-id", "no-run", "--output-root", &root], "run");
+    assert_eq!(done.code(), Some(1));
+    assert!(failed["error"].as_str().unwrap().starts_with("unknown Jepsen run id `no-run`"), "{failed:#}");
+}
+
+#[test]
 fn what_cannot_be_judged_is_a_document_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = history(folder.path(), &["operation=\u{1b}[2J"]);

@@ -41,15 +41,52 @@ pub fn plan(command: &str) -> String {
 /// The verdict on a history.
 #[must_use]
 pub fn report(command: &str, report: &Report) -> String {
-    #[derive(serde::Serialize)]
-    struct Verdict<'a> {
-        release_gate: &'static str,
-        logical_commands: u64,
-        blockers: Vec<Finding<'a>>,
+    line(command, Verdict::of(report))
+}
+
+#[derive(serde::Serialize)]
+struct Verdict<'a> {
+    release_gate: &'static str,
+    logical_commands: u64,
+    blockers: Vec<Finding<'a>>,
+}
+
+impl<'a> Verdict<'a> {
+    fn of(report: &'a Report) -> Self {
+        Self {
+            release_gate: if report.passed() { "passed" } else { "blocked" },
+            logical_commands: report.logical_commands,
+            blockers: report.blockers.iter().map(Finding).collect(),
+        }
     }
-    let release_gate = if report.passed() { "passed" } else { "blocked" };
-    let blockers = report.blockers.iter().map(Finding).collect();
-    line(command, Verdict { release_gate, logical_commands: report.logical_commands, blockers })
+}
+
+/// What a run has left, and where.
+#[derive(Debug, serde::Serialize)]
+pub struct RunFiles<'a> {
+    /// Its name in the plan.
+    pub run_id: &'a str,
+    /// The history that was judged.
+    pub history_file: String,
+    /// The folder with all evidence.
+    pub artifact_bundle: String,
+    /// What the replicas said; none if nothing of it could be fetched.
+    pub logs_archive: Option<String>,
+    /// In what the second opinion on the history differs from the verdict.
+    pub dissent: Option<&'a str>,
+}
+
+/// A run that came to its end, with the verdict on its history.
+#[must_use]
+pub fn run(command: &str, files: &RunFiles<'_>, report: &Report) -> String {
+    #[derive(serde::Serialize)]
+    struct Run<'a> {
+        #[serde(flatten)]
+        files: &'a RunFiles<'a>,
+        #[serde(flatten)]
+        verdict: Verdict<'a>,
+    }
+    line(command, Run { files, verdict: Verdict::of(report) })
 }
 
 /// A testbed that can be driven, and how its replicas were after that was seen.

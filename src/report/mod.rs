@@ -7,12 +7,14 @@
 //! - [`page`]: all of it as one HTML file, which needs neither network nor script.
 //! - [`overview`]: several jobs on one page.
 //! - [`trace`]: a history for the viewers of Chrome and Perfetto.
+//! - [`metrics`]: the numbers of a hunt for scrapers.
 //! - [`junit`]: what several jobs came to, for continuous integration.
 //!
 //! Nothing in here judges, asks a clock or touches a file.
 
 pub mod contents;
 pub mod junit;
+pub mod metrics;
 pub mod overview;
 pub mod page;
 mod picture;

@@ -193,6 +193,20 @@ impl Timeline {
         &self.buckets
     }
 
+    /// How long all answers took, in microseconds; none if there were none.
+    #[must_use]
+    pub fn latency(&self) -> Option<Histogram<u32>> {
+        let mut whole: Option<Histogram<u32>> = None;
+        for latency in self.buckets.iter().filter_map(|bucket| bucket.latency.as_deref()) {
+            match &mut whole {
+                // All have the same bounds, so everything fits.
+                Some(whole) => drop(whole.add(latency)),
+                None => whole = Some(latency.clone()),
+            }
+        }
+        whole
+    }
+
     /// Nanoseconds of one piece of time.
     #[must_use]
     pub fn width(&self) -> u64 {

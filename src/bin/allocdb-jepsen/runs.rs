@@ -15,7 +15,7 @@ mod stand_in;
 mod tests;
 
 use super::actions::Actions;
-use super::args::{Demands, Run, Testbed};
+use super::args::{Demands, Format, Run, Testbed};
 use super::cluster;
 use super::common::now_millis;
 use super::harness_log::Notes;
@@ -24,7 +24,9 @@ use super::leftovers::{check_staging, clear_staging};
 use super::nemesis::Fault;
 use super::runtime;
 use super::scenarios::script;
-use super::sink::{Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks, Terminal, write_events};
+use super::sink::{
+    ForPrograms, Judged, Listener, Logs, OutputRoot, Recorder, RunEvent, Sinks, Terminal, write_events,
+};
 use super::stage::{ScriptContext, Stage};
 use super::surface::{fail_if_blocked, verify_surface};
 use super::testbed::{Contact, Ending, ExternalTestbed, Open, REPLICAS, Verb, claim};
@@ -140,9 +142,18 @@ pub(crate) struct Outcome {
 
 /// Carries out one run as the command line asks for it.
 pub(crate) fn run(wanted: Run, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
-    let Run { testbed, run_id, output_root, demands } = wanted;
+    let Run { testbed, run_id, output_root, demands, format } = wanted;
     let spec = || Spec::planned(&run_id, demands);
-    let outcome = run_in(&output_root, testbed, spec, Box::new(Terminal), open, interrupt)?;
+    let programs = ForPrograms::new(testbed.run_command(), &run_id);
+    let shows: Box<dyn Listener> = match format {
+        Format::Text => Box::new(Terminal),
+        Format::Json => Box::new(programs.clone()),
+    };
+    let ran = run_in(&output_root, testbed, spec, shows, open, interrupt);
+    if format == Format::Json {
+        programs.end(ran.as_ref().err())?;
+    }
+    let outcome = ran?;
     outcome.shown?;
     fail_if_blocked(&outcome.report)?;
     outcome.objection.map_or(Ok(()), |objection| Err(anyhow!(objection)))

@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::testbed::ExternalTestbed;
 use super::tracker::{Completion, Phase, RunFiles, Tracker};
 use allocdb_node::jepsen::analysis::Report;
+use allocdb_node::jepsen::answers;
 use allocdb_node::jepsen::artifacts::Bundle;
 use allocdb_node::jepsen::events_log::{Happening, Iteration};
 use allocdb_node::jepsen::history::{Event, Operation, Outcome, Process, Sequence, UnixMillis};
@@ -30,7 +31,7 @@ use anyhow::{Result, anyhow};
 use journal::{Journal, write_history};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Something that happens in a run.
 #[derive(Debug)]
@@ -165,6 +166,54 @@ impl Listener for Terminal {
             RunEvent::Released(lines) => print(lines),
             _ => Ok(()),
         }
+    }
+}
+
+/// Standard output for programs: one document, whatever comes of the run. Standard error is as it is for people.
+#[derive(Debug, Clone)]
+pub(crate) struct ForPrograms {
+    pub(crate) command: &'static str,
+    pub(crate) run_id: String,
+    /// What is known when it is judged.
+    document: Arc<Mutex<Option<String>>>,
+}
+
+impl ForPrograms {
+    pub(crate) fn new(command: &'static str, run_id: &str) -> Self {
+        Self { command, run_id: run_id.to_owned(), document: Arc::default() }
+    }
+
+    /// Prints the document, in which a run that came to no verdict has failed with this error.
+    pub(crate) fn end(&self, error: Option<&anyhow::Error>) -> Result<()> {
+        let document = self.document.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = error.map(|error| answers::failure(self.command, &format!("{error:#}")));
+        document.or(failure).map_or(Ok(()), |document| print(&document))
+    }
+}
+
+impl Listener for ForPrograms {
+    fn hear(&self, event: &RunEvent<'_>) -> Result<()> {
+        match event {
+            RunEvent::LogsMissing(missing) => {
+                harness_log::tell(&format!("missing in the bundle: {missing}"));
+            }
+            RunEvent::Judged(judged) => {
+                if let Some(dissent) = &judged.dissent {
+                    harness_log::tell(dissent);
+                }
+                let files = answers::RunFiles {
+                    run_id: &self.run_id,
+                    history_file: judged.history_file.display().to_string(),
+                    artifact_bundle: judged.artifact_bundle.display().to_string(),
+                    logs_archive: judged.logs.archive.as_ref().map(|path| path.display().to_string()),
+                    dissent: judged.dissent.as_deref(),
+                };
+                let document = answers::run(self.command, &files, &judged.report);
+                *self.document.lock().unwrap_or_else(PoisonError::into_inner) = Some(document);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 

@@ -402,6 +402,8 @@ pub(crate) struct Run {
     pub(crate) output_root: PathBuf,
     /// What must be right for it to succeed.
     pub(crate) demands: Demands,
+    /// For whom the result is.
+    pub(crate) format: Format,
 }
 
 /// A history that is to be archived.

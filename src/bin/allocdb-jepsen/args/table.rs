@@ -243,7 +243,7 @@ fn run(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Com
     let syntax =
         does(name, format!("Execute one run on {place}, judge its history and archive the evidence"));
     Subcommand {
-        syntax: syntax.arg(existing_workspace()).arg(run_id()).arg(output_root()).arg(strict()),
+        syntax: syntax.arg(existing_workspace()).arg(run_id()).arg(output_root()).arg(strict()).arg(format()),
         build,
     }
 }
@@ -258,7 +258,8 @@ fn run_local() -> Subcommand {
         .arg(output_root())
         .arg(path("workspace").help("Folder of the cluster's replicas [default: one inside the output root]"))
         .arg(switch("keep-cluster").help("Leave the replicas running after the run [default: off]"))
-        .arg(strict()),
+        .arg(strict())
+        .arg(format()),
         build: |m| {
             let workspace = m.remove_one("workspace");
             let testbed = LocalTestbed::ForOneRun { workspace, keep_cluster: m.get_flag("keep-cluster") };
@@ -459,6 +460,7 @@ fn run_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
         run_id: m.remove_one("run-id")?,
         output_root: m.remove_one("output-root")?,
         demands: demands(m),
+        format: m.remove_one(FORMAT)?,
     }))
 }
 

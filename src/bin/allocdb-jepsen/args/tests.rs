@@ -374,7 +374,7 @@ fn backends_differ_in_the_testbed_and_nothing_else() {
                 run_id: "r".into(),
                 history_file: "h".into(),
                 output_root: "o".into(),
-                demands: Demands::Gate
+                demands: Demands::Gate,
             })
         );
     }
@@ -385,7 +385,8 @@ fn backends_differ_in_the_testbed_and_nothing_else() {
                 testbed,
                 run_id: "r".into(),
                 output_root: "o".into(),
-                demands: Demands::Gate
+                demands: Demands::Gate,
+                format: Format::Text,
             })
         );
     }
@@ -406,7 +407,8 @@ fn a_local_run_brings_its_own_cluster() {
                 testbed,
                 run_id: "r".into(),
                 output_root: "o".into(),
-                demands: Demands::Gate
+                demands: Demands::Gate,
+                format: Format::Text,
             })
         );
     }
@@ -425,7 +427,10 @@ fn a_run_may_demand_more_than_the_gate_and_no_menu_says_so() {
     assert_eq!(demanded(&archive), Demands::Gate);
     assert_eq!(demanded(&[&archive[..], &["--strict"]].concat()), Demands::Strict);
     let page = help(&["run-local", "--help"]);
-    assert!(page.contains(" [--strict]\n") && page.contains("\n      --strict "), "{page}");
+    assert!(
+        page.contains(" [--strict] [--format <text|json>]\n") && page.contains("\n      --strict "),
+        "{page}"
+    );
     assert!(!help(&["--help"]).contains("--strict"));
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::args::Hunt;
 use super::super::check::page::{self, Source};
-use super::super::common::sanitized;
+use super::super::common::{now_millis, sanitized};
 use super::super::runs::programs;
 use super::clients::Tally;
 use allocdb_node::check::{Anomaly, Verdict};
@@ -11,6 +11,8 @@ use allocdb_node::history::jsonl::Reader;
 use allocdb_node::history::{Event, Kind, Process};
 use allocdb_node::jepsen::evidence::ReplicaProgram;
 use allocdb_node::report::junit::{Case, junit};
+use allocdb_node::report::metrics::{Numbers, open_metrics};
+use allocdb_node::report::timeline::Timeline;
 use allocdb_node::storage::{Flush, OsDisk, replace_file};
 use allocdb_node::workload::Coverage;
 use anyhow::{Context as _, Result};
@@ -32,6 +34,7 @@ pub(super) struct Files {
     pub(super) report: PathBuf,
     pub(super) page: PathBuf,
     junit: PathBuf,
+    metrics: PathBuf,
     pub(super) bundle: PathBuf,
     replicas: PathBuf,
 }
@@ -47,6 +50,7 @@ impl Files {
             report: named("report.txt"),
             page: named("report.html"),
             junit: named("junit.xml"),
+            metrics: named("metrics.txt"),
             bundle: named("bundle"),
             replicas: named("replicas"),
         }
@@ -288,7 +292,35 @@ impl Report {
         junit(id, &[case]).context("failed to word the result as JUnit")
     }
 
-    /// Writes the reports for people, as text and as a page, and the result for continuous integration.
+    /// The hunt's numbers for scrapers.
+    fn metrics(&self, timeline: &Timeline) -> String {
+        let Found { options, id, seed, tally, took, main, backend, .. } = &self.found;
+        let (harness, judgement) = (programs::own(), &self.judged.judgement);
+        let build = [
+            ("version", harness.version),
+            ("commit", harness.program.commit.unwrap_or_default()),
+            ("executable_sha256", harness.program.executable_sha256.unwrap_or_default()),
+        ];
+        let labels = [
+            ("hunt_id", id.clone()),
+            ("backend", (*backend).to_owned()),
+            ("workload", options.workload.word().to_owned()),
+            ("seed", seed.to_string()),
+        ];
+        let numbers = Numbers {
+            labels: &labels,
+            build: &build,
+            verdict: self.verdict(),
+            anomalies: &judgement.anomalies,
+            operations: [("ok", tally.ok), ("fail", tally.fail), ("info", tally.info)],
+            seconds: took.as_secs_f64(),
+            main_seconds: main.as_secs_f64(),
+            ended_at: now_millis() as f64 / 1e3,
+        };
+        open_metrics(&numbers, timeline)
+    }
+
+    /// Writes the reports for people, as text and as a page, and the result for continuous integration and for scrapers.
     ///
     /// # Errors
     /// When one of them cannot be written.
@@ -301,12 +333,17 @@ impl Report {
             operations: self.found.tally.operations(),
             evidence: Some(&evidence),
         };
-        page::write(&self.files.page, &source.report())?;
-        replace_file(&OsDisk, &self.files.junit, self.junit()?.as_bytes(), Flush::Full)
-            .with_context(|| format!("failed to write {}", self.files.junit.display()))?;
-        let path = &self.files.report;
-        replace_file(&OsDisk, path, self.for_people().as_bytes(), Flush::Full)
-            .with_context(|| format!("failed to write {}", path.display()))
+        let report = source.report();
+        page::write(&self.files.page, &report)?;
+        for (path, text) in [
+            (&self.files.junit, self.junit()?),
+            (&self.files.metrics, self.metrics(&report.timeline)),
+            (&self.files.report, self.for_people()),
+        ] {
+            replace_file(&OsDisk, path, text.as_bytes(), Flush::Full)
+                .with_context(|| format!("failed to write {}", path.display()))?;
+        }
+        Ok(())
     }
 }
 
