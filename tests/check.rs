@@ -18,6 +18,9 @@ const HEADER: &str = concat!(
     r#""reservation_history_window_slots":4,"max_expiration_bucket_len":8,"max_expirations_per_tick":4}}"#
 );
 
+/// Slots for which an operation is remembered under these limits: the longest lease and the retry window.
+const OPERATION_WINDOW: u64 = 8 + 4;
+
 /// A history out of lines `process type f value`. A process may be followed by `@`, the replica that is asked, and that by `+`
 /// and milliseconds at which it happens.
 fn history(lines: &[&str]) -> String {
@@ -163,6 +166,25 @@ fn a_repetition_is_answered_as_the_first_time() {
         anomalies(&leased(&[same, r#"1 ok reserve {"lsn":2,"code":"operation_conflict"}"#])),
         ["wrong-retry lsn=2 operations=2,4"]
     );
+}
+
+#[test]
+fn a_record_that_is_gone_answers_nobody() {
+    let again =
+        |slot| format!(r#"1 invoke reserve {{"op":"2","resource":"5","holder":"7","ttl":4,"slot":{slot}}}"#);
+    let other = |slot| again(slot).replace(r#""ttl":4"#, r#""ttl":3"#);
+    let recalled = r#"1 ok reserve {"lsn":2,"code":"ok","lease":"2","epoch":1,"deadline":5}"#;
+    let conflict = r#"1 ok reserve {"lsn":2,"code":"operation_conflict"}"#;
+    let last = 1 + OPERATION_WINDOW;
+    for (asked, told) in [(again(last), recalled), (other(last), conflict)] {
+        assert_eq!(anomalies(&leased(&[&asked, told])), [""; 0]);
+    }
+    for (asked, told) in [(again(last + 1), recalled), (other(last + 1), conflict)] {
+        assert_eq!(anomalies(&leased(&[&asked, told])), ["wrong-retry lsn=2 operations=2,4"]);
+    }
+    // By then it is a new operation.
+    let anew = r#"1 ok reserve {"lsn":3,"code":"resource_busy"}"#;
+    assert_eq!(anomalies(&leased(&[&again(last + 1), anew])), [""; 0]);
 }
 
 #[test]

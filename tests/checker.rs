@@ -263,12 +263,16 @@ fn search(ops: &[Op], left: &[usize], model: &LeaseModel, lsn: u64, done: &[(Com
         let executed = |command: &Command| {
             done.iter().rev().find(|(known, ..)| known.operation == command.operation).cloned()
         };
+        let is_in_time =
+            |known: &Command, later: &Command| later.slot.0 <= known.slot.0 + LIMITS.operation_window();
         let next = match (&op.call, &op.completion) {
             (Call::Command(command), Completion::At { place, answer }) => {
                 let recorded =
                     done.iter().find(|(known, at, _)| known.operation == command.operation && at == place);
                 match recorded {
-                    Some((known, _, first)) if known.ask == command.ask && first == answer => {
+                    Some((known, _, first))
+                        if known.ask == command.ask && first == answer && is_in_time(known, command) =>
+                    {
                         search(ops, &rest, model, lsn, done)
                     }
                     Some(_) => false,
@@ -276,7 +280,8 @@ fn search(ops: &[Op], left: &[usize], model: &LeaseModel, lsn: u64, done: &[(Com
                 }
             }
             (Call::Command(command), Completion::Conflict { place }) => {
-                executed(command).is_some_and(|(known, at, _)| at == *place && known.ask != command.ask)
+                let is_other = |known: &Command| known.ask != command.ask && is_in_time(known, command);
+                executed(command).is_some_and(|(known, at, _)| at == *place && is_other(&known))
                     && search(ops, &rest, model, lsn, done)
             }
             (Call::Sweep(slot), Completion::Swept { first, count }) => {

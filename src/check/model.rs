@@ -77,6 +77,12 @@ pub trait Model: Clone {
         true
     }
 
+    /// Whether a record of `first`, once it is executed, may answer `later`, which is asked for under its identity: not so if that
+    /// comes when the record has to be gone.
+    fn may_recall(&self, _first: &Self::Command, _later: &Self::Command) -> bool {
+        true
+    }
+
     /// Whether the command can be applied in the present state at all, or in any that comes later. Once it cannot, it never can.
     fn admits(&self, _command: &Self::Command) -> bool {
         true

@@ -2,6 +2,7 @@
 
 use super::attempts::{Execution, Few};
 use super::past::{Trace, attempt_digest};
+use super::told::FORGOTTEN;
 use super::{Attempt, Conflict, Content, Entry, PATIENCE, World};
 use crate::check::call::{Call, Gaps};
 use crate::check::hashing::digest;
@@ -128,6 +129,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 observed: format!("executed {} at {place}", if is_other { "anew" } else { "again" }),
             });
         }
+        if let Some(identity) = identity {
+            self.compare_told(identity, place, command, index);
+        }
         let mut changes = std::mem::take(&mut self.changes);
         let disagreement = self.model.apply(place, command, answer, &mut changes);
         let is_right = answer.is_some() && disagreement.is_none();
@@ -173,6 +177,23 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
     }
 
+    /// Whoever was told that his command stands at a place asked while this one, which is executed there, is remembered.
+    fn compare_told(&mut self, identity: u128, place: u64, command: &M::Command, index: u64) {
+        let known = self.attempts.get(&identity).filter(|_| self.gaps == Gaps::Closed);
+        let told = known.into_iter().flat_map(|known| known.executions.iter());
+        let told = told.filter(|known| known.place == place);
+        let late: Vec<u64> = told.flat_map(|known| known.told_too_late(&self.model, command)).collect();
+        for late in late {
+            self.anomaly(Anomaly {
+                kind: AnomalyKind::WrongRetry,
+                operations: vec![index, late],
+                fields: vec![("lsn", place.to_string())],
+                expected: FORGOTTEN.to_owned(),
+                observed: format!("the answer of what was executed at {place}"),
+            });
+        }
+    }
+
     /// A command whose answer nobody was told may still be asked for again, and has to be answered as the model did.
     fn note_execution(
         &mut self,
@@ -198,6 +219,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 answer,
                 index,
                 command: command.clone(),
+                told_too: Few::default(),
                 by: Few::default(),
             }),
         }
@@ -251,8 +273,13 @@ impl<M: Model + std::fmt::Debug> World<M> {
         };
         let behind = place.saturating_add(1);
         let next = self.entries.range(behind..).next().map(|(at, next)| (*at, &next.content));
+        let identity = possible.first().and_then(|attempt| M::identity(&attempt.command));
+        let told = identity.and_then(|identity| self.attempts.get(&identity));
+        let told = told.and_then(|known| known.executions.iter().find(|known| known.place == place));
         let can_stand = |attempt: &Attempt<M>| {
             let command = &attempt.command;
+            let is_told_in_time =
+                told.is_none_or(|told| told.told_too_late(&self.model, command).next().is_none());
             let in_order = match next {
                 Some((_, Content::Command(next))) => M::in_order(command, next),
                 Some((_, Content::Either(next))) => {
@@ -260,7 +287,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 }
                 _ => true,
             };
-            in_order && self.model.admits(command) && !self.model.remembers(command)
+            in_order && is_told_in_time && self.model.admits(command) && !self.model.remembers(command)
         };
         let narrowed: Vec<Attempt<M>> =
             possible.iter().filter(|attempt| can_stand(attempt)).cloned().collect();
@@ -371,7 +398,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let is_other = |known: &Execution<M>| known.place == *place && !M::repeats(&known.command, command);
         // One that was executed anew before it was asked for is what is recorded.
         let is_replaced = |known: &Execution<M>| known.place > *place && known.place <= floor.0;
-        let in_time = in_time && !executions.clone().any(is_replaced);
+        let in_time = in_time && !executions.clone().any(is_replaced) && !self.is_too_late(*place, command);
         // Its record may be gone by now, and was not when it was asked for.
         let was_other = |trace: Trace| {
             trace.identity == identity.as_ref().map_or(0, digest) && trace.content != M::digest(command)

@@ -75,8 +75,24 @@ pub(super) struct Execution<M: Model> {
     /// The invocation it is known by.
     pub(super) index: u64,
     pub(super) command: M::Command,
+    /// Others that were told so before it was applied, under what they asked for then.
+    pub(super) told_too: Few<(u64, M::Command)>,
     /// Attempts that may have been the one that was executed.
     pub(super) by: Few<u64>,
+}
+
+impl<M: Model> Execution<M> {
+    /// Invocations that were told of it and could not have been, were it this command that was executed: by then nothing would remember
+    /// it.
+    pub(super) fn told_too_late<'a>(
+        &'a self,
+        model: &'a M,
+        executed: &'a M::Command,
+    ) -> impl Iterator<Item = u64> + 'a {
+        let told = self.answer.is_some().then_some((self.index, &self.command));
+        let told = told.into_iter().chain(self.told_too.iter().map(|(index, command)| (*index, command)));
+        told.filter(|(_, command)| !model.may_recall(executed, command)).map(|(index, _)| index)
+    }
 }
 
 impl<M: Model> Default for Attempts<M> {

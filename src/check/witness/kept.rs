@@ -62,6 +62,15 @@ impl<M: Model> Kept<M> {
         self.copies.push_back((place, Arc::new(after.clone())));
     }
 
+    /// The command at a place, if that is not too far back.
+    pub(super) fn command(&self, place: u64) -> Option<&M::Command> {
+        let offset = usize::try_from(place.checked_sub(self.first())?.checked_sub(1)?).ok()?;
+        match self.full.get(offset / PART) {
+            Some(full) => full.get(offset % PART),
+            None => self.last.get(offset - self.full.len() * PART),
+        }
+    }
+
     /// The state after a place, if that is not too far back.
     pub(super) fn at(&self, place: u64) -> Option<M> {
         let (copied, copy) = self.copies.iter().rev().find(|(copied, _)| *copied <= place)?;
@@ -152,8 +161,10 @@ mod tests {
             [last, last - 1, last - LEAST, 2 * LEAST, 2 * LEAST + 1, 3 * LEAST - 1, 3 * LEAST, 3 * LEAST + 1]
         {
             assert_eq!(kept.at(place).as_ref(), states.get(place as usize), "{place}");
+            assert_eq!(kept.command(place), (place > 2 * LEAST).then_some(&(place % 7)), "{place}");
         }
         assert_eq!((kept.at(2 * LEAST - 1), kept.at(last + 1)), (None, None));
+        assert_eq!((kept.command(0), kept.command(last + 1)), (None, None));
         assert!((kept.full.len() * PART + kept.last.len()) as u64 <= 2 * LEAST);
     }
 

@@ -135,7 +135,15 @@ impl<M: Model + std::fmt::Debug> World<M> {
         {
             let command = command.clone();
             let by = Few::of(entry.index);
-            attempts.executions.push(Execution { place, answer: None, index: entry.index, command, by });
+            let told_too = Few::default();
+            attempts.executions.push(Execution {
+                place,
+                answer: None,
+                index: entry.index,
+                command,
+                told_too,
+                by,
+            });
         }
         self.entries.insert(place, entry);
     }

@@ -8,6 +8,10 @@ use crate::check::hashing::digest;
 use crate::check::model::Model;
 use crate::check::{Anomaly, AnomalyKind};
 
+/// Of a command whose record is gone by the time it is asked for again.
+pub(super) const FORGOTTEN: &str =
+    "to be executed anew: by its slot the record of the first execution is gone";
+
 impl<M: Model + std::fmt::Debug> World<M> {
     /// It was certainly not executed by this attempt.
     pub(super) fn fail(&mut self, command: &M::Command, invoked: u64) {
@@ -58,6 +62,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         answer: M::Answer,
     ) {
         let Some(identity) = M::identity(&command) else { return };
+        let is_too_late = self.is_too_late(place, &command);
         let attempts = self.attempts.entry(identity).or_default();
         // Mostly it was sent once.
         if attempts.executions.is_empty() && attempts.tries.len() == 1 && place > self.applied {
@@ -68,6 +73,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 answer: told,
                 index: invoked,
                 command: command.clone(),
+                told_too: Few::default(),
                 by,
             });
             let content = Content::Command(command);
@@ -82,9 +88,12 @@ impl<M: Model + std::fmt::Debug> World<M> {
             let problem = match &known.answer {
                 _ if !same_command => Some("another command under its identity".to_owned()),
                 Some(first) if *first != answer => Some(format!("{first:?}")),
-                _ => None,
+                _ => is_too_late.then(|| FORGOTTEN.to_owned()),
             };
             known.answer.get_or_insert_with(|| answer.clone());
+            if place > self.applied && same_command && known.command != command {
+                known.told_too.push((invoked, command));
+            }
             let operations = vec![known.index, invoked];
             attempts.settle(invoked);
             self.withdraw(identity, invoked, place);
@@ -115,12 +124,14 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 .filter(|trace| trace.identity == digest(&identity) && trace.content == M::digest(&command))
         {
             self.forget_attempt(identity, invoked);
-            if trace.answer != 0 && trace.answer != M::digest_answer(&answer) {
+            let is_other = trace.answer != 0 && trace.answer != M::digest_answer(&answer);
+            if is_other || is_too_late {
+                let expected = if is_other { "the answer of the first execution" } else { FORGOTTEN };
                 self.anomaly(Anomaly {
                     kind: AnomalyKind::WrongRetry,
                     operations: self.past.index(place).into_iter().chain([invoked]).collect(),
                     fields: vec![("lsn", place.to_string())],
-                    expected: "the answer of the first execution".to_owned(),
+                    expected: expected.to_owned(),
                     observed: format!("{answer:?}"),
                 });
             }
@@ -139,9 +150,17 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let attempts = self.attempts.entry(identity).or_default();
         attempts.settle(invoked);
         let told = Some(answer.clone());
-        attempts.executions.push(Execution { place, answer: told, index: invoked, command, by });
+        let told_too = Few::default();
+        attempts.executions.push(Execution { place, answer: told, index: invoked, command, told_too, by });
         let (answer, completed) = (Some(answer), Some(index));
         self.insert(place, Entry { content, answer, index: invoked, first_invoked, completed, floor });
+    }
+
+    /// Whether what was executed at a place has no record any more that could answer this command. Not so where that is not known.
+    pub(super) fn is_too_late(&self, place: u64, command: &M::Command) -> bool {
+        self.gaps == Gaps::Closed
+            && place <= self.applied
+            && self.kept.command(place).is_some_and(|first| !self.model.may_recall(first, command))
     }
 
     /// Attempts that may have been executed where one was told that its command stands: itself, or others that are not settled, if

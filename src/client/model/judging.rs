@@ -202,8 +202,11 @@ impl Model for LeaseModel {
     }
 
     fn outlives(&self, first: &Command, later: &Command) -> bool {
-        let is_in_time = later.slot.0 <= first.slot.0.saturating_add(self.limits.operation_window());
-        is_in_time && self.leaves_record(first)
+        self.may_recall(first, later) && self.leaves_record(first)
+    }
+
+    fn may_recall(&self, first: &Command, later: &Command) -> bool {
+        later.slot.0 <= first.slot.0.saturating_add(self.limits.operation_window())
     }
 
     fn admits(&self, command: &Command) -> bool {
