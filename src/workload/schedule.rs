@@ -325,15 +325,16 @@ impl Schedule {
         None
     }
 
-    /// Puts together what has a turn next: first families that nothing has which opens a hunt, then that, then what has to come soon, then the rest.
+    /// Puts together what has a turn next: first families that no pattern has which opens a hunt, then these patterns, then what has to come
+    /// soon, then the rest.
     fn shuffle(&mut self) {
         let is_first = self.decks == 0;
         self.decks += 1;
-        let mut parts: [Vec<Card>; 3] = Default::default();
+        let mut parts: [Vec<Card>; 4] = Default::default();
         for row in &self.patterns {
             let turns = row.turns.iter().enumerate();
             for (part, times) in turns {
-                let part = if is_first { part } else { 2 };
+                let part = if is_first { 1 + part } else { 3 };
                 parts[part].extend(std::iter::repeat_n(Card::Pattern(row.pattern), *times));
             }
         }
@@ -343,7 +344,7 @@ impl Schedule {
             // What none of the first patterns has would come late in a short hunt.
             let opens = |row: &PatternRow| row.turns[0] > 0 && row.families.contains(family);
             let is_in_opening = self.patterns.iter().any(opens);
-            let part = if is_first && !self.patterns.is_empty() && !is_in_opening { 0 } else { 2 };
+            let part = if is_first && !self.patterns.is_empty() && !is_in_opening { 0 } else { 3 };
             parts[part].extend(std::iter::repeat_n(Card::Family(*family), if is_frequent { 2 } else { 1 }));
         }
         for part in &mut parts {
@@ -382,7 +383,7 @@ impl Schedule {
                 let damage = self.damage()?;
                 // What a primary has lost nobody can give it by itself.
                 let replica = view.primary.filter(|_| !self.rng.one_in(3)).unwrap_or(replica);
-                Fault::Disk { replica, damage, heal_after: self.duration(200, 5_000) }
+                Fault::Disk { replica, damage, heal_after: self.duration(200, 2_000) }
             }
             Family::Clock => {
                 let by = i64::try_from(self.rng.within(10, 3_600_000)).unwrap_or(10);

@@ -40,17 +40,19 @@ const MOST_PROCESSES: u64 = 1_024;
 struct Families {
     subcommand: &'static str,
     possible: &'static [Family],
+    all_damages_files: bool,
 }
 
 impl Families {
-    /// What `all` is. What damages files has to be asked for by name.
+    /// What `all` is. What damages files of guests has to be asked for by name.
     fn all(self) -> impl Iterator<Item = Family> {
-        self.possible.iter().copied().filter(|family| *family != Family::Disk)
+        self.possible.iter().copied().filter(move |family| self.all_damages_files || *family != Family::Disk)
     }
 
     /// The same, for people.
     fn list_of_all(self) -> String {
-        self.all().map(Family::word).collect::<Vec<_>>().join(", ")
+        let all = self.all().map(Family::word).collect::<Vec<_>>().join(", ");
+        if self.all_damages_files { all } else { format!("{all}; and disk") }
     }
 }
 
@@ -69,7 +71,7 @@ pub(super) fn hunts() -> [Subcommand; 3] {
             "Let concurrent clients work on the replicas of {place} while faults come and go, and hold every answer against a model"
         );
         let list = format!(
-            "Fault families, with commas between them, or none, or all that the testbed can: {}; and disk",
+            "Fault families, with commas between them, or none, or all that the testbed can: {}",
             families.list_of_all()
         );
         let workspace = existing_workspace()
@@ -78,7 +80,7 @@ pub(super) fn hunts() -> [Subcommand; 3] {
             "Whether the clock may rise while writes are under way: racing or fenced [default: fenced]";
         Subcommand { syntax: syntax(does(name, about), workspace, families, list, slots), build }
     };
-    let local = Families { subcommand: "hunt-local", possible: LOCAL };
+    let local = Families { subcommand: "hunt-local", possible: LOCAL, all_damages_files: true };
     let about = "Let concurrent clients work on three replicas on this machine while faults come and go, and hold every answer against a model";
     [
         Subcommand {
@@ -89,7 +91,7 @@ pub(super) fn hunts() -> [Subcommand; 3] {
                 ),
                 local,
                 format!(
-                    "Fault families, with commas between them, or none, or all: {}; and disk",
+                    "Fault families, with commas between them, or none, or all: {}",
                     local.list_of_all()
                 ),
                 "Whether the clock may rise while writes are under way: racing or fenced [default: racing, with --workspace fenced]",
@@ -101,16 +103,16 @@ pub(super) fn hunts() -> [Subcommand; 3] {
                 let mut hunt = hunt(m, testbed, if is_own { SlotMode::Racing } else { SlotMode::Fenced })?;
                 if !is_own && hunt.nemesis_is_all {
                     // Its layout and its files are somebody else's.
-                    hunt.nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link));
+                    hunt.nemesis.retain(|family| !matches!(family, Family::Checkpoint | Family::Link | Family::Disk));
                 }
                 Some(Command::Hunt(hunt))
             },
         },
-        guests(Families { subcommand: "hunt-qemu", possible: GUESTS_HERE }, "the QEMU testbed", |m| {
+        guests(Families { subcommand: "hunt-qemu", possible: GUESTS_HERE, all_damages_files: false }, "the QEMU testbed", |m| {
             let testbed = Testbed::Qemu { workspace: m.remove_one("workspace")? };
             Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
         }),
-        guests(Families { subcommand: "hunt-kubevirt", possible: GUESTS }, "the KubeVirt testbed", |m| {
+        guests(Families { subcommand: "hunt-kubevirt", possible: GUESTS, all_damages_files: false }, "the KubeVirt testbed", |m| {
             let testbed = Testbed::Kubevirt { workspace: m.remove_one("workspace")? };
             Some(Command::Hunt(hunt(m, testbed, SlotMode::Fenced)?))
         }),
