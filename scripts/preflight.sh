@@ -87,12 +87,26 @@ try_release() {
         --run-id reservation_contention-crash-restart --output-root "$out/artifacts"
 }
 
-# OpenSSL takes longer than the rest of the release, and is the same in all builds. A release that has none of its own yet is given
-# that of the tests; one that has its own keeps it, so that `cargo build --release` has nothing to do afterwards.
+# OpenSSL takes longer than the rest of the release, so where this system has one to link with, it is taken. A build folder in which one
+# was built already keeps it, so that what people build by themselves has nothing to do anew because of this script.
+choose_openssl() {
+    [ -z "${OPENSSL_NO_VENDOR:-}${OPENSSL_DIR:-}${OPENSSL_LIB_DIR:-}" ] || return 0
+    local settings
+    if compgen -G 'target/*/build/openssl-sys-*/out/openssl-build/install/lib/libcrypto.a' >/dev/null; then
+        echo "OpenSSL: the one that was built in this folder"
+    elif settings=$(scripts/system-openssl.sh); then
+        # shellcheck disable=SC2086
+        export $settings
+    else
+        echo "OpenSSL: built with the tests"
+    fi
+}
+
+# One that is built is the same in all builds: a release that has none of its own yet is given that of the tests.
 build_release() {
     local own openssl=()
     own=$(compgen -G 'target/release/build/openssl-sys-*/out/openssl-build/install/lib/libcrypto.a' || true)
-    if [ -z "$own" ] && [ -z "${OPENSSL_DIR:-}" ]; then
+    if [ -z "$own${OPENSSL_NO_VENDOR:-}${OPENSSL_DIR:-}${OPENSSL_LIB_DIR:-}" ]; then
         local built
         built=$(sed -n 's/.*"reason":"build-script-executed".*#openssl-sys@.*"out_dir":"\([^"]*\)".*/\1/p' "$out/built" | head -n 1)
         openssl=(env OPENSSL_NO_VENDOR=1 OPENSSL_STATIC=1 OPENSSL_DIR="$built/openssl-build/install")
@@ -104,7 +118,10 @@ build_release() {
 release() {
     step "build of the release" build_release || return 1
     touch "$out/release-is-built"
-    step "the release binary, as in the README" try_release
+    local done=0
+    step "the release binary, as in the README" try_release || done=$?
+    touch "$out/release-is-tried"
+    return "$done"
 }
 
 # The comparison is built with the tests; what it compares is the release.
@@ -116,8 +133,15 @@ compare() {
     step "recordings" target/debug/examples/check_recordings --program target/release/allocdb-jepsen "$recordings"
 }
 
-# Virtual machines want processors; tests have some of their own, so these come when the tests and all else but lints are through.
+# Virtual machines want processors. Tests have some of their own, and of those one at a time; so these come when the tests with machines
+# have passed, or when all tests are through.
 machines() {
+    local lacking
+    while [ ! -e "$out/machines-are-free" ] || [ ! -e "$out/release-is-tried" ]; do
+        kill -0 "$$" 2>/dev/null || return 1
+        kill -0 "$release" 2>/dev/null || [ -e "$out/release-is-tried" ] || return 1
+        sleep 1
+    done
     if lacking=$(scripts/live.sh --check); then
         step "runs on virtual machines" scripts/live.sh --binary target/release/allocdb-jepsen \
             --stand-in target/debug/examples/kubernetes_stand_in
@@ -147,18 +171,20 @@ build_tests() {
 play_tests() {
     local done=0 shows
     : >"$out/tests"
-    TESTS_ARE_BUILT_FILE=$out/tests-are-built scripts/tests.sh >"$out/tests" 2>&1 &
+    TESTS_ARE_BUILT_FILE=$out/tests-are-built MACHINES_ARE_FREE_FILE=$out/machines-are-free \
+        scripts/tests.sh >"$out/tests" 2>&1 &
     child=$!
     tail -n +1 -f --pid="$child" "$out/tests" &
     shows=$!
     wait "$child" || done=$?
     child=
     wait "$shows" || true
-    touch "$out/tests-are-built"
+    touch "$out/tests-are-built" "$out/machines-are-free"
     return "$done"
 }
 
 step "formatting" cargo fmt --all --check
+choose_openssl
 step "build of the tests" build_tests
 begin release
 release=$!
@@ -168,13 +194,13 @@ if [ -n "$recordings" ]; then
     begin compare
     compare=$!
 fi
+begin machines
+machines=$!
 status=0
 step "tests" play_tests || status=1
 end release "$release" || status=1
 [ -z "$compare" ] || end compare "$compare" || status=1
-if [ -e "$out/release-is-built" ]; then
-    machines || status=1
-fi
+end machines "$machines" || status=1
 end lints "$lints" || status=1
 
 printf '\n began  seconds  step\n'

@@ -2,7 +2,8 @@
 # Every test, doc tests included, those that wait side by side: with cargo-nextest where it is installed, otherwise all test
 # programs that `cargo test` builds, several at once. Then says which tests did not run and what they need, and which seeds were played. The last line is
 # the sum of all, as nextest or `cargo test` says it. The status is 0 if every test passed. When nothing is
-# left to be built, a file is made that `TESTS_ARE_BUILT_FILE` names: from then on nobody here waits for who builds something else.
+# left to be built, a file is made that `TESTS_ARE_BUILT_FILE` names: from then on nobody here waits for who builds something else. Another,
+# `MACHINES_ARE_FREE_FILE`, is made when all tests with virtual machines have passed, with nextest only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset ALLOCDB_JEPSEN_FAULT_WINDOW_SECS_OVERRIDE ALLOCDB_LOG ALLOCDB_PLANTED_FAULT RUST_LOG
@@ -47,6 +48,17 @@ begin_doc_tests() {
     } &
 }
 
+# What nextest calls the tests with a virtual machine for each guest, and what it says when one has passed, at whatever attempt.
+machines='binary(all) & test(/^qemu_machines::/)'
+passed='^ *(TRY [0-9]+ )?PASS .* allocdb-node::all qemu_machines::'
+
+await_machines() {
+    local all
+    all=$(cargo nextest list "$@" --filterset "$machines" --message-format oneline | grep -c .) || return 0
+    until [ "$(grep -cE "$passed" "$out/nextest")" -eq "$all" ]; do sleep 1; done
+    touch "$MACHINES_ARE_FREE_FILE"
+}
+
 side_by_side() {
     cargo test --locked --all-features --no-run --message-format=json-render-diagnostics >"$out/built" || return 1
     begin_doc_tests
@@ -83,11 +95,18 @@ if [ "${1:-}" != --plain ] && cargo nextest --version >/dev/null 2>&1; then
     cargo metadata --locked --all-features --format-version 1 --filter-platform "$host" >"$out/metadata.json"
     begin_doc_tests
     : >"$out/nextest"
-    cargo nextest run --binaries-metadata "$out/programs.json" --cargo-metadata "$out/metadata.json" \
-        --no-fail-fast --status-level slow --final-status-level slow >"$out/nextest" 2>&1 &
+    built=(--binaries-metadata "$out/programs.json" --cargo-metadata "$out/metadata.json")
+    cargo nextest run "${built[@]}" --no-fail-fast --status-level pass --final-status-level slow >"$out/nextest" 2>&1 &
     played=$!
-    tail -n +1 -f --pid="$played" "$out/nextest" &
+    # Of those that passed at once nothing is told.
+    tail -n +1 -f --pid="$played" "$out/nextest" | grep --line-buffered -vE '^ *PASS \[' &
+    awaits=
+    if [ -n "${MACHINES_ARE_FREE_FILE:-}" ]; then
+        await_machines "${built[@]}" >/dev/null 2>&1 &
+        awaits=$!
+    fi
     wait "$played" || status=1
+    [ -z "$awaits" ] || kill "$awaits" 2>/dev/null || true
     wait
     sum=$(grep -E '^ *Summary \[' "$out/nextest" || echo "$sum")
 else
