@@ -43,9 +43,10 @@ pub(crate) fn parse(program: &OsStr, args: impl Iterator<Item = OsString>) -> Re
         menu = menu.groups.swap_remove(group);
     }
     let mut args = args.peekable();
-    let has_verdict = args
-        .peek()
-        .is_some_and(|word| table::WITH_VERDICT.iter().chain(recorded::NAMES).any(|name| *word == **name));
+    let hunts = hunt::hunts();
+    let hunts = hunts.iter().map(|hunt| hunt.syntax.get_name());
+    let mut with_verdict = table::WITH_VERDICT.iter().chain(recorded::NAMES).copied().chain(hunts);
+    let has_verdict = args.peek().is_some_and(|word| with_verdict.any(|name| *word == *name));
     reader::choose(menu.program, menu, args).map_err(|ended| match ended {
         Ended::Refused(message) if has_verdict => Ended::Misused(message),
         other => other,

@@ -293,9 +293,7 @@ impl Hunt {
     pub(crate) fn workspace(&self) -> Option<&Path> {
         match &self.testbed {
             Testbed::Local(LocalTestbed::ForOneRun { workspace, .. }) => workspace.as_deref(),
-            Testbed::Local(LocalTestbed::Existing { workspace })
-            | Testbed::Qemu { workspace }
-            | Testbed::Kubevirt { workspace } => Some(workspace),
+            testbed => testbed.described().1,
         }
     }
 
@@ -491,44 +489,83 @@ pub(crate) enum Testbed {
     },
 }
 
+/// What a kind of testbed is called, and what begins on it.
+struct Words {
+    title: &'static str,
+    layout_file: &'static str,
+    verify: &'static str,
+    run: &'static str,
+    hunt: &'static str,
+    gate: &'static str,
+}
+
+const LOCAL: Words = Words {
+    title: "Local",
+    layout_file: cluster::layout::FILE_NAME,
+    verify: "verify-local-surface",
+    run: "run-local",
+    hunt: "hunt-local",
+    gate: "gate-local",
+};
+
+const QEMU: Words = Words {
+    title: "QEMU",
+    layout_file: testbed::qemu_layout::FILE_NAME,
+    verify: "verify-qemu-surface",
+    run: "run-qemu",
+    hunt: "hunt-qemu",
+    gate: "gate-qemu",
+};
+
+const KUBEVIRT: Words = Words {
+    title: "KubeVirt",
+    layout_file: testbed::kubevirt_layout::FILE_NAME,
+    verify: "verify-kubevirt-surface",
+    run: "run-kubevirt",
+    hunt: "hunt-kubevirt",
+    gate: "gate-kubevirt",
+};
+
 impl Testbed {
-    /// What people call it.
-    pub(crate) fn title(&self) -> &'static str {
+    /// Its words, and the folder that somebody else owns.
+    fn described(&self) -> (&'static Words, Option<&Path>) {
         match self {
-            Testbed::Local(_) => "Local",
-            Testbed::Qemu { .. } => "QEMU",
-            Testbed::Kubevirt { .. } => "KubeVirt",
+            Testbed::Local(LocalTestbed::Existing { workspace }) => (&LOCAL, Some(workspace)),
+            Testbed::Local(LocalTestbed::ForOneRun { .. }) => (&LOCAL, None),
+            Testbed::Qemu { workspace } => (&QEMU, Some(workspace)),
+            Testbed::Kubevirt { workspace } => (&KUBEVIRT, Some(workspace)),
         }
+    }
+
+    /// How people write its kind.
+    pub(crate) fn title(&self) -> &'static str {
+        self.described().0.title
     }
 
     /// The file that says where everything is, of a cluster that somebody else owns.
     pub(crate) fn layout_file(&self) -> Option<PathBuf> {
-        match self {
-            Testbed::Local(LocalTestbed::Existing { workspace }) => {
-                Some(workspace.join(cluster::layout::FILE_NAME))
-            }
-            Testbed::Local(LocalTestbed::ForOneRun { .. }) => None,
-            Testbed::Qemu { workspace } => Some(workspace.join(testbed::qemu_layout::FILE_NAME)),
-            Testbed::Kubevirt { workspace } => Some(workspace.join(testbed::kubevirt_layout::FILE_NAME)),
-        }
+        let (words, workspace) = self.described();
+        workspace.map(|workspace| workspace.join(words.layout_file))
     }
 
     /// The subcommand that checks whether it can be driven.
     pub(crate) fn verify_command(&self) -> &'static str {
-        match self {
-            Testbed::Local(_) => "verify-local-surface",
-            Testbed::Qemu { .. } => "verify-qemu-surface",
-            Testbed::Kubevirt { .. } => "verify-kubevirt-surface",
-        }
+        self.described().0.verify
     }
 
     /// The subcommand that starts runs on it.
     pub(crate) fn run_command(&self) -> &'static str {
-        match self {
-            Testbed::Local(_) => "run-local",
-            Testbed::Qemu { .. } => "run-qemu",
-            Testbed::Kubevirt { .. } => "run-kubevirt",
-        }
+        self.described().0.run
+    }
+
+    /// The subcommand that hunts it.
+    pub(crate) fn hunt_command(&self) -> &'static str {
+        self.described().0.hunt
+    }
+
+    /// The subcommand that carries out a whole gate on several of its kind.
+    pub(crate) fn gate_command(&self) -> &'static str {
+        self.described().0.gate
     }
 
     /// Why a cluster that somebody else made cannot be given faults of a family; `None` if it can, as far as is known beforehand.
@@ -538,24 +575,6 @@ impl Testbed {
             (Testbed::Local(_), Family::Link) => Some("its layout says where its replicas find each other"),
             (Testbed::Local(_), Family::Disk) => Some("what is in its replicas' folders is not the hunt's"),
             _ => None,
-        }
-    }
-
-    /// The subcommand that carries out a whole gate on several of its kind.
-    pub(crate) fn gate_command(&self) -> &'static str {
-        match self {
-            Testbed::Local(_) => "gate-local",
-            Testbed::Qemu { .. } => "gate-qemu",
-            Testbed::Kubevirt { .. } => "gate-kubevirt",
-        }
-    }
-
-    /// The subcommand that hunts it.
-    pub(crate) fn hunt_command(&self) -> &'static str {
-        match self {
-            Testbed::Local(_) => "hunt-local",
-            Testbed::Qemu { .. } => "hunt-qemu",
-            Testbed::Kubevirt { .. } => "hunt-kubevirt",
         }
     }
 }

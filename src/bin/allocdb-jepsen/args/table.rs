@@ -44,9 +44,9 @@ const STRICT: &str = "strict";
 /// Flags that came after the synopses in the menu were published. They are on the help pages of their subcommands alone.
 pub(super) const NOT_IN_MENUS: [&str; 2] = [FORMAT, STRICT];
 
-/// Subcommands that end with the codes of [`Exit`](super::super::common::Exit): wrong arguments have one of their own there.
-pub(super) const WITH_VERDICT: [&str; 7] =
-    ["check", "history", "hunt-local", "hunt-qemu", "hunt-kubevirt", "simulate", "merge"];
+/// Subcommands that end with the codes of [`Exit`](super::super::common::Exit), as all hunts do: wrong arguments have one of their own
+/// there.
+pub(super) const WITH_VERDICT: [&str; 4] = ["check", "history", "simulate", "merge"];
 
 /// What can follow the program's name, without the groups of subcommands that are declared in files of their own.
 pub(super) fn menu() -> Menu {
