@@ -6,6 +6,8 @@ use std::process::ExitCode;
 mod actions;
 #[path = "allocdb-jepsen/args.rs"]
 mod args;
+#[path = "allocdb-jepsen/backends.rs"]
+mod backends;
 #[path = "allocdb-jepsen/check.rs"]
 mod check;
 #[path = "allocdb-jepsen/child.rs"]
@@ -72,9 +74,9 @@ mod watch;
 mod watch_render;
 
 use anyhow::Result;
-use args::{Command, Testbed};
+use args::Command;
+use backends::open;
 use interrupt::Interrupt;
-use testbed::{Contact, ExternalTestbed};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
@@ -107,13 +109,4 @@ fn carry_out(command: Command) -> Result<()> {
         Command::LocalCluster(command) => local_cluster::run(command),
         Command::QemuTestbed(command) => qemu_testbed::run(command, &listen()?),
     }
-}
-
-fn open(testbed: Testbed, contact: Contact, interrupt: &Interrupt) -> Result<Box<dyn ExternalTestbed>> {
-    let opened: Box<dyn ExternalTestbed> = match testbed {
-        Testbed::Local(wanted) => Box::new(local::LocalTestbed::open(wanted, interrupt.clone())?),
-        Testbed::Qemu { workspace } => qemu::open(&workspace, contact, interrupt)?,
-        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, contact, interrupt)?,
-    };
-    Ok(Box::new(trace::Noted(opened)))
 }

@@ -15,8 +15,6 @@ mod fault_feed;
 mod journal;
 #[path = "hunt/nemesis.rs"]
 mod nemesis;
-#[path = "hunt/opening.rs"]
-mod opening;
 #[path = "hunt/report.rs"]
 mod report;
 #[path = "hunt/settle.rs"]
@@ -28,6 +26,7 @@ mod status;
 
 use super::actions::Actions;
 use super::args::{Format, Hunt};
+use super::backends::open_for_hunt;
 use super::common::{Exit, now_millis, print};
 use super::harness_log::{self, Notes, carried};
 use super::interrupt::Interrupt;
@@ -54,7 +53,6 @@ use bundle::{Bundle, CLUSTER, clear_unfinished};
 use clients::Shared;
 use journal::Journal;
 use nemesis::Nemesis;
-pub(crate) use opening::open_existing;
 pub(crate) use report::Hunted;
 use report::{Files, Found, Report};
 use serde_json::json;
@@ -174,7 +172,7 @@ fn hunt(options: &Hunt, seed: u64, root: &OutputRoot, signals: &Signals) -> Resu
     let _taken = notes.take();
     let workspace = root.path().join(format!(".{id}{}", CLUSTER.1));
     let is_own = options.workspace().is_none();
-    let mut testbed = opening::open(options, &id, &workspace, &signals.second)?;
+    let mut testbed = open_for_hunt(options, &id, &workspace, &signals.second)?;
     let can = possible(options, &*testbed).and_then(|can| check_untouched(&*testbed).map(|()| can));
     let options = &can.or_else(|error| testbed.leave_as_found().and(Err(error)))?;
     let status = StatusSink::new(

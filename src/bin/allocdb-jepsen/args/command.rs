@@ -293,7 +293,7 @@ impl Hunt {
     pub(crate) fn workspace(&self) -> Option<&Path> {
         match &self.testbed {
             Testbed::Local(LocalTestbed::ForOneRun { workspace, .. }) => workspace.as_deref(),
-            testbed => testbed.described().1,
+            testbed => testbed.workspace(),
         }
     }
 
@@ -527,7 +527,7 @@ const KUBEVIRT: Words = Words {
 };
 
 impl Testbed {
-    /// Its words, and the folder that somebody else owns.
+    /// Its words, and the folder that is named by whoever owns it.
     fn described(&self) -> (&'static Words, Option<&Path>) {
         match self {
             Testbed::Local(LocalTestbed::Existing { workspace }) => (&LOCAL, Some(workspace)),
@@ -535,6 +535,11 @@ impl Testbed {
             Testbed::Qemu { workspace } => (&QEMU, Some(workspace)),
             Testbed::Kubevirt { workspace } => (&KUBEVIRT, Some(workspace)),
         }
+    }
+
+    /// The folder that says where everything is, of a cluster that somebody else owns.
+    pub(crate) fn workspace(&self) -> Option<&Path> {
+        self.described().1
     }
 
     /// How people write its kind.

@@ -194,7 +194,7 @@ fn default_hunt(wanted: &Gate, workload: WorkloadKind, time_limit: Duration) -> 
     let words = [command, "--workload", workload.word(), "--time-limit", &secs, "--output-root"];
     let mut words: Vec<OsString> = words.map(OsString::from).into();
     words.push(wanted.output_root.clone().into());
-    if let Testbed::Qemu { workspace } | Testbed::Kubevirt { workspace } = testbed {
+    if let Some(workspace) = testbed.workspace() {
         words.extend([OsString::from("--workspace"), workspace.into()]);
     }
     match args::parse("allocdb-jepsen".as_ref(), words.into_iter()) {

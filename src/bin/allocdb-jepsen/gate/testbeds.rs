@@ -2,7 +2,7 @@
 //! cluster without history for each job.
 
 use super::super::args::{GateLane, Testbed};
-use super::super::hunt::open_existing;
+use super::super::backends::open_existing;
 use super::super::interrupt::Interrupt;
 use super::super::runs::programs;
 use super::super::runtime;

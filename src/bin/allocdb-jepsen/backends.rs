@@ -1,11 +1,11 @@
-//! Opens the cluster of a hunt: one that is made for it, or whichever the command line names. Nobody else in a hunt knows which kind of
-//! testbed it is.
+//! The one place that knows every backend: it opens whichever testbed the command line names.
 
-use super::super::args::{Hunt, LocalTestbed as Options, Testbed};
-use super::super::interrupt::Interrupt;
-use super::super::local::{HuntCluster, LocalTestbed};
-use super::super::testbed::HuntTestbed;
-use super::super::{kubevirt, qemu};
+use super::args::{Hunt, LocalTestbed as Options, Testbed};
+use super::interrupt::Interrupt;
+use super::local::{HuntCluster, LocalTestbed};
+use super::testbed::{Contact, ExternalTestbed, HuntTestbed};
+use super::trace::Noted;
+use super::{kubevirt, qemu};
 use allocdb_node::cluster::layout::Limits;
 use allocdb_node::workload::faults::Family;
 use anyhow::{Result, bail};
@@ -14,8 +14,22 @@ use std::path::Path;
 /// A checkpoint comes whenever logs have grown by so much, where the family of that name is asked for.
 const SMALL_CHECKPOINT: u64 = 32 * 1024;
 
-/// Opens it for the hunt of that name. `own` is the folder of a cluster that is made for it.
-pub(super) fn open(
+/// Opens a testbed for runs, views and operators, with notes of every request to it.
+pub(crate) fn open(
+    testbed: Testbed,
+    contact: Contact,
+    interrupt: &Interrupt,
+) -> Result<Box<dyn ExternalTestbed>> {
+    let opened: Box<dyn ExternalTestbed> = match testbed {
+        Testbed::Local(wanted) => Box::new(LocalTestbed::open(wanted, interrupt.clone())?),
+        Testbed::Qemu { workspace } => qemu::open(&workspace, contact, interrupt)?,
+        Testbed::Kubevirt { workspace } => kubevirt::open(&workspace, contact, interrupt)?,
+    };
+    Ok(Box::new(Noted(opened)))
+}
+
+/// Opens the testbed of the hunt of that name, or makes it a cluster in the folder `own`.
+pub(crate) fn open_for_hunt(
     options: &Hunt,
     id: &str,
     own: &Path,
