@@ -161,7 +161,7 @@ fn each_planted_defect_is_found() {
 
 #[cfg(feature = "planted-faults")]
 mod planted {
-    use super::{Plan, Played, SEEDS, Verdict, play, played, record};
+    use super::{Plan, Played, SEEDS, Sweep, Verdict, play, played, record};
     use allocdb_node::planted::{PlantedFault, wake};
     use allocdb_node::sim::play_plan;
     use allocdb_node::sim::shrink::shrink;
@@ -169,9 +169,29 @@ mod planted {
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
+    /// Which seed was the first to show a defect that few seeds show. It is played before all of them, so it need not be right: it
+    /// only saves the time of the seeds before it, which show nothing.
+    const SHOWN_BY: [(&str, u64); 7] = [
+        ("fail-over-by-commit", 904),
+        ("read-lease-threefold", 694),
+        ("batch-half-written", 515),
+        ("read-without-lease", 448),
+        ("fence-by-prepared", 241),
+        ("prepared-read", 123),
+        ("release-revoking", 91),
+    ];
+
     fn is_found(word: &str) {
         let fault = PlantedFault::from_word(word).unwrap();
-        let done = played(0, SEEDS, 1, &|| wake(Some(fault)));
+        let shown_by = SHOWN_BY.iter().find(|(rare, _)| *rare == word).map(|(_, seed)| *seed);
+        assert!(shown_by.is_none_or(|seed| seed < SEEDS), "{word}");
+        let mut done = Sweep::default();
+        if let Some(seed) = shown_by {
+            done = played(seed, seed + 1, 1, &|| wake(Some(fault)));
+        }
+        if done.findings.is_empty() {
+            done = played(0, SEEDS, 1, &|| wake(Some(fault)));
+        }
         let first = done.findings.iter().find(|played| played.verdict() == Verdict::Invalid);
         let first = first.unwrap_or_else(|| panic!("{word} was not found in {} seeds", done.played));
         println!("{word}: of {} seeds, {first}", done.played);
