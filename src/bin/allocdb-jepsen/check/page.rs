@@ -2,7 +2,7 @@
 //! like is for [`allocdb_node::report`] to say.
 
 use super::super::args::Format;
-use super::super::common::{Exit, print};
+use super::super::common::{Exit, print, temporary_beside};
 use super::super::surface::open_history;
 use allocdb_node::check::{Judgement, Verdict};
 use allocdb_node::client::findings::{COVERAGE, Missing};
@@ -18,7 +18,8 @@ use allocdb_node::report::contents::{
 use allocdb_node::report::page::html;
 use allocdb_node::report::spans::of_records;
 use allocdb_node::report::timeline::Timeline;
-use allocdb_node::storage::{Flush, OsDisk, replace_file};
+use allocdb_node::storage::replace::replace_file_by;
+use allocdb_node::storage::{Flush, OsDisk};
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -75,9 +76,12 @@ pub(crate) fn write_for_bundle(bundle: &Path, page: &Path) -> Result<()> {
     write(page, &read(bundle)?)
 }
 
-/// Replaces a page, which is its owner's alone as histories are.
+/// Replaces a page, which is its owner's alone as histories are. What is left of it in an output root when its writer is killed has the
+/// name of a file that the next run removes.
 pub(crate) fn write(path: &Path, report: &Report) -> Result<()> {
-    replace_file(&OsDisk, path, html(report).as_bytes(), Flush::Full)
+    let html = html(report);
+    let temporary = temporary_beside(path);
+    replace_file_by(&OsDisk, path, &temporary, Flush::Full, |file| file.write_at(0, html.as_bytes()))
         .with_context(|| format!("failed to write {}", path.display()))
 }
 
