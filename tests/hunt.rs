@@ -156,6 +156,17 @@ fn a_hunt_with_faults_tells_programs_when_each_lasted() {
         let event = history.iter().find(|event| event["time"] == span["began"]).unwrap();
         assert_eq!((&event["process"], &event["value"]["id"]), (&"nemesis".into(), &span["id"]));
     }
+    // What each replica was is in it too, and on the page.
+    let page = text(document["html_report"].as_str().unwrap());
+    for replica in 1..=3u64 {
+        let is_told =
+            |event: &&Value| event["f"] == "replica-role" && event["replica"].as_u64() == Some(replica);
+        let first = history.iter().find(is_told).unwrap();
+        let role = first["value"]["role"].as_str().unwrap();
+        assert!(["primary", "backup", "recovering", "view_uncertain", "down"].contains(&role), "{first}");
+        assert!(page.contains(&format!("<b>replica {replica}</b>")));
+    }
+    assert!(page.contains("<svg class=\"activity\"") && page.contains("<svg class=\"roles\""));
     assert_nothing_unfinished(root.path());
 }
 

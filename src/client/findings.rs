@@ -18,6 +18,18 @@ pub const UNAVAILABLE: &str = "unavailable";
 /// The word for what a hunt never got to see.
 pub const COVERAGE: &str = "coverage";
 
+/// The word for what a replica was seen to be. Nothing is judged by it.
+pub const REPLICA_ROLE: &str = "replica-role";
+
+/// The role in which a replica was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRole {
+    /// As its status has it; `down` if it did not answer.
+    pub role: String,
+    /// The view that its metadata named; none if it did not answer.
+    pub view: Option<u64>,
+}
+
 /// The word for something that was not looked at.
 pub const DOUBT: &str = "doubt";
 

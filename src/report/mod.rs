@@ -2,6 +2,8 @@
 //!
 //! - [`timeline`]: a history as it is read, aggregated, with the few operations kept that somebody asks for.
 //! - [`spans`]: from when to when faults lasted.
+//! - [`activity`]: when which process waited, and what it came to.
+//! - [`roles`]: which role each replica had, and in which view.
 //! - [`contents`]: everything that a report tells.
 //! - `picture`: operations on a time axis, and quantities over time, as SVG.
 //! - [`page`]: all of it as one HTML file, which needs neither network nor script.
@@ -12,12 +14,14 @@
 //!
 //! Nothing in here judges, asks a clock or touches a file.
 
+pub mod activity;
 pub mod contents;
 pub mod junit;
 pub mod metrics;
 pub mod overview;
 pub mod page;
 mod picture;
+pub mod roles;
 pub mod spans;
 pub mod timeline;
 pub mod trace;

@@ -14,6 +14,19 @@ const STYLE: &str = include_str!("style.css");
 /// Faults that are told one by one, at most.
 const MOST_FAULTS: usize = 300;
 
+/// Changes of one replica's role that stand in the table, at most.
+const MOST_ROLES: usize = 200;
+
+/// Roles of replicas, with what they mean.
+const ROLES: [(&str, &str); 6] = [
+    ("primary", "primary"),
+    ("backup", "backup"),
+    ("recovering", "recovering: has no role yet"),
+    ("view_uncertain", "uncertain: serves nobody"),
+    ("faulted", "faulted"),
+    ("down", "does not answer"),
+];
+
 /// Faults that are named with a finding, at most.
 const MOST_ACTIVE: usize = 12;
 
@@ -45,6 +58,8 @@ pub fn html(report: &Report) -> String {
                     nav aria-label="Sections" {
                         @if !findings.is_empty() { a href="#findings" { "What is wrong" } }
                         @if !timeline.buckets().is_empty() { a href="#time" { "Over time" } }
+                        @if timeline.activity.rows() > 0 { a href="#processes" { "Processes" } }
+                        @if !timeline.roles.of.is_empty() { a href="#replicas" { "Replicas" } }
                         @if !timeline.spans.all.is_empty() { a href="#faults" { "Faults" } }
                         a href="#coverage" { "What was tried" }
                         @if has_operations { a href="#operations" { "Operations" } }
@@ -55,6 +70,8 @@ pub fn html(report: &Report) -> String {
                     (doubts(report))
                     (findings_of(report))
                     (over_time(timeline))
+                    (processes(timeline))
+                    (replicas(timeline))
                     (faults(timeline))
                     (coverage(report))
                     @if has_operations { (operations(timeline)) }
@@ -196,6 +213,75 @@ fn over_time(timeline: &Timeline) -> Markup {
 
 fn ends(timeline: &Timeline) -> Markup {
     html! { p.ends { span { "0" } span { (moment(timeline.end / 2)) } span { (moment(timeline.end)) } } }
+}
+
+/// How much larger than the page the picture of processes can be made.
+const ZOOMS: [u32; 3] = [1, 4, 16];
+
+fn processes(timeline: &Timeline) -> Markup {
+    let kinds = [("waited", "waits for an answer"), ("ok", "ok"), ("fail", "fail"), ("info", "info")];
+    html! {
+        @if timeline.activity.rows() > 0 {
+            section id="processes" {
+                h2 { "Processes" }
+                p.soft {
+                    "Each row is a process. One whose outcome is not known, or that is idle for long, leaves its row to the next that begins. "
+                    "What comes too close together to be told apart is one bar."
+                }
+                p.keys {
+                    @for (word, meaning) in kinds { span class=(format!("key {word}")) { (meaning) } }
+                    span.key.faults { "while a fault was active" }
+                }
+                div.zoom {
+                    @for zoom in ZOOMS {
+                        input type="radio" name="zoom" id=(format!("zoom-{zoom}")) checked[zoom == 1];
+                        label for=(format!("zoom-{zoom}")) { (zoom) "×" }
+                    }
+                    div.wide tabindex="0" role="region" aria-label="Operations of all processes over time" {
+                        div.enlarged { (picture::of_activity(timeline)) (ends(timeline)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn replicas(timeline: &Timeline) -> Markup {
+    let roles = &timeline.roles;
+    html! {
+        @if !roles.of.is_empty() {
+            section id="replicas" {
+                h2 { "Replicas" }
+                p.soft { "Role and view of each, as they were seen a few times a second; v3 is view 3." }
+                p.keys {
+                    @for (word, meaning) in ROLES { span class=(format!("key role {word}")) { (meaning) } }
+                }
+                @for (replica, held) in &roles.of {
+                    p { b { "replica " (replica) } }
+                    (picture::of_roles(held, timeline.end))
+                }
+                (ends(timeline))
+                details {
+                    summary { "As a table" }
+                    table.stack {
+                        thead { tr { th { "replica" } th { "from" } th { "role" } th { "view" } } }
+                        tbody {
+                            @for (replica, held) in &roles.of {
+                                @for one in held.iter().take(MOST_ROLES) {
+                                    tr {
+                                        td { (replica) } td { (moment(one.from)) } td { (one.role) }
+                                        td { (one.view.map_or_else(|| "not known".to_owned(), |view| view.to_string())) }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                @let untold = roles.of.values().map(|held| held.len().saturating_sub(MOST_ROLES) as u64).sum::<u64>() + roles.left_out;
+                @if untold > 0 { p { "And " (grouped(untold)) " changes more." } }
+            }
+        }
+    }
 }
 
 fn faults(timeline: &Timeline) -> Markup {
@@ -359,6 +445,7 @@ mod tests {
         for number in 0..1_000_000u64 {
             for (index, kind) in [(2 * number, Kind::Invoke), (2 * number + 1, Kind::Ok)] {
                 event.index = index;
+                event.process = Process::Client(number % 200);
                 event.kind = kind;
                 event.time = index * 100_000;
                 timeline.hear(&event);
@@ -387,6 +474,7 @@ mod tests {
             timeline,
         });
         assert!(page.len() < 5 * 1024 * 1024, "{} bytes", page.len());
+        assert!(page.contains("<svg class=\"activity\""));
         assert!(page.matches("<svg class=\"operations\"").count() == 100);
         assert!(page.matches("class=\"named\"").count() == 600);
     }

@@ -3,6 +3,8 @@
 //! Horizontal places are per cent and vertical ones pixels, so that a picture is as wide as its page and its text stays as large
 //! as any other. Pictures without text are stretched instead.
 
+use super::activity::KINDS;
+use super::roles::Held;
 use super::spans::Span;
 use super::timeline::{Bucket, Ending, Operation, Timeline};
 use maud::{Markup, html};
@@ -175,6 +177,61 @@ pub(super) fn strip(spans: &[&Span], end: u64) -> Markup {
     html! {
         svg.strip viewBox="0 0 600 10" preserveAspectRatio="none" width="100%" height="14" aria-hidden="true" {
             (behind(spans, end, 10.0))
+        }
+    }
+}
+
+/// Height of a row of [`of_activity`], and of each replica in [`of_roles`], in pixels.
+const ACTIVITY_ROW: usize = 11;
+const ROLE_ROW: u32 = 26;
+
+/// When each process waited and what it came to, a row for each at a time, with the faults behind them.
+pub(super) fn of_activity(timeline: &Timeline) -> Markup {
+    let activity = &timeline.activity;
+    let height = activity.rows() * ACTIVITY_ROW;
+    let end = timeline.end.max(1) as f64;
+    let spans: Vec<&Span> = timeline.spans.all.iter().collect();
+    let scale = |time: u64| (STRETCHED * time as f64 / end).min(STRETCHED);
+    let path = |row: usize, bit| {
+        let y = row * ACTIVITY_ROW + ACTIVITY_ROW / 2;
+        let pieces = activity.spans(row, bit).into_iter().map(|(from, to)| {
+            let (from, to) = (scale(from), scale(to));
+            format!("M{from:.1} {y}h{:.1}", (to - from).max(0.4))
+        });
+        pieces.collect::<String>()
+    };
+    html! {
+        svg.activity viewBox=(format!("0 0 600 {height}")) preserveAspectRatio="none" width="100%" height=(height) aria-hidden="true" {
+            (behind(&spans, timeline.end, height as f64))
+            @for row in 0..activity.rows() {
+                g {
+                    title { (activity.name(row)) }
+                    @for (bit, word) in KINDS {
+                        @let path = path(row, bit);
+                        @if !path.is_empty() { path class=(word) d=(path) {} }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The role and view that one replica was seen in over time.
+pub(super) fn of_roles(held: &[Held], end: u64) -> Markup {
+    let place = |time: u64| 100.0 * time as f64 / end.max(1) as f64;
+    let ends = held.iter().skip(1).map(|next| next.from).chain([end]);
+    html! {
+        svg.roles width="100%" height=(ROLE_ROW) role="img" aria-label="Its roles over time, which the table below tells" {
+            @for (Held { role, view, from }, to) in held.iter().zip(ends) {
+                @let (left, width) = (place(*from), place(to) - place(*from));
+                @let view = view.map_or_else(String::new, |view| format!(" v{view}"));
+                rect class=(format!("role {role}")) x=(percent(left)) y="2" width=(percent(width.max(0.15))) height=(ROLE_ROW - 4) {
+                    title { (role) (view) ", " (moment(*from)) " to " (moment(to)) }
+                }
+                @if width > 12.0 {
+                    text x=(percent(left + 0.5)) y="17" { (role) (view) }
+                }
+            }
         }
     }
 }

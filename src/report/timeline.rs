@@ -1,6 +1,8 @@
 //! A history as a report needs it, taken in event by event: how much of what was asked when and how long it took, the faults, and
 //! those operations that somebody wants to look at. Memory does not grow with the length of the history.
 
+use super::activity::Activity;
+use super::roles::Roles;
 use super::spans::{Span, Spans};
 use crate::history::{self, Kind, Process};
 use crate::jepsen::history as script;
@@ -144,6 +146,10 @@ pub struct Timeline {
     around: usize,
     buckets: Vec<Bucket>,
     width: u64,
+    /// Who was busy when.
+    pub activity: Activity,
+    /// What replicas were seen to be.
+    pub roles: Roles,
     /// What the nemesis did.
     pub spans: Spans,
     /// When the last event was, in nanoseconds on the clock of the history.
@@ -164,6 +170,8 @@ impl Timeline {
             around: 0,
             buckets: Vec::new(),
             width: FIRST_WIDTH,
+            activity: Activity::default(),
+            roles: Roles::default(),
             spans: Spans::default(),
             end: 0,
             zero_millis: None,
@@ -233,12 +241,17 @@ impl Timeline {
     /// Takes in an event of a history of operations.
     pub fn hear(&mut self, event: &history::Event) {
         self.end = self.end.max(event.time);
-        let Process::Client(process) = event.process else { return self.spans.hear(event) };
+        let Process::Client(process) = event.process else {
+            self.roles.hear(event);
+            return self.spans.hear(event);
+        };
+        let process = process.to_string();
         let value = || event.value.as_deref().map_or_else(String::new, |value| shortened(value.get()));
         if event.kind == Kind::Invoke {
+            self.activity.begins(&process, event.time);
             let kept = self.wants(event.index).then(|| Operation {
                 index: event.index,
-                process: process.to_string(),
+                process: process.clone(),
                 f: shortened(&event.f),
                 asked: value(),
                 replica: event.replica,
@@ -256,6 +269,7 @@ impl Timeline {
             Kind::Fail => Ending::Fail,
             Kind::Info | Kind::Invoke => Ending::Info,
         };
+        self.activity.ends(&process, event.time, ending, ending == Ending::Info);
         if let Some(mut operation) = kept {
             operation.ended = Some(event.time);
             operation.ending = ending;
@@ -295,11 +309,15 @@ impl Timeline {
             };
             self.kept.insert(index, operation);
         }
+        let process = shortened(event.process.as_str());
+        self.activity.begins(&process, time);
+        self.activity.ends(&process, time, ending, false);
         self.count(time, ending, None);
     }
 
     /// Ends it: what was not answered stays open.
     pub fn finish(&mut self) {
+        self.activity.finish(self.end);
         for begun in std::mem::take(&mut self.open).into_values() {
             if let Some(operation) = begun.kept {
                 self.kept.insert(begun.index, operation);

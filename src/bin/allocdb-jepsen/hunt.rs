@@ -17,6 +17,8 @@ mod journal;
 mod nemesis;
 #[path = "hunt/report.rs"]
 mod report;
+#[path = "hunt/roles.rs"]
+mod roles;
 #[path = "hunt/settle.rs"]
 mod settle;
 #[path = "hunt/signals.rs"]
@@ -55,6 +57,7 @@ use journal::Journal;
 use nemesis::Nemesis;
 pub(crate) use report::Hunted;
 use report::{Files, Found, Report};
+use roles::Looking;
 use serde_json::json;
 use signals::Signals;
 use status::StatusSink;
@@ -344,7 +347,12 @@ impl Hunting<'_> {
 
     /// Main phase, heal, settle, compare.
     fn phases(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed) -> Phases {
-        let mut phases = self.break_and_settle(shared, testbed);
+        let looking = Looking::default();
+        let mut phases = std::thread::scope(|scope| {
+            scope.spawn(carried(|| looking.keep(shared, testbed)));
+            let _until = looking.until_here();
+            self.break_and_settle(shared, testbed)
+        });
         phases.replica_programs = programs::of_replicas(testbed, &self.signals.second);
         if shared.goes_on()
             && let Err(error) = self.compare(shared, testbed)
