@@ -2,7 +2,6 @@
 //! on a page. The row of a process whose outcome is not known, which asks for nothing any more, or that has been idle for a while goes to
 //! the next that begins.
 
-use super::timeline::Ending;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows, at most; processes beyond share the last one.
@@ -25,6 +24,32 @@ const INFO: u8 = 8;
 
 /// What is told of pieces of time, with the words of its colour.
 pub(super) const KINDS: [(u8, &str); 4] = [(WAITED, "waited"), (OK, "ok"), (FAIL, "fail"), (INFO, "info")];
+
+/// What an operation came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// A definite answer came.
+    Ok,
+    /// It was certainly not executed.
+    Fail,
+    /// It is not known.
+    Info,
+    /// The history ends before it does.
+    Open,
+}
+
+impl Ending {
+    /// The word that histories have for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Ending::Ok => "ok",
+            Ending::Fail => "fail",
+            Ending::Info => "info",
+            Ending::Open => "open",
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Row {

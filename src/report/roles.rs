@@ -21,7 +21,7 @@ pub struct Held {
 /// What every replica was seen to be, in order.
 #[derive(Debug, Default)]
 pub struct Roles {
-    /// By replica.
+    /// What each replica was, under its number.
     pub of: BTreeMap<u64, Vec<Held>>,
     /// Changes beyond [`MOST_CHANGES`].
     pub left_out: u64,

@@ -2,6 +2,7 @@
 //! those operations that somebody wants to look at. Memory does not grow with the length of the history.
 
 use super::activity::Activity;
+pub use super::activity::Ending;
 use super::roles::Roles;
 use super::spans::{Span, Spans};
 use crate::history::{self, Kind, Process};
@@ -29,32 +30,6 @@ const MOST_AROUND: usize = 1_000;
 
 /// Characters of one request or answer that are kept.
 const MOST_TEXT: usize = 200;
-
-/// What an operation came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// A definite answer came.
-    Ok,
-    /// It was certainly not executed.
-    Fail,
-    /// It is not known.
-    Info,
-    /// The history ends before it does.
-    Open,
-}
-
-impl Ending {
-    /// The word that histories have for it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Ending::Ok => "ok",
-            Ending::Fail => "fail",
-            Ending::Info => "info",
-            Ending::Open => "open",
-        }
-    }
-}
 
 /// One operation, from its invocation to its completion.
 #[derive(Debug, Clone, PartialEq, Eq)]

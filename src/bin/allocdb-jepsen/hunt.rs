@@ -70,6 +70,10 @@ const TURN: Duration = Duration::from_millis(50);
 /// The moments at which patterns of faults are to come are over where a fault takes longer than this.
 const QUICK: Duration = Duration::from_millis(400);
 
+/// Pause between two looks at what replicas are; the second where it takes long to ask them.
+const LOOK: Duration = Duration::from_millis(250);
+const FAR_LOOK: Duration = Duration::from_secs(2);
+
 /// The cluster must serve again so long after the last heal.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -348,8 +352,9 @@ impl Hunting<'_> {
     /// Main phase, heal, settle, compare.
     fn phases(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed) -> Phases {
         let looking = Looking::default();
+        let pause = if testbed.fault_takes() > QUICK { FAR_LOOK } else { LOOK };
         let mut phases = std::thread::scope(|scope| {
-            scope.spawn(carried(|| looking.keep(shared, testbed)));
+            scope.spawn(carried(|| looking.keep(shared, testbed, pause)));
             let _until = looking.until_here();
             self.break_and_settle(shared, testbed)
         });

@@ -3,7 +3,6 @@
 
 use super::super::runtime;
 use super::super::testbed::HuntTestbed;
-use super::QUICK;
 use super::clients::Shared;
 use allocdb_node::client::findings::{REPLICA_ROLE, ReplicaRole};
 use allocdb_node::history::Kind;
@@ -13,12 +12,6 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// The same where each takes the way to a guest and back.
-const FAR_LOOK: Duration = Duration::from_secs(2);
-
 /// Whoever looks, until it is over.
 #[derive(Debug, Default)]
 pub(super) struct Looking {
@@ -27,9 +20,8 @@ pub(super) struct Looking {
 }
 
 impl Looking {
-    /// Looks again and again until [`until_here`](Self::until_here) is dropped.
-    pub(super) fn keep(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed) {
-        let pause = if testbed.fault_takes() > QUICK { FAR_LOOK } else { LOOK };
+    /// Looks again and again, with a pause in between, until [`until_here`](Self::until_here) is dropped.
+    pub(super) fn keep(&self, shared: &Shared<'_>, testbed: &dyn HuntTestbed, pause: Duration) {
         let mut last: BTreeMap<ReplicaId, ReplicaRole> = BTreeMap::new();
         loop {
             for sighting in runtime::probe(testbed).0 {
