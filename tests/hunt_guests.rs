@@ -97,26 +97,36 @@ fn links_break_in_one_direction_and_are_healed_by_hand_or_by_time() {
     }
     let [two, three] = ["172.31.1.12:19000", "172.31.1.13:19000"];
     let is_left = |node: &str| verb(&host, &["is-healed", node]).ok().stdout;
-    assert!(reaches(&host, "r1", three) && reaches(&host, "r2", three));
+    // A busy machine may be late now and then with what is possible.
+    let is_reached =
+        |node: &str, address: &str| until("a connection that is possible", || reaches(&host, node, address));
+    is_reached("r1", three);
+    is_reached("r2", three);
     for effect in ["drop", "reset", "half-open"] {
         verb(&host, &["cut-link", "1", "3", effect]).ok();
         assert_eq!(is_left("1"), "node=1 link=1-3\n", "{effect}");
         assert_eq!(is_left("3"), "node=3 healed\n", "{effect}");
         // Connections are made unless nothing at all arrives.
-        assert_eq!(reaches(&host, "r1", three), effect != "drop", "{effect}");
-        assert!(reaches(&host, "r1", two) && reaches(&host, "r2", three), "{effect}");
+        if effect == "drop" {
+            assert!(!reaches(&host, "r1", three));
+        } else {
+            is_reached("r1", three);
+        }
+        is_reached("r1", two);
+        is_reached("r2", three);
     }
     verb(&host, &["heal-links", "1", "3"]).ok();
-    assert!(reaches(&host, "r1", three));
+    is_reached("r1", three);
     assert_eq!(is_left("1"), "node=1 healed\n");
     // Clients are those of the control guest, and only their port is cut.
     verb(&host, &["cut-link", "2", "0"]).ok();
     assert!(!reaches(&host, "control", "172.31.1.12:18000"));
-    assert!(reaches(&host, "control", "172.31.0.12:17000") && reaches(&host, "r1", two));
+    is_reached("control", "172.31.0.12:17000");
+    is_reached("r1", two);
     assert_eq!(is_left("2"), "node=2 link=2-0\n");
     verb(&host, &["heal-links"]).ok();
     assert_eq!(is_left("2"), "node=2 healed\n");
-    assert!(reaches(&host, "control", "172.31.1.12:18000"));
+    is_reached("control", "172.31.1.12:18000");
     // What nobody heals ends by itself.
     verb(&host, &["cut-link", "1", "2", "drop", "2"]).ok();
     assert!(!reaches(&host, "r1", two));

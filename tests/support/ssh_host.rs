@@ -324,7 +324,7 @@ impl SshHost {
         PathBuf::from(format!("/proc/{}/root{path}", self.inside()))
     }
 
-    /// Whether there is an SSH server whose title says so.
+    /// Whether any process of an SSH server is left.
     fn has_server(&self) -> bool {
         let folders = fs::read_dir(self.path_inside("/proc")).unwrap().flatten();
         let titles = folders.filter_map(|folder| fs::read(folder.path().join("cmdline")).ok());
