@@ -155,6 +155,11 @@ impl<'a> Shared<'a> {
         self.progress.is_alive()
     }
 
+    /// Whether something was found that cannot be explained.
+    pub(super) fn has_anomaly(&self) -> bool {
+        self.progress.has_anomaly()
+    }
+
     /// Whether an answer is worth waiting for.
     pub(super) fn is_waited_for(&self) -> bool {
         self.goes_on() && self.second.check().is_ok()

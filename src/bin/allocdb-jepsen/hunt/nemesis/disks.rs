@@ -67,13 +67,21 @@ impl Nemesis<'_> {
             return self.start_with_own_files(replica);
         }
         let mut done = self.bring_back_once(replica);
-        for _ in 1..ATTEMPTS {
+        let mut attempts = 1;
+        // Where something is wrong already that may be why it fails, and each attempt waits for as long as a failover may take.
+        while attempts < ATTEMPTS && !self.shared.has_anomaly() {
             let Err(error) = &done else { break };
             log::warn!("replica {replica} is not brought back yet: {error:#}");
             self.actions.interrupt.check()?;
             done = self.bring_back_once(replica);
+            attempts += 1;
         }
-        done.with_context(|| format!("replica {replica} is not brought back"))?;
+        done.with_context(|| match attempts < ATTEMPTS {
+            true => format!(
+                "replica {replica} is not brought back, and was not tried {ATTEMPTS} times, as something is wrong already"
+            ),
+            false => format!("replica {replica} is not brought back"),
+        })?;
         // What the operator has seen of it counts for nothing.
         self.tell_seen_faulted();
         self.unsound.remove(&replica.0);
