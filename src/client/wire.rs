@@ -114,7 +114,13 @@ pub fn ask_of(command: &allocator::Command) -> Ask {
 /// The bytes of a request. `client` tells whose command it is; the database gives it no meaning.
 #[must_use]
 pub fn encode(request: &Request, client: ClientId) -> Vec<u8> {
-    api::encode_request(&match request {
+    api::encode_request(&sent(request, client))
+}
+
+/// A request as a replica takes it in from this client.
+#[must_use]
+pub fn sent(request: &Request, client: ClientId) -> api::Request {
+    match request {
         Request::Write(command) => {
             let operation = command.operation.unwrap_or(OperationId(0));
             let payload =
@@ -128,7 +134,7 @@ pub fn encode(request: &Request, client: ClientId) -> Vec<u8> {
         Request::GetLease { lease, slot, fence } => {
             api::Request::GetLease { required: *fence, slot: *slot, lease: *lease }
         }
-    })
+    }
 }
 
 /// What may be concluded from a reply to a request.

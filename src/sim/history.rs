@@ -108,7 +108,7 @@ impl History {
         self.record(&stamp, request.f(), &came_to.fields);
         let result = result_of(came_to.kind, &came_to.fields);
         self.judge.ends(&stamp, request.f(), &came_to.fields)?;
-        Ok(Some(CameTo { f: request.f(), result }))
+        Ok(Some(CameTo { f: request.f(), result, kind: came_to.kind, fields: came_to.fields }))
     }
 
     fn tell(&mut self, micros: u64, f: &str, replica: u64, value: &impl Serialize) -> Result<(), String> {
@@ -161,10 +161,14 @@ impl History {
     }
 }
 
-/// What an operation came to, in words of which there are few.
+/// What an operation came to.
 pub(super) struct CameTo {
     pub(super) f: &'static str,
+    /// In words of which there are few.
     pub(super) result: Cow<'static, str>,
+    /// As histories record it.
+    pub(super) kind: Kind,
+    pub(super) fields: Fields<'static>,
 }
 
 /// The code or the state that was answered; of a failure what it begins with, without numbers.

@@ -10,12 +10,16 @@ use super::setup::COUNT;
 use crate::client::record::{Fields, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::fmt;
 
 /// Most operations, faults, and numbers of noise in one sequence.
 const MOST_ITEMS: usize = 100_000;
 
 /// The latest time of anything in a plan, in simulated microseconds: a day.
 const LATEST: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// Farther from what was acknowledged than any fence is.
+const FARTHEST_FENCE: i64 = 1 << 50;
 
 /// More than enough for what any seed has: nine.
 const MOST_CLIENTS: u64 = 64;
@@ -68,8 +72,8 @@ pub struct Planned {
     pub request: Request,
     /// The operation that got the lease which this one names.
     pub lease_of: Option<u64>,
-    /// How far a demanded state is above the last one that a client was told of.
-    pub fence_above: Option<u64>,
+    /// How far a demanded state is above the last one that a client was told of, or below.
+    pub fence_above: Option<i64>,
     /// The operation of which this is a repetition, byte for byte.
     pub again: Option<u64>,
 }
@@ -109,7 +113,7 @@ struct PlannedLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease_of: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    fence_above: Option<u64>,
+    fence_above: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     again: Option<u64>,
 }
@@ -168,7 +172,7 @@ impl Plan {
             bounded("replica", line.replica, 1, COUNT as u64).map_err(at)?;
             bounded("at", line.at, 0, LATEST).map_err(at)?;
             if let Some(above) = line.fence_above {
-                bounded("fence_above", above, 0, u64::from(u32::MAX)).map_err(at)?;
+                bounded("fence_above", above, -FARTHEST_FENCE, FARTHEST_FENCE).map_err(at)?;
             }
             Ok(Planned {
                 id: line.id,
@@ -250,7 +254,12 @@ impl Plan {
     }
 }
 
-fn bounded(field: &str, found: u64, least: u64, most: u64) -> Result<(), String> {
+fn bounded<T: Copy + PartialOrd + fmt::Display>(
+    field: &str,
+    found: T,
+    least: T,
+    most: T,
+) -> Result<(), String> {
     if (least..=most).contains(&found) {
         Ok(())
     } else {

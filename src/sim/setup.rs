@@ -4,8 +4,10 @@ use crate::allocator::AllocatorConfig;
 use crate::client::lease::Limits;
 use crate::client::wire::limits_of;
 use crate::engine::{EngineConfig, EnginePaths};
-use crate::ids::{ReplicaId, ShardId};
+use crate::ids::{ReplicaId, ResourceId, ShardId, Slot};
 use crate::replica::{Identity, ReplicaPaths, ReplicaSetup};
+use crate::workload::{Config, SlotMode, WorkloadKind};
+use fastrand::Rng;
 use std::path::PathBuf;
 
 /// How many replicas there are.
@@ -69,4 +71,26 @@ pub(super) fn setup_of(at: At) -> ReplicaSetup {
 /// The limits of every seed's cluster, as the model knows them.
 pub(super) fn limits() -> Limits {
     limits_of(&allocator_config(), setup_of(0).engine.max_expirations_per_tick.into())
+}
+
+/// What the clients of a seed do.
+pub(super) fn work(rng: &mut Rng, seed: u64) -> Config {
+    let mut limits = limits();
+    if rng.u8(..4) == 0 {
+        // They take tables for larger than they are, and fill them.
+        limits.max_operations *= 4;
+        limits.max_reservations *= 4;
+    }
+    // The last is more than there is room for.
+    let resources = [4, 8, 10, 12][rng.usize(..4)];
+    Config {
+        workload: WorkloadKind::ALL[rng.usize(..WorkloadKind::ALL.len())],
+        limits,
+        resources: (0..resources).map(ResourceId).collect(),
+        replicas: (0..COUNT).map(|at| id_of(at).0).collect(),
+        seed,
+        slots: SlotMode::Racing,
+        first_slot: Slot(FIRST_SLOT),
+        max_slot_advance: MAX_SLOT_ADVANCE,
+    }
 }

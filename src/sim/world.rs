@@ -13,12 +13,14 @@ use super::disk::SimDisk;
 use super::history::History;
 use super::noise::{Dice, Noise, SEQUENCES, Source};
 use super::plan::{Plan, Setup};
-use super::setup::{At, COUNT, limits};
+use super::setup::{At, COUNT, limits, work};
 use super::story::Note;
 use super::{Played, Recorded};
 use crate::check::{Anomaly, AnomalyKind, Judgement};
+use crate::ids::Slot;
 use crate::replica::message::Ack;
 use crate::replica::node::{ClientReply, PeerFailure};
+use crate::workload::Generator;
 use clients::{Client, WriteOp};
 use fastrand::Rng;
 use judge::Record;
@@ -27,6 +29,7 @@ use network::{Agenda, Network};
 use operator::Operations;
 use process::{Inbound, Machine};
 use script::Script;
+use std::collections::HashMap;
 
 /// When the seed has gone on for so long after the last fault, the cluster will not serve again. Microseconds.
 const PATIENCE: u64 = 120_000_000;
@@ -67,7 +70,11 @@ pub(super) struct World {
     /// A machine that takes its time for everything, as one with a slow disk does.
     slow: Option<At>,
     clients: Vec<Client>,
+    /// What clients ask, drawn as for hunts.
+    generator: Generator,
     writes: Vec<WriteOp>,
+    /// The place of each of them, by what it was sent as.
+    sent: HashMap<(Slot, Vec<u8>), usize>,
     operator: Operations,
     nemesis: Nemesis,
     record: Record,
@@ -106,6 +113,7 @@ impl World {
         let is_busy = rng.u8(..4) == 0;
         let slow = (rng.u8(..3) == 0).then(|| rng.usize(..COUNT));
         let nemesis = Nemesis::new(&mut rng, seed);
+        let generator = Generator::new(&work(&mut rng, seed));
         let old_tools = !seed.is_multiple_of(2);
         let old_builds = machines.iter().zip(1..).filter(|(machine, _)| machine.is_other_build);
         let setup = Setup {
@@ -133,7 +141,9 @@ impl World {
             is_busy,
             slow,
             clients: Vec::new(),
+            generator,
             writes: Vec::new(),
+            sent: HashMap::new(),
             operator: Operations::default(),
             nemesis,
             record: Record::default(),

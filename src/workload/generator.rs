@@ -165,7 +165,7 @@ impl Generator {
         }
         let writes_wait = self.turn_clock();
         let is_reader = process % READERS == READERS - 1;
-        let step = if is_reader { self.draw_read() } else { self.draw(writes_wait) }?;
+        let step = if is_reader { self.read() } else { self.draw(writes_wait) }?;
         Some(self.begin(process, step))
     }
 
@@ -231,8 +231,9 @@ impl Generator {
         self.step(Intent::ReadResource)
     }
 
-    /// What a process does that only reads.
-    fn draw_read(&mut self) -> Option<Step> {
+    /// What a process asks that is to change nothing now. Whoever wants it asked of another replica says so before it
+    /// [begins](Self::begin).
+    pub fn read(&mut self) -> Option<Step> {
         for _ in 0..MOST_DRAWS {
             let intent = self.weights.draw(&mut self.rng);
             if intent.group().is_read()
@@ -393,9 +394,9 @@ impl Generator {
         match &command.ask {
             Ask::Create { resource } => {
                 if let Some(resource) = self.memory.resource_mut(*resource) {
-                    resource.asked = false;
-                    // A cluster without room refuses it every time; what was created later is then left alone.
                     resource.exists = matches!(answer.code, Code::Ok | Code::AlreadyExists);
+                    // A cluster without room refuses it every time, as none is ever removed.
+                    resource.asked = answer.code == Code::ResourceTableFull;
                 }
             }
             Ask::Reserve { .. } | Ask::ReserveBundle { .. } => self.learn_reserve(command, answer),

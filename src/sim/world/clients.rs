@@ -1,9 +1,9 @@
-//! What clients ask, and what they make of the answers. A client has one request under way; an answer that says nothing
-//! about a write makes it ask again, sometimes, with the very same bytes.
+//! What clients ask, and what they make of the answers. A client has one request under way at a time, which the generator of hunts
+//! draws; what became of it goes back there.
 
+use super::nemesis::Quiet;
 use super::process::{Inbound, Machine};
 use super::{Happening, World};
-use crate::allocator::payload::encode_client;
 use crate::allocator::{ClientCommand, Command, Outcome, ResultCode};
 use crate::api::{
     Certainty, Committed, LeaseResponse, Request, ResourceResponse, Response, SubmitResponse, TickResponse,
@@ -12,12 +12,14 @@ use crate::api::{
 use crate::check::AnomalyKind;
 use crate::client::lease::Ask;
 use crate::client::record;
-use crate::ids::{ClientId, HolderId, LeaseEpoch, Lsn, OperationId, ReservationId, ResourceId, Slot};
+use crate::client::wire;
+use crate::history::Kind;
+use crate::ids::{ClientId, Lsn, ReservationId, Slot};
 use crate::replica::node::ClientReply;
 use crate::sim::coverage::Seen;
-use crate::sim::history::request_of;
 use crate::sim::plan::Planned;
-use crate::sim::setup::{At, CLIENTS, COUNT, FIRST_SLOT, allocator_config};
+use crate::sim::setup::{At, CLIENTS, COUNT, id_of};
+use crate::workload::Step;
 
 const CLIENT_COUNT: usize = 3;
 
@@ -27,23 +29,29 @@ const MANY_CLIENTS: usize = 9;
 /// How long a client waits for an answer, in microseconds.
 const ANSWER_LIMIT: u64 = 10_000_000;
 
-/// Microseconds in a slot.
-pub(super) const SLOT: u64 = 500_000;
+/// How long a client waits that has nothing to ask, in microseconds.
+const IDLE: u64 = 50_000;
 
-/// Slots of a clock that is wrong. The last is the greatest at which a command of these clients fits.
-const WRONG_SLOTS: [u64; 3] = [1 << 53, 1 << 63, u64::MAX - 32];
+/// How long a client waits in addition whose request was refused, in microseconds: most often nobody serves, or not there.
+const REFUSED: u64 = 50_000;
 
-/// Longest lease that is given, in slots.
-const MOST_TTL: u64 = allocator_config().max_ttl_slots;
+/// Half of the same for one that does not know what became of its request, and twice as much each time that this happens again. Many of these
+/// would leave too many ways to explain a log.
+const LOST: u64 = 500_000;
 
-/// Resources that commands name; a few more than there can be.
-const RESOURCES: u128 = 12;
+/// After so many it does not get longer.
+const MOST_LOST: u32 = 4;
 
-/// One write with all its attempts.
+/// What clients call themselves.
+pub(super) const CLIENT: ClientId = ClientId(7);
+
+/// One write with all its attempts: whatever was sent with the same bytes.
 pub(super) struct WriteOp {
     pub(super) slot: Slot,
     pub(super) payload: Vec<u8>,
     pub(super) attempts: u32,
+    /// Attempts that are still waited for.
+    under_way: u32,
     /// Attempts that were refused for good: this one was not executed and will not be.
     pub(super) refused: u32,
     /// An answer said that it was never executed, by whichever attempt.
@@ -56,11 +64,12 @@ pub(super) struct WriteOp {
 }
 
 impl WriteOp {
-    pub(super) fn new(slot: Slot, payload: Vec<u8>, planned: u64) -> Self {
+    fn new(slot: Slot, payload: Vec<u8>, planned: u64) -> Self {
         Self {
             slot,
             payload,
             attempts: 0,
+            under_way: 0,
             refused: 0,
             denied: None,
             committed: Vec::new(),
@@ -73,8 +82,8 @@ impl WriteOp {
 /// Says that a write was never executed so far.
 #[derive(Clone, Copy)]
 pub(super) struct Denial {
-    /// How often it had been sent. Sent again afterwards it may be executed after all.
-    pub(super) attempts: u32,
+    /// How often it had been sent, if nobody waited for another of these. Sent again afterwards it may be executed after all.
+    pub(super) attempts: Option<u32>,
     /// The highest LSN that any replica had committed: what stands there or below was executed before.
     pub(super) committed: Option<Lsn>,
 }
@@ -98,27 +107,19 @@ pub(super) struct Client {
     /// What surrounded it when it asked last.
     seen: Seen,
     under_way: Option<Asked>,
-    /// A write that may or may not have been executed, to be asked for again.
-    again: Option<usize>,
+    /// Requests in a row of which it does not know what became of them.
+    lost: u32,
 }
 
 impl Client {
     pub(super) fn new() -> Self {
-        Self { target: 0, attempt: 0, seen: Seen::default(), under_way: None, again: None }
+        Self { target: 0, attempt: 0, seen: Seen::default(), under_way: None, lost: 0 }
     }
 
     /// Whether it waits for no answer.
     pub(super) fn is_idle(&self) -> bool {
         self.under_way.is_none()
     }
-}
-
-/// A reservation that a client was told about.
-#[derive(Clone, Copy)]
-pub(super) struct Known {
-    reservation: ReservationId,
-    holder: HolderId,
-    epoch: LeaseEpoch,
 }
 
 impl World {
@@ -137,22 +138,53 @@ impl World {
         if self.script.is_some() {
             return self.turn_as_planned(client);
         }
-        let only_reads = self.now < self.nemesis.only_reads_until;
-        let again =
-            if only_reads { None } else { self.clients[client].again.take().or_else(|| self.old_write()) };
-        let (asked, request) = match again {
-            None if only_reads => self.next_read(),
-            Some(write) => (Asked::Write(write), self.request_of(write)),
-            None => self.next_request(),
+        // Whoever goes on after an unknown outcome is another process in the history, and the same one to the generator: as one of its
+        // readers it would be one for good.
+        let step = match self.nemesis.quiet {
+            Some(quiet) if self.now < quiet.until => self.read_in_quiet(client, quiet),
+            _ => self.generator.next(client as u64),
         };
-        self.tape_operation(client, &asked, &request);
+        let Some(step) = step else { return self.schedule(IDLE, Happening::ClientTurn { client }) };
+        self.clients[client].target = step.replica.saturating_sub(1) as At;
+        let request = wire::sent(&step.request, CLIENT);
+        let planned = self.tape.as_ref().map_or(0, |tape| tape.operations.len() as u64);
+        let asked = self.asked(&request, planned);
+        self.tape_operation(client, &asked, step.request);
         self.ask(client, asked, request);
+    }
+
+    /// While everybody only reads: the first client asks the old primary, the others the new one.
+    fn read_in_quiet(&mut self, client: usize, quiet: Quiet) -> Option<Step> {
+        let mut step = self.generator.read()?;
+        step.replica = id_of(if client == 0 { quiet.old } else { quiet.new }).0;
+        Some(self.generator.begin(client as u64, step))
+    }
+
+    /// What a request is to those who keep account of it.
+    pub(super) fn asked(&mut self, request: &Request, planned: u64) -> Asked {
+        match request {
+            Request::Submit { slot, payload } => Asked::Write(self.write_of(*slot, payload, planned)),
+            Request::TickExpirations { .. } => Asked::Tick,
+            Request::GetResource { .. } | Request::GetLease { .. } | Request::GetMetrics { .. } => {
+                Asked::Read
+            }
+        }
+    }
+
+    /// The write of these bytes, which may have been sent before.
+    pub(super) fn write_of(&mut self, slot: Slot, payload: &[u8], planned: u64) -> usize {
+        let writes = &mut self.writes;
+        *self.sent.entry((slot, payload.to_vec())).or_insert_with(|| {
+            writes.push(WriteOp::new(slot, payload.to_vec(), planned));
+            writes.len() - 1
+        })
     }
 
     /// A client sends a request to the replica that it takes for the primary.
     pub(super) fn ask(&mut self, client: usize, asked: Asked, request: Request) {
         if let Asked::Write(write) = asked {
             self.writes[write].attempts += 1;
+            self.writes[write].under_way += 1;
         }
         let attempt = self.next_number();
         let to = self.clients[client].target;
@@ -201,155 +233,22 @@ impl World {
         Request::Submit { slot: *slot, payload: payload.clone() }
     }
 
-    /// Now and then a write from long ago, whatever was answered to it: its window may have passed.
-    fn old_write(&mut self) -> Option<usize> {
-        let old = self.writes.len() / 2;
-        (old > 0 && self.rng.u8(..20) == 0).then(|| self.rng.usize(..old))
-    }
-
-    fn slot(&mut self) -> Slot {
-        let now = FIRST_SLOT + self.now / SLOT;
-        if self.rng.u8(..100) == 0 {
-            return Slot(WRONG_SLOTS[self.rng.usize(..WRONG_SLOTS.len())]);
-        }
-        Slot(match self.rng.u8(..20) {
-            0 => now.saturating_sub(self.rng.u64(1..4)),
-            1 => now + self.rng.u64(..4),
-            _ => now,
-        })
-    }
-
-    /// The first client asks one replica next, the others another one.
-    pub(super) fn send_clients_to(&mut self, first: At, others: At) {
-        for (place, client) in self.clients.iter_mut().enumerate() {
-            client.target = if place == 0 { first } else { others };
-        }
-    }
-
-    fn next_read(&mut self) -> (Asked, Request) {
-        let required = self.fence();
-        let resource = ResourceId(self.rng.u128(..RESOURCES));
-        (Asked::Read, Request::GetResource { required, resource })
-    }
-
-    fn next_request(&mut self) -> (Asked, Request) {
-        let slot = self.slot();
-        match self.rng.u8(..20) {
-            0..=2 => (Asked::Tick, Request::TickExpirations { slot }),
-            3..=5 => self.next_read(),
-            6..=8 if !self.record.known.is_empty() => {
-                let required = self.fence();
-                let lease = self.known().reservation;
-                (Asked::Read, Request::GetLease { required, slot, lease })
-            }
-            _ => {
-                let payload = self.next_payload();
-                let planned = self.tape.as_ref().map_or(0, |tape| tape.operations.len() as u64);
-                self.writes.push(WriteOp::new(slot, payload, planned));
-                let write = self.writes.len() - 1;
-                (Asked::Write(write), self.request_of(write))
-            }
-        }
-    }
-
-    fn fence(&mut self) -> Option<Lsn> {
-        let acknowledged = self.record.acknowledged.map_or(0, Lsn::get);
-        match self.rng.u8(..8) {
-            0 => None,
-            1 => Some(Lsn(acknowledged + self.rng.u64(1..3))),
-            _ => Some(Lsn(acknowledged)),
-        }
-    }
-
-    fn known(&mut self) -> Known {
-        let known = &self.record.known;
-        let newest = known.len().saturating_sub(6);
-        known[if self.rng.u8(..4) > 0 {
-            self.rng.usize(newest..known.len())
-        } else {
-            self.rng.usize(..known.len())
-        }]
-    }
-
-    fn next_payload(&mut self) -> Vec<u8> {
-        let holder = HolderId(self.rng.u128(1..4));
-        let ttl_slots = self.rng.u64(1..=12);
-        let choice = if self.record.known.is_empty() { self.rng.u8(..9) } else { self.rng.u8(..20) };
-        let command = match choice {
-            0..=2 => Command::CreateResource { resource: ResourceId(self.rng.u128(..RESOURCES)) },
-            3..=6 => Command::Reserve { resource: ResourceId(self.rng.u128(..RESOURCES)), holder, ttl_slots },
-            7..=8 => {
-                let count = self.rng.usize(1..=3);
-                let resources = (0..count).map(|_| ResourceId(self.rng.u128(..RESOURCES))).collect();
-                Command::ReserveBundle { resources, holder, ttl_slots }
-            }
-            9..=12 => {
-                let Known { reservation, holder, epoch } = self.known();
-                Command::Confirm { reservation, holder, epoch }
-            }
-            13..=16 => {
-                let Known { reservation, holder, epoch } = self.known();
-                Command::Release { reservation, holder, epoch }
-            }
-            17..=18 => Command::Revoke { reservation: self.known().reservation },
-            _ => Command::Reclaim { reservation: self.known().reservation },
-        };
-        let command = if self.makes_mistakes() { self.mistaken(command) } else { command };
-        // Now and then an operation id that was used before, most likely for something else.
-        let used = self.writes.len() as u128;
-        let operation = if used > 0 && self.rng.u8(..30) == 0 { self.rng.u128(..used) } else { used } + 1_000;
-        encode_client(&ClientCommand { operation: OperationId(operation), client: ClientId(7), command })
-    }
-
-    /// Whether a client asks for something that nobody should be given. In every other seed they never do.
-    fn makes_mistakes(&mut self) -> bool {
-        self.seed % 2 == 1 && self.rng.u8(..4) == 0
-    }
-
-    /// The same command with something wrong in it, where there is something that can be.
-    fn mistaken(&mut self, command: Command) -> Command {
-        let kind = self.rng.u8(..4);
-        let ttl = [0, MOST_TTL, MOST_TTL + 1][self.rng.usize(..3)];
-        let other = |holder: HolderId| HolderId(holder.0 % 3 + 1);
-        let epoch =
-            |LeaseEpoch(epoch)| LeaseEpoch(if kind == 0 { epoch.saturating_sub(1) } else { epoch + 1 });
-        match command {
-            Command::Reserve { resource, holder, .. } => {
-                Command::Reserve { resource, holder, ttl_slots: ttl }
-            }
-            Command::ReserveBundle { mut resources, holder, ttl_slots } => {
-                if kind < 2 {
-                    resources.push(resources[0]);
-                }
-                Command::ReserveBundle {
-                    resources,
-                    holder,
-                    ttl_slots: if kind < 2 { ttl_slots } else { ttl },
-                }
-            }
-            Command::Confirm { reservation, holder, epoch: right } => match kind {
-                0 | 1 => Command::Confirm { reservation, holder, epoch: epoch(right) },
-                _ => Command::Confirm { reservation, holder: other(holder), epoch: right },
-            },
-            Command::Release { reservation, holder, epoch: right } => match kind {
-                0 | 1 => Command::Release { reservation, holder, epoch: epoch(right) },
-                _ => Command::Release { reservation, holder: other(holder), epoch: right },
-            },
-            Command::Revoke { reservation } => {
-                Command::Revoke { reservation: ReservationId(reservation.0 + 1_000) }
-            }
-            other => other,
-        }
-    }
-
     /// An answer reaches a client, or the client has waited long enough for one.
     pub(super) fn client_answered(&mut self, client: usize, attempt: u64, reply: Option<ClientReply>) {
         if self.clients[client].attempt != attempt {
             return;
         }
         let Some(asked) = self.clients[client].under_way.take() else { return };
+        if let Asked::Write(write) = asked {
+            self.writes[write].under_way -= 1;
+        }
+        let mut kind = Kind::Info;
         match self.history.complete(client, self.now, reply.as_ref()) {
-            Ok(Some(came_to)) => self.coverage.count(self.clients[client].seen, came_to.f, came_to.result),
+            Ok(Some(came_to)) => {
+                kind = came_to.kind;
+                self.generator.completed(client as u64, came_to.kind, &came_to.fields);
+                self.coverage.count(self.clients[client].seen, came_to.f, came_to.result);
+            }
             Ok(None) => {}
             Err(nonsense) => {
                 let expected = "an answer to what was asked";
@@ -363,16 +262,11 @@ impl World {
             Some(ClientReply::Text(words)) => words == text::ISOLATED || words.starts_with("not primary"),
             _ => false,
         };
-        if self.script.is_none() && (reply.is_none() || matches!(reply, Some(ClientReply::Text(_)))) {
-            // Perhaps somebody else is primary.
-            self.clients[client].target = self.rng.usize(..COUNT);
-        }
         match (asked, reply) {
             (Asked::Write(write), Some(ClientReply::Response(Response::Submit(response)))) => {
-                self.write_answered(client, write, response);
+                self.write_answered(write, response);
             }
             (Asked::Write(write), _) if is_refused => self.writes[write].refused += 1,
-            (Asked::Write(write), _) => self.perhaps_again(client, write),
             (
                 Asked::Tick,
                 Some(ClientReply::Response(Response::TickExpirations(TickResponse::Applied(ticked)))),
@@ -394,15 +288,34 @@ impl World {
         if self.script.is_some() {
             return self.answered_as_planned(client);
         }
+        if !self.is_served_again() {
+            let think = self.think(client, kind);
+            self.schedule(think, Happening::ClientTurn { client });
+        }
+    }
+
+    /// How long a client waits before it asks for something else, in microseconds, after something that came to this.
+    fn think(&mut self, client: usize, kind: Kind) -> u64 {
         let think = match self.nemesis.calm_since {
             Some(_) => 50_000,
             None if self.is_busy => self.rng.u64(1_000..100_000),
             None => self.rng.u64(1_000..600_000),
         };
-        self.schedule(think, Happening::ClientTurn { client });
+        let lost = &mut self.clients[client].lost;
+        match kind {
+            Kind::Invoke | Kind::Ok => {
+                *lost = 0;
+                think
+            }
+            Kind::Fail => think + REFUSED,
+            Kind::Info => {
+                *lost = (*lost + 1).min(MOST_LOST);
+                think + (LOST << *lost)
+            }
+        }
     }
 
-    fn write_answered(&mut self, client: usize, write: usize, response: SubmitResponse) {
+    fn write_answered(&mut self, write: usize, response: SubmitResponse) {
         match response {
             SubmitResponse::Committed(committed) => {
                 let code = committed.outcome.code;
@@ -421,21 +334,22 @@ impl World {
                 self.writes[write].refused += 1;
                 self.deny(write);
             }
-            SubmitResponse::Rejected(_) => self.perhaps_again(client, write),
+            SubmitResponse::Rejected(_) => {}
         }
     }
 
     fn deny(&mut self, write: usize) {
         let commits = self.machines.iter().filter_map(|machine| machine.process.as_ref());
         let committed = commits.map(|process| process.node.replica().commit_lsn()).max().flatten();
-        let attempts = self.writes[write].attempts;
+        let WriteOp { attempts, under_way, .. } = self.writes[write];
+        let attempts = (under_way == 0).then_some(attempts);
         self.writes[write].denied.get_or_insert(Denial { attempts, committed });
     }
 
     /// Writes down what a client of a seed asks.
-    fn tape_operation(&mut self, client: usize, asked: &Asked, request: &Request) {
+    fn tape_operation(&mut self, client: usize, asked: &Asked, request: record::Request) {
         let Some(mut tape) = self.tape.take() else { return };
-        if let Some(request) = request_of(request) {
+        {
             let lease = match &request {
                 record::Request::Write(command) => match command.ask {
                     Ask::Confirm { lease, .. }
@@ -468,7 +382,7 @@ impl World {
                 client: client as u64,
                 replica: self.clients[client].target as u64 + 1,
                 lease_of: lease.and_then(by_lease).map(|write| write.planned),
-                fence_above: fence.map(|fence| fence.0.saturating_sub(acknowledged)),
+                fence_above: fence.map(|fence| fence.0 as i64 - acknowledged as i64),
                 again,
                 request,
             });
@@ -476,26 +390,18 @@ impl World {
         self.tape = Some(tape);
     }
 
-    fn perhaps_again(&mut self, client: usize, write: usize) {
-        if self.script.is_none() && self.writes[write].attempts < 5 && self.rng.u8(..3) > 0 {
-            self.clients[client].again = Some(write);
-        }
-    }
-
     fn acknowledge(&mut self, lsn: Option<Lsn>) {
         self.record.acknowledged = self.record.acknowledged.max(lsn);
     }
 
     fn learn(&mut self, write: usize, outcome: &Outcome) {
-        let (Some(reservation), Some(epoch)) = (outcome.reservation, outcome.epoch) else { return };
+        let Some(reservation) = outcome.reservation else { return };
         let decoded = crate::allocator::payload::decode_client(&self.writes[write].payload);
         if let Ok(ClientCommand {
-            command: Command::Reserve { holder, .. } | Command::ReserveBundle { holder, .. },
-            ..
+            command: Command::Reserve { .. } | Command::ReserveBundle { .. }, ..
         }) = decoded
         {
             self.writes[write].lease = Some(reservation);
-            self.record.known.push(Known { reservation, holder, epoch });
         }
     }
 }

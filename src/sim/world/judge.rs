@@ -1,7 +1,7 @@
 //! Everything that was seen, held against one log: what replicas have committed has to be one sequence of commands, and
 //! every answer has to be what that sequence says.
 
-use super::clients::{Denial, Known, TickOp};
+use super::clients::{Denial, TickOp};
 use super::process::LoggedEntry;
 use super::{World, anomaly};
 use crate::allocator::PayloadKind;
@@ -35,7 +35,6 @@ pub(super) struct Record {
     pub(super) acknowledged: Option<Lsn>,
     pub(super) acks: u64,
     pub(super) acks_in_calm: u64,
-    pub(super) known: Vec<Known>,
     /// Reads that were answered.
     pub(super) reads: u64,
     lag: Lag,
@@ -274,7 +273,7 @@ impl World {
             }
             let key = (write.slot, write.payload.as_slice());
             let was_wrong = |denial: &Denial, lsn: &Lsn| {
-                Some(*lsn) <= denial.committed || denial.attempts == write.attempts
+                Some(*lsn) <= denial.committed || denial.attempts == Some(write.attempts)
             };
             if let (Some(denial), Some(lsn)) = (&write.denied, executed.get(&key))
                 && was_wrong(denial, lsn)

@@ -22,8 +22,16 @@ pub(super) struct Nemesis {
     /// One process in so many is started with a fuse; 0 for none.
     fused_starts: u32,
     pub(super) calm_since: Option<u64>,
-    /// Until then clients only read: a write would make an old primary find out that nobody follows it.
-    pub(super) only_reads_until: u64,
+    pub(super) quiet: Option<Quiet>,
+}
+
+/// Clients only read: a write would make an old primary find out that nobody follows it.
+#[derive(Clone, Copy)]
+pub(super) struct Quiet {
+    /// In microseconds since the beginning.
+    pub(super) until: u64,
+    pub(super) old: At,
+    pub(super) new: At,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +116,7 @@ impl Nemesis {
             longest_pause: 0,
             fused_starts: 0,
             calm_since: None,
-            only_reads_until: 0,
+            quiet: None,
         }
     }
 
@@ -127,7 +135,7 @@ impl Nemesis {
             longest_pause,
             fused_starts,
             calm_since: None,
-            only_reads_until: 0,
+            quiet: None,
         }
     }
 }
@@ -150,8 +158,8 @@ impl World {
                 && self.rng.bool()
             {
                 let (new, other) = (place_of(primary), place_of(supporting));
-                self.nemesis.only_reads_until = self.now + ONLY_READS;
-                self.send_clients_to(COUNT - new - other, new);
+                self.nemesis.quiet =
+                    Some(Quiet { until: self.now + ONLY_READS, old: COUNT - new - other, new });
             }
         }
         let pause = self.rng.u64(10_000..self.nemesis.longest_pause);
@@ -307,11 +315,17 @@ impl World {
         }
     }
 
+    /// Whether enough was acknowledged since nothing is wrong any more. Then clients of a seed ask for nothing else, and a replica that
+    /// takes its time comes to where the others are.
+    pub(super) fn is_served_again(&self) -> bool {
+        self.record.acks_in_calm >= ACKS_IN_CALM
+    }
+
     /// Whether nothing is left to be seen: writes are acknowledged again, and all replicas have come to the same.
     pub(super) fn is_over(&self) -> bool {
         let is_served = match &self.script {
             Some(_) => self.is_script_over(),
-            None => self.record.acks_in_calm >= ACKS_IN_CALM,
+            None => self.is_served_again(),
         };
         if self.nemesis.calm_since.is_none() || !is_served {
             return false;

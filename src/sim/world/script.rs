@@ -1,7 +1,7 @@
 //! A plan while it is played: its operations are asked instead of drawn ones, its faults injected instead of drawn ones. When all
 //! of it is done and everything is healed, a closing write shows that the cluster serves.
 
-use super::clients::{Asked, Client, SLOT, WriteOp};
+use super::clients::{Asked, CLIENT, Client};
 use super::{Happening, World};
 use crate::allocator::payload::{decode_client, encode_client};
 use crate::allocator::{ClientCommand, Command};
@@ -9,7 +9,7 @@ use crate::api::{self, decode_request};
 use crate::client::lease::Ask;
 use crate::client::record::Request;
 use crate::client::wire;
-use crate::ids::{ClientId, Lsn, OperationId, ResourceId, Slot};
+use crate::ids::{Lsn, OperationId, ResourceId, Slot};
 use crate::sim::fault::Fault;
 use crate::sim::plan::{Plan, Planned, Timed};
 use crate::sim::setup::{CLOSING_OPERATIONS, COUNT, FIRST_SLOT, NEAR_SLOTS};
@@ -79,7 +79,7 @@ fn latest_slot(plan: &Plan) -> u64 {
         Request::Tick { slot } => Some(slot.0),
         Request::GetResource { .. } | Request::GetLease { .. } => None,
     });
-    slots.filter(|slot| *slot < FIRST_SLOT + NEAR_SLOTS).max().unwrap_or(0)
+    slots.filter(|slot| *slot < FIRST_SLOT + NEAR_SLOTS).max().unwrap_or(FIRST_SLOT)
 }
 
 impl World {
@@ -179,20 +179,16 @@ impl World {
             (planned.fence_above, &mut request)
         {
             let acknowledged = self.record.acknowledged.map_or(0, Lsn::get);
-            *fence = Some(Lsn(acknowledged.saturating_add(above)));
+            *fence = Some(Lsn(acknowledged.saturating_add_signed(above)));
         }
-        let request = decode_request(&wire::encode(&request, ClientId(7))).ok()?;
-        let asked = match &request {
-            api::Request::Submit { slot, payload } => {
-                decode_client(payload).ok()?;
-                let write = self.add_write(*slot, payload.clone(), planned.id);
-                self.script.as_mut()?.writes.insert(planned.id, write);
-                Asked::Write(write)
-            }
-            api::Request::TickExpirations { .. } => Asked::Tick,
-            api::Request::GetResource { .. } | api::Request::GetLease { .. } => Asked::Read,
-            api::Request::GetMetrics { .. } => return None,
-        };
+        let request = decode_request(&wire::encode(&request, CLIENT)).ok()?;
+        if let api::Request::Submit { payload, .. } = &request {
+            decode_client(payload).ok()?;
+        }
+        let asked = self.asked(&request, planned.id);
+        if let Asked::Write(write) = asked {
+            self.script.as_mut()?.writes.insert(planned.id, write);
+        }
         Some((asked, request))
     }
 
@@ -218,16 +214,15 @@ impl World {
         if !self.is_asked_and_answered() {
             return self.schedule(CLOSING_PAUSE, Happening::ClientTurn { client: closing });
         }
-        let now = FIRST_SLOT + self.now / SLOT;
         let Some(script) = &mut self.script else { return };
         script.closing.attempts += 1;
-        let (attempts, slot) = (script.closing.attempts, Slot(script.closing.slot.max(now)));
+        let (attempts, slot) = (script.closing.attempts, Slot(script.closing.slot));
         let payload = encode_client(&ClientCommand {
             operation: OperationId(CLOSING_OPERATIONS + u128::from(attempts)),
-            client: ClientId(7),
+            client: CLIENT,
             command: Command::CreateResource { resource: ResourceId(0) },
         });
-        let write = self.add_write(slot, payload, u64::MAX);
+        let write = self.write_of(slot, &payload, u64::MAX);
         if let Some(script) = &mut self.script {
             script.closing.write = Some(write);
         }
@@ -245,10 +240,5 @@ impl World {
     /// Whether nothing of the plan is left.
     pub(super) fn is_script_over(&self) -> bool {
         self.script.as_ref().is_none_or(|script| script.closing.is_done) && self.is_asked_and_answered()
-    }
-
-    fn add_write(&mut self, slot: Slot, payload: Vec<u8>, planned: u64) -> usize {
-        self.writes.push(WriteOp::new(slot, payload, planned));
-        self.writes.len() - 1
     }
 }
