@@ -104,6 +104,7 @@ impl Fault {
             Fault::Isolate { replica } => format!("isolate replica {replica}"),
             Fault::Join { replica } => format!("heal the isolation of replica {replica}"),
             Fault::CutLink { from, to: 0 } => format!("cut what replica {from} answers clients"),
+            Fault::CutLink { from: 0, to } => format!("cut what clients ask replica {to}"),
             Fault::CutLink { from, to } => format!("cut what replica {from} sends replica {to}"),
             Fault::CutOff { replica } => format!("cut replica {replica} off from everybody"),
             Fault::Weather { delay, lost, repeated, late } => format!(
@@ -143,6 +144,7 @@ impl Fault {
             | Fault::CutOff { replica }
             | Fault::Rejoin { replica } => vec![*replica],
             Fault::CutLink { from, to: 0 } => vec![*from],
+            Fault::CutLink { from: 0, to } => vec![*to],
             Fault::CutLink { from, to } => vec![*from, *to],
             Fault::FailOver { primary, supporting }
             | Fault::FailOverAndBack { primary, supporting }

@@ -1,6 +1,7 @@
 //! One seed while it is played: what the replicas, the clients, the operator and the nemesis are up to, and what happens next.
 
 mod clients;
+mod hunted;
 mod judge;
 mod nemesis;
 mod network;

@@ -1,6 +1,7 @@
 //! What goes wrong, until it ends and the cluster has to serve again. A seed chooses which kinds of trouble it has at all,
-//! because trouble of every kind at once hides what one kind alone would show.
+//! because trouble of every kind at once hides what one kind alone would show. In every third the schedule of hunts chooses instead.
 
+use super::hunted::Hunted;
 use super::{Happening, World};
 use crate::sim::disk::Fuse;
 use crate::sim::fault::Fault;
@@ -17,6 +18,8 @@ const ONLY_READS: u64 = 8_000_000;
 /// What a seed is up to.
 pub(super) struct Nemesis {
     kinds: Vec<Kind>,
+    /// The schedule of hunts, where that decides what comes when.
+    pub(super) hunted: Option<Box<Hunted>>,
     strikes_left: u32,
     longest_pause: u64,
     /// One process in so many is started with a fuse; 0 for none.
@@ -95,12 +98,20 @@ fn place_of(replica: u64) -> At {
     replica.saturating_sub(1) as At
 }
 
+/// The end of a link: 0 is that of clients.
+fn end_of(number: u64) -> At {
+    if number == 0 { CLIENTS } else { place_of(number) }
+}
+
 fn number_of(at: At) -> u64 {
     at as u64 + 1
 }
 
 /// Kinds that only [`has_later_kinds`] seeds have: the others keep the meaning that they had before there were these.
 const LATER_KINDS: [Kind; 1] = [Kind::Pause];
+
+/// What only a simulation does, beside faults that come as in hunts, and what makes up for it.
+const BESIDE: [Kind; 5] = [Kind::KillInWrite, Kind::FailWrite, Kind::Weather, Kind::FairWeather, Kind::Start];
 
 /// Every fifth seed.
 const fn has_later_kinds(seed: u64) -> bool {
@@ -112,6 +123,7 @@ impl Nemesis {
     pub(super) fn idle() -> Self {
         Self {
             kinds: Vec::new(),
+            hunted: None,
             strikes_left: 0,
             longest_pause: 0,
             fused_starts: 0,
@@ -129,8 +141,10 @@ impl Nemesis {
         }
         let fused_starts = if rng.u8(..4) == 0 { rng.u32(2..8) } else { 0 };
         let longest_pause = [300_000, 1_000_000, 4_000_000][rng.usize(..3)];
+        let hunted = (rng.u8(..3) == 0).then(|| Box::new(Hunted::new(seed, rng.u32(6..18))));
         Self {
             kinds,
+            hunted,
             strikes_left: rng.u32(6..30),
             longest_pause,
             fused_starts,
@@ -146,6 +160,9 @@ impl World {
         if self.script.is_some() {
             return self.strike_as_planned();
         }
+        if let Some(hunted) = self.nemesis.hunted.take() {
+            return self.strike_as_hunted(hunted);
+        }
         if self.nemesis.strikes_left == 0 {
             return self.calm_down();
         }
@@ -154,16 +171,27 @@ impl World {
         let at = self.rng.usize(..COUNT);
         if let Some(fault) = self.draw(kind, at) {
             self.inject(&fault, None);
-            if let Fault::FailOverUnfenced { primary, supporting } = fault
-                && self.rng.bool()
-            {
-                let (new, other) = (place_of(primary), place_of(supporting));
-                self.nemesis.quiet =
-                    Some(Quiet { until: self.now + ONLY_READS, old: COUNT - new - other, new });
-            }
+            self.be_quiet_sometimes(&fault);
         }
         let pause = self.rng.u64(10_000..self.nemesis.longest_pause);
         self.schedule(pause, Happening::Nemesis);
+    }
+
+    /// After every second failover from a primary that clients reach they only read for a while.
+    pub(super) fn be_quiet_sometimes(&mut self, fault: &Fault) {
+        if let Fault::FailOverUnfenced { primary, supporting } = *fault
+            && self.rng.bool()
+        {
+            let (new, other) = (place_of(primary), place_of(supporting));
+            self.nemesis.quiet = Some(Quiet { until: self.now + ONLY_READS, old: COUNT - new - other, new });
+        }
+    }
+
+    /// Something that only a simulation does.
+    pub(super) fn draw_beside(&mut self) -> Option<Fault> {
+        let kind = BESIDE[self.rng.usize(..BESIDE.len())];
+        let at = self.rng.usize(..COUNT);
+        self.draw(kind, at)
     }
 
     /// What a kind of trouble comes to here and now; nothing where there is nothing to start.
@@ -236,8 +264,7 @@ impl World {
             Fault::Isolate { replica } => self.machines[place_of(replica)].is_isolated = true,
             Fault::Join { replica } => self.machines[place_of(replica)].is_isolated = false,
             Fault::CutLink { from, to } => {
-                let to = if to == 0 { CLIENTS } else { place_of(to) };
-                self.network.cut(place_of(from), to);
+                self.network.cut(end_of(from), end_of(to));
             }
             Fault::CutOff { replica } => {
                 let at = place_of(replica);
