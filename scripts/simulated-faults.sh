@@ -73,7 +73,7 @@ Beside what [hunts](track-record.md) find of them: each planted fault in $few se
 seed that does when it is made small. Played by $("$binary" --version). This file is written by \`scripts/simulated-faults.sh\`, not by hand. One of them again, to look at:
 
 \`\`\`
-ALLOCDB_PLANTED_FAULT=expire-early cargo run --release --all-features -- simulate --seed 5 --shrink
+ALLOCDB_PLANTED_FAULT=expire-early cargo run --release --all-features -- simulate --seed 0 --shrink
 \`\`\`
 
 Faults that are heals of others are not counted. A simulated process ends only when somebody ends it, and simulated disks lose nothing but what was not

@@ -228,14 +228,15 @@ mod planted {
     /// What shows only where files are damaged: simulated disks lose what was not flushed, and nothing else.
     const OF_DAMAGE: [&str; 3] = ["torn-tail-taken", "loss-unseen", "damage-to-all"];
 
-    /// A seed that shows a defect becomes so small that a person reads it in a minute, and its plan shows the same again.
+    /// A seed that shows a defect becomes so small that a person reads it in a minute, and its plan shows the same again. Where a defect
+    /// shows first by a table that is not full when it should be, it takes all that fills the table; none of these is here.
     #[test]
     fn what_is_found_is_made_small() {
         for word in [
             "reserve-taken",
             "commit-before-quorum",
-            "retries-lost-in-recovery",
-            "snapshot-one-short",
+            "log-unflushed",
+            "prepare-log-unflushed",
             "acknowledge-before-durable",
             "expire-early",
             "retry-definite",
