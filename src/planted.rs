@@ -99,6 +99,26 @@ planted_faults! {
     RetireEarly = "retire-early",
     /// Remember operations for twice their window.
     RetireLate = "retire-late",
+    /// Execute another command under the id of one that is remembered.
+    ConflictExecutes = "conflict-executes",
+    /// Keep ended leases for twice their time.
+    HistoryKeptLate = "history-kept-late",
+    /// Leave the first resource of a bundle that is refused in a new version.
+    RefusedBundleTouches = "refused-bundle-touches",
+    /// Give only the first resource of a bundle back when its lease ends.
+    BundleFreedFirstOnly = "bundle-freed-first-only",
+    /// Refuse to confirm a lease that is overdue although no tick has ended it.
+    OverdueRefused = "overdue-refused",
+    /// Take a resource for available whose lease is overdue although no tick has ended it.
+    OverdueTaken = "overdue-taken",
+    /// Refuse the longest lease that may be asked for.
+    LongestRefused = "longest-refused",
+    /// Give resources back when their lease is revoked, before it is reclaimed.
+    RevokeFrees = "revoke-frees",
+    /// End a lease at its deadline and leave its resources taken.
+    ExpireKeepsResources = "expire-keeps-resources",
+    /// End at a tick everything that is due, however much a tick may end.
+    TickUnlimited = "tick-unlimited",
     /// Answer a retry with the last LSN instead of that of its first execution.
     RetryOtherLsn = "retry-other-lsn",
 
@@ -188,6 +208,12 @@ planted_faults! {
     /// Become primary in a failover without memory of operations.
     OperationsLostInFailover = "operations-lost-in-failover",
 
+    /// Fail over without the last of several entries that were prepared.
+    FailOverOneShort = "fail-over-one-short",
+    /// Answer reads after a start or a failover before a majority has been heard of.
+    ReadBeforeMajority = "read-before-majority",
+    /// Come back from a snapshot with the slot of the first request instead of that of the last.
+    SlotLostInRecovery = "slot-lost-in-recovery",
     /// Follow whoever sends entries, also the primary of a view that has passed.
     OldViewAccepted = "old-view-accepted",
     /// Fail over without what was prepared and not yet committed.
@@ -256,6 +282,7 @@ impl PlantedFault {
                 | Self::FailOverShortest
                 | Self::FailOverLongest
                 | Self::FailOverKeepsView
+                | Self::FailOverOneShort
                 | Self::FailOverWithoutWait
                 | Self::DamageToAll
         )

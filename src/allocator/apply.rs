@@ -67,7 +67,8 @@ impl Allocator {
         let fingerprint = fingerprint(&client.command);
         if let Some(position) = self.find_operation(client.operation) {
             let known = self.operations.record(position);
-            if slot <= known.retire_after {
+            let is_executed = PlantedFault::ConflictExecutes.is_enabled() && known.fingerprint != fingerprint;
+            if slot <= known.retire_after && !is_executed {
                 return Ok(known.answer_to(fingerprint));
             }
             // Only after a change of windows: it is not yet the oldest one's turn.
@@ -208,7 +209,8 @@ impl Allocator {
         }
         let is_none = ttl_slots == 0 && !PlantedFault::TtlZero.is_enabled();
         let is_too_long = ttl_slots > self.config.max_ttl_slots && !PlantedFault::TtlTooLong.is_enabled();
-        if is_none || is_too_long {
+        let is_refused = PlantedFault::LongestRefused.is_enabled() && ttl_slots == self.config.max_ttl_slots;
+        if is_none || is_too_long || is_refused {
             return refused(ResultCode::TtlOutOfRange);
         }
         for id in ids {
@@ -223,7 +225,13 @@ impl Allocator {
             let is_last = ids.len() > 1 && ids.last() == Some(id);
             let unchecked = PlantedFault::ReserveTaken.is_enabled()
                 || (PlantedFault::BundleLastUnchecked.is_enabled() && is_last);
+            let unchecked = unchecked || self.is_taken_for_overdue(resource, slot);
             if self.resources[resource as usize].state != ResourceState::Available && !unchecked {
+                if PlantedFault::RefusedBundleTouches.is_enabled()
+                    && let Some(first) = self.find_resource(ids[0]).filter(|first| *first != resource)
+                {
+                    self.resources[first as usize].version += 1;
+                }
                 return refused(ResultCode::ResourceBusy);
             }
         }
@@ -266,6 +274,14 @@ impl Allocator {
         Outcome { code: ResultCode::Ok, reservation: Some(id), epoch: Some(epoch), deadline: Some(deadline) }
     }
 
+    /// Whether the fault `overdue-taken` takes a resource for available.
+    fn is_taken_for_overdue(&self, resource: u32, slot: Slot) -> bool {
+        let resource = &self.resources[resource as usize];
+        PlantedFault::OverdueTaken.is_enabled()
+            && resource.state == ResourceState::Reserved
+            && self.reservations[resource.current].deadline <= slot
+    }
+
     /// Finds a reservation for its holder: known, held by that holder, under that epoch, not ended. In this order.
     fn held_by(
         &self,
@@ -297,6 +313,11 @@ impl Allocator {
             return ResultCode::InvalidState;
         }
         // Also when it is overdue: until somebody expires it, it can be confirmed.
+        if PlantedFault::OverdueRefused.is_enabled()
+            && Some(self.reservations[position].deadline) < self.last_request_slot()
+        {
+            return ResultCode::InvalidState;
+        }
         if !PlantedFault::ExpireConfirmed.is_enabled() {
             self.deadlines.remove(position);
         }
@@ -376,7 +397,13 @@ impl Allocator {
             let id_of = |position: Position| self.reservations[position].id;
             self.deadlines.insert(position, Due { deadline, reservation: id }, id_of);
         }
-        self.set_members(position, ResourceState::Revoking);
+        self.set_members(
+            position,
+            match PlantedFault::RevokeFrees.is_enabled() {
+                true => ResourceState::Available,
+                false => ResourceState::Revoking,
+            },
+        );
         ResultCode::Ok
     }
 
@@ -412,16 +439,22 @@ impl Allocator {
         self.deadlines.remove(position);
         let window = match self.config.reservation_history_window_slots {
             window if PlantedFault::HistoryForgottenEarly.is_enabled() => window / 2,
+            window if PlantedFault::HistoryKeptLate.is_enabled() => 2 * window,
             window => window,
         };
         let retire_after = Slot(slot.0 + window);
         self.reservations.end(position, state, lsn, retire_after);
+        if PlantedFault::ExpireKeepsResources.is_enabled() && state == ReservationState::Expired {
+            return;
+        }
         self.set_members(position, ResourceState::Available);
     }
 
     fn set_members(&mut self, position: Position, state: ResourceState) {
         let current = if state == ResourceState::Available { NOWHERE } else { position };
-        let most = if PlantedFault::BundleFirstOnly.is_enabled() { 1 } else { usize::MAX };
+        let is_first_only = PlantedFault::BundleFirstOnly.is_enabled()
+            || (PlantedFault::BundleFreedFirstOnly.is_enabled() && state == ResourceState::Available);
+        let most = if is_first_only { 1 } else { usize::MAX };
         let stays = PlantedFault::VersionNotBumped.is_enabled() && state == ResourceState::Confirmed;
         for resource in self.reservations.resources_of(position).take(most) {
             let resource = &mut self.resources[resource as usize];

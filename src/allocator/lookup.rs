@@ -131,6 +131,7 @@ impl Allocator {
             _ if PlantedFault::ExpireNever.is_enabled() => (slot, 0),
             _ if PlantedFault::ExpireLate.is_enabled() => (Slot(slot.0.saturating_sub(1)), limit),
             _ if PlantedFault::ExpireOneOfSeveral.is_enabled() => (slot, 1),
+            _ if PlantedFault::TickUnlimited.is_enabled() => (slot, usize::MAX),
             _ => (slot, limit),
         };
         let mut due = self.deadlines.due(slot, limit, |position| self.reservations[position].id);

@@ -192,7 +192,7 @@ impl Limits {
         ..Limits::STANDARD
     };
 
-    /// Limits of a cluster made for a hunt: room for operations that are remembered, and bundles.
+    /// Limits of a cluster made for a hunt: room for operations that are remembered, bundles, and ticks that leave something for the next.
     pub const HUNT: Limits = Limits {
         allocator: AllocatorConfig {
             max_resources: 256,
@@ -202,7 +202,7 @@ impl Limits {
             max_expiration_bucket_len: 16_384,
             ..Limits::STANDARD.allocator
         },
-        ..Limits::STANDARD
+        engine: EngineConfig { max_expirations_per_tick: 8, ..Limits::STANDARD.engine },
     };
 }
 

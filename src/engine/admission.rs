@@ -76,6 +76,9 @@ impl Engine {
     pub fn find_attempt(&self, attempt: Attempt) -> Result<Option<Committed>, Rejection> {
         let Attempt { slot, operation, fingerprint } = attempt;
         let Some(record) = self.allocator.operation(operation, slot) else { return Ok(None) };
+        if PlantedFault::ConflictExecutes.is_enabled() && record.fingerprint != fingerprint {
+            return Ok(None);
+        }
         let window = self.allocator.config().operation_window();
         // Had it been executed within a window before the one that is remembered, that one would have been the conflict.
         let executed_at = record.retire_after.0.saturating_sub(window);

@@ -8,7 +8,7 @@ use super::record::payload_kind;
 use super::recovery_error::{Known, RecoveryError};
 use super::{Engine, EngineConfig, EnginePaths, LogEntry};
 use crate::allocator::{Allocator, AllocatorConfig, Entry, Outcome, snapshot_file};
-use crate::ids::{LeaseEpoch, Lsn};
+use crate::ids::{LeaseEpoch, Lsn, Slot};
 use crate::planted::PlantedFault;
 use crate::storage::replace::ReadFileError;
 use crate::storage::sum::SnapshotCover;
@@ -136,6 +136,9 @@ fn load_snapshot(
             }
             if PlantedFault::WatermarkLostInRecovery.is_enabled() {
                 snapshot.max_retired = None;
+            }
+            if PlantedFault::SlotLostInRecovery.is_enabled() {
+                snapshot.last_request_slot = snapshot.last_request_slot.map(|_| Slot(1));
             }
             if PlantedFault::VersionsLostInRecovery.is_enabled() {
                 snapshot.resources.iter_mut().for_each(|resource| resource.version = 0);

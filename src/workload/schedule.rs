@@ -245,6 +245,8 @@ pub struct Schedule {
     damages: Vec<Damage>,
     files: Vec<StoredFile>,
     mean_interval: Duration,
+    /// Turns that are left of those that a hunt begins with.
+    opening: usize,
     is_first: bool,
 }
 
@@ -269,6 +271,7 @@ impl Schedule {
             damages: vec![Damage::OlderCopy],
             files: Vec::new(),
             mean_interval,
+            opening: 0,
             is_first: true,
         }
     }
@@ -280,11 +283,15 @@ impl Schedule {
     }
 
     /// How long to wait, and what comes then; none if nothing may be done to this cluster at present. Nobody has to wait long for the
-    /// first.
+    /// first, and what a hunt begins with comes in a third of the time.
     pub fn next(&mut self, view: &ClusterView) -> (Duration, Option<Turn>) {
         let mean = u64::try_from(self.mean_interval.as_millis()).unwrap_or(u64::MAX);
         let wait = self.rng.within(mean / 2, mean.saturating_add(mean / 2));
-        let wait = if std::mem::take(&mut self.is_first) { wait / 4 } else { wait };
+        let wait = match (std::mem::take(&mut self.is_first), self.opening) {
+            (true, _) => wait / 4,
+            (false, 0) => wait,
+            (false, _) => wait / 3,
+        };
         (Duration::from_millis(wait), self.next_turn(view))
     }
 
@@ -318,6 +325,7 @@ impl Schedule {
                 }
             };
             if turn.is_some() {
+                self.opening = self.opening.saturating_sub(1);
                 return turn;
             }
             passed_over.push(card);
@@ -347,6 +355,8 @@ impl Schedule {
             let part = if is_first && !self.patterns.is_empty() && !is_in_opening { 0 } else { 3 };
             parts[part].extend(std::iter::repeat_n(Card::Family(*family), if is_frequent { 2 } else { 1 }));
         }
+        let [before, patterns @ .., _] = &parts;
+        self.opening = before.len() + patterns.iter().map(Vec::len).sum::<usize>();
         for part in &mut parts {
             self.rng.shuffle(part);
             self.deck.splice(0..0, part.drain(..));
@@ -545,9 +555,13 @@ mod tests {
             let mut view = cluster();
             let (mut drawn, mut patterns) = (Vec::new(), BTreeSet::new());
             for turn_number in 0..4_000 {
+                let part = match (turn_number, schedule.opening) {
+                    (0, _) => 4,
+                    (_, 0) => 1,
+                    _ => 3,
+                };
                 let (wait, turn) = schedule.next(&view);
-                let shortest = if turn_number == 0 { 625 } else { 2_500 };
-                assert!((shortest..=7_500).contains(&wait.as_millis()), "{wait:?}");
+                assert!((2_500 / part..=7_500 / part).contains(&wait.as_millis()), "{wait:?}");
                 let fault = match turn {
                     Some(Turn::One(fault)) => Some(fault),
                     Some(Turn::Several(pattern)) => {

@@ -5,7 +5,7 @@ use super::intent::Intent;
 use super::memory::Held;
 use crate::client::lease::Ask;
 use crate::client::record::Request;
-use crate::ids::{ReservationId, ResourceId};
+use crate::ids::{ReservationId, ResourceId, Slot};
 
 /// What everybody reads at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,20 @@ impl Generator {
             self.at_primary(request, Intent::ReserveHeld)
         };
         held.into_iter().map(attempt).collect()
+    }
+
+    /// The same under slots that have passed, where the clock races: these must be refused whatever they ask for.
+    pub fn latecomers(&mut self, most: usize) -> Vec<Step> {
+        if self.is_fenced() {
+            return Vec::new();
+        }
+        let mut steps = self.strangers(most);
+        for (late_by, step) in (1..).zip(&mut steps) {
+            if let Request::Write(command) = &mut step.request {
+                command.slot = Slot(command.slot.0.saturating_sub(late_by));
+            }
+        }
+        steps
     }
 
     fn at_primary(&self, request: Request, intent: Intent) -> Step {

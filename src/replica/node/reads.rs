@@ -36,7 +36,7 @@ impl Node {
         if PlantedFault::ReadWithoutLease.is_enabled() || PlantedFault::OldPrimaryServes.is_enabled() {
             return true;
         }
-        let Some(confirmed) = self.confirmed else { return false };
+        let Some(confirmed) = self.confirmed else { return PlantedFault::ReadBeforeMajority.is_enabled() };
         let times = if PlantedFault::ReadLeaseThreefold.is_enabled() { 3 } else { 1 };
         arrived <= confirmed || now.saturating_sub(confirmed) < self.settings.read_lease * times
     }

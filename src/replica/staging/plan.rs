@@ -67,6 +67,9 @@ pub(super) fn plan_knowing_the_third(new_primary: &Survey, supporting: &Survey, 
     let highest = new_known.max(supporting_known).max(third);
     let target = match PlantedFault::FailOverDropsPrepared.is_enabled() {
         true => kept.commit_lsn,
+        false if PlantedFault::FailOverOneShort.is_enabled() => {
+            kept.prefix.map(|last| Lsn(last.0 - 1)).max(kept.commit_lsn)
+        }
         false => kept.prefix,
     };
     FailoverPlan { source, target, view: View(highest.0.saturating_add(1)) }

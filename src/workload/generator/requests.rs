@@ -421,7 +421,7 @@ impl Generator {
     fn retry(&mut self, intent: Intent) -> Option<Request> {
         let now = self.clock.now();
         let window = self.limits.operation_window();
-        let is_fenced = !self.clock_may_fall_behind();
+        let is_fenced = self.is_fenced();
         let memory = &self.memory;
         let rng = &mut self.rng;
         let remembered = now.0.saturating_sub(window);
@@ -464,8 +464,8 @@ impl Generator {
         Some(Request::Write(if moves { Command { slot: now, ..command } } else { command }))
     }
 
-    fn clock_may_fall_behind(&self) -> bool {
-        self.clock.mode() == SlotMode::Racing
+    pub(in crate::workload) fn is_fenced(&self) -> bool {
+        self.clock.mode() == SlotMode::Fenced
     }
 
     /// Something else than that, of the same kind or not.

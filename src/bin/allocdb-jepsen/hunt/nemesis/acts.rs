@@ -133,6 +133,10 @@ impl Nemesis<'_> {
             }
             Act::Write(times) => self.write(times, 1),
             Act::Insist(times) => self.write(times, INSISTS),
+            Act::WriteLate(times) => {
+                let steps = self.shared.lock().generator.latecomers(times);
+                self.write_these(steps, 1);
+            }
             Act::ReadAt(replica) => self.read_at(ReplicaId(replica)),
             Act::ReadSomeAt(replica) => self.read_a_few_at(ReplicaId(replica)),
             Act::Converge => self.converge(),
@@ -203,6 +207,10 @@ impl Nemesis<'_> {
     /// Strangers ask for so many writes, each of them so often.
     fn write(&self, times: usize, attempts: usize) {
         let steps = self.shared.lock().generator.strangers(times);
+        self.write_these(steps, attempts);
+    }
+
+    fn write_these(&self, steps: Vec<Step>, attempts: usize) {
         // Clients may have looked elsewhere.
         let replica = self.primary().0;
         for step in steps.into_iter().map(|step| Step { replica, ..step }) {
@@ -257,16 +265,41 @@ impl Nemesis<'_> {
         }
     }
 
-    /// Writes, a few at a time, until a primary has taken a checkpoint, if it takes any.
+    /// Writes until a primary has taken a checkpoint, if it takes any, with nothing behind it: a few at a time first, and one after the
+    /// other where the next is to come.
     fn write_to_checkpoint(&self, replica: ReplicaId) {
-        self.until_checkpoint(replica, CHECKPOINT_FILLS, || {
-            let steps = self.shared.lock().generator.strangers(WRITTEN_AT_ONCE);
-            std::thread::scope(|scope| {
-                for step in steps {
-                    let step = Step { replica: replica.0, ..step };
-                    scope.spawn(move || self.shared.ask_within(&step, READ_PATIENCE));
-                }
-            });
+        let until = Instant::now() + CHECKPOINT_FILLS;
+        let left = || until.saturating_duration_since(Instant::now());
+        let (first, _) = self.marks_of(replica);
+        self.until_checkpoint(replica, left(), || self.write_at_once(replica, WRITTEN_AT_ONCE));
+        let (second, _) = self.marks_of(replica);
+        let nearly = second.saturating_sub(first) / 4 * 3;
+        while !left().is_zero() && !self.shared.is_over() {
+            let (snapshot, commit) = self.marks_of(replica);
+            if snapshot != second || commit.saturating_sub(snapshot) >= nearly {
+                break;
+            }
+            self.write_at_once(replica, WRITTEN_AT_ONCE);
+        }
+        self.until_checkpoint(replica, left(), || self.write_at_once(replica, 1));
+    }
+
+    /// Through which places a replica has its snapshot and has committed; 0 where that is not known.
+    fn marks_of(&self, replica: ReplicaId) -> (u64, u64) {
+        let round = runtime::probe_of(self.testbed, &[replica]);
+        let health = round.health(replica);
+        let mark = |lsn: Option<Lsn>| lsn.map_or(0, Lsn::get);
+        health.map_or((0, 0), |health| (mark(health.snapshot_lsn), mark(health.commit_lsn)))
+    }
+
+    /// Strangers ask for so many writes at a replica, all of them together.
+    fn write_at_once(&self, replica: ReplicaId, times: usize) {
+        let steps = self.shared.lock().generator.strangers(times);
+        std::thread::scope(|scope| {
+            for step in steps {
+                let step = Step { replica: replica.0, ..step };
+                scope.spawn(move || self.shared.ask_within(&step, READ_PATIENCE));
+            }
         });
     }
 
