@@ -50,6 +50,21 @@ struct Flight {
     faults: Families,
 }
 
+fn only_reads(process: u64) -> bool {
+    process % READERS == READERS - 1
+}
+
+/// The first number from `next` on of a process that does what `process` did, which is over: only reads, or anything. Reads are
+/// lost less often than writes, so with any number there would be more and more readers.
+#[must_use]
+pub fn successor(process: u64, next: u64) -> u64 {
+    if only_reads(process) {
+        next - next % READERS + (READERS - 1)
+    } else {
+        next + u64::from(only_reads(next))
+    }
+}
+
 /// Draws what processes do, and learns from what becomes of it.
 #[derive(Debug, Clone)]
 pub struct Generator {
@@ -164,8 +179,7 @@ impl Generator {
             self.completed(process, Kind::Info, &Fields::default());
         }
         let writes_wait = self.turn_clock();
-        let is_reader = process % READERS == READERS - 1;
-        let step = if is_reader { self.read() } else { self.draw(writes_wait) }?;
+        let step = if only_reads(process) { self.read() } else { self.draw(writes_wait) }?;
         Some(self.begin(process, step))
     }
 

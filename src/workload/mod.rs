@@ -28,6 +28,6 @@ mod tests;
 
 pub use config::{Config, MOST_RESOURCES, SlotMode, WorkloadKind};
 pub use coverage::{Coverage, MINIMUMS, Minimum, Role, Seen, Tried};
-pub use generator::{Generator, Step};
+pub use generator::{Generator, Step, successor};
 pub use intent::{Group, Intent};
 pub use settle::Readings;

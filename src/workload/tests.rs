@@ -506,3 +506,12 @@ fn the_documentation_has_the_minimums_that_count() {
         assert!(text.contains(&line), "docs/workloads.md must hold a line that begins with {line}");
     }
 }
+
+#[test]
+fn whoever_only_reads_is_followed_by_a_reader() {
+    let followed = |process: u64| (20..40).map(|next| super::successor(process, next)).collect::<Vec<_>>();
+    let readers = [vec![23; 4], vec![31; 8], vec![39; 8]].concat();
+    assert_eq!([followed(7), followed(15)], [readers.clone(), readers]);
+    let others: Vec<u64> = (20..40).map(|next| if next % 8 == 7 { next + 1 } else { next }).collect();
+    assert_eq!([followed(0), followed(14)], [others.clone(), others]);
+}

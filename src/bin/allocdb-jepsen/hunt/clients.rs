@@ -9,7 +9,7 @@ use super::journal::{Journal, Progress};
 use allocdb_node::client::wire::{self, Outcome, encode};
 use allocdb_node::history::Kind;
 use allocdb_node::ids::{ClientId, ReplicaId};
-use allocdb_node::workload::{Generator, Step};
+use allocdb_node::workload::{Generator, Step, successor};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -176,6 +176,12 @@ impl<'a> Shared<'a> {
         state.next_process - 1
     }
 
+    /// The same, of one that goes on where another is over.
+    fn next_process(state: &mut State, over: u64) -> u64 {
+        state.next_process = successor(over, state.next_process);
+        Self::new_process(state)
+    }
+
     /// Is one process after the other until the main phase is over.
     pub(super) fn be_a_client(&self) {
         self.work(None);
@@ -194,7 +200,7 @@ impl<'a> Shared<'a> {
             match outcome.kind {
                 // It may still be going on. Many that came to nothing known at once would leave too many ways to explain a log.
                 Kind::Info => {
-                    process = Self::new_process(&mut self.lock());
+                    process = Self::next_process(&mut self.lock(), process);
                     std::thread::sleep(REFUSED);
                 }
                 // Nobody serves, or not here: asking as fast as that is refused would only fill the history.
