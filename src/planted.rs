@@ -101,6 +101,14 @@ planted_faults! {
     RetireLate = "retire-late",
     /// Execute another command under the id of one that is remembered.
     ConflictExecutes = "conflict-executes",
+    /// Take two commands under an id for the same that differ in their holder only.
+    ConflictOfHoldersUnseen = "conflict-of-holders-unseen",
+    /// Take two bundles under an id for the same that differ in the order of their resources only.
+    ConflictOfOrderUnseen = "conflict-of-order-unseen",
+    /// Take a confirm and a release under an id for the same that differ in their epoch only.
+    ConflictOfEpochsUnseen = "conflict-of-epochs-unseen",
+    /// Say ok to the confirm of a lease that is confirmed.
+    ConfirmAgain = "confirm-again",
     /// Keep ended leases for twice their time.
     HistoryKeptLate = "history-kept-late",
     /// Leave the first resource of a bundle that is refused in a new version.

@@ -1136,3 +1136,36 @@ fn what_is_no_history_is_not_converted() {
     assert_eq!(code, Some(254));
     assert!(err.contains("line 1: expected the cluster's limits: missing field `limits`"), "{err}");
 }
+
+/// Two lost creates that found no room to be remembered, more after them than anybody waits for, and then the log, which holds
+/// these at the places after the first.
+fn without_room(logged: [u64; 2]) -> String {
+    let create = |op: u64| format!(r#"{{"op":"{op}","resource":"{}","slot":1}}"#, op + 4);
+    let mut lines = vec![
+        format!("1 invoke create_resource {}", create(1)),
+        r#"1 ok create_resource {"lsn":1,"code":"ok"}"#.to_owned(),
+    ];
+    for op in [2, 3] {
+        lines.push(format!("{op} invoke create_resource {}", create(op)));
+        lines.push(format!(r#"{op} info create_resource {{"error":"no answer in time"}}"#));
+    }
+    for op in 4..2_500 {
+        lines.push(format!("4 invoke create_resource {}", create(op)));
+        lines.push(format!(r#"4 ok create_resource {{"lsn":{op},"code":"operation_table_full"}}"#));
+    }
+    for (lsn, op) in (2..).zip(logged) {
+        let command = create(op).replacen('{', &format!(r#"{{"f":"create_resource","lsn":{lsn},"#), 1);
+        lines.push(format!("n@1 info log {command}"));
+    }
+    let text = history(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    text.replacen(r#""max_operations":64"#, r#""max_operations":1"#, 1)
+}
+
+#[test]
+fn lost_operations_without_an_effect_stand_in_the_order_of_the_log() {
+    for logged in [[2, 3], [3, 2]] {
+        assert_eq!(anomalies(&without_room(logged)), [""; 0], "{logged:?}");
+    }
+    let found = anomalies(&without_room([3, 4]));
+    assert!(found.iter().any(|found| found.starts_with("replica-divergence lsn=3 ")), "{found:?}");
+}

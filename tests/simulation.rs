@@ -114,7 +114,7 @@ fn a_seed_plays_the_same_every_time() {
 
 /// SHA-256 of the histories of [`HASHED`], one after the other. It changes with what the seeds mean: with the code of replicas,
 /// operator or simulation, and with nothing else.
-const HISTORIES: &str = "963559068e17da3f87b15e1833c3e67873307d6f5a00da72222316210e8c9ec1";
+const HISTORIES: &str = "1ea0c751ba08e9073c4a110b615e07c4c01d6ffb7154ce390665f2a42d87c203";
 
 /// Seeds whose histories are hashed, short and long ones.
 const HASHED: [u64; 6] = [0, 1, 7, 14, 1_317_956, 62_686];
@@ -189,11 +189,16 @@ mod planted {
         if let Some(seed) = shown_by {
             done = played(seed, seed + 1, 1, &|| wake(Some(fault)));
         }
-        if done.findings.is_empty() {
-            done = played(0, SEEDS, 1, &|| wake(Some(fault)));
+        let is_invalid =
+            |done: &Sweep| done.findings.iter().any(|played| played.verdict() == Verdict::Invalid);
+        let mut from = 0;
+        // A seed of which nobody knows what is wrong shows nothing.
+        while !is_invalid(&done) && from < SEEDS {
+            done = played(from, SEEDS, 1, &|| wake(Some(fault)));
+            from = done.findings.first().map_or(SEEDS, |played| played.seed + 1);
         }
         let first = done.findings.iter().find(|played| played.verdict() == Verdict::Invalid);
-        let first = first.unwrap_or_else(|| panic!("{word} was not found in {} seeds", done.played));
+        let first = first.unwrap_or_else(|| panic!("{word} was not found in {SEEDS} seeds"));
         println!("{word}: of {} seeds, {first}", done.played);
         // What was decided in the seed, played as a plan, shows it too, if perhaps with another operation first.
         wake(Some(fault));

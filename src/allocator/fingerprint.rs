@@ -4,6 +4,7 @@
 //! for ever. The first word is a numbering of its own, not the command tag of the wire.
 
 use super::command::Command;
+use crate::planted::PlantedFault;
 use std::fmt;
 
 /// Identifies a command without its operation id, client id and slot.
@@ -42,6 +43,20 @@ impl Mixer {
 #[must_use]
 pub fn fingerprint(command: &Command) -> Fingerprint {
     match command {
+        Command::Reserve { resource, ttl_slots, .. }
+            if PlantedFault::ConflictOfHoldersUnseen.is_enabled() =>
+        {
+            Mixer::absorb_all(&[2, resource.0, u128::from(*ttl_slots)])
+        }
+        Command::ReserveBundle { resources, .. } if PlantedFault::ConflictOfOrderUnseen.is_enabled() => {
+            Mixer::absorb_all(&[3, resources.iter().fold(0, |all, resource| all ^ resource.0)])
+        }
+        Command::Confirm { reservation, .. } | Command::Release { reservation, .. }
+            if PlantedFault::ConflictOfEpochsUnseen.is_enabled() =>
+        {
+            let kind = u128::from(matches!(command, Command::Release { .. }));
+            Mixer::absorb_all(&[4 + kind, reservation.0])
+        }
         Command::CreateResource { resource } => Mixer::absorb_all(&[1, resource.0]),
         Command::Reserve { resource, holder, ttl_slots } => {
             Mixer::absorb_all(&[2, resource.0, holder.0, u128::from(*ttl_slots)])

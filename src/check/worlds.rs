@@ -210,16 +210,24 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// Drops worlds that nobody can tell from the first any more, whenever he began to look.
     fn merge(&mut self) {
         let first = &self.first;
+        let mut elsewhere = Vec::new();
         let (oldest, applied) = (first.oldest_floor(), first.applied());
         self.others.retain_mut(|other| {
-            let is_same = other.world.applied() == applied && first.model().is_same(other.world.model());
+            let is_same = other.world.applied() == applied
+                && first.model().is_same(other.world.model())
+                && first.lost_the_same(&other.world);
             if !is_same {
                 other.same_since = None;
                 return true;
             }
             let since = *other.same_since.get_or_insert(applied);
-            oldest.min(other.world.oldest_floor()) < since
+            let stays = oldest.min(other.world.oldest_floor()) < since;
+            if !stays {
+                elsewhere.extend(first.what_differs(&other.world));
+            }
+            stays
         });
+        self.first.may_also_hold(elsewhere);
     }
 
     /// The history has ended: what is not settled yet is settled as far as possible.

@@ -23,7 +23,7 @@ pub struct Held {
 pub struct Roles {
     /// What each replica was, under its number.
     pub of: BTreeMap<u64, Vec<Held>>,
-    /// Changes beyond [`MOST_CHANGES`].
+    /// Changes that were left out because there were too many.
     pub left_out: u64,
 }
 

@@ -6,6 +6,9 @@ use crate::check::hashing::digest;
 use crate::check::model::Model;
 use crate::check::{Anomaly, AnomalyKind};
 
+/// Places at which one of several things may stand that are kept in mind, the last ones.
+const MOST_ALSO: usize = 65_536;
+
 impl<M: Model + std::fmt::Debug> World<M> {
     /// The exported log of a replica, 0 if it is not known whose, holds this command at this place.
     ///
@@ -41,6 +44,31 @@ impl<M: Model + std::fmt::Debug> World<M> {
             None => return self.insert_logged(place, command),
         }
         self.logs.claims.insert(place, (command, replica));
+    }
+
+    /// Whether the same operations may still stand somewhere.
+    pub(in crate::check) fn lost_the_same(&self, other: &Self) -> bool {
+        self.lost.keys().eq(other.lost.keys())
+    }
+
+    /// What stands elsewhere in a world that came to the same state in another order.
+    pub(in crate::check) fn what_differs(&self, other: &Self) -> Vec<(u64, (u32, u32))> {
+        let also = other.logs.also.iter().flat_map(|(place, also)| also.iter().map(|found| (*place, *found)));
+        let differs = self.past.what_differs(&other.past);
+        differs.map(|(place, trace)| (place, (trace.identity, trace.content))).chain(also).collect()
+    }
+
+    /// Takes note of what may stand at places as well as what stands there here: nobody can tell which, but a log.
+    pub(in crate::check) fn may_also_hold(&mut self, elsewhere: Vec<(u64, (u32, u32))>) {
+        for (place, found) in elsewhere {
+            let also = self.logs.also.entry(place).or_default();
+            if !also.contains(&found) {
+                also.push(found);
+            }
+        }
+        while self.logs.also.len() > MOST_ALSO {
+            self.logs.also.pop_first();
+        }
     }
 
     /// Whether a place belongs to a sweep that is known and not applied.
@@ -83,7 +111,11 @@ impl<M: Model + std::fmt::Debug> World<M> {
     fn compare_past(&mut self, place: u64, command: &M::Command, replica: u64) {
         let Some(trace) = self.past.at(place) else { return };
         let identity = M::identity(command).as_ref().map_or(0, digest);
-        if trace.identity == identity && trace.content == M::digest(command) {
+        let found = (identity, M::digest(command));
+        let is_known = |known: &[(u32, u32)]| known.contains(&found);
+        if (trace.identity, trace.content) == found
+            || self.logs.also.get(&place).is_some_and(|also| is_known(also))
+        {
             return;
         }
         let known = self.past.index(place).into_iter().collect();

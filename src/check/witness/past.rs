@@ -114,6 +114,20 @@ impl Past {
         (first..=last).rev().find_map(|place| Some((place, self.at(place).filter(is_it)?.index)))
     }
 
+    /// What stands in another past where something else stands here. Parts that both share are not looked at.
+    pub(super) fn what_differs<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (u64, Trace)> + 'a {
+        let firsts = (other.first..).step_by(PART);
+        let is_shared = |part: &Arc<[Trace]>| self.full.iter().any(|own| Arc::ptr_eq(own, part));
+        let own = other.full.iter().zip(firsts).filter(move |(part, _)| !is_shared(part));
+        let full = own.flat_map(|(part, first)| (first..).zip(part.iter().copied()));
+        let last = other.first.saturating_add((other.full.len() * PART) as u64);
+        let all = full.chain((last..).zip(other.last.iter().copied()));
+        all.filter(|(place, trace)| {
+            let differs = |own: Trace| (own.identity, own.content) != (trace.identity, trace.content);
+            *trace != NOTHING && self.at(*place).is_some_and(differs)
+        })
+    }
+
     /// The invocation that a place is known by.
     pub(super) fn index(&self, place: u64) -> Option<u64> {
         self.at(place).map(|trace| trace.index).filter(|index| *index != NOBODY)
@@ -125,13 +139,15 @@ impl Past {
 pub(super) struct Logs<C> {
     /// What each place held in the log that told it first, and which replica's it was.
     pub(super) told: BTreeMap<u64, (u32, u64)>,
+    /// Digests of the identity and content of what may stand at a place as well, where several orders led to the same state.
+    pub(super) also: BTreeMap<u64, Vec<(u32, u32)>>,
     /// Commands at places that are not applied yet, which will have to agree.
     pub(super) claims: BTreeMap<u64, (C, u64)>,
 }
 
 impl<C> Default for Logs<C> {
     fn default() -> Self {
-        Self { told: BTreeMap::new(), claims: BTreeMap::new() }
+        Self { told: BTreeMap::new(), also: BTreeMap::new(), claims: BTreeMap::new() }
     }
 }
 
@@ -184,5 +200,22 @@ mod tests {
         let mut logs: Logs<()> = Logs::default();
         assert_eq!(logs.note(4, 7, 1), None);
         assert_eq!((logs.note(4, 7, 2), logs.note(4, 8, 3)), (None, Some(1)));
+    }
+
+    #[test]
+    fn pasts_differ_where_something_else_stands() {
+        let trace = |identity| Trace { identity, content: 1, answer: 0, attempt: None, index: 0 };
+        let mut one = Past::default();
+        let shared = PART as u64 + 10;
+        (1..=shared).for_each(|place| one.push(place, trace(place as u32)));
+        let mut other = one.clone();
+        for (place, [here, there]) in (shared + 1..).zip([[7, 8], [8, 7], [9, 9]]) {
+            one.push(place, trace(here));
+            other.push(place, trace(there));
+        }
+        let differs: Vec<(u64, u32)> =
+            one.what_differs(&other).map(|(place, found)| (place, found.identity)).collect();
+        assert_eq!(differs, [(shared + 1, 8), (shared + 2, 7)]);
+        assert_eq!(one.what_differs(&one.clone()).count(), 0);
     }
 }

@@ -468,22 +468,52 @@ impl Generator {
         self.clock.mode() == SlotMode::Fenced
     }
 
-    /// Something else than that, of the same kind or not.
+    /// Something that differs from that in one part: each of its parts in turn, as chance has it, or the kind.
     fn other_payload(&mut self, ask: &Ask) -> Ask {
-        match ask {
-            Ask::Reserve { resource, holder, ttl } if self.rng.one_in(2) => {
-                let ttl = if *ttl > 1 { ttl - 1 } else { ttl.saturating_add(1) };
-                Ask::Reserve { resource: *resource, holder: *holder, ttl }
-            }
-            Ask::Confirm { lease, holder, epoch } => {
-                Ask::Release { lease: *lease, holder: *holder, epoch: *epoch }
-            }
-            Ask::ReserveBundle { resources, holder, ttl } if resources.len() > 1 => {
-                let resources: Vec<ResourceId> = resources.iter().rev().copied().collect();
-                Ask::ReserveBundle { resources, holder: *holder, ttl: *ttl }
-            }
-            Ask::Revoke { lease } => Ask::Reclaim { lease: *lease },
-            _ => Ask::Reserve { resource: self.unknown_resource(), holder: self.holder(), ttl: 1 },
+        let part = self.rng.below(4);
+        let mut other = ask.clone();
+        match &mut other {
+            Ask::Create { resource } => *resource = self.unknown_resource(),
+            Ask::Reserve { resource, holder, ttl } => match part {
+                0 => *resource = self.unknown_resource(),
+                1 => *holder = other_holder(*holder),
+                2 => *ttl = other_ttl(*ttl),
+                _ => return Ask::ReserveBundle { resources: vec![*resource], holder: *holder, ttl: *ttl },
+            },
+            Ask::ReserveBundle { resources, holder, ttl } => match part {
+                0 if resources.len() > 1 => resources.reverse(),
+                1 => *holder = other_holder(*holder),
+                2 => *ttl = other_ttl(*ttl),
+                _ => {
+                    resources.pop();
+                }
+            },
+            Ask::Confirm { lease, holder, epoch } | Ask::Release { lease, holder, epoch } => match part {
+                0 => *lease = self.nobodys_claim().lease,
+                1 => *holder = other_holder(*holder),
+                2 => *epoch = LeaseEpoch(epoch.0.saturating_add(1)),
+                _ => {
+                    let claim = Claim { lease: *lease, holder: *holder, epoch: *epoch };
+                    let is_confirm = matches!(ask, Ask::Confirm { .. });
+                    return if is_confirm { claim.release() } else { claim.confirm() };
+                }
+            },
+            Ask::Revoke { lease } if part.is_multiple_of(2) => return Ask::Reclaim { lease: *lease },
+            Ask::Reclaim { lease } if part.is_multiple_of(2) => return Ask::Revoke { lease: *lease },
+            Ask::Revoke { lease } | Ask::Reclaim { lease } => *lease = self.nobodys_claim().lease,
+            // Nothing that a client asks for.
+            Ask::Expire { .. } => return Ask::Create { resource: self.unknown_resource() },
         }
+        other
     }
+}
+
+/// Somebody else among those who hold leases.
+fn other_holder(holder: HolderId) -> HolderId {
+    HolderId(holder.0 % u128::from(HOLDERS) + 1)
+}
+
+/// One slot less, or one more where that would be none.
+fn other_ttl(ttl: u64) -> u64 {
+    if ttl > 1 { ttl - 1 } else { ttl.saturating_add(1) }
 }

@@ -1,8 +1,10 @@
 //! The bundle of a hunt: history, report, notes, evidence, and what the replicas left where the verdict is not `valid`, in one
 //! folder that appears whole or not at all, as that of a run does.
 
+use super::super::tracker::hunts;
 use super::report::Files;
 use allocdb_node::build_info::sha256;
+use allocdb_node::storage::replace::temporary_name;
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,13 +29,14 @@ const DEEPEST: u32 = 8;
 
 /// Removes what hunts that were killed have left: the output root is nobody else's now.
 pub(super) fn clear_unfinished(root: &Path) {
+    let latest = temporary_name(&hunts::latest_file(root));
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| name.ends_with(".tmp")) else { continue };
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = match is_folder {
             true if name.starts_with(UNFINISHED) => fs::remove_dir_all(entry.path()),
-            false if name.starts_with("hunt-") => fs::remove_file(entry.path()),
+            false if name.starts_with("hunt-") || entry.path() == latest => fs::remove_file(entry.path()),
             _ => continue,
         };
         if let Err(error) = removed {
@@ -193,7 +196,10 @@ mod tests {
         for folder in [".hunt-7.cluster.tmp", ".hunt-7.bundle.tmp", ".other.cluster.tmp", "hunt-7-bundle"] {
             fs::create_dir(place(folder)).unwrap();
         }
-        for file in ["hunt-7-report.txt.tmp", "hunt-7-report.txt", "notes.tmp"] {
+        let latest = "allocdb-jepsen-latest-hunt.json.tmp";
+        for file in
+            ["hunt-7-report.txt.tmp", "hunt-7-report.txt", "hunt-7-status.json.tmp", latest, "notes.tmp"]
+        {
             fs::write(place(file), "").unwrap();
         }
         clear_unfinished(root.path());
