@@ -63,10 +63,18 @@ fn nothing_is_violated_in_seeds_that_are_others_for_each_commit() {
     };
     let last = first.checked_add(SEEDS - 1).expect("seeds are 64-bit numbers");
     crate::support::note(&format!("plays seeds {first} to {last}, after {source}"));
-    let done = played(first, last + 1, 3, &|| {});
-    assert!(done.findings.is_empty(), "{}", described(&done.findings));
+    let done = played(first, last + 1, MOST_UNKNOWN + 1, &|| {});
+    let (unknown, violated): (Vec<Played>, Vec<Played>) =
+        done.findings.into_iter().partition(|played| played.verdict() == Verdict::Unknown);
+    assert!(violated.is_empty(), "{}", described(&violated));
+    // With so many lost operations that not every order of them is looked at, nothing is proven wrong, nor right.
+    assert!(unknown.len() <= MOST_UNKNOWN, "{}", described(&unknown));
+    unknown.iter().for_each(|played| crate::support::note(&played.to_string()));
     assert_eq!(done.played, SEEDS);
 }
+
+/// Seeds of which nobody may know what they came to, out of those that are others for each commit.
+const MOST_UNKNOWN: usize = 4;
 
 #[test]
 fn other_commits_have_other_seeds() {
