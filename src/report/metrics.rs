@@ -17,7 +17,7 @@ pub struct Numbers<'a> {
     pub build: &'a [(&'a str, String)],
     /// How it was judged.
     pub verdict: Verdict,
-    /// What was found.
+    /// Each anomaly that the verdict rests on, in the order of the report; empty for a valid hunt.
     pub anomalies: &'a [Anomaly],
     /// Operations by how they ended, under the words of histories.
     pub operations: [(&'static str, u64); 3],

@@ -129,9 +129,6 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 observed: format!("executed {} at {place}", if is_other { "anew" } else { "again" }),
             });
         }
-        if let Some(identity) = identity {
-            self.compare_told(identity, place, command, index);
-        }
         let mut changes = std::mem::take(&mut self.changes);
         let disagreement = self.model.apply(place, command, answer, &mut changes);
         let is_right = answer.is_some() && disagreement.is_none();
@@ -177,9 +174,11 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
     }
 
-    /// Whoever was told that his command stands at a place asked while this one, which is executed there, is remembered.
-    fn compare_told(&mut self, identity: u128, place: u64, command: &M::Command, index: u64) {
-        let known = self.attempts.get(&identity).filter(|_| self.gaps == Gaps::Closed);
+    /// Whoever was told that his command stands at a place asked while this one, which turns out to be the one that is executed
+    /// there, is remembered.
+    pub(super) fn compare_told(&mut self, place: u64, command: &M::Command, index: u64) {
+        let identity = M::identity(command).filter(|_| self.gaps == Gaps::Closed);
+        let known = identity.and_then(|identity| self.attempts.get(&identity));
         let told = known.into_iter().flat_map(|known| known.executions.iter());
         let told = told.filter(|known| known.place == place);
         let late: Vec<u64> = told.flat_map(|known| known.told_too_late(&self.model, command)).collect();
@@ -333,7 +332,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
             && let Some(first) = choice.into_iter().next()
         {
             (entry.first_invoked, entry.floor) = (first.index, first.floor);
-            entry.content = Content::Command(first.command);
+            entry.content = Content::Command(first.command.clone());
+            self.compare_told(place, &first.command, first.index);
         }
     }
 

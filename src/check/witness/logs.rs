@@ -36,8 +36,9 @@ impl<M: Model + std::fmt::Debug> World<M> {
             {
                 return self.report_divergence(place, &[replica], vec![index], format!("{command:?}"));
             }
-            Some((content, _)) => {
-                *content = Content::Command(command);
+            Some((content, index)) => {
+                *content = Content::Command(command.clone());
+                self.compare_told(place, &command, index);
                 return self.advance();
             }
             None if is_swept => {}

@@ -62,7 +62,6 @@ impl<M: Model + std::fmt::Debug> World<M> {
         answer: M::Answer,
     ) {
         let Some(identity) = M::identity(&command) else { return };
-        let is_too_late = self.is_too_late(place, &command);
         let attempts = self.attempts.entry(identity).or_default();
         // Mostly it was sent once.
         if attempts.executions.is_empty() && attempts.tries.len() == 1 && place > self.applied {
@@ -83,6 +82,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 Entry { content, answer, index: invoked, first_invoked: invoked, completed, floor },
             );
         }
+        let is_too_late = self.is_too_late(place, &command);
+        let attempts = self.attempts.entry(identity).or_default();
         if let Some(known) = attempts.executions.find_mut(|known| known.place == place) {
             let same_command = M::repeats(&known.command, &command);
             let problem = match &known.answer {
@@ -91,7 +92,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
                 _ => is_too_late.then(|| FORGOTTEN.to_owned()),
             };
             known.answer.get_or_insert_with(|| answer.clone());
-            if place > self.applied && same_command && known.command != command {
+            let is_open = self.entries.get(&place).is_some_and(|at| matches!(at.content, Content::Either(_)));
+            if is_open && same_command && known.command != command {
                 known.told_too.push((invoked, command));
             }
             let operations = vec![known.index, invoked];
@@ -158,9 +160,13 @@ impl<M: Model + std::fmt::Debug> World<M> {
 
     /// Whether what was executed at a place has no record any more that could answer this command. Not so where that is not known.
     pub(super) fn is_too_late(&self, place: u64, command: &M::Command) -> bool {
-        self.gaps == Gaps::Closed
-            && place <= self.applied
-            && self.kept.command(place).is_some_and(|first| !self.model.may_recall(first, command))
+        let executed = match self.entries.get(&place).map(|entry| &entry.content) {
+            Some(Content::Command(executed)) => Some(executed),
+            // Which of several it is will be known later, and then who was told too late.
+            Some(_) => None,
+            None => self.kept.command(place),
+        };
+        self.gaps == Gaps::Closed && executed.is_some_and(|first| !self.model.may_recall(first, command))
     }
 
     /// Attempts that may have been executed where one was told that its command stands: itself, or others that are not settled, if

@@ -177,9 +177,7 @@ impl Nemesis<'_> {
     }
 
     fn commit_of_primary(&self) -> Option<Lsn> {
-        let primary = self.primary();
-        let round = runtime::probe_of(self.testbed, &[primary]);
-        round.health(primary).and_then(|health| health.commit_lsn)
+        self.marks_of(self.primary()).1
     }
 
     fn is_moment(&self, moment: Moment, is_strict: bool, first: u64, second: u64) -> bool {
@@ -248,8 +246,7 @@ impl Nemesis<'_> {
     }
 
     fn snapshot_of(&self, replica: ReplicaId) -> Option<Lsn> {
-        let round = runtime::probe_of(self.testbed, &[replica]);
-        round.health(replica).and_then(|health| health.snapshot_lsn)
+        self.marks_of(replica).0
     }
 
     /// Waits until a replica has taken a checkpoint a moment ago, if it takes any.
@@ -270,13 +267,16 @@ impl Nemesis<'_> {
     fn write_to_checkpoint(&self, replica: ReplicaId) {
         let until = Instant::now() + CHECKPOINT_FILLS;
         let left = || until.saturating_duration_since(Instant::now());
-        let (first, _) = self.marks_of(replica);
+        let between = |from: Option<Lsn>, to: Option<Lsn>| {
+            to.map_or(0, Lsn::get).saturating_sub(from.map_or(0, Lsn::get))
+        };
+        let first = self.snapshot_of(replica);
         self.until_checkpoint(replica, left(), || self.write_at_once(replica, WRITTEN_AT_ONCE));
-        let (second, _) = self.marks_of(replica);
-        let nearly = second.saturating_sub(first) / 4 * 3;
+        let second = self.snapshot_of(replica);
+        let nearly = between(first, second) / 4 * 3;
         while !left().is_zero() && !self.shared.is_over() {
             let (snapshot, commit) = self.marks_of(replica);
-            if snapshot != second || commit.saturating_sub(snapshot) >= nearly {
+            if snapshot != second || between(snapshot, commit) >= nearly {
                 break;
             }
             self.write_at_once(replica, WRITTEN_AT_ONCE);
@@ -284,12 +284,10 @@ impl Nemesis<'_> {
         self.until_checkpoint(replica, left(), || self.write_at_once(replica, 1));
     }
 
-    /// Through which places a replica has its snapshot and has committed; 0 where that is not known.
-    fn marks_of(&self, replica: ReplicaId) -> (u64, u64) {
+    /// Through which places a replica has its snapshot and has committed, where it tells.
+    fn marks_of(&self, replica: ReplicaId) -> (Option<Lsn>, Option<Lsn>) {
         let round = runtime::probe_of(self.testbed, &[replica]);
-        let health = round.health(replica);
-        let mark = |lsn: Option<Lsn>| lsn.map_or(0, Lsn::get);
-        health.map_or((0, 0), |health| (mark(health.snapshot_lsn), mark(health.commit_lsn)))
+        round.health(replica).map_or((None, None), |health| (health.snapshot_lsn, health.commit_lsn))
     }
 
     /// Strangers ask for so many writes at a replica, all of them together.
