@@ -20,6 +20,7 @@ mod report;
 mod table;
 
 use std::io::BufRead;
+use std::thread::ScopedJoinHandle;
 
 use super::history::{Event, HistoryError, Outcome, ServedRole, for_each_event};
 
@@ -59,12 +60,22 @@ impl Analyzer {
     #[must_use]
     pub fn finish(self) -> Report {
         let Self { commits, attempts, stale_reads, holders } = self;
-        let commands = attempts.finish(&commits);
+        // Either takes its time over a long history, and neither needs the other.
+        let (commands, replayed) = std::thread::scope(|scope| {
+            let beside = std::thread::Builder::new().spawn_scoped(scope, || replay::replay(&commits));
+            let commands = attempts.finish(&commits);
+            let replayed = match beside.map(ScopedJoinHandle::join) {
+                Ok(Ok(replayed)) => replayed,
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(_no_thread) => replay::replay(&commits),
+            };
+            (commands, replayed)
+        });
         let mut blockers = commands.malformed;
         blockers.extend(stale_reads);
         blockers.extend(holders.finish());
         blockers.extend(commands.unresolved);
-        blockers.extend(replay::replay(&commits));
+        blockers.extend(replayed);
         Report { logical_commands: commands.count, blockers }
     }
 }

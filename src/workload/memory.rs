@@ -405,9 +405,14 @@ impl Memory {
         }
     }
 
-    /// Some command whose outcome is not known.
+    /// Some command whose outcome is not known; half of the time the oldest. A primary that has just lost its backups executes the
+    /// first of what it is asked and nothing after them, and the window of the first is the first to end.
     pub(super) fn unresolved(&self, rng: &mut Rng) -> Option<&Command> {
-        let first = self.unresolved.first_key_value()?.0.0;
+        let (oldest, commands) = self.unresolved.first_key_value()?;
+        if rng.one_in(2) {
+            return commands.first();
+        }
+        let first = oldest.0;
         let last = self.unresolved.last_key_value()?.0.0;
         let span = u64::try_from(last - first).unwrap_or(u64::MAX);
         let from = OperationId(first + u128::from(rng.within(0, span)));
