@@ -4,7 +4,12 @@
 //! order does not matter and unknown keys are ignored. Values are never quoted or escaped. Formats that treat white space
 //! in another way hand in their lines as they want them.
 
+use crate::ids::{Lsn, ReplicaId, View};
+use serde::{Serialize, Serializer};
 use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 /// Why text does not give a field.
@@ -177,6 +182,125 @@ pub fn check_number(
     Err(FieldProblem::Unsupported { key: key.to_owned(), subject, value: found.to_string() })
 }
 
+/// A value of an [`Entry`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// 64 bits, unsigned; a number in JSON as well.
+    Number(u64),
+    /// A word, or a text without the end of a line in it.
+    Text(String),
+    /// Yes or no: `true` or `false`.
+    Truth(bool),
+    /// `none` in text, null in JSON.
+    Absent,
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Number(number) => write!(f, "{number}"),
+            Value::Text(text) => f.write_str(text),
+            Value::Truth(truth) => write!(f, "{truth}"),
+            Value::Absent => f.write_str("none"),
+        }
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Value::Number(number)
+    }
+}
+
+macro_rules! numbers {
+    ($($name:ident)*) => {
+        $(impl From<$name> for Value {
+            fn from(number: $name) -> Self {
+                Value::Number(number.0)
+            }
+        })*
+    };
+}
+numbers!(Lsn ReplicaId View);
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Value::Truth(truth)
+    }
+}
+
+impl From<&Path> for Value {
+    fn from(path: &Path) -> Self {
+        Value::Text(path.display().to_string())
+    }
+}
+
+impl From<SocketAddr> for Value {
+    fn from(addr: SocketAddr) -> Self {
+        Value::Text(addr.to_string())
+    }
+}
+
+impl From<&str> for Value {
+    /// What would end the line is a blank.
+    fn from(text: &str) -> Self {
+        Value::Text(text.trim().replace(['\n', '\r'], " "))
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Value::Absent, Into::into)
+    }
+}
+
+/// What is said about one thing, for people and scripts as `key=value` with a blank between two of them, for programs as a JSON
+/// object. A text that may have blanks in it comes last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry(Vec<(&'static str, Value)>);
+
+impl Entry {
+    /// An entry that begins with this key.
+    #[must_use]
+    pub fn new(key: &'static str, value: impl Into<Value>) -> Self {
+        Self(vec![(key, value.into())])
+    }
+
+    /// The same with one more key behind the others.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.0.push((key, value.into()));
+        self
+    }
+
+    /// The same with those keys of another entry that it does not have.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        for (key, value) in other.0 {
+            if self.0.iter().all(|(known, _)| *known != key) {
+                self.0.push((key, value));
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (key, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{key}={value}", if index == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
 /// A value or `none`.
 #[must_use]
 pub fn or_none<T: ToString>(value: Option<T>) -> String {
@@ -200,6 +324,15 @@ mod tests {
     fn exact_lines_keep_their_white_space() {
         let fields = Fields::from_exact_lines("a=1 \n \t\n\nb= 2\r".split('\n')).unwrap();
         assert_eq!((fields.get("a"), fields.get("b")), (Some("1 "), Some(" 2\r")));
+    }
+
+    #[test]
+    fn an_entry_says_the_same_to_people_and_to_programs() {
+        let entry =
+            Entry::new("replica", 3).with("commit_lsn", None::<u64>).with("reason", " gone:\nfor good ");
+        assert_eq!(entry.to_string(), "replica=3 commit_lsn=none reason=gone: for good");
+        let expected = serde_json::json!({ "replica": 3, "commit_lsn": null, "reason": "gone: for good" });
+        assert_eq!(serde_json::to_value(&entry).unwrap(), expected);
     }
 
     #[test]

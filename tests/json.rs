@@ -159,6 +159,113 @@ fn a_surface_that_is_not_ready_says_why() {
 }
 
 #[test]
+fn what_an_operator_had_done_is_one_document_and_stays_one_if_it_fails() {
+    let cluster = Cluster::started();
+    let verb = |words: &[&str]| {
+        let mut all = vec!["local-cluster", words[0], "--workspace", cluster.workspace()];
+        all.extend(&words[1..]);
+        document(&all, if words[0] == "status" { "cluster-status" } else { "operate" })
+    };
+    cluster.on("crash", 1).ok();
+    let (_, status) = verb(&["status"]);
+    let states: Vec<&Value> =
+        status["replicas"].as_array().unwrap().iter().map(|replica| &replica["state"]).collect();
+    assert_eq!(states, ["stopped", "active", "active"]);
+    assert_eq!(status["replicas"][1]["role"], "backup");
+
+    let (done, planned) = verb(&["repair", "--dry-run"]);
+    done.ok();
+    assert_eq!((&planned["dry_run"], &planned["conclusion"]), (&json!(true), &Value::Null));
+    let restart = json!({ "action": "restart", "replica": 1 });
+    assert!(planned["steps"].as_array().unwrap().contains(&restart), "{planned:#}");
+    assert_eq!(planned["replicas"][0]["state"], "down");
+    assert!(planned["replicas"][0]["holds_through"].is_null(), "nothing was written: {planned:#}");
+
+    let (done, moved) = verb(&["failover", "--replica-id", "3"]);
+    done.ok();
+    assert_eq!(moved["problems"][0]["problem"], "down");
+    let decided = &moved["steps"][0];
+    assert_eq!((&decided["action"], &decided["new_primary"]), (&json!("failover"), &json!(3)));
+    assert_eq!(moved["conclusion"], json!({ "result": "serving", "primary": 3, "view": 2 }));
+    assert_eq!(moved["left"][0]["replica"], decided["old_primary"]);
+
+    let (done, refused) = verb(&["rejoin", "--replica-id", "3"]);
+    assert_eq!(done.code(), Some(1));
+    assert_eq!(format!("{}\n", refused["error"].as_str().unwrap()), done.stderr);
+    assert_eq!(refused["replicas"].as_array().map(Vec::len), Some(3), "what was found is told all the same");
+
+    let (done, repaired) = verb(&["repair"]);
+    done.ok();
+    assert_eq!((&repaired["conclusion"]["result"], &repaired["left"]), (&json!("ready"), &json!([])));
+    let did = repaired["steps"].as_array().unwrap().iter().filter(|step| step["did"].is_string());
+    assert!(did.count() > 0, "{repaired:#}");
+}
+
+#[test]
+fn an_operator_without_a_cluster_gets_a_document_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let workspace = folder.path().to_str().unwrap();
+    for (words, schema) in [
+        (&["local-cluster", "repair"][..], "operate"),
+        (&["failover-qemu"], "operate"),
+        (&["rejoin-kubevirt", "--replica-id", "1"], "operate"),
+        (&["local-cluster", "status"], "cluster-status"),
+        (&["qemu-testbed", "status"], "testbed-status"),
+        (&["capture-kubevirt-layout", "--ssh-private-key", "absent"], "capture"),
+    ] {
+        let (done, answer) = document(&[words, &["--workspace", workspace]].concat(), schema);
+        assert_eq!(done.code(), Some(1), "{words:?}");
+        assert_eq!(format!("{}\n", answer["error"].as_str().unwrap()), done.stderr, "{words:?}");
+    }
+}
+
+#[test]
+fn an_archive_is_told_as_a_run_is() {
+    let cluster = Cluster::started();
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("out").display().to_string();
+    for (events, passes) in [(&EVENTS[4..5], true), (&EVENTS[..], false)] {
+        let path = history(folder.path(), events);
+        let (done, archived) = document(
+            &[
+                "archive-local",
+                "--workspace",
+                cluster.workspace(),
+                "--run-id",
+                "lease_safety-control",
+                "--history-file",
+                &path,
+                "--output-root",
+                &root,
+            ],
+            "run",
+        );
+        assert_eq!(done.code(), Some(i32::from(!passes)), "{done:#?}");
+        assert_eq!(
+            (&archived["command"], &archived["history_file"]),
+            (&json!("archive-local"), &json!(path))
+        );
+        assert_eq!(archived["release_gate"], if passes { "passed" } else { "blocked" });
+        assert!(Path::new(archived["artifact_bundle"].as_str().unwrap()).join("evidence.json").exists());
+        assert!(Path::new(archived["logs_archive"].as_str().unwrap()).exists());
+    }
+}
+
+#[test]
+fn what_a_name_means_is_told_to_programs() {
+    let (done, all) = document(&["explain"], "explain");
+    let lines = run(&mut jepsen(&["explain"])).ok().stdout.lines().count();
+    assert_eq!(done.ok().code(), Some(0));
+    assert_eq!(all["entries"].as_array().map(Vec::len), Some(lines));
+    let (_, one) = document(&["explain", "anomaly=stale-read"], "explain");
+    let entry = &one["entries"][0];
+    assert_eq!((&entry["kind"], &entry["name"]), (&json!("anomaly"), &json!("stale-read")));
+    assert_eq!(entry["text"], run(&mut jepsen(&["explain", "stale-read"])).ok().stdout);
+    let (done, none) = document(&["explain", "stale"], "explain");
+    assert_eq!((done.code(), format!("{}\n", none["error"].as_str().unwrap())), (Some(1), done.stderr));
+}
+
+#[test]
 fn a_format_that_does_not_exist_is_an_argument_that_is_wrong() {
     let error = run(&mut jepsen(&["plan", "--format", "xml"])).refused();
     assert!(error.starts_with("invalid value for `--format`: `xml`; expected text or json\n\n"), "{error}");

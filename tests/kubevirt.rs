@@ -413,6 +413,13 @@ fn an_empty_namespace_is_a_value_and_means_that_of_the_context() {
     let search = format!("{}:/usr/bin:/bin", folder.path().display());
     let done = run(command.args(["--ssh-private-key", &key]).env("PATH", search)).ok();
     assert!(done.stdout.ends_with(CAPTURED), "{done:#?}");
+    let told: serde_json::Value =
+        serde_json::from_str(&run(command.args(["--format", "json"])).ok().stdout).unwrap();
+    crate::hunts::assert_keeps_to(&told, "capture.schema.json");
+    assert_eq!(
+        (&told["control_ip"], &told["replicas"][2]["replica_ip"]),
+        (&"10.42.0.10".into(), &"10.42.0.13".into())
+    );
     assert!(
         text(path("kubectl.calls")).lines().any(|call| call.starts_with("-n  get virtualmachineinstances "))
     );

@@ -216,6 +216,16 @@ fn a_testbed_from_an_image_lives_from_prepare_to_stop() {
     let unavailable = "control_status=unavailable reason=control ssh failed with status exit status: 255\n";
     let failing = run(host.testbed("status").env("SSH_STATUS", "255")).ok();
     assert_eq!(failing.stdout, status("running", unavailable));
+    for (code, said, error) in [
+        ("0", serde_json::json!(["== replica 1 =="]), serde_json::Value::Null),
+        ("255", serde_json::Value::Null, "control ssh failed with status exit status: 255".into()),
+    ] {
+        let done = run(host.testbed("status").args(["--format", "json"]).env("SSH_STATUS", code)).ok();
+        let document = serde_json::from_str(&done.stdout).unwrap();
+        crate::hunts::assert_keeps_to(&document, "testbed-status.schema.json");
+        assert_eq!((&document["control_status"], &document["control_error"]), (&said, &error));
+        assert_eq!(document["guests"][0]["state"], "running");
+    }
     host.calls();
 
     assert_eq!(run(host.testbed("control").args(["--", "crash", "2"])).ok().stdout, "== replica 1 ==\n");

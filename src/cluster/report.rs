@@ -3,8 +3,7 @@
 use super::control::ControlStatus;
 use super::{Network, ReplicaLayout};
 use crate::api::StartupKind;
-use crate::keyvalue::or_none;
-use std::fmt::Write as _;
+use crate::keyvalue::Entry;
 
 /// How a replica was found.
 #[derive(Debug, Clone)]
@@ -19,73 +18,64 @@ pub enum Condition {
     Foreign(Box<ControlStatus>),
 }
 
-/// A replica as it was found: a block of lines if it answers, one line if not.
+/// A replica as it was found, for people: a block of lines if it answers, one line if not.
 #[must_use]
 pub fn replica_block(replica: &ReplicaLayout, network: Network, condition: &Condition) -> String {
-    match condition {
-        Condition::Live(status) => live_block(network, status),
-        Condition::Stopped => format!(
-            "replica={} state=stopped network={} control={} log={}\n",
-            replica.id,
-            network.word(),
-            replica.control_addr,
-            replica.log_path.display()
-        ),
-        Condition::Unreachable => format!(
-            "replica={} state=unreachable network={} control={} pid_path={} log={}\n",
-            replica.id,
-            network.word(),
-            replica.control_addr,
-            replica.pid_path.display(),
-            replica.log_path.display()
-        ),
-        Condition::Foreign(status) => format!(
-            "replica={} state=unreachable network={} control={} answered_by={} log={}\n",
-            replica.id,
-            network.word(),
-            replica.control_addr,
-            status.paths.workspace_dir.display(),
-            replica.log_path.display()
-        ),
-    }
+    lines(replica, network, condition).iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn live_block(network: Network, status: &ControlStatus) -> String {
-    let id = status.replica;
-    let mut text = format!(
-        "replica={id} state={} network={} pid={} role={} view={} control={} client={} protocol={}\n",
-        status.state_word(),
-        network.word(),
-        status.process_id,
-        status.role.word(),
-        status.view,
-        status.control_addr,
-        status.client_addr,
-        status.protocol_addr
-    );
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        text,
-        "replica={id} commit_lsn={} snapshot_lsn={} accepting_writes={} startup_kind={} log={}",
-        or_none(status.commit_lsn),
-        or_none(status.active_snapshot_lsn),
-        or_none(status.accepting_writes),
-        or_none(status.startup_kind.map(StartupKind::word)),
-        status.paths.log.display()
-    );
-    let _ = writeln!(
-        text,
-        "replica={id} metadata={} prepare_log={} snapshot={} wal={} pid_path={}",
-        status.paths.metadata.display(),
-        status.paths.prepare_log.display(),
-        status.paths.snapshot.display(),
-        status.paths.wal.display(),
-        status.paths.pid.display()
-    );
-    if let Some(reason) = &status.fault_reason {
-        let _ = writeln!(text, "replica={id} fault_reason={reason}");
-    }
-    text
+/// The same for programs, in one piece.
+#[must_use]
+pub fn replica_entry(replica: &ReplicaLayout, network: Network, condition: &Condition) -> Entry {
+    lines(replica, network, condition)
+        .into_iter()
+        .reduce(Entry::merged)
+        .unwrap_or_else(|| Entry::new("replica", replica.id))
+}
+
+fn lines(replica: &ReplicaLayout, network: Network, condition: &Condition) -> Vec<Entry> {
+    let silent = |state: &str| {
+        Entry::new("replica", replica.id)
+            .with("state", state)
+            .with("network", network.word())
+            .with("control", replica.control_addr)
+    };
+    let silent = match condition {
+        Condition::Live(status) => return live(network, status),
+        Condition::Stopped => silent("stopped"),
+        Condition::Unreachable => silent("unreachable").with("pid_path", &*replica.pid_path),
+        Condition::Foreign(status) => silent("unreachable").with("answered_by", &*status.paths.workspace_dir),
+    };
+    vec![silent.with("log", &*replica.log_path)]
+}
+
+fn live(network: Network, status: &ControlStatus) -> Vec<Entry> {
+    let line = || Entry::new("replica", status.replica);
+    let mut lines = vec![
+        line()
+            .with("state", status.state_word())
+            .with("network", network.word())
+            .with("pid", u64::from(status.process_id))
+            .with("role", status.role.word())
+            .with("view", status.view)
+            .with("control", status.control_addr)
+            .with("client", status.client_addr)
+            .with("protocol", status.protocol_addr),
+        line()
+            .with("commit_lsn", status.commit_lsn)
+            .with("snapshot_lsn", status.active_snapshot_lsn)
+            .with("accepting_writes", status.accepting_writes)
+            .with("startup_kind", status.startup_kind.map(StartupKind::word))
+            .with("log", &*status.paths.log),
+        line()
+            .with("metadata", &*status.paths.metadata)
+            .with("prepare_log", &*status.paths.prepare_log)
+            .with("snapshot", &*status.paths.snapshot)
+            .with("wal", &*status.paths.wal)
+            .with("pid_path", &*status.paths.pid),
+    ];
+    lines.extend(status.fault_reason.as_deref().map(|reason| line().with("fault_reason", reason)));
+    lines
 }
 
 #[cfg(test)]
@@ -107,6 +97,8 @@ mod tests {
              snapshot=/srv/allocdb/replica-1/state.snapshot wal=/srv/allocdb/replica-1/state.wal \
              pid_path=/srv/allocdb/run/replica-1.pid\n";
         assert_eq!(text, expected);
+        let entry = replica_entry(replica, Network::Isolated, &Condition::Live(Box::new(sample())));
+        assert_eq!(entry.to_string(), expected.trim_end().replace("\nreplica=1 ", " "));
         let faulted = ControlStatus { fault_reason: Some("because".to_owned()), ..sample() };
         let text = replica_block(replica, Network::Healthy, &Condition::Live(Box::new(faulted)));
         assert!(text.ends_with("replica=1 fault_reason=because\n"));

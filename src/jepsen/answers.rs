@@ -22,7 +22,9 @@ struct Document<'a, T> {
     content: T,
 }
 
-fn line(command: &str, content: impl Serialize) -> String {
+/// The answer of a command: its members stand behind `version` and `command`, which every document begins with. A line feed ends it.
+#[must_use]
+pub fn document(command: &str, content: impl Serialize) -> String {
     // Every field has a plain JSON form, so this cannot fail.
     let document = Document { version: VERSION, command, content };
     serde_json::to_string(&document).unwrap_or_default() + "\n"
@@ -35,13 +37,13 @@ pub fn plan(command: &str) -> String {
     struct Plan {
         runs: Vec<PlannedRun>,
     }
-    line(command, Plan { runs: RUNS.iter().map(PlannedRun::from).collect() })
+    document(command, Plan { runs: RUNS.iter().map(PlannedRun::from).collect() })
 }
 
 /// The verdict on a history.
 #[must_use]
 pub fn report(command: &str, report: &Report) -> String {
-    line(command, Verdict::of(report))
+    document(command, Verdict::of(report))
 }
 
 #[derive(serde::Serialize)]
@@ -86,7 +88,7 @@ pub fn run(command: &str, files: &RunFiles<'_>, report: &Report) -> String {
         #[serde(flatten)]
         verdict: Verdict<'a>,
     }
-    line(command, Run { files, verdict: Verdict::of(report) })
+    document(command, Run { files, verdict: Verdict::of(report) })
 }
 
 /// A testbed that can be driven, and how its replicas were after that was seen.
@@ -98,7 +100,7 @@ pub fn surface(command: &str, backend: &str, replicas: &[ReplicaAtEnd]) -> Strin
         surface: &'static str,
         replicas: &'a [ReplicaAtEnd],
     }
-    line(command, Surface { backend, surface: "ready", replicas })
+    document(command, Surface { backend, surface: "ready", replicas })
 }
 
 /// Why there is no other answer.
@@ -108,7 +110,7 @@ pub fn failure(command: &str, error: &str) -> String {
     struct Failure<'a> {
         error: &'a str,
     }
-    line(command, Failure { error })
+    document(command, Failure { error })
 }
 
 /// One finding, its fields named as in the text.

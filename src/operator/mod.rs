@@ -25,6 +25,7 @@ pub use waiting::Waiting;
 
 use crate::cluster::control::Progress;
 use crate::ids::{Lsn, ReplicaId, View};
+use crate::keyvalue::Entry;
 use crate::replica::Role;
 use crate::replica::staging::{FailoverPlan, StagedReplica, StagingError};
 use std::fmt;
@@ -129,28 +130,35 @@ pub enum Decision {
     },
 }
 
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Decision {
+    /// What is going to be done, to whom, and how far.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
         match self {
             Decision::FailOver { new_primary, supporting, old_primary, plan } => {
-                let source = plan.source.of(*new_primary, *supporting);
-                write!(
-                    f,
-                    "action=failover old_primary={old_primary} new_primary={new_primary} supporting={supporting} \
-                     view={} commit_lsn={} source={source}",
-                    plan.view,
-                    crate::keyvalue::or_none(plan.target)
-                )
+                Entry::new("action", "failover")
+                    .with("old_primary", *old_primary)
+                    .with("new_primary", *new_primary)
+                    .with("supporting", *supporting)
+                    .with("view", plan.view)
+                    .with("commit_lsn", plan.target)
+                    .with("source", plan.source.of(*new_primary, *supporting))
             }
-            Decision::WaitOut { replica, bound } => {
-                write!(f, "action=wait_out replica={replica} millis={}", bound.as_millis())
-            }
-            Decision::Rejoin { target, primary, view, commit_lsn } => write!(
-                f,
-                "action=rejoin replica={target} primary={primary} view={view} commit_lsn={}",
-                crate::keyvalue::or_none(*commit_lsn)
-            ),
+            Decision::WaitOut { replica, bound } => Entry::new("action", "wait_out")
+                .with("replica", *replica)
+                .with("millis", u64::try_from(bound.as_millis()).unwrap_or(u64::MAX)),
+            Decision::Rejoin { target, primary, view, commit_lsn } => Entry::new("action", "rejoin")
+                .with("replica", *target)
+                .with("primary", *primary)
+                .with("view", *view)
+                .with("commit_lsn", *commit_lsn),
         }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entry().fmt(f)
     }
 }
 

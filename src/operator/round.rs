@@ -2,7 +2,7 @@
 
 use crate::cluster::ControlStatus;
 use crate::ids::{Lsn, ReplicaId, View};
-use crate::keyvalue::or_none;
+use crate::keyvalue::Entry;
 use crate::replica::Role;
 use crate::replica::node::NodeStatus;
 use std::fmt;
@@ -136,31 +136,31 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// Its word, whom it is about, and what is known of it.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        let about = |word: &str, replica: ReplicaId| Entry::new("problem", word).with("replica", replica);
+        match self {
+            Problem::Down(replica, why) => about("down", *replica).with("reason", &**why),
+            Problem::Faulted(replica, why) => about("faulted", *replica).with("reason", &**why),
+            Problem::InDoubt(replica, why) => about("in_doubt", *replica).with("reason", &**why),
+            Problem::NoPrimary => Entry::new("problem", "no_primary"),
+            Problem::TwoPrimaries => Entry::new("problem", "two_primaries"),
+            Problem::AheadOfPrimary(member) => about("ahead_of_primary", member.id).with("view", member.view),
+            Problem::OutOfPlace(member) => {
+                about("out_of_place", member.id).with("role", member.role.word()).with("view", member.view)
+            }
+            Problem::LeftBehind { replica, commit_lsn, snapshot_lsn } => about("left_behind", *replica)
+                .with("commit_lsn", *commit_lsn)
+                .with("primary_snapshot_lsn", *snapshot_lsn),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::Down(replica, why) => write!(f, "problem=down replica={replica} reason={why}"),
-            Problem::Faulted(replica, why) => write!(f, "problem=faulted replica={replica} reason={why}"),
-            Problem::InDoubt(replica, why) => write!(f, "problem=in_doubt replica={replica} reason={why}"),
-            Problem::NoPrimary => f.write_str("problem=no_primary"),
-            Problem::TwoPrimaries => f.write_str("problem=two_primaries"),
-            Problem::AheadOfPrimary(member) => {
-                write!(f, "problem=ahead_of_primary replica={} view={}", member.id, member.view)
-            }
-            Problem::OutOfPlace(member) => write!(
-                f,
-                "problem=out_of_place replica={} role={} view={}",
-                member.id,
-                member.role.word(),
-                member.view
-            ),
-            Problem::LeftBehind { replica, commit_lsn, snapshot_lsn } => write!(
-                f,
-                "problem=left_behind replica={replica} commit_lsn={} primary_snapshot_lsn={}",
-                or_none(*commit_lsn),
-                or_none(*snapshot_lsn)
-            ),
-        }
+        self.entry().fmt(f)
     }
 }
 

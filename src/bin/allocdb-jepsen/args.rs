@@ -22,6 +22,8 @@ mod shell;
 mod simulate;
 #[path = "args/table.rs"]
 mod table;
+#[path = "args/testbed.rs"]
+mod testbed;
 #[path = "args/value.rs"]
 mod value;
 
@@ -30,6 +32,7 @@ use std::path::Path;
 
 pub(crate) use command::*;
 pub(crate) use reader::Ended;
+pub(crate) use testbed::*;
 
 /// Reads a command line. `program` is the name the process was started under: under the name of a group of
 /// subcommands, as a renamed copy or a symbolic link, the binary takes the verbs of that group directly.

@@ -33,7 +33,7 @@ pub(crate) fn carry_out(wanted: Recorded) -> Result<()> {
         Recorded::Check { history_file, format } => run(&history_file, format),
         Recorded::History { history_file, to } => convert::convert(&history_file, to),
         Recorded::CommandLine(text) => print(&text),
-        Recorded::Explain { name } => explain::run(name.as_deref()),
+        Recorded::Explain { name, format } => explain::run(name.as_deref(), format),
         Recorded::Shelf(wanted) => shelf::run(&wanted),
         Recorded::VerifyBundle { bundle, format } => sums::run(&bundle, format),
         Recorded::Report { source, output, format } => page::run(&source, output.as_deref(), format),

@@ -8,18 +8,22 @@ mod helper_pod;
 #[path = "kubevirt/kubectl.rs"]
 mod kubectl;
 
-use super::args::KubevirtCapture;
+use super::args::{Format, KubevirtCapture};
 use super::common::{escaped, print};
 use super::harness_log::{self, carried};
 use super::interrupt::Interrupt;
 use super::remote::{Connection, ControlGuest, GuestTestbed, Transport};
+use super::surface::told;
 use super::testbed::{Contact, ExternalTestbed, HuntTestbed, claim_in};
+use allocdb_node::jepsen::answers;
+use allocdb_node::keyvalue::Entry;
 use allocdb_node::testbed::KubevirtLayout;
 use allocdb_node::testbed::kubevirt_layout::{self, KubevirtGuest};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use helper_pod::{HelperPod, PodOptions};
 use kubectl::{CallError, Kubectl, Running, current_context};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -49,11 +53,34 @@ struct Relay {
     arguments: fn(Ipv4Addr) -> Vec<String>,
 }
 
-/// Looks up the guests of a KubeVirt testbed and writes down where they are.
+/// Looks up the guests of a KubeVirt testbed, writes down where they are, and says it.
 ///
 /// # Errors
 /// When the private key does not exist, a guest has no address, or the layout cannot be written; nothing is written then.
 pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<()> {
+    const COMMAND: &str = "capture-kubevirt-layout";
+    let format = wanted.format;
+    let layout = told(COMMAND, format, captured(wanted, interrupt))?;
+    let (control, replicas) = guests(&layout);
+    let path = Entry::new("kubevirt_layout", &*layout.path());
+    match format {
+        Format::Text => {
+            let lines = [path, control].into_iter().chain(replicas);
+            print(&lines.map(|line| format!("{line}\n")).collect::<String>())
+        }
+        Format::Json => {
+            #[derive(Serialize)]
+            struct Captured {
+                #[serde(flatten)]
+                guests: Entry,
+                replicas: [Entry; 3],
+            }
+            print(&answers::document(COMMAND, Captured { guests: path.merged(control), replicas }))
+        }
+    }
+}
+
+fn captured(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<KubevirtLayout> {
     let key = &wanted.ssh_private_key;
     ensure!(key.exists(), "kubevirt ssh private key {} does not exist", key.display());
     let kubectl = Kubectl {
@@ -92,7 +119,7 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
         // Whoever sits there is told; what scripts read stays as it is.
         if std::io::stderr().is_terminal() { harness_log::tell(&note) } else { log::info!("{note}") }
     }
-    print(&told(&layout))
+    Ok(layout)
 }
 
 /// What a newer program wrote into a layout that is there already stays in it.
@@ -101,18 +128,17 @@ fn keeping_unknown(layout: KubevirtLayout) -> KubevirtLayout {
     KubevirtLayout { unknown: before.map(|before| before.unknown).unwrap_or_default(), ..layout }
 }
 
-fn told(layout: &KubevirtLayout) -> String {
+/// Where the control guest is, and where each of the others.
+fn guests(layout: &KubevirtLayout) -> (Entry, [Entry; 3]) {
     let control = &layout.control;
-    let mut text = format!(
-        "kubevirt_layout={}\ncontrol_vm={} control_ip={}\n",
-        layout.path().display(),
-        control.name,
-        control.addr
-    );
-    for (replica, id) in layout.replicas.iter().zip(1..) {
-        text += &format!("replica_vm={} replica_id={id} replica_ip={}\n", replica.name, replica.addr);
-    }
-    text
+    let mut id = 0;
+    let replicas = layout.replicas.each_ref().map(|replica| {
+        id += 1;
+        Entry::new("replica_vm", &*replica.name)
+            .with("replica_id", id)
+            .with("replica_ip", &*replica.addr.to_string())
+    });
+    (Entry::new("control_vm", &*control.name).with("control_ip", &*control.addr.to_string()), replicas)
 }
 
 /// Asks where a guest is.

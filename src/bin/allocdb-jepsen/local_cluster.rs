@@ -3,20 +3,24 @@
 //! What is done is the library's affair; here it is asked for and its outcome put into the lines that people and scripts
 //! read. Needs nothing else of the binary but the command line's types, the way to print and interruptions.
 
-use super::args::{LocalCluster, Member, ReplicaDaemon, words_before_verbs};
+use super::args::{Format, LocalCluster, Member, ReplicaDaemon, words_before_verbs};
 use super::common::print;
 use super::inspect;
 use super::interrupt::Interrupt;
+use super::surface::told;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
-use allocdb_node::cluster::report::{Condition, replica_block};
+use allocdb_node::cluster::report::{Condition, replica_block, replica_entry};
 use allocdb_node::cluster::runner::{Launcher, Ownership, Runner, Stopped};
 use allocdb_node::cluster::{ClusterLayout, Network, ReplicaLayout, control};
 use allocdb_node::daemon::log_file::LogFile;
 use allocdb_node::daemon::{self, DaemonOptions};
+use allocdb_node::jepsen::answers;
+use allocdb_node::keyvalue::Entry;
 use allocdb_node::operator::{Health, Problem, Round, Sighting};
 use allocdb_node::testbed::OWN_PROGRAM_VARIABLE;
 use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +31,7 @@ pub(crate) fn run(command: LocalCluster) -> Result<()> {
     match command {
         LocalCluster::Start { workspace } => start(&workspace),
         LocalCluster::Stop { workspace } => stop(&workspace),
-        LocalCluster::Status { workspace } => status(&workspace),
+        LocalCluster::Status { workspace, format } => status(&workspace, format),
         LocalCluster::Crash(member) => crash(&member),
         LocalCluster::Restart(member) => restart(&member),
         LocalCluster::Isolate(member) => set_network(&member, Network::Isolated),
@@ -108,28 +112,68 @@ fn stop(workspace: &Path) -> Result<()> {
     stopped.map(|_| ()).map_err(Into::into)
 }
 
-fn status(workspace: &Path) -> Result<()> {
-    let runner = open(workspace)?;
-    let layout = runner.layout();
-    let faults = runner.faults()?;
-    let mut text = format!(
-        "workspace={}\nlayout={}\nfault_state={}\ntimeline={}\ntimeline_events={}\n",
-        runner.root().display(),
-        runner.layout_path().display(),
-        layout.faults_path().display(),
-        layout.timeline_path().display(),
-        runner.timeline_events()?
-    );
-    let conditions = runner.conditions();
-    for (replica, condition) in &conditions {
-        text += &replica_block(replica, faults.network(replica.id), condition);
+fn status(workspace: &Path, format: Format) -> Result<()> {
+    let state = told("status", format, State::of(workspace))?;
+    match format {
+        Format::Text => print(&state.text()),
+        Format::Json => print(&answers::document("status", state.answer())),
     }
-    // The rest can be seen in the blocks; this takes two of them.
-    let left_behind = round_of(&conditions).problems();
-    for problem in left_behind.iter().filter(|problem| matches!(problem, Problem::LeftBehind { .. })) {
-        text += &format!("{problem}\n");
+}
+
+/// A cluster as it is now.
+struct State {
+    cluster: Vec<Entry>,
+    replicas: Vec<(String, Entry)>,
+    left_behind: Vec<Entry>,
+}
+
+impl State {
+    fn of(workspace: &Path) -> Result<Self> {
+        let runner = open(workspace)?;
+        let layout = runner.layout();
+        let faults = runner.faults()?;
+        let cluster = vec![
+            Entry::new("workspace", runner.root()),
+            Entry::new("layout", runner.layout_path()),
+            Entry::new("fault_state", &*layout.faults_path()),
+            Entry::new("timeline", &*layout.timeline_path()),
+            Entry::new("timeline_events", runner.timeline_events()? as u64),
+        ];
+        let conditions = runner.conditions();
+        let replicas = conditions.iter().map(|(replica, condition)| {
+            let network = faults.network(replica.id);
+            (replica_block(replica, network, condition), replica_entry(replica, network, condition))
+        });
+        // The rest can be seen in the blocks; this takes two of them.
+        let left_behind = round_of(&conditions)
+            .problems()
+            .iter()
+            .filter(|problem| matches!(problem, Problem::LeftBehind { .. }))
+            .map(Problem::entry)
+            .collect();
+        Ok(Self { cluster, replicas: replicas.collect(), left_behind })
     }
-    print(&text)
+
+    fn answer(self) -> impl Serialize {
+        #[derive(Serialize)]
+        struct Answer {
+            #[serde(flatten)]
+            cluster: Option<Entry>,
+            replicas: Vec<Entry>,
+            problems: Vec<Entry>,
+        }
+        Answer {
+            cluster: self.cluster.into_iter().reduce(Entry::merged),
+            replicas: self.replicas.into_iter().map(|(_, entry)| entry).collect(),
+            problems: self.left_behind,
+        }
+    }
+
+    fn text(&self) -> String {
+        let line = |entry: &Entry| format!("{entry}\n");
+        let blocks = self.replicas.iter().map(|(block, _)| block.clone());
+        self.cluster.iter().map(line).chain(blocks).chain(self.left_behind.iter().map(line)).collect()
+    }
 }
 
 fn round_of(conditions: &[(ReplicaLayout, Condition)]) -> Round {

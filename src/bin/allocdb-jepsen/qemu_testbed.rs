@@ -17,6 +17,8 @@ mod micro;
 mod power;
 #[path = "qemu_testbed/prepare.rs"]
 mod prepare;
+#[path = "qemu_testbed/status.rs"]
+mod status;
 #[path = "qemu_testbed/workspace.rs"]
 mod workspace;
 
@@ -24,7 +26,7 @@ pub(crate) use power::GuestPower;
 
 use super::args::{QemuPrepare, QemuTestbed};
 use super::child;
-use super::common::{escaped, print};
+use super::common::print;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use allocdb_node::cluster::ReplicaLayout;
@@ -36,7 +38,6 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use machines::{Launcher, State};
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -68,7 +69,7 @@ pub(crate) fn run(command: QemuTestbed, interrupt: &Interrupt) -> Result<()> {
         QemuTestbed::Start { workspace, guest: None } => start(&workspace, interrupt),
         QemuTestbed::Start { workspace, guest: Some(name) } => start_again(&workspace, &name, interrupt),
         QemuTestbed::Stop { workspace } => stop(&workspace),
-        QemuTestbed::Status { workspace } => status(&workspace, interrupt),
+        QemuTestbed::Status { workspace, format } => status::status(&workspace, format, interrupt),
         QemuTestbed::SshControl { workspace } => {
             let status = ssh(&load(&workspace)?)?.status().context("failed to run ssh")?;
             ensure!(status.success(), "ssh exited with status {status}");
@@ -335,47 +336,6 @@ fn stop(workspace: &Path) -> Result<()> {
         .collect();
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     print("qemu testbed stopped\n")
-}
-
-fn status(workspace: &Path, interrupt: &Interrupt) -> Result<()> {
-    let layout = load(workspace)?;
-    let mut text = format!(
-        "workspace={}\nlayout={}\narch={}\nbase_image={}\n",
-        layout.workspace_root.display(),
-        layout.path().display(),
-        layout.arch.word(),
-        layout.base_image_path.display()
-    );
-    let mut control_runs = false;
-    for guest in layout.all_guests() {
-        let runs = matches!(machines::state(&guest)?, State::Running(_));
-        control_runs |= runs && guest.replica.is_none();
-        let state = if runs { "running" } else { "stopped" };
-        text += &format!(
-            "guest={} kind={} state={state} pid_path={} console={}\n",
-            guest.name,
-            if guest.replica.is_some() { "replica" } else { "control" },
-            guest.pid_path.display(),
-            guest.console_log_path.display()
-        );
-    }
-    let mut command = ssh(&layout)?;
-    command.args(["sudo", GUEST_CONTROL_SCRIPT, "status"]);
-    text += &match child::listen_to(&mut command, ASK, interrupt) {
-        Ok(said) if said.status.success() => said.stdout,
-        Ok(said) => {
-            // Where it runs, it is worth knowing why nobody gets in.
-            if control_runs {
-                let _ = write!(io::stderr(), "{}", escaped(&said.stderr));
-            }
-            format!("control_status=unavailable reason=control ssh failed with status {}\n", said.status)
-        }
-        Err(error) => {
-            interrupt.check()?;
-            format!("control_status=unavailable reason={}\n", format!("{error:#}").replace('\n', " "))
-        }
-    };
-    print(&text)
 }
 
 /// The way into the control guest. Its host key was written down when the testbed was prepared; where another program did

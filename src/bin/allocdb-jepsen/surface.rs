@@ -52,7 +52,7 @@ pub(crate) fn analyze(history_file: &Path, format: Format) -> Result<()> {
 }
 
 /// What has failed is the answer to a program that asked for one.
-fn told<T>(command: &str, format: Format, result: Result<T>) -> Result<T> {
+pub(crate) fn told<T>(command: &str, format: Format, result: Result<T>) -> Result<T> {
     if let (Err(error), Format::Json) = (&result, format) {
         print(&answers::failure(command, &format!("{error:#}")))?;
     }

@@ -3,12 +3,12 @@
 //! Inside the program only these types travel: flags, defaults and spellings stay behind in the table and the reader.
 //! Whether a path exists or a run id is planned is left to whoever carries the command out.
 
+use super::testbed::{LocalTestbed, Testbed};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use allocdb_node::cluster;
 use allocdb_node::history::reader;
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::testbed::qemu_layout::Networks;
@@ -220,6 +220,8 @@ pub(crate) enum Recorded {
     Explain {
         /// The name; all of them are told where there is none.
         name: Option<String>,
+        /// For whom the answer is.
+        format: Format,
     },
     /// Hold the files of a bundle against their sums.
     VerifyBundle {
@@ -417,6 +419,8 @@ pub(crate) struct Archive {
     pub(crate) output_root: PathBuf,
     /// What must be right for it to succeed.
     pub(crate) demands: Demands,
+    /// For whom the answer is.
+    pub(crate) format: Format,
 }
 
 /// What must be right for a run, or an archive, to succeed.
@@ -438,6 +442,8 @@ pub(crate) struct Operate {
     pub(crate) operation: Operation,
     /// Only say what would be done.
     pub(crate) dry_run: bool,
+    /// For whom all that is said is.
+    pub(crate) format: Format,
 }
 
 /// Something that brings a cluster back, or another replica to the fore.
@@ -472,135 +478,6 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The cluster that a subcommand is about. Adding a backend adds a variant here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Testbed {
-    /// Replica processes on this machine.
-    Local(LocalTestbed),
-    /// Virtual machines under QEMU on this machine.
-    Qemu {
-        /// Holds the testbed's layout file.
-        workspace: PathBuf,
-    },
-    /// Virtual machines in a Kubernetes cluster.
-    Kubevirt {
-        /// Holds the testbed's layout file.
-        workspace: PathBuf,
-    },
-}
-
-/// What a kind of testbed is called, and what begins on it.
-struct Words {
-    title: &'static str,
-    layout_file: &'static str,
-    verify: &'static str,
-    run: &'static str,
-    hunt: &'static str,
-    gate: &'static str,
-}
-
-const LOCAL: Words = Words {
-    title: "Local",
-    layout_file: cluster::layout::FILE_NAME,
-    verify: "verify-local-surface",
-    run: "run-local",
-    hunt: "hunt-local",
-    gate: "gate-local",
-};
-
-const QEMU: Words = Words {
-    title: "QEMU",
-    layout_file: testbed::qemu_layout::FILE_NAME,
-    verify: "verify-qemu-surface",
-    run: "run-qemu",
-    hunt: "hunt-qemu",
-    gate: "gate-qemu",
-};
-
-const KUBEVIRT: Words = Words {
-    title: "KubeVirt",
-    layout_file: testbed::kubevirt_layout::FILE_NAME,
-    verify: "verify-kubevirt-surface",
-    run: "run-kubevirt",
-    hunt: "hunt-kubevirt",
-    gate: "gate-kubevirt",
-};
-
-impl Testbed {
-    /// Its words, and the folder that is named by whoever owns it.
-    fn described(&self) -> (&'static Words, Option<&Path>) {
-        match self {
-            Testbed::Local(LocalTestbed::Existing { workspace }) => (&LOCAL, Some(workspace)),
-            Testbed::Local(LocalTestbed::ForOneRun { .. }) => (&LOCAL, None),
-            Testbed::Qemu { workspace } => (&QEMU, Some(workspace)),
-            Testbed::Kubevirt { workspace } => (&KUBEVIRT, Some(workspace)),
-        }
-    }
-
-    /// The folder that says where everything is, of a cluster that somebody else owns.
-    pub(crate) fn workspace(&self) -> Option<&Path> {
-        self.described().1
-    }
-
-    /// How people write its kind.
-    pub(crate) fn title(&self) -> &'static str {
-        self.described().0.title
-    }
-
-    /// The file that says where everything is, of a cluster that somebody else owns.
-    pub(crate) fn layout_file(&self) -> Option<PathBuf> {
-        let (words, workspace) = self.described();
-        workspace.map(|workspace| workspace.join(words.layout_file))
-    }
-
-    /// The subcommand that checks whether it can be driven.
-    pub(crate) fn verify_command(&self) -> &'static str {
-        self.described().0.verify
-    }
-
-    /// The subcommand that starts runs on it.
-    pub(crate) fn run_command(&self) -> &'static str {
-        self.described().0.run
-    }
-
-    /// The subcommand that hunts it.
-    pub(crate) fn hunt_command(&self) -> &'static str {
-        self.described().0.hunt
-    }
-
-    /// The subcommand that carries out a whole gate on several of its kind.
-    pub(crate) fn gate_command(&self) -> &'static str {
-        self.described().0.gate
-    }
-
-    /// Why a cluster that somebody else made cannot be given faults of a family; `None` if it can, as far as is known beforehand.
-    pub(crate) fn refusal(&self, family: Family) -> Option<&'static str> {
-        match (self, family) {
-            (Testbed::Local(_), Family::Checkpoint) => Some("its layout says when it takes them"),
-            (Testbed::Local(_), Family::Link) => Some("its layout says where its replicas find each other"),
-            (Testbed::Local(_), Family::Disk) => Some("what is in its replicas' folders is not the hunt's"),
-            _ => None,
-        }
-    }
-}
-
-/// Who owns the replica processes of a local testbed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LocalTestbed {
-    /// Somebody else; they are used, and left as they are.
-    Existing {
-        /// Holds the cluster's layout file.
-        workspace: PathBuf,
-    },
-    /// The run itself: it sees to it that they are up.
-    ForOneRun {
-        /// Where the replicas live; `None` leaves the choice to the backend.
-        workspace: Option<PathBuf>,
-        /// Leave the replicas running after the run.
-        keep_cluster: bool,
-    },
-}
-
 /// Where the guests of a KubeVirt testbed are to be looked for, and how they will be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KubevirtCapture {
@@ -622,6 +499,8 @@ pub(crate) struct KubevirtCapture {
     pub(crate) control_vm: String,
     /// Names of the VMs of replicas 1, 2 and 3.
     pub(crate) replica_vms: [String; 3],
+    /// For whom the answer is.
+    pub(crate) format: Format,
 }
 
 /// One run to show.
@@ -674,7 +553,7 @@ pub(crate) enum LocalCluster {
     /// Ask all replicas to end.
     Stop { workspace: PathBuf },
     /// Show the cluster and each replica.
-    Status { workspace: PathBuf },
+    Status { workspace: PathBuf, format: Format },
     /// Kill one replica without warning.
     Crash(Member),
     /// Start one replica that is down.
@@ -723,7 +602,7 @@ pub(crate) enum QemuTestbed {
     /// End every guest's process; their disks stay.
     Stop { workspace: PathBuf },
     /// Show which of them run, and how the replicas are.
-    Status { workspace: PathBuf },
+    Status { workspace: PathBuf, format: Format },
     /// Be a terminal on the control guest.
     SshControl { workspace: PathBuf },
     /// Call the control script with these words; none is not yet found wrong.

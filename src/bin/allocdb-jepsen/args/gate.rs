@@ -1,10 +1,9 @@
 //! `gate-local`, `gate-qemu`, `gate-kubevirt` and `merge-gates`: their flags, and what comes of them.
 
-use super::command::{
-    Command, Format, Gate, GateCommand, GateLane, Lane, LocalTestbed, MergeGates, Partition, Profile, Testbed,
-};
+use super::command::{Command, Format, Gate, GateCommand, GateLane, Lane, MergeGates, Partition, Profile};
 use super::hunt::{LONGEST_SECS, number, refused, word};
 use super::table::{Subcommand, does, format, output_root, text};
+use super::testbed::{LocalTestbed, Testbed};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command as Syntax};
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! `hunt-local`, `hunt-qemu` and `hunt-kubevirt`: their flags, and what comes of them.
 
-use super::command::{Command, Format, Hunt, LocalTestbed, Testbed};
+use super::command::{Command, Format, Hunt};
 use super::table::{Subcommand, does, existing_workspace, format, output_root, path, switch, text};
+use super::testbed::{LocalTestbed, Testbed};
 use super::value;
 use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::{SlotMode, WorkloadKind};

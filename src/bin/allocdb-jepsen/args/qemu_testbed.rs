@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::command::{Command, QemuPrepare, QemuTestbed};
-use super::table::{Menu, Subcommand, does, existing_workspace, path, switch, text};
+use super::table::{Menu, Subcommand, does, existing_workspace, format, path, switch, text};
 use super::value;
 use allocdb_node::testbed::Lane;
 use allocdb_node::testbed::qemu_layout::Networks;
@@ -24,9 +24,15 @@ pub(super) fn menu() -> Menu {
         on_workspace("stop", "End the guests", |m| {
             done(QemuTestbed::Stop { workspace: m.remove_one("workspace")? })
         }),
-        on_workspace("status", "Show which guests run, and how the replicas are", |m| {
-            done(QemuTestbed::Status { workspace: m.remove_one("workspace")? })
-        }),
+        Subcommand {
+            syntax: does("status", "Show which guests run, and how the replicas are")
+                .arg(existing_workspace())
+                .arg(format()),
+            build: |m| {
+                let (workspace, format) = (m.remove_one("workspace")?, m.remove_one("format")?);
+                done(QemuTestbed::Status { workspace, format })
+            },
+        },
         on_workspace("ssh-control", "Open a terminal on the control guest", |m| {
             done(QemuTestbed::SshControl { workspace: m.remove_one("workspace")? })
         }),

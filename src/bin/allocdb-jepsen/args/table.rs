@@ -6,9 +6,10 @@
 use clap::{Arg, ArgAction, ArgMatches, Command as Syntax};
 
 use super::command::{
-    Archive, Command, Demands, FleetWatch, KubevirtCapture, LocalCluster, LocalTestbed, Member, Operate,
-    Operation, Recorded, Refresh, ReplicaDaemon, Run, Testbed, Watch,
+    Archive, Command, Demands, FleetWatch, KubevirtCapture, LocalCluster, Member, Operate, Operation,
+    Recorded, Refresh, ReplicaDaemon, Run, Watch,
 };
+use super::testbed::{LocalTestbed, Testbed};
 use super::value;
 
 /// A choice of subcommands, made by the next word.
@@ -160,8 +161,12 @@ fn explain() -> Subcommand {
                 .value_name("name")
                 .value_parser(value::text("name"))
                 .help("Name of an anomaly or a blocker, as its line has it [default: all, a line each]"),
-        ),
-        build: |m| Some(Command::Recorded(Recorded::Explain { name: m.remove_one("name") })),
+        )
+        .arg(format()),
+        build: |m| {
+            let (name, format) = (m.remove_one("name"), m.remove_one(FORMAT)?);
+            Some(Command::Recorded(Recorded::Explain { name, format }))
+        },
     }
 }
 
@@ -213,7 +218,8 @@ fn capture_kubevirt_layout() -> Subcommand {
             text("replica-3-vm", "name")
                 .default_value("allocdb-replica-3")
                 .help("Virtual machine of replica 3"),
-        ),
+        )
+        .arg(format()),
         build: |m| {
             Some(Command::CaptureKubevirtLayout(KubevirtCapture {
                 workspace: m.remove_one("workspace")?,
@@ -229,6 +235,7 @@ fn capture_kubevirt_layout() -> Subcommand {
                     m.remove_one("replica-2-vm")?,
                     m.remove_one("replica-3-vm")?,
                 ],
+                format: m.remove_one(FORMAT)?,
             }))
         },
     }
@@ -333,7 +340,8 @@ fn archive(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option
         .arg(run_id())
         .arg(path("history-file").required(true).help("History to judge and archive"))
         .arg(output_root())
-        .arg(strict());
+        .arg(strict())
+        .arg(format());
     Subcommand { syntax, build }
 }
 
@@ -341,20 +349,23 @@ fn repair(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<
     let about = format!(
         "Bring every replica of {place} in place: start it, rejoin it, or fail over to who holds most"
     );
-    Subcommand { syntax: does(name, about).arg(existing_workspace()).arg(dry_run()), build }
+    Subcommand { syntax: does(name, about).arg(existing_workspace()).arg(dry_run()).arg(format()), build }
 }
 
 fn failover(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
     let about = format!("Make another replica of {place} primary, with everything that was acknowledged");
     let new_primary =
         replica_id().required(false).help("Replica that becomes primary [default: who holds most]");
-    let syntax = does(name, about).arg(existing_workspace()).arg(new_primary).arg(dry_run());
+    let syntax = does(name, about).arg(existing_workspace()).arg(new_primary).arg(dry_run()).arg(format());
     Subcommand { syntax, build }
 }
 
 fn rejoin(name: &'static str, place: &str, build: fn(&mut ArgMatches) -> Option<Command>) -> Subcommand {
     let about = format!("Make a replica of {place} a backup of the primary, with a copy of its state");
-    Subcommand { syntax: does(name, about).arg(existing_workspace()).arg(replica_id()).arg(dry_run()), build }
+    Subcommand {
+        syntax: does(name, about).arg(existing_workspace()).arg(replica_id()).arg(dry_run()).arg(format()),
+        build,
+    }
 }
 
 fn local_cluster() -> Menu {
@@ -372,8 +383,11 @@ fn local_cluster() -> Menu {
             build: |m| on_cluster(LocalCluster::Stop { workspace: m.remove_one("workspace")? }),
         },
         Subcommand {
-            syntax: does("status", "Show the cluster's files and the state of each replica").arg(existing_workspace()),
-            build: |m| on_cluster(LocalCluster::Status { workspace: m.remove_one("workspace")? }),
+            syntax: does("status", "Show the cluster's files and the state of each replica").arg(existing_workspace()).arg(format()),
+            build: |m| {
+                let (workspace, format) = (m.remove_one("workspace")?, m.remove_one(FORMAT)?);
+                on_cluster(LocalCluster::Status { workspace, format })
+            },
         },
         member("crash", "Kill one replica without warning", |m| {
             on_cluster(LocalCluster::Crash(the_member(m)?))
@@ -480,6 +494,7 @@ fn archive_of(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
         history_file: m.remove_one("history-file")?,
         output_root: m.remove_one("output-root")?,
         demands: demands(m),
+        format: m.remove_one(FORMAT)?,
     }))
 }
 
@@ -498,7 +513,8 @@ fn rejoin_on(testbed: Testbed, m: &mut ArgMatches) -> Option<Command> {
 }
 
 fn operate(testbed: Testbed, operation: Operation, m: &mut ArgMatches) -> Option<Command> {
-    Some(Command::Operate(Operate { testbed, operation, dry_run: m.get_flag("dry-run") }))
+    let (dry_run, format) = (m.get_flag("dry-run"), m.remove_one(FORMAT)?);
+    Some(Command::Operate(Operate { testbed, operation, dry_run, format }))
 }
 
 fn on_cluster(verb: LocalCluster) -> Option<Command> {

@@ -374,6 +374,7 @@ fn backends_differ_in_the_testbed_and_nothing_else() {
                 run_id: "r".into(),
                 history_file: "h".into(),
                 output_root: "o".into(),
+                format: Format::Text,
                 demands: Demands::Gate,
             })
         );
@@ -446,6 +447,7 @@ fn a_capture_fills_in_the_usual_names() {
         helper_stage_dir: "/tmp/allocdb-stage".into(),
         control_vm: "allocdb-control".into(),
         replica_vms: ["allocdb-replica-1".into(), "allocdb-replica-2".into(), "allocdb-replica-3".into()],
+        format: Format::Text,
     };
     let minimal = ["capture-kubevirt-layout", "--workspace", "w", "--ssh-private-key", "k"];
     assert_eq!(command(&minimal), Command::CaptureKubevirtLayout(expected.clone()));
@@ -514,7 +516,7 @@ fn the_local_cluster_has_its_verbs() {
     for (words, verb) in [
         (&["start", "--workspace", "w"][..], Start { workspace: workspace() }),
         (&["stop", "--workspace", "w"], Stop { workspace: workspace() }),
-        (&["status", "--workspace", "w"], Status { workspace: workspace() }),
+        (&["status", "--workspace", "w"], Status { workspace: workspace(), format: Format::Text }),
         (&["crash", "--replica-id", "2", "--workspace", "w"], Crash(second())),
         (&["restart", "--workspace", "w", "--replica-id=2"], Restart(second())),
         (&["isolate", "--workspace", "w", "--replica-id", "2"], Isolate(second())),

@@ -1,7 +1,11 @@
 //! What the name in a result line means: the section about it in the documentation that this program was built with.
 
+use super::super::args::Format;
 use super::super::common::print;
-use anyhow::{Result, bail};
+use super::super::surface::told;
+use allocdb_node::jepsen::answers;
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
 
 const ANOMALIES: &str = include_str!("../../../../docs/anomalies.md");
 const BLOCKERS: &str = include_str!("../../../../docs/blockers.md");
@@ -9,45 +13,71 @@ const BLOCKERS: &str = include_str!("../../../../docs/blockers.md");
 /// What a page says about one name.
 #[derive(Debug, Clone, Copy)]
 struct Section {
+    kind: &'static str,
     name: &'static str,
     body: &'static str,
     /// Events that the page's examples begin with, up to the first of their own.
     events_before: &'static str,
 }
 
-/// Prints the section about an anomaly or a blocker, or, without a name, all of them with a sentence each. A name may have the key
-/// of its line in front of it.
-///
-/// # Errors
-/// When there is no such name.
-pub(crate) fn run(name: Option<&str>) -> Result<()> {
-    let sections: Vec<Section> = sections(ANOMALIES).chain(sections(BLOCKERS)).collect();
-    let Some(wanted) = name else {
-        let lines = sections.iter().map(|section| {
-            let sentence = section.body.trim().lines().next().unwrap_or_default();
-            format!("{:<30} {sentence}\n", section.name)
-        });
-        return print(&lines.collect::<String>());
-    };
-    let word = wanted.rsplit_once('=').map_or(wanted, |(_, word)| word);
-    match sections.iter().find(|section| section.name == word) {
-        Some(section) => print(&rendered(section)),
-        None => {
-            let names: Vec<&str> = sections.iter().map(|section| section.name).collect();
-            bail!("there is no anomaly or blocker `{wanted}`; expected one of {}", names.join(", "))
-        }
+impl Section {
+    fn sentence(&self) -> &'static str {
+        self.body.trim().lines().next().unwrap_or_default()
     }
 }
 
+fn all() -> impl Iterator<Item = Section> {
+    sections("anomaly", ANOMALIES).chain(sections("blocker", BLOCKERS))
+}
+
+/// Prints the section about an anomaly or a blocker, or, without a name, all of them with a sentence each; programs get what is
+/// said in whole. A name may have the key of its line in front of it.
+///
+/// # Errors
+/// When there is no such name.
+pub(crate) fn run(name: Option<&str>, format: Format) -> Result<()> {
+    let wanted =
+        told("explain", format, name.map_or_else(|| Ok(all().collect()), |name| Ok(vec![find(name)?])))?;
+    print(&match (format, name) {
+        (Format::Json, _) => answer(&wanted),
+        (Format::Text, Some(_)) => wanted.iter().map(rendered).collect(),
+        (Format::Text, None) => wanted
+            .iter()
+            .map(|section| format!("{:<30} {}\n", section.name, section.sentence()))
+            .collect::<String>(),
+    })
+}
+
+fn find(wanted: &str) -> Result<Section> {
+    let word = wanted.rsplit_once('=').map_or(wanted, |(_, word)| word);
+    all().find(|section| section.name == word).ok_or_else(|| {
+        let names: Vec<&str> = all().map(|section| section.name).collect();
+        anyhow!("there is no anomaly or blocker `{wanted}`; expected one of {}", names.join(", "))
+    })
+}
+
+fn answer(sections: &[Section]) -> String {
+    let explained = |section: &Section| {
+        json!({
+            "kind": section.kind,
+            "name": section.name,
+            "sentence": section.sentence(),
+            "text": rendered(section),
+        })
+    };
+    let entries: Vec<Value> = sections.iter().map(explained).collect();
+    answers::document("explain", json!({ "entries": entries }))
+}
+
 /// The sections of a page whose headings are names.
-fn sections(page: &'static str) -> impl Iterator<Item = Section> {
+fn sections(kind: &'static str, page: &'static str) -> impl Iterator<Item = Section> {
     let (head, rest) = page.split_once("\n## ").unwrap_or((page, ""));
     let events_before =
         head.split("```").nth(1).and_then(|block| block.split_once('\n')).map_or("", |(_, text)| text);
     rest.split("\n## ").filter_map(move |text| {
         let (heading, body) = text.split_once('\n')?;
         let name = heading.strip_prefix('`')?.strip_suffix('`')?;
-        Some(Section { name, body, events_before })
+        Some(Section { kind, name, body, events_before })
     })
 }
 
@@ -103,8 +133,7 @@ mod tests {
 
     #[test]
     fn every_name_that_a_result_can_have_is_explained() {
-        let told: Vec<&str> =
-            sections(ANOMALIES).chain(sections(BLOCKERS)).map(|section| section.name).collect();
+        let told: Vec<&str> = all().map(|section| section.name).collect();
         let anomalies = AnomalyKind::ALL.iter().map(|kind| kind.word());
         for name in anomalies.chain(BlockerKind::ALL.iter().map(|kind| kind.as_str())) {
             assert_eq!(told.iter().filter(|told| **told == name).count(), 1, "{name}");
@@ -114,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_section_has_the_whole_example_and_no_markup() {
-        for section in sections(ANOMALIES).chain(sections(BLOCKERS)) {
+        for section in all() {
             let text = rendered(&section);
             assert!(!text.contains("```") && !text.contains("]("), "{text}");
             let events = text

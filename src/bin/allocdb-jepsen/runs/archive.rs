@@ -1,26 +1,71 @@
 //! The `archive-*` subcommands: a history that was recorded earlier is judged and archived as that of a run is.
 
-use super::super::args::Archive;
+use super::super::args::{Archive, Format};
 use super::super::common::{now_millis, print};
 use super::super::harness_log;
 use super::super::interrupt::Interrupt;
-use super::super::sink::{OutputRoot, create_output_root};
-use super::super::surface::{fail_if_blocked, judge_file, open_history};
+use super::super::sink::{Logs, OutputRoot, create_output_root};
+use super::super::surface::{fail_if_blocked, judge_file, open_history, told};
 use super::super::testbed::{Contact, Open};
 use super::super::tracker::RunFiles;
 use super::{find_run, objection, origin, programs};
 use allocdb_node::jepsen::analysis::{Analyzer, Report};
+use allocdb_node::jepsen::answers;
 use allocdb_node::jepsen::artifacts::Bundle;
 use allocdb_node::jepsen::evidence::Evidence;
 use allocdb_node::jepsen::history::{HistoryReader, HistoryWriter};
 use allocdb_node::jepsen::opinion::{Listener, Opinion, second_opinion};
 use anyhow::{Result, anyhow};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Judges a history that was recorded earlier and archives it with the testbed's logs.
+/// What was archived, and what the history in it comes to.
+#[derive(Debug)]
+struct Archived {
+    backend: &'static str,
+    run_id: &'static str,
+    bundle: PathBuf,
+    logs: Logs,
+    report: Report,
+    opinion: Opinion,
+}
+
+/// Judges a history that was recorded earlier, archives it with the testbed's logs, and says where.
 pub(crate) fn run(wanted: Archive, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
-    let Archive { testbed, run_id, history_file, output_root, demands } = wanted;
+    let (demands, format, history_file) = (wanted.demands, wanted.format, wanted.history_file.clone());
+    let command = wanted.testbed.archive_command();
+    let archived = told(command, format, archive(wanted, open, interrupt))?;
+    let Archived { backend, run_id, bundle, logs, report, opinion } = archived;
+    let dissent = opinion.dissent(report.passed());
+    if let Some(dissent) = &dissent {
+        // What archiving prints is fixed for every history there is.
+        log::warn!("{dissent}");
+    }
+    match format {
+        Format::Text => {
+            print(&format!(
+                "artifact_bundle={}\n{backend}_logs_archive={}\n",
+                bundle.display(),
+                logs.shown()
+            ))?;
+        }
+        Format::Json => {
+            let files = answers::RunFiles {
+                run_id,
+                history_file: history_file.display().to_string(),
+                artifact_bundle: bundle.display().to_string(),
+                logs_archive: logs.archive.as_ref().map(|archive| archive.display().to_string()),
+                dissent: dissent.as_deref(),
+            };
+            print(&answers::run(command, &files, &report))?;
+        }
+    }
+    fail_if_blocked(&report)?;
+    objection(demands, &opinion, &report).map_or(Ok(()), |objection| Err(anyhow!(objection)))
+}
+
+fn archive(wanted: Archive, open: &Open<'_>, interrupt: &Interrupt) -> Result<Archived> {
+    let Archive { testbed, run_id, history_file, output_root, .. } = wanted;
     let (history_file, output_root) = (&*history_file, &*output_root);
     let mut testbed = open(testbed, Contact::AtBeginning, interrupt)?;
     let run = find_run(&run_id)?;
@@ -50,19 +95,8 @@ pub(crate) fn run(wanted: Archive, open: &Open<'_>, interrupt: &Interrupt) -> Re
             ..Evidence::of_unknown_run(testbed.backend(), run)
         },
     };
-    let artifact_bundle = root.keep_bundle(bundle)?;
-    if let Some(dissent) = opinion.dissent(report.passed()) {
-        // What archiving prints is fixed for every history there is.
-        log::warn!("{dissent}");
-    }
-    print(&format!(
-        "artifact_bundle={}\n{}_logs_archive={}\n",
-        artifact_bundle.display(),
-        testbed.backend(),
-        logs.shown()
-    ))?;
-    fail_if_blocked(&report)?;
-    objection(demands, &opinion, &report).map_or(Ok(()), |objection| Err(anyhow!(objection)))
+    let bundle = root.keep_bundle(bundle)?;
+    Ok(Archived { backend: testbed.backend(), run_id: run.id.as_str(), bundle, logs, report, opinion })
 }
 
 /// Writes a history file again, in its canonical form. What is archived must be what was judged, so it is judged once more

@@ -4,31 +4,45 @@
 //! and status 1 say that it refuses.
 
 use super::super::actions::Actions;
-use super::super::args::{Operate, Operation};
+use super::super::args::{Format, Operate, Operation};
 use super::super::cluster;
 use super::super::common::print;
 use super::super::interrupt::Interrupt;
 use super::super::runtime;
 use super::super::testbed::{Contact, Open, REPLICAS, claim};
 use allocdb_node::ids::ReplicaId;
-use allocdb_node::keyvalue::or_none;
+use allocdb_node::jepsen::answers;
+use allocdb_node::jepsen::evidence::FaultRecord;
+use allocdb_node::keyvalue::Entry;
 use allocdb_node::operator::converge::Need;
-use allocdb_node::operator::{Converge, Decision, Failover, Rejoin, Replicas, Round, Sighting};
+use allocdb_node::operator::{Converge, Decision, Failover, Problem, Rejoin, Replicas, Round, Sighting};
 use anyhow::{Result, ensure};
+use serde::Serialize;
 
 /// Carries out what was asked for, or says what that would be.
 pub(crate) fn run(operate: Operate, open: &Open<'_>, interrupt: &Interrupt) -> Result<()> {
+    let mut telling = Telling::new(operate.format, operate.operation.word(), operate.dry_run);
+    let done = carried_out(operate, open, interrupt, &mut telling);
+    telling.end(done)
+}
+
+fn carried_out(
+    operate: Operate,
+    open: &Open<'_>,
+    interrupt: &Interrupt,
+    telling: &mut Telling,
+) -> Result<()> {
     let layout = operate.testbed.layout_file();
     let testbed = open(operate.testbed, Contact::AtOnce, interrupt)?;
+    telling.backend(testbed.backend());
     let _claim = match operate.dry_run {
         true => None,
         false => claim(layout.as_deref(), operate.operation.word())?,
     };
     let actions = &Actions::new(&*testbed, interrupt);
     let round = runtime::probe(&*testbed);
-    let found: String = round.0.iter().map(|sighting| found(actions, sighting)).collect();
-    let problems: String = round.problems().iter().map(|problem| format!("{problem}\n")).collect();
-    print(&format!("{found}{problems}"))?;
+    telling.say(List::Replicas, round.0.iter().map(|sighting| found(actions, sighting)))?;
+    telling.say(List::Problems, round.problems().iter().map(Problem::entry))?;
     let named = match operate.operation {
         Operation::Rejoin(replica) | Operation::FailOver(Some(replica)) => Some(replica),
         Operation::Repair | Operation::FailOver(None) => None,
@@ -37,68 +51,56 @@ pub(crate) fn run(operate: Operate, open: &Open<'_>, interrupt: &Interrupt) -> R
         ensure!(REPLICAS.contains(&replica), "there is no replica {replica}");
     }
     if operate.dry_run {
-        print("dry_run=true\n")?;
-        return dry_run(actions, operate.operation, &round);
+        telling.dry_run()?;
+        return dry_run(actions, operate.operation, &round, telling);
     }
-    let done = carry_out(actions, operate.operation, &round);
+    let done = carry_out(actions, operate.operation, &round, telling);
     // What was done is told, whatever it came to.
-    let did = |record: allocdb_node::jepsen::evidence::FaultRecord| match record.error {
-        None => format!("did={} replica={}\n", record.action, record.replica),
-        Some(error) => format!(
-            "failed={} replica={} error={}\n",
-            record.action,
-            record.replica,
-            error.replace(['\n', '\r'], " ")
-        ),
+    let did = |record: FaultRecord| {
+        let verb = if record.error.is_none() { "did" } else { "failed" };
+        let entry = Entry::new(verb, &*record.action).with("replica", record.replica);
+        record.error.iter().fold(entry, |entry, error| entry.with("error", &**error))
     };
-    print(&actions.record().into_iter().map(did).collect::<String>())?;
+    telling.say(List::Steps, actions.record().into_iter().map(did))?;
     done?;
     let round = runtime::probe(&*testbed);
-    let left: String = round.problems().iter().map(|problem| format!("{problem}\n")).collect();
+    telling.say(List::Left, round.problems().iter().map(Problem::entry))?;
     let result = match round.current_primary() {
-        Some(primary) if left.is_empty() => {
-            format!("result=ready primary={} view={}\n", primary.id, primary.view)
+        Some(primary) => {
+            let word = if round.problems().is_empty() { "ready" } else { "serving" };
+            Entry::new("result", word).with("primary", primary.id).with("view", primary.view)
         }
-        Some(primary) => format!("result=serving primary={} view={}\n", primary.id, primary.view),
-        None => "result=no_primary\n".to_owned(),
+        None => Entry::new("result", "no_primary"),
     };
-    print(&format!("{left}{result}"))
+    telling.conclude(&result)
 }
 
 /// How one replica was found: as it says itself, or as its files say where it does not answer.
-fn found(actions: &Actions<'_>, sighting: &Sighting) -> String {
-    let id = sighting.replica;
+fn found(actions: &Actions<'_>, sighting: &Sighting) -> Entry {
+    let replica = Entry::new("replica", sighting.replica);
     match &sighting.answer {
         Ok(health) => {
-            let fault = health.fault.as_ref().map(|fault| format!(" fault={}", one_line(fault)));
-            format!(
-                "replica={id} state={} role={} view={} commit_lsn={} snapshot_lsn={}{}\n",
-                health.state_word(),
-                health.role.word(),
-                health.view,
-                or_none(health.commit_lsn),
-                or_none(health.snapshot_lsn),
-                fault.unwrap_or_default()
-            )
+            let entry = replica
+                .with("state", health.state_word())
+                .with("role", health.role.word())
+                .with("view", health.view)
+                .with("commit_lsn", health.commit_lsn)
+                .with("snapshot_lsn", health.snapshot_lsn);
+            health.fault.iter().fold(entry, |entry, fault| entry.with("fault", &**fault))
         }
         Err(why) => {
-            let files = match cluster::files_of(actions, id) {
-                Ok(survey) => format!(
-                    "role={} view={} commit_lsn={} holds_through={}",
-                    survey.metadata.role.word(),
-                    survey.metadata.current_view,
-                    or_none(survey.commit_lsn),
-                    or_none(survey.prefix)
-                ),
-                Err(error) => format!("files={}", one_line(&format!("{error:#}"))),
+            let down = replica.with("state", "down");
+            let told = match cluster::files_of(actions, sighting.replica) {
+                Ok(survey) => down
+                    .with("role", survey.metadata.role.word())
+                    .with("view", survey.metadata.current_view)
+                    .with("commit_lsn", survey.commit_lsn)
+                    .with("holds_through", survey.prefix),
+                Err(error) => down.with("files", &*format!("{error:#}")),
             };
-            format!("replica={id} state=down {files} reason={}\n", one_line(why))
+            told.with("reason", &**why)
         }
     }
-}
-
-fn one_line(text: &str) -> String {
-    text.trim().replace(['\n', '\r'], " ")
 }
 
 /// Whoever is to become primary if nobody is named: not the one that is primary now.
@@ -111,59 +113,153 @@ fn failover(round: &Round, named: Option<ReplicaId>) -> Replicas {
     Replicas::Best { all: REPLICAS, new_primary: named.or(next.map(|member| member.id)) }
 }
 
-fn tell(decision: &Decision) {
+fn carry_out(
+    actions: &Actions<'_>,
+    operation: Operation,
+    round: &Round,
+    telling: &mut Telling,
+) -> Result<()> {
     // Who reads it may be gone; what was begun is carried out.
-    let _ = print(&format!("{decision}\n"));
-}
-
-fn carry_out(actions: &Actions<'_>, operation: Operation, round: &Round) -> Result<()> {
+    let tell = &mut |decision: &Decision| {
+        let _ = telling.say(List::Steps, [decision.entry()]);
+    };
     match operation {
         Operation::Repair => {
             let converge = Converge::new(REPLICAS, cluster::fence(actions));
-            cluster::carry_out(actions, converge, &mut tell).map(|_| ())
+            cluster::carry_out(actions, converge, tell).map(|_| ())
         }
         Operation::FailOver(named) => {
             let failover = Failover::new(failover(round, named), cluster::fence(actions));
-            cluster::carry_out(actions, failover, &mut tell).map(|_| ())
+            cluster::carry_out(actions, failover, tell).map(|_| ())
         }
-        Operation::Rejoin(target) => {
-            cluster::carry_out(actions, Rejoin::new(target, None), &mut tell).map(|_| ())
-        }
+        Operation::Rejoin(target) => cluster::carry_out(actions, Rejoin::new(target, None), tell).map(|_| ()),
     }
 }
 
 /// Says what would be done, from files that are only read.
-fn dry_run(actions: &Actions<'_>, operation: Operation, round: &Round) -> Result<()> {
+fn dry_run(actions: &Actions<'_>, operation: Operation, round: &Round, telling: &mut Telling) -> Result<()> {
     match operation {
         Operation::Repair => {
             let need = Converge::need(round);
-            let idle = round.0.iter().filter(|sighting| sighting.active().is_none());
-            let restarts: String =
-                idle.map(|sighting| format!("action=restart replica={}\n", sighting.replica)).collect();
+            let idle: Vec<ReplicaId> = round
+                .0
+                .iter()
+                .filter(|sighting| sighting.active().is_none())
+                .map(|sighting| sighting.replica)
+                .collect();
             ensure!(
-                need != Need::Help || !restarts.is_empty(),
+                need != Need::Help || !idle.is_empty(),
                 "nothing can be done; last_probe={}",
                 round.summary()
             );
-            let heals: String =
-                REPLICAS.iter().map(|replica| format!("action=heal replica={replica}\n")).collect();
+            let act = |word: &str, replica: ReplicaId| Entry::new("action", word).with("replica", replica);
+            telling.say(List::Steps, REPLICAS.map(|replica| act("heal", replica)))?;
+            telling.say(List::Steps, idle.iter().map(|replica| act("restart", *replica)))?;
             // Whoever is down is started before anything is decided about the others.
             let condition = match need {
-                Need::Rejoin(_) if !restarts.is_empty() => "if=still_out_of_place\n",
-                Need::FailOver if !restarts.is_empty() => "if=still_no_primary\n",
-                _ => "",
+                Need::Rejoin(_) if !idle.is_empty() => Some("still_out_of_place"),
+                Need::FailOver if !idle.is_empty() => Some("still_no_primary"),
+                _ => None,
             };
-            print(&format!("{heals}{restarts}{condition}"))?;
+            telling.say(List::Steps, condition.map(|condition| Entry::new("if", condition)))?;
             match need {
-                Need::Rejoin(target) => dry_run(actions, Operation::Rejoin(target), round),
-                Need::FailOver => dry_run(actions, Operation::FailOver(None), round),
+                Need::Rejoin(target) => dry_run(actions, Operation::Rejoin(target), round, telling),
+                Need::FailOver => dry_run(actions, Operation::FailOver(None), round, telling),
                 Need::Nothing(_) | Need::Start(_) | Need::Renew(_) | Need::Help => Ok(()),
             }
         }
         Operation::FailOver(named) => {
+            let mut decided = Vec::new();
             let failover = Failover::dry(failover(round, named));
-            cluster::carry_out(actions, failover, &mut tell).map(|_| ())
+            let done = cluster::carry_out(actions, failover, &mut |decision| decided.push(decision.entry()));
+            telling.say(List::Steps, decided)?;
+            done.map(|_| ())
         }
-        Operation::Rejoin(target) => cluster::carry_out(actions, Rejoin::dry(target), &mut tell).map(|_| ()),
+        Operation::Rejoin(target) => {
+            let mut decided = Vec::new();
+            let done = cluster::carry_out(actions, Rejoin::dry(target), &mut |decision| {
+                decided.push(decision.entry())
+            });
+            telling.say(List::Steps, decided)?;
+            done.map(|_| ())
+        }
+    }
+}
+
+/// A kind of entries, each a list of its own for programs.
+#[derive(Debug, Clone, Copy)]
+enum List {
+    Replicas,
+    Problems,
+    Steps,
+    Left,
+}
+
+/// Tells what is found and done: people line by line, as it comes; programs in one document, when all is over.
+#[derive(Debug)]
+struct Telling {
+    command: &'static str,
+    document: Option<Document>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Document {
+    backend: Option<&'static str>,
+    dry_run: bool,
+    replicas: Vec<Entry>,
+    problems: Vec<Entry>,
+    steps: Vec<Entry>,
+    left: Vec<Entry>,
+    conclusion: Option<Entry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Telling {
+    fn new(format: Format, command: &'static str, dry_run: bool) -> Self {
+        let document = Document { dry_run, ..Document::default() };
+        Self { command, document: (format == Format::Json).then_some(document) }
+    }
+
+    fn backend(&mut self, backend: &'static str) {
+        if let Some(document) = &mut self.document {
+            document.backend = Some(backend);
+        }
+    }
+
+    fn say(&mut self, list: List, entries: impl IntoIterator<Item = Entry>) -> Result<()> {
+        let entries = entries.into_iter();
+        let Some(document) = &mut self.document else {
+            return print(&entries.map(|entry| format!("{entry}\n")).collect::<String>());
+        };
+        let list = match list {
+            List::Replicas => &mut document.replicas,
+            List::Problems => &mut document.problems,
+            List::Steps => &mut document.steps,
+            List::Left => &mut document.left,
+        };
+        list.extend(entries);
+        Ok(())
+    }
+
+    fn dry_run(&self) -> Result<()> {
+        if self.document.is_some() { Ok(()) } else { print("dry_run=true\n") }
+    }
+
+    fn conclude(&mut self, conclusion: &Entry) -> Result<()> {
+        match &mut self.document {
+            Some(document) => document.conclusion = Some(conclusion.clone()),
+            None => print(&format!("{conclusion}\n"))?,
+        }
+        Ok(())
+    }
+
+    /// All is over, or has failed: then the document says why, beside what was done.
+    fn end(self, done: Result<()>) -> Result<()> {
+        if let Some(mut document) = self.document {
+            document.error = done.as_ref().err().map(|error| format!("{error:#}"));
+            print(&answers::document(self.command, document))?;
+        }
+        done
     }
 }
