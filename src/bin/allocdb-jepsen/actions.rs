@@ -7,7 +7,7 @@ use super::nemesis::{Change, Fault, Kind, Span, spans};
 use super::testbed::{AlreadyStopped, ExternalTestbed};
 use allocdb_node::ids::ReplicaId;
 use allocdb_node::jepsen::evidence::FaultRecord;
-use allocdb_node::operator::{Health, Round};
+use allocdb_node::operator::Round;
 use anyhow::{Result, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -21,8 +21,16 @@ pub(crate) struct Actions<'a> {
     record: Mutex<Vec<Done>>,
     /// Replicas that an operator does not reach: they are not seen, their processes not ended, their files not read.
     out_of_reach: Mutex<BTreeSet<ReplicaId>>,
-    /// Replicas that an operator has seen to be faulted, with what they said of it, since somebody looked.
-    faulted: Mutex<BTreeMap<ReplicaId, String>>,
+    /// Replicas that an operator has seen to be faulted or in doubt, since somebody looked.
+    faulted: Mutex<BTreeMap<ReplicaId, Distrust>>,
+}
+
+/// Why a replica is not to be trusted, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Distrust {
+    pub(crate) reason: String,
+    /// It does not trust its own files; else it is in doubt, as its state and another replica's differ.
+    pub(crate) is_faulted: bool,
 }
 
 /// Something that was done, or tried, to a replica.
@@ -65,18 +73,22 @@ impl<'a> Actions<'a> {
     }
 
     /// Takes note of who is faulted, or in doubt: what an operator puts right nobody sees afterwards. What a replica said first tells
-    /// most.
+    /// most, but for a doubt that is none any more.
     pub(crate) fn note_faulted(&self, round: &Round) {
         for sighting in &round.0 {
-            if let Some(reason) = sighting.answer.as_ref().ok().and_then(Health::distrust) {
-                let mut faulted = self.faulted.lock().unwrap_or_else(PoisonError::into_inner);
-                faulted.entry(sighting.replica).or_insert(reason);
+            let Some(health) = sighting.answer.as_ref().ok() else { continue };
+            let Some(reason) = health.distrust() else { continue };
+            let seen = Distrust { reason, is_faulted: !health.is_active };
+            let mut faulted = self.faulted.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = faulted.entry(sighting.replica).or_insert_with(|| seen.clone());
+            if seen.is_faulted && !known.is_faulted {
+                *known = seen;
             }
         }
     }
 
-    /// Who was seen to be faulted since somebody looked last, with the reason.
-    pub(crate) fn take_faulted(&self) -> BTreeMap<ReplicaId, String> {
+    /// Who was seen to be faulted or in doubt since somebody looked last.
+    pub(crate) fn take_faulted(&self) -> BTreeMap<ReplicaId, Distrust> {
         std::mem::take(&mut *self.faulted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

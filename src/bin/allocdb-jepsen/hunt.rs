@@ -436,7 +436,8 @@ impl Hunting<'_> {
             }
         } else {
             self.status.phase(HuntPhase::Settling);
-            if let Err(error) = settle::settle(shared, nemesis.actions(), self.options.processes()) {
+            let (families, processes) = (&self.options.nemesis, self.options.processes());
+            if let Err(error) = settle::settle(shared, &mut nemesis, families, processes) {
                 doubts.push(format!("not everything was settled: {error:#}"));
             }
             nemesis.tell_seen_faulted();

@@ -11,6 +11,10 @@ mod disks;
 mod failover;
 #[path = "nemesis/families.rs"]
 mod families;
+#[path = "nemesis/starts.rs"]
+mod starts;
+
+pub(super) use starts::From;
 
 use super::super::actions::Actions;
 use super::super::cluster;
@@ -73,6 +77,8 @@ pub(super) struct Nemesis<'a> {
     leader: Option<ReplicaId>,
     /// Whether somebody is alone is told later.
     is_told_later: bool,
+    /// The main phase is over, and what is done now is done to its end.
+    is_settling: bool,
     /// Looks at each replica in a row that it did not answer.
     silent: BTreeMap<u64, u32>,
     /// Replicas whose files were damaged, until they are brought back.
@@ -101,6 +107,7 @@ impl<'a> Nemesis<'a> {
             alone_told: None,
             leader: None,
             is_told_later: false,
+            is_settling: false,
             silent: BTreeMap::new(),
             unsound: BTreeMap::new(),
             failed: BTreeSet::new(),
@@ -192,6 +199,14 @@ impl<'a> Nemesis<'a> {
         let Ok(pauses) = self.testbed.pauses() else { return Ok(()) };
         let done = pauses.set_paused(replica, false);
         done.or_else(|error| if self.testbed.is_process_there(replica) { Err(error) } else { Ok(()) })
+    }
+
+    /// Whether what takes a while is to end now.
+    fn is_cut_short(&self) -> bool {
+        match self.is_settling {
+            true => !self.shared.is_waited_for(),
+            false => self.shared.is_over(),
+        }
     }
 
     pub(super) fn actions(&self) -> &Actions<'a> {
@@ -360,11 +375,16 @@ impl<'a> Nemesis<'a> {
 
     /// The same of those that the operator has seen since.
     pub(super) fn tell_seen_faulted(&self) {
-        let seen = self.actions.take_faulted();
-        // With damage about, its replica may say anything, and others what they think of it.
-        for (replica, reason) in seen.into_iter().filter(|_| self.unsound.is_empty()) {
-            if self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner).insert(replica.0) {
-                self.fail(replica.0, &reason);
+        for (replica, seen) in self.actions.take_faulted() {
+            // With damage about, its replica may say anything, and others doubt themselves for what it says; whoever does not trust
+            // files of his own that nobody touched has failed.
+            let is_meant = match seen.is_faulted {
+                true => !self.unsound.contains_key(&replica.0),
+                false => self.unsound.is_empty(),
+            };
+            let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_meant && told.insert(replica.0) {
+                self.fail(replica.0, &seen.reason);
             }
         }
     }

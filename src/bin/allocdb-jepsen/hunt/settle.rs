@@ -5,12 +5,14 @@ use super::super::cluster;
 use super::super::runtime;
 use super::super::testbed::REPLICAS;
 use super::clients::Shared;
+use super::nemesis::{From, Nemesis};
 use allocdb_node::client::findings::REPLICA_FAILURE;
 use allocdb_node::client::lease::{Ask, Command};
 use allocdb_node::client::record::Request;
 use allocdb_node::history::Kind;
 use allocdb_node::ids::{OperationId, ReplicaId, ResourceId};
 use allocdb_node::operator::{Failover, Replicas};
+use allocdb_node::workload::faults::Family;
 use allocdb_node::workload::{Intent, Step};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
@@ -69,16 +71,42 @@ fn serve_once(shared: &Shared<'_>, actions: &Actions<'_>, number: u128) -> Resul
     Ok(())
 }
 
-/// Asks again for what is not known, ticks, reads everything; then the same on every other replica as primary.
+/// Asks again for what is not known, ticks, reads everything; then the same after all replicas were killed at once, where that is
+/// one of the families, and on every other replica as primary.
 ///
 /// # Errors
 /// What could not be done.
-pub(super) fn settle(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
+pub(super) fn settle(
+    shared: &Shared<'_>,
+    nemesis: &mut Nemesis<'_>,
+    families: &[Family],
+    concurrency: usize,
+) -> Result<()> {
+    let starts = match (families.contains(&Family::Kill), families.contains(&Family::Checkpoint)) {
+        (true, true) => &[From::WhatIsThere, From::Snapshot][..],
+        (true, false) => &[From::WhatIsThere],
+        (false, _) => &[],
+    };
+    nemesis.settles();
+    settle_here(shared, nemesis.actions(), concurrency)?;
+    // Where something was found already nothing is left to be shown by it.
+    for from in starts.iter().filter(|_| !shared.has_anomaly()) {
+        nemesis.start_all_again(*from)?;
+        resolve(shared, nemesis.actions(), concurrency)?;
+        read_everything(shared, nemesis.actions(), concurrency)?;
+    }
+    settle_on_others(shared, nemesis.actions(), concurrency)
+}
+
+fn settle_here(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
     REPLICAS.into_iter().for_each(|replica| must_answer(shared, replica));
     resolve(shared, actions, concurrency)?;
     let tick = shared.lock().generator.last_tick();
     shared.ask(&tick);
-    read_everything(shared, actions, concurrency)?;
+    read_everything(shared, actions, concurrency)
+}
+
+fn settle_on_others(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
     let first = cluster::find_primary(actions)?;
     let others = REPLICAS.into_iter().filter(|replica| *replica != first.id);
     for replica in others {

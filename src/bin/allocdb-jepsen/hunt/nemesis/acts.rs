@@ -19,6 +19,9 @@ const CHECKPOINT_COMES: Duration = Duration::from_millis(1_500);
 /// How long somebody writes until there is one.
 const CHECKPOINT_FILLS: Duration = Duration::from_secs(3);
 
+/// How long one takes.
+const CHECKPOINT_TAKES: Duration = Duration::from_millis(12);
+
 /// How many writes at a time.
 const WRITTEN_AT_ONCE: usize = 16;
 
@@ -257,14 +260,14 @@ impl Nemesis<'_> {
     /// Does something again and again until a replica has taken a checkpoint, or for so long.
     fn until_checkpoint(&self, replica: ReplicaId, limit: Duration, act: impl Fn()) {
         let (began, before) = (Instant::now(), self.snapshot_of(replica));
-        while began.elapsed() < limit && !self.shared.is_over() && self.snapshot_of(replica) == before {
+        while began.elapsed() < limit && !self.is_cut_short() && self.snapshot_of(replica) == before {
             act();
         }
     }
 
     /// Writes until a primary has taken a checkpoint, if it takes any, with nothing behind it: a few at a time first, and one after the
     /// other where the next is to come.
-    fn write_to_checkpoint(&self, replica: ReplicaId) {
+    pub(super) fn write_to_checkpoint(&self, replica: ReplicaId) {
         let until = Instant::now() + CHECKPOINT_FILLS;
         let left = || until.saturating_duration_since(Instant::now());
         let between = |from: Option<Lsn>, to: Option<Lsn>| {
@@ -273,19 +276,26 @@ impl Nemesis<'_> {
         let first = self.snapshot_of(replica);
         self.until_checkpoint(replica, left(), || self.write_at_once(replica, WRITTEN_AT_ONCE));
         let second = self.snapshot_of(replica);
-        let nearly = between(first, second) / 4 * 3;
-        while !left().is_zero() && !self.shared.is_over() {
+        let nearly = between(first, second) / 8 * 7;
+        while !left().is_zero() && !self.is_cut_short() {
             let (snapshot, commit) = self.marks_of(replica);
             if snapshot != second || between(snapshot, commit) >= nearly {
                 break;
             }
             self.write_at_once(replica, WRITTEN_AT_ONCE);
         }
-        self.until_checkpoint(replica, left(), || self.write_at_once(replica, 1));
+        self.until_checkpoint(replica, left(), || {
+            let (began, before) = (Instant::now(), self.snapshot_of(replica));
+            self.write_at_once(replica, 1);
+            // It is begun after what fills the log was answered, and must be there before anything else is.
+            while began.elapsed() < CHECKPOINT_TAKES && self.snapshot_of(replica) == before {
+                std::thread::sleep(CHECKPOINT_LOOK);
+            }
+        });
     }
 
     /// Through which places a replica has its snapshot and has committed, where it tells.
-    fn marks_of(&self, replica: ReplicaId) -> (Option<Lsn>, Option<Lsn>) {
+    pub(super) fn marks_of(&self, replica: ReplicaId) -> (Option<Lsn>, Option<Lsn>) {
         let round = runtime::probe_of(self.testbed, &[replica]);
         round.health(replica).map_or((None, None), |health| (health.snapshot_lsn, health.commit_lsn))
     }

@@ -67,6 +67,7 @@ impl Nemesis<'_> {
             return self.start_with_own_files(replica);
         }
         let mut done = self.bring_back_once(replica);
+        self.tell_seen_faulted();
         let mut attempts = 1;
         // Where something is wrong already that may be why it fails, and each attempt waits for as long as a failover may take.
         while attempts < ATTEMPTS && !self.shared.has_anomaly() {
@@ -74,6 +75,7 @@ impl Nemesis<'_> {
             log::warn!("replica {replica} is not brought back yet: {error:#}");
             self.actions.interrupt.check()?;
             done = self.bring_back_once(replica);
+            self.tell_seen_faulted();
             attempts += 1;
         }
         done.with_context(|| match attempts < ATTEMPTS {
@@ -82,8 +84,7 @@ impl Nemesis<'_> {
             ),
             false => format!("replica {replica} is not brought back"),
         })?;
-        // What the operator has seen of it counts for nothing.
-        self.tell_seen_faulted();
+        // What the operator has seen of it until now counts for nothing.
         self.unsound.remove(&replica.0);
         self.find_primary(&[]);
         Ok(())
