@@ -15,6 +15,8 @@ use support::skipped;
 mod hostile;
 #[path = "support/hunts.rs"]
 mod hunts;
+#[path = "support/indexed_job.rs"]
+mod indexed_job;
 #[path = "support/kubernetes/mod.rs"]
 mod kubernetes;
 #[path = "support/tmux.rs"]
