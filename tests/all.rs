@@ -42,6 +42,7 @@ mod faultnet;
 mod faults;
 mod gate;
 mod gate_guests;
+mod gate_job;
 mod gate_local;
 mod hostile_client;
 mod hostile_names;
