@@ -1,7 +1,8 @@
 //! `gate-qemu` and `gate-kubevirt` from outside. In the laboratory of `tests/support/ssh_host.rs` a real SSH server and three replicas
 //! in namespaces of their own stand in for the guests of a lane.
 
-use crate::hunts::assert_keeps_to;
+use crate::hunts::{assert_judged_alike, assert_keeps_to, sums_of};
+use crate::kubernetes::{Kubernetes, NAMESPACE, missing_kubectl};
 use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
 use crate::support::*;
 use serde_json::Value;
@@ -82,6 +83,54 @@ fn a_lane_has_a_new_cluster_for_each_job_and_goes_on_after_its_testbed_was_lost(
     }
     assert!(done.stdout.contains("note=only the jobs that were named: nothing is said of others\n"));
     assert_eq!(replica_processes(&host.path("ws")).len(), 3);
+}
+
+#[test]
+fn a_hunt_goes_through_a_pod_and_leaves_its_bundle_in_its_lane() {
+    if missing_kubectl() || missing_namespaces() {
+        return;
+    }
+    let host = SshHost::start(Kind::Kubevirt);
+    let api = Kubernetes::start(host.sshd());
+    let [workspace, key, out, root] = ["ws", "key", "out", "gate"].map(|name| api.folder().join(name));
+    host.give_key(&key);
+    let mut capture = jepsen(&["capture-kubevirt-layout", "--namespace", NAMESPACE, "--workspace"]);
+    capture.arg(&workspace).arg("--ssh-private-key").arg(&key).arg("--kubeconfig").arg(api.kubeconfig());
+    run(api.at_home(&mut capture)).ok();
+    host.introduce(&workspace.join("known_hosts"), "10.42.0.10");
+    let lane = format!("a,{},{}", workspace.display(), out.display());
+    let mut gate = jepsen(&["gate-kubevirt", "--profile", "short", "--hunt-time-limit", "6", "--job", HUNT]);
+    gate.args(["--lane", &lane, "--output-root"]).arg(&root);
+    let done = run(api.at_home(&mut gate));
+    // A hunt of six seconds may not see all that it is there for.
+    let verdict = done.value("verdict").to_owned();
+    assert!([(Some(0), "valid"), (Some(2), "unknown")].contains(&(done.code(), &*verdict)), "{done:#?}");
+    assert!(done.stdout.contains(&format!("job={HUNT} lane=a verdict={verdict} ")), "{done:#?}");
+    let document: Value = serde_json::from_str(&text(root.join("gate.json"))).unwrap();
+    assert_keeps_to(&document, "gate.schema.json");
+    assert_eq!(document["command"], "gate-kubevirt");
+    assert_eq!(document["binary"]["replica_sha256"], document["binary"]["executable_sha256"]);
+    let [job] = &document["jobs"].as_array().unwrap()[..] else { panic!("{document:#}") };
+    assert_eq!((&job["id"], &job["verdict"]), (&HUNT.into(), &verdict.clone().into()), "{job:#}");
+    let never_seen = |why: &Value| why.as_str().unwrap().starts_with("never seen: ");
+    assert!(job["why"].as_array().unwrap().iter().all(never_seen), "{job:#}");
+    // Its history says the same to whoever reads it without the gate.
+    let bundle = std::path::PathBuf::from(job["bundle"].as_str().unwrap());
+    assert!(bundle.starts_with(&out), "{job:#}");
+    let hunt_id = bundle.file_name().unwrap().to_str().unwrap().strip_suffix("-bundle").unwrap();
+    assert!(hunt_id.starts_with("hunt-kubevirt-"), "{hunt_id}");
+    let history = out.join(format!("{hunt_id}-history.jsonl"));
+    let told = format!(
+        "artifact_bundle={}\nhistory_file={}\nverdict={verdict}\n",
+        bundle.display(),
+        history.display()
+    );
+    assert!(sums_of(&told).iter().any(|name| name.ends_with("history.jsonl")), "{:?}", sums_of(&told));
+    assert_judged_alike(&told, done.code());
+    // Nothing is done to any replica any more, and the way to them is gone.
+    assert_eq!(replica_processes(&host.path("ws")).len(), 3);
+    assert!(!text(host.path("ws").join("cluster-faults.txt")).contains("isolated"));
+    assert!(api.cluster().pod.is_none());
 }
 
 #[test]
