@@ -57,7 +57,7 @@ pub fn html(report: &Report) -> String {
                     p class=(format!("verdict {}", verdict.word())) { (sentence) }
                     nav aria-label="Sections" {
                         @if !findings.is_empty() { a href="#findings" { "What is wrong" } }
-                        @if !timeline.buckets().is_empty() { a href="#time" { "Over time" } }
+                        @if has_curves(timeline) { a href="#time" { "Over time" } }
                         @if timeline.activity.rows() > 0 { a href="#processes" { "Processes" } }
                         @if !timeline.roles.of.is_empty() { a href="#replicas" { "Replicas" } }
                         @if !timeline.spans.all.is_empty() { a href="#faults" { "Faults" } }
@@ -173,8 +173,13 @@ fn lasted(span: &Span) -> String {
     }
 }
 
+/// A curve has two points at least.
+fn has_curves(timeline: &Timeline) -> bool {
+    timeline.buckets().len() > 1
+}
+
 fn over_time(timeline: &Timeline) -> Markup {
-    if timeline.buckets().is_empty() {
+    if !has_curves(timeline) {
         return html! {};
     }
     let seconds = timeline.width() as f64 / 1e9;

@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 
 /// Intents that are tried before one that always works is taken.
 const MOST_DRAWS: usize = 12;
+/// Writes of which nobody knows what became of them, from which on no new ones are begun: where nobody acknowledges anything there
+/// would soon be more than can be asked for again before they are forgotten, and no order of things could be ruled out.
+const MOST_UNKNOWN: usize = 100;
 /// One process in so many only reads, so that somebody still does where no write is answered.
 const READERS: u64 = 8;
 /// Once in so many operations some other replica than the primary is asked.
@@ -178,7 +181,7 @@ impl Generator {
         if self.flights.contains_key(&process) {
             self.completed(process, Kind::Info, &Fields::default());
         }
-        let writes_wait = self.turn_clock();
+        let writes_wait = self.turn_clock() || self.memory.count_unresolved() >= MOST_UNKNOWN;
         let step = if only_reads(process) { self.read() } else { self.draw(writes_wait) }?;
         Some(self.begin(process, step))
     }

@@ -429,6 +429,10 @@ impl Memory {
         self.unresolved_count > 0
     }
 
+    pub(super) fn count_unresolved(&self) -> usize {
+        self.unresolved_count
+    }
+
     /// How much of everything is remembered, and how much can be.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [(usize, usize); 7] {
