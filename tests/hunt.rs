@@ -428,6 +428,18 @@ fn a_planted_fault_is_found_and_named() {
     assert_nothing_unfinished(root.path());
 }
 
+#[cfg(feature = "planted-faults")]
+#[test]
+fn what_a_replica_comes_back_without_is_found_when_all_are_started_again() {
+    let root = tempfile::tempdir().unwrap();
+    // Hardly anything of it can be seen while clients work: they write under new slots at once.
+    let mut command = hunt(root.path(), &["--nemesis", "kill,checkpoint", "--time-limit", "2"]);
+    let done = run(command.env("ALLOCDB_PLANTED_FAULT", "slot-lost-in-recovery"));
+    assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
+    assert_judged_alike(&done.stdout, Some(1));
+    assert_nothing_unfinished(root.path());
+}
+
 #[test]
 fn a_full_disk_is_no_verdict_and_leaves_what_was_recorded() {
     let (root, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 const MOST_DRAWS: usize = 12;
 /// Writes of which nobody knows what became of them, from which on no new ones are begun: where nobody acknowledges anything there
 /// would soon be more than can be asked for again before they are forgotten, and no order of things could be ruled out.
-const MOST_UNKNOWN: usize = 100;
+pub(super) const MOST_UNKNOWN: usize = 100;
 /// One process in so many only reads, so that somebody still does where no write is answered.
 const READERS: u64 = 8;
 /// Once in so many operations some other replica than the primary is asked.
