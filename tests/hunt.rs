@@ -432,11 +432,19 @@ fn a_planted_fault_is_found_and_named() {
 #[test]
 fn what_a_replica_comes_back_without_is_found_when_all_are_started_again() {
     let root = tempfile::tempdir().unwrap();
-    // Hardly anything of it can be seen while clients work: they write under new slots at once.
-    let mut command = hunt(root.path(), &["--nemesis", "kill,checkpoint", "--time-limit", "2"]);
-    let done = run(command.env("ALLOCDB_PLANTED_FAULT", "slot-lost-in-recovery"));
-    assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
-    assert_judged_alike(&done.stdout, Some(1));
+    // Hardly anything of it can be seen while clients work: they write under new slots at once. On a busy machine not every hunt comes
+    // so far as to start all of them.
+    let found = (0..5).any(|_| {
+        let mut command = hunt(root.path(), &["--nemesis", "kill,checkpoint", "--time-limit", "2"]);
+        let done = run(command.env("ALLOCDB_PLANTED_FAULT", "slot-lost-in-recovery"));
+        match done.code() {
+            Some(1) => assert_judged_alike(&done.stdout, Some(1)),
+            // It may not have seen all that it is there for.
+            code => assert!(matches!(code, Some(0 | 2)), "{done:#?}"),
+        }
+        done.code() == Some(1)
+    });
+    assert!(found);
     assert_nothing_unfinished(root.path());
 }
 

@@ -55,11 +55,20 @@ impl Generator {
         Readings { requests: resources.chain(granted.map(lease)).collect(), left_out }
     }
 
-    /// Attempts of somebody new to reserve what is held, of at most so many resources: all of them must be refused.
+    /// Attempts of somebody new to reserve what is held, of at most so many resources, or, where nothing is, to create what there is
+    /// already: all of them must be refused.
     pub fn strangers(&mut self, most: usize) -> Vec<Step> {
-        let held =
-            self.memory().resources.iter().filter(|known| known.held != Held::Free).map(|known| known.id);
+        let known = &self.memory().resources;
+        let held = known.iter().filter(|known| known.held != Held::Free).map(|known| known.id);
         let held: Vec<ResourceId> = held.take(most).collect();
+        if held.is_empty() {
+            let known: Vec<ResourceId> = known.iter().map(|known| known.id).take(most).collect();
+            let attempt = |resource| {
+                let request = self.write(Ask::Create { resource });
+                self.at_primary(request, Intent::CreateExisting)
+            };
+            return known.into_iter().map(attempt).collect();
+        }
         let attempt = |resource| {
             let ask = Ask::Reserve { resource, holder: self.stranger(), ttl: 1 };
             let request = self.write(ask);

@@ -6,10 +6,11 @@
 use super::super::interrupt::Interrupt;
 use super::super::testbed::HuntTestbed;
 use super::journal::{Journal, Progress};
+use allocdb_node::client::record::Request;
 use allocdb_node::client::wire::{self, Outcome, encode};
 use allocdb_node::history::Kind;
-use allocdb_node::ids::{ClientId, ReplicaId};
-use allocdb_node::workload::{Generator, Step, successor};
+use allocdb_node::ids::{ClientId, ReplicaId, ResourceId};
+use allocdb_node::workload::{Generator, Intent, Step, successor};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -271,4 +272,19 @@ impl<'a> Shared<'a> {
         self.turn.notify_one();
         outcome
     }
+}
+
+/// Requests in a row that a replica may leave unanswered, and how long each is waited for.
+const ATTEMPTS: usize = 3;
+const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks a replica for something that any replica answers at once, if only by saying that it is not primary; says so if it does not. The
+/// thread that serves may stand still while the control port speaks for it.
+pub(super) fn leaves_unanswered(shared: &Shared<'_>, replica: ReplicaId) -> Option<String> {
+    let request = Request::GetResource { resource: ResourceId(1), fence: None };
+    let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
+    let is_silent = (0..ATTEMPTS).all(|_| shared.ask_within(&step, ATTEMPT_PATIENCE).kind == Kind::Info);
+    let is_wanted = shared.is_waited_for();
+    (is_silent && is_wanted)
+        .then(|| format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it"))
 }

@@ -4,7 +4,7 @@ use super::super::actions::Actions;
 use super::super::cluster;
 use super::super::runtime;
 use super::super::testbed::REPLICAS;
-use super::clients::Shared;
+use super::clients::{Shared, leaves_unanswered};
 use super::nemesis::{From, Nemesis};
 use allocdb_node::client::findings::REPLICA_FAILURE;
 use allocdb_node::client::lease::{Ask, Command};
@@ -24,10 +24,6 @@ const ROUNDS: u32 = 20;
 
 /// Pause before it is.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Requests in a row that a replica may leave unanswered, and how long each is waited for.
-const ATTEMPTS: usize = 3;
-const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Resources that strangers try to get on each replica.
 const STRANGERS: usize = 16;
@@ -136,17 +132,6 @@ fn must_answer(shared: &Shared<'_>, replica: ReplicaId) {
         let value = json!({ "reason": reason });
         shared.lock().journal.nemesis(Kind::Info, REPLICA_FAILURE, Some(replica.0), value);
     }
-}
-
-/// Asks a replica for something that any replica answers at once, if only by saying that it is not primary; says so if it does not. The
-/// thread that serves may stand still while the control port speaks for it.
-pub(super) fn leaves_unanswered(shared: &Shared<'_>, replica: ReplicaId) -> Option<String> {
-    let request = Request::GetResource { resource: ResourceId(1), fence: None };
-    let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
-    let is_silent = (0..ATTEMPTS).all(|_| shared.ask_within(&step, ATTEMPT_PATIENCE).kind == Kind::Info);
-    let is_wanted = shared.is_waited_for();
-    (is_silent && is_wanted)
-        .then(|| format!("it took {ATTEMPTS} requests and answered none, though nothing is done to it"))
 }
 
 fn fail_over_to(shared: &Shared<'_>, actions: &Actions<'_>, replica: ReplicaId) -> Result<()> {
