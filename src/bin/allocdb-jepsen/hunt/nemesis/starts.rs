@@ -6,7 +6,7 @@ use super::super::super::nemesis::Fault as Inject;
 use super::super::super::testbed::REPLICAS;
 use super::Nemesis;
 use allocdb_node::history::Kind;
-use allocdb_node::ids::{Lsn, ReplicaId};
+use allocdb_node::ids::Lsn;
 use allocdb_node::keyvalue::or_none;
 use allocdb_node::workload::faults::{Fault, Millis};
 use anyhow::{Context as _, Result};
@@ -69,14 +69,18 @@ impl Nemesis<'_> {
 
     fn kill_and_start_all(&self) -> Result<()> {
         REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)))?;
-        REPLICAS.into_iter().try_for_each(|replica| self.start_again(replica))
-    }
-
-    fn start_again(&self, replica: ReplicaId) -> Result<()> {
-        self.actions.heal(Inject::crash(replica)).inspect_err(|error| {
-            if !self.testbed.is_process_there(replica) && self.shared.is_waited_for() {
+        let started = REPLICAS.map(|replica| (replica, self.actions.heal(Inject::crash(replica))));
+        // Where none can be reached it may be the way there that is broken.
+        let is_there = REPLICAS.map(|replica| self.testbed.is_process_there(replica));
+        let knows = is_there.contains(&true) && self.shared.is_waited_for();
+        let mut done = Ok(());
+        for ((replica, started), is_there) in started.into_iter().zip(is_there) {
+            let Err(error) = started else { continue };
+            if knows && !is_there {
                 self.fail(replica.0, &format!("it does not start again with its own files: {error:#}"));
             }
-        })
+            done = done.and(Err(error));
+        }
+        done
     }
 }
