@@ -4,12 +4,13 @@
 use super::super::super::cluster;
 use super::super::super::nemesis::Fault as Inject;
 use super::super::super::testbed::REPLICAS;
-use super::Nemesis;
+use super::{Nemesis, outcome};
 use allocdb_node::history::Kind;
 use allocdb_node::ids::Lsn;
 use allocdb_node::keyvalue::or_none;
 use allocdb_node::workload::faults::{Fault, Millis};
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 /// Writes under slots that have passed, right after a start.
 const LATECOMERS: usize = 4;
@@ -52,12 +53,7 @@ impl Nemesis<'_> {
         };
         let marks = REPLICAS.map(|replica| told(self.marks_of(replica)));
         log::info!("all replicas are killed at once: {}", marks.join(", "));
-        let replicas = REPLICAS.map(|replica| replica.0).to_vec();
-        let value = Fault::Kill { replicas, restart_after: Millis(0) }.to_json();
-        self.tell(Kind::Invoke, "kill", None, value.clone());
-        let done = self.kill_and_start_all();
-        self.tell(Kind::Info, "kill", None, value);
-        done.context("all replicas were killed at once")?;
+        self.kill_and_start_all()?;
         let primary = cluster::ensure_ready(&self.actions);
         self.tell_seen_faulted();
         let primary = primary.context("after all replicas were killed at once")?.id;
@@ -67,8 +63,28 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    fn kill_and_start_all(&self) -> Result<()> {
-        REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)))?;
+    fn kill_and_start_all(&mut self) -> Result<()> {
+        let replicas = REPLICAS.map(|replica| replica.0).to_vec();
+        let fault = Fault::Kill { replicas, restart_after: Millis(0) };
+        let word = fault.family().word();
+        self.faults += 1;
+        let id = self.faults;
+        let mut span = fault.to_json();
+        span["id"] = id.into();
+        let began = self.tell(Kind::Invoke, word, None, span.clone());
+        let killed = REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)));
+        self.tell(Kind::Info, word, None, outcome(id, &killed));
+        self.tell(Kind::Invoke, "heal", None, json!({ "id": id, "family": word }));
+        let started = self.start_all();
+        let ended = self.tell(Kind::Info, "heal", None, outcome(id, &started));
+        span["began"] = began.into();
+        span["ended"] = if started.is_ok() { ended.into() } else { Value::Null };
+        span["done"] = killed.is_ok().into();
+        self.spans.push(span);
+        killed.and(started).context("all replicas were killed at once")
+    }
+
+    fn start_all(&self) -> Result<()> {
         let started = REPLICAS.map(|replica| (replica, self.actions.heal(Inject::crash(replica))));
         // Where none can be reached it may be the way there that is broken.
         let is_there = REPLICAS.map(|replica| self.testbed.is_process_there(replica));
