@@ -274,15 +274,21 @@ impl Entry {
         self
     }
 
-    /// The same with those keys of another entry that it does not have.
+    /// Several as one, with each key where it comes first.
     #[must_use]
-    pub fn merged(mut self, other: Self) -> Self {
-        for (key, value) in other.0 {
-            if self.0.iter().all(|(known, _)| *known != key) {
-                self.0.push((key, value));
+    pub fn merged(entries: impl IntoIterator<Item = Self>) -> Self {
+        let mut merged: Vec<(&'static str, Value)> = Vec::new();
+        for (key, value) in entries.into_iter().flat_map(|entry| entry.0) {
+            if merged.iter().all(|(known, _)| *known != key) {
+                merged.push((key, value));
             }
         }
-        self
+        Self(merged)
+    }
+
+    /// A line for each.
+    pub fn lines<'a>(entries: impl IntoIterator<Item = &'a Self>) -> String {
+        entries.into_iter().map(|entry| format!("{entry}\n")).collect()
     }
 }
 

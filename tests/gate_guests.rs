@@ -1,8 +1,8 @@
 //! `gate-qemu` and `gate-kubevirt` from outside. In the laboratory of `tests/support/ssh_host.rs` a real SSH server and three replicas
 //! in namespaces of their own stand in for the guests of a lane.
 
-use crate::hunts::{assert_judged_alike, assert_keeps_to, sums_of};
-use crate::kubernetes::{Kubernetes, NAMESPACE, missing_kubectl};
+use crate::hunts::{assert_judged_alike, assert_keeps_to, captured, sums_of};
+use crate::kubernetes::{Kubernetes, missing_kubectl};
 use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
 use crate::support::*;
 use serde_json::Value;
@@ -92,12 +92,8 @@ fn a_hunt_goes_through_a_pod_and_leaves_its_bundle_in_its_lane() {
     }
     let host = SshHost::start(Kind::Kubevirt);
     let api = Kubernetes::start(host.sshd());
-    let [workspace, key, out, root] = ["ws", "key", "out", "gate"].map(|name| api.folder().join(name));
-    host.give_key(&key);
-    let mut capture = jepsen(&["capture-kubevirt-layout", "--namespace", NAMESPACE, "--workspace"]);
-    capture.arg(&workspace).arg("--ssh-private-key").arg(&key).arg("--kubeconfig").arg(api.kubeconfig());
-    run(api.at_home(&mut capture)).ok();
-    host.introduce(&workspace.join("known_hosts"), "10.42.0.10");
+    let workspace = captured(&api, &host);
+    let [out, root] = ["out", "gate"].map(|name| api.folder().join(name));
     let lane = format!("a,{},{}", workspace.display(), out.display());
     let mut gate = jepsen(&["gate-kubevirt", "--profile", "short", "--hunt-time-limit", "6", "--job", HUNT]);
     gate.args(["--lane", &lane, "--output-root"]).arg(&root);

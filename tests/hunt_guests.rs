@@ -2,7 +2,7 @@
 //! `tests/support/ssh_host.rs` a real SSH server and three replicas in namespaces of their own stand in for them.
 
 use crate::hunts::*;
-use crate::kubernetes::{Kubernetes, NAMESPACE, missing_kubectl};
+use crate::kubernetes::{Kubernetes, missing_kubectl};
 use crate::support::ssh_host::{Kind, SshHost, missing_namespaces};
 use crate::support::*;
 use std::process::{Command, Stdio};
@@ -256,12 +256,7 @@ fn a_hunt_goes_through_a_pod_as_well() {
     }
     let host = SshHost::start(Kind::Kubevirt);
     let api = Kubernetes::start(host.sshd());
-    let [workspace, key, out] = ["ws", "key", "out"].map(|name| api.folder().join(name));
-    host.give_key(&key);
-    let mut capture = jepsen(&["capture-kubevirt-layout", "--namespace", NAMESPACE, "--workspace"]);
-    capture.arg(&workspace).arg("--ssh-private-key").arg(&key).arg("--kubeconfig").arg(api.kubeconfig());
-    run(api.at_home(&mut capture)).ok();
-    host.introduce(&workspace.join("known_hosts"), "10.42.0.10");
+    let (workspace, out) = (captured(&api, &host), api.folder().join("out"));
     let families = ["--nemesis", "kill,pause,isolate,link", "--nemesis-interval", "1", "--time-limit", "8"];
     let mut hunt = jepsen(&[&["hunt-kubevirt", "--seed", "3"], &families[..]].concat());
     hunt.arg("--output-root").arg(&out).arg("--workspace").arg(&workspace);

@@ -21,19 +21,12 @@ pub enum Condition {
 /// A replica as it was found, for people: a block of lines if it answers, one line if not.
 #[must_use]
 pub fn replica_block(replica: &ReplicaLayout, network: Network, condition: &Condition) -> String {
-    lines(replica, network, condition).iter().map(|line| format!("{line}\n")).collect()
+    Entry::lines(&replica_entries(replica, network, condition))
 }
 
-/// The same for programs, in one piece.
+/// The same by lines, each of which begins with the replica's number.
 #[must_use]
-pub fn replica_entry(replica: &ReplicaLayout, network: Network, condition: &Condition) -> Entry {
-    lines(replica, network, condition)
-        .into_iter()
-        .reduce(Entry::merged)
-        .unwrap_or_else(|| Entry::new("replica", replica.id))
-}
-
-fn lines(replica: &ReplicaLayout, network: Network, condition: &Condition) -> Vec<Entry> {
+pub fn replica_entries(replica: &ReplicaLayout, network: Network, condition: &Condition) -> Vec<Entry> {
     let silent = |state: &str| {
         Entry::new("replica", replica.id)
             .with("state", state)
@@ -97,8 +90,8 @@ mod tests {
              snapshot=/srv/allocdb/replica-1/state.snapshot wal=/srv/allocdb/replica-1/state.wal \
              pid_path=/srv/allocdb/run/replica-1.pid\n";
         assert_eq!(text, expected);
-        let entry = replica_entry(replica, Network::Isolated, &Condition::Live(Box::new(sample())));
-        assert_eq!(entry.to_string(), expected.trim_end().replace("\nreplica=1 ", " "));
+        let entries = replica_entries(replica, Network::Isolated, &Condition::Live(Box::new(sample())));
+        assert_eq!(Entry::merged(entries).to_string(), expected.trim_end().replace("\nreplica=1 ", " "));
         let faulted = ControlStatus { fault_reason: Some("because".to_owned()), ..sample() };
         let text = replica_block(replica, Network::Healthy, &Condition::Live(Box::new(faulted)));
         assert!(text.ends_with("replica=1 fault_reason=because\n"));

@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, reason = "a test file includes it as a private module")]
 
+use crate::kubernetes::{Kubernetes, NAMESPACE};
+use crate::support::ssh_host::SshHost;
 use crate::support::*;
 use allocdb_node::cluster::{ClusterLayout, ReplicaLayout};
 use allocdb_node::ids::ReplicaId;
@@ -19,6 +21,17 @@ pub fn hunt(root: &Path, flags: &[&str]) -> Command {
     let mut command = jepsen(&["hunt-local", "--concurrency", "4", "--output-root"]);
     command.arg(root).args(flags);
     command
+}
+
+/// A workspace whose layout was captured from a stand-in for Kubernetes and leads to the guests of a host.
+pub fn captured(api: &Kubernetes, host: &SshHost) -> PathBuf {
+    let [workspace, key] = ["ws", "key"].map(|name| api.folder().join(name));
+    host.give_key(&key);
+    let mut capture = jepsen(&["capture-kubevirt-layout", "--namespace", NAMESPACE, "--workspace"]);
+    capture.arg(&workspace).arg("--ssh-private-key").arg(&key).arg("--kubeconfig").arg(api.kubeconfig());
+    run(api.at_home(&mut capture)).ok();
+    host.introduce(&workspace.join("known_hosts"), "10.42.0.10");
+    workspace
 }
 
 /// A hunt that goes on while its test does other things, and does not outlive it.

@@ -64,10 +64,7 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
     let (control, replicas) = guests(&layout);
     let path = Entry::new("kubevirt_layout", &*layout.path());
     match format {
-        Format::Text => {
-            let lines = [path, control].into_iter().chain(replicas);
-            print(&lines.map(|line| format!("{line}\n")).collect::<String>())
-        }
+        Format::Text => print(&Entry::lines([&path, &control].into_iter().chain(&replicas))),
         Format::Json => {
             #[derive(Serialize)]
             struct Captured {
@@ -75,7 +72,7 @@ pub(crate) fn capture(wanted: KubevirtCapture, interrupt: &Interrupt) -> Result<
                 guests: Entry,
                 replicas: [Entry; 3],
             }
-            print(&answers::document(COMMAND, Captured { guests: path.merged(control), replicas }))
+            print(&answers::document(COMMAND, Captured { guests: Entry::merged([path, control]), replicas }))
         }
     }
 }

@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::surface::told;
 use allocdb_node::cluster::addresses::Host;
 use allocdb_node::cluster::layout::Limits;
-use allocdb_node::cluster::report::{Condition, replica_block, replica_entry};
+use allocdb_node::cluster::report::{Condition, replica_block, replica_entries};
 use allocdb_node::cluster::runner::{Launcher, Ownership, Runner, Stopped};
 use allocdb_node::cluster::{ClusterLayout, Network, ReplicaLayout, control};
 use allocdb_node::daemon::log_file::LogFile;
@@ -123,7 +123,8 @@ fn status(workspace: &Path, format: Format) -> Result<()> {
 /// A cluster as it is now.
 struct State {
     cluster: Vec<Entry>,
-    replicas: Vec<(String, Entry)>,
+    /// By the lines of each.
+    replicas: Vec<Vec<Entry>>,
     left_behind: Vec<Entry>,
 }
 
@@ -140,10 +141,10 @@ impl State {
             Entry::new("timeline_events", runner.timeline_events()? as u64),
         ];
         let conditions = runner.conditions();
-        let replicas = conditions.iter().map(|(replica, condition)| {
-            let network = faults.network(replica.id);
-            (replica_block(replica, network, condition), replica_entry(replica, network, condition))
-        });
+        let replicas = conditions
+            .iter()
+            .map(|(replica, condition)| replica_entries(replica, faults.network(replica.id), condition))
+            .collect();
         // The rest can be seen in the blocks; this takes two of them.
         let left_behind = round_of(&conditions)
             .problems()
@@ -151,28 +152,26 @@ impl State {
             .filter(|problem| matches!(problem, Problem::LeftBehind { .. }))
             .map(Problem::entry)
             .collect();
-        Ok(Self { cluster, replicas: replicas.collect(), left_behind })
+        Ok(Self { cluster, replicas, left_behind })
     }
 
     fn answer(self) -> impl Serialize {
         #[derive(Serialize)]
         struct Answer {
             #[serde(flatten)]
-            cluster: Option<Entry>,
+            cluster: Entry,
             replicas: Vec<Entry>,
             problems: Vec<Entry>,
         }
         Answer {
-            cluster: self.cluster.into_iter().reduce(Entry::merged),
-            replicas: self.replicas.into_iter().map(|(_, entry)| entry).collect(),
+            cluster: Entry::merged(self.cluster),
+            replicas: self.replicas.into_iter().map(Entry::merged).collect(),
             problems: self.left_behind,
         }
     }
 
     fn text(&self) -> String {
-        let line = |entry: &Entry| format!("{entry}\n");
-        let blocks = self.replicas.iter().map(|(block, _)| block.clone());
-        self.cluster.iter().map(line).chain(blocks).chain(self.left_behind.iter().map(line)).collect()
+        Entry::lines(self.cluster.iter().chain(self.replicas.iter().flatten()).chain(&self.left_behind))
     }
 }
 

@@ -5,6 +5,7 @@ use super::super::args::{Format, Shelf, ShelfCommand};
 use super::super::common::{Exit, now_millis, print};
 use super::super::sink::OutputRoot;
 use super::page::read_evidence;
+use allocdb_node::jepsen::answers::document;
 use allocdb_node::jepsen::artifacts::{ANALYSIS_FILE, EVIDENCE_FILE, HISTORY_FILE};
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
@@ -106,12 +107,6 @@ pub(super) fn run(wanted: &Shelf) -> Result<()> {
         }
     };
     print(&said).map_err(|error| Exit::Failed.because(format!("{error:#}")))
-}
-
-fn document(command: &str, mut content: Value) -> String {
-    content["version"] = 1.into();
-    content["command"] = command.into();
-    format!("{content}\n")
 }
 
 fn brief(entry: &Entry) -> Value {

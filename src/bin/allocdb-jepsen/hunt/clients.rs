@@ -278,11 +278,16 @@ impl<'a> Shared<'a> {
 const ATTEMPTS: usize = 3;
 const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A read that any replica answers, if only by saying that it is not primary.
+pub(super) fn one_read(replica: ReplicaId) -> Step {
+    let request = Request::GetResource { resource: ResourceId(1), fence: None };
+    Step { request, replica: replica.0, intent: Intent::ReadResource }
+}
+
 /// Asks a replica for something that any replica answers at once, if only by saying that it is not primary; says so if it does not. The
 /// thread that serves may stand still while the control port speaks for it.
 pub(super) fn leaves_unanswered(shared: &Shared<'_>, replica: ReplicaId) -> Option<String> {
-    let request = Request::GetResource { resource: ResourceId(1), fence: None };
-    let step = Step { request, replica: replica.0, intent: Intent::ReadResource };
+    let step = one_read(replica);
     let is_silent = (0..ATTEMPTS).all(|_| shared.ask_within(&step, ATTEMPT_PATIENCE).kind == Kind::Info);
     let is_wanted = shared.is_waited_for();
     (is_silent && is_wanted)

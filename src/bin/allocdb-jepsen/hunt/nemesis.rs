@@ -14,7 +14,7 @@ mod families;
 #[path = "nemesis/starts.rs"]
 mod starts;
 
-pub(super) use starts::From;
+pub(super) use starts::Start;
 
 use super::super::actions::Actions;
 use super::super::cluster;

@@ -5,7 +5,7 @@ use super::super::cluster;
 use super::super::runtime;
 use super::super::testbed::REPLICAS;
 use super::clients::{Shared, leaves_unanswered};
-use super::nemesis::{From, Nemesis};
+use super::nemesis::{Nemesis, Start};
 use allocdb_node::client::findings::REPLICA_FAILURE;
 use allocdb_node::client::lease::{Ask, Command};
 use allocdb_node::client::record::Request;
@@ -79,15 +79,15 @@ pub(super) fn settle(
     concurrency: usize,
 ) -> Result<()> {
     let starts = match (families.contains(&Family::Kill), families.contains(&Family::Checkpoint)) {
-        (true, true) => &[From::WhatIsThere, From::Snapshot][..],
-        (true, false) => &[From::WhatIsThere],
+        (true, true) => &[Start::WhatIsThere, Start::Snapshot][..],
+        (true, false) => &[Start::WhatIsThere],
         (false, _) => &[],
     };
     nemesis.settles();
     settle_here(shared, nemesis.actions(), concurrency)?;
     // Where something was found already nothing is left to be shown by it.
-    for from in starts.iter().filter(|_| !shared.has_anomaly()) {
-        nemesis.start_all_again(*from)?;
+    for start in starts.iter().filter(|_| !shared.has_anomaly()) {
+        nemesis.start_all_again(*start)?;
         resolve(shared, nemesis.actions(), concurrency)?;
         read_everything(shared, nemesis.actions(), concurrency)?;
     }

@@ -18,7 +18,7 @@ pub(super) fn status(workspace: &Path, format: Format, interrupt: &Interrupt) ->
     #[derive(Serialize)]
     struct Answer<'a> {
         #[serde(flatten)]
-        testbed: Option<Entry>,
+        testbed: Entry,
         guests: &'a [Entry],
         control_status: Option<Vec<&'a str>>,
         /// Why there is no such status.
@@ -27,8 +27,7 @@ pub(super) fn status(workspace: &Path, format: Format, interrupt: &Interrupt) ->
     let state = told("status", format, State::of(workspace, interrupt))?;
     match format {
         Format::Text => {
-            let lines = state.testbed.iter().chain(&state.guests);
-            let text: String = lines.map(|line| format!("{line}\n")).collect();
+            let text = Entry::lines(state.testbed.iter().chain(&state.guests));
             let said = match &state.said {
                 Ok(said) => said.clone(),
                 Err(reason) => format!("control_status=unavailable reason={reason}\n"),
@@ -36,7 +35,7 @@ pub(super) fn status(workspace: &Path, format: Format, interrupt: &Interrupt) ->
             print(&(text + &said))
         }
         Format::Json => {
-            let testbed = state.testbed.into_iter().reduce(Entry::merged);
+            let testbed = Entry::merged(state.testbed);
             let answer = Answer {
                 testbed,
                 guests: &state.guests,

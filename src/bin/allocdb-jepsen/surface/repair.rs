@@ -119,21 +119,27 @@ fn carry_out(
     round: &Round,
     telling: &mut Telling,
 ) -> Result<()> {
-    // Who reads it may be gone; what was begun is carried out.
+    let fence = cluster::fence(actions);
+    match operation {
+        Operation::Repair => tell_and_do(actions, Converge::new(REPLICAS, fence), telling),
+        Operation::FailOver(named) => {
+            tell_and_do(actions, Failover::new(failover(round, named), fence), telling)
+        }
+        Operation::Rejoin(target) => tell_and_do(actions, Rejoin::new(target, None), telling),
+    }
+}
+
+/// Carries out something whose decisions are told as they are made.
+fn tell_and_do(
+    actions: &Actions<'_>,
+    operation: impl allocdb_node::operator::Operation,
+    telling: &mut Telling,
+) -> Result<()> {
     let tell = &mut |decision: &Decision| {
+        // Who reads it may be gone; what was begun is carried out.
         let _ = telling.say(List::Steps, [decision.entry()]);
     };
-    match operation {
-        Operation::Repair => {
-            let converge = Converge::new(REPLICAS, cluster::fence(actions));
-            cluster::carry_out(actions, converge, tell).map(|_| ())
-        }
-        Operation::FailOver(named) => {
-            let failover = Failover::new(failover(round, named), cluster::fence(actions));
-            cluster::carry_out(actions, failover, tell).map(|_| ())
-        }
-        Operation::Rejoin(target) => cluster::carry_out(actions, Rejoin::new(target, None), tell).map(|_| ()),
-    }
+    cluster::carry_out(actions, operation, tell).map(|_| ())
 }
 
 /// Says what would be done, from files that are only read.
@@ -168,21 +174,8 @@ fn dry_run(actions: &Actions<'_>, operation: Operation, round: &Round, telling: 
                 Need::Nothing(_) | Need::Start(_) | Need::Renew(_) | Need::Help => Ok(()),
             }
         }
-        Operation::FailOver(named) => {
-            let mut decided = Vec::new();
-            let failover = Failover::dry(failover(round, named));
-            let done = cluster::carry_out(actions, failover, &mut |decision| decided.push(decision.entry()));
-            telling.say(List::Steps, decided)?;
-            done.map(|_| ())
-        }
-        Operation::Rejoin(target) => {
-            let mut decided = Vec::new();
-            let done = cluster::carry_out(actions, Rejoin::dry(target), &mut |decision| {
-                decided.push(decision.entry())
-            });
-            telling.say(List::Steps, decided)?;
-            done.map(|_| ())
-        }
+        Operation::FailOver(named) => tell_and_do(actions, Failover::dry(failover(round, named)), telling),
+        Operation::Rejoin(target) => tell_and_do(actions, Rejoin::dry(target), telling),
     }
 }
 
@@ -228,9 +221,8 @@ impl Telling {
     }
 
     fn say(&mut self, list: List, entries: impl IntoIterator<Item = Entry>) -> Result<()> {
-        let entries = entries.into_iter();
         let Some(document) = &mut self.document else {
-            return print(&entries.map(|entry| format!("{entry}\n")).collect::<String>());
+            return print(&Entry::lines(&entries.into_iter().collect::<Vec<_>>()));
         };
         let list = match list {
             List::Replicas => &mut document.replicas,

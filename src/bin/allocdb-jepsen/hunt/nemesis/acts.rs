@@ -3,6 +3,7 @@
 use super::super::super::cluster;
 use super::super::super::runtime;
 use super::super::super::testbed::REPLICAS;
+use super::super::clients::one_read;
 use super::{Nemesis, TURN};
 use allocdb_node::client::record::Request;
 use allocdb_node::ids::{Lsn, ReplicaId};
@@ -284,7 +285,7 @@ impl Nemesis<'_> {
         self.until_checkpoint(replica, left(), || {
             self.write_at_once(replica, 1);
             // It is begun with whatever comes in next, which is not to be a write.
-            self.read_sample(replica, [1, 0, 0]);
+            self.shared.ask_within(&one_read(replica), READ_PATIENCE);
             std::thread::sleep(CHECKPOINT_LOOK);
         });
     }

@@ -44,15 +44,7 @@ impl Nemesis<'_> {
     /// Undoes it; fine where nothing is left of it.
     pub(super) fn undo(&mut self, fault: &Fault) -> Result<()> {
         match fault {
-            Fault::Kill { replicas, .. } => replicas.iter().try_for_each(|replica| {
-                // A failover may have started it since.
-                if self.testbed.is_process_there(ReplicaId(*replica)) {
-                    return Ok(());
-                }
-                self.actions.heal(Inject::crash(ReplicaId(*replica))).inspect_err(|error| {
-                    self.fail(*replica, &format!("it does not start again after it was killed: {error:#}"));
-                })
-            }),
+            Fault::Kill { replicas, .. } => self.start_again(replicas),
             Fault::Pause { replica, .. } => self.go_on(ReplicaId(*replica)),
             Fault::Isolate { replica, .. } => self.actions.heal(Inject::isolation(ReplicaId(*replica))),
             Fault::Link { links, .. } => self.testbed.faulty_links()?.heal_links(links),
@@ -124,6 +116,26 @@ impl Nemesis<'_> {
             )
         };
         self.active.iter().filter(takes_out).flat_map(|active| active.fault.replicas()).collect()
+    }
+
+    /// Starts those that do not run. Who does not start has failed, unless nobody waits for it any more, or none can be reached: then
+    /// it may be the way there that is broken.
+    fn start_again(&self, replicas: &[u64]) -> Result<()> {
+        let is_there = |replica: &ReplicaId| self.testbed.is_process_there(*replica);
+        // A failover may have started some since.
+        let down: Vec<ReplicaId> =
+            replicas.iter().copied().map(ReplicaId).filter(|replica| !is_there(replica)).collect();
+        let start = |replica| (replica, self.actions.heal(Inject::crash(replica)));
+        let started: Vec<(ReplicaId, Result<()>)> = down.into_iter().map(start).collect();
+        let mut done = Ok(());
+        for (replica, error) in started.into_iter().filter_map(|(replica, done)| Some((replica, done.err()?)))
+        {
+            if self.shared.is_waited_for() && REPLICAS.iter().any(is_there) {
+                self.fail(replica.0, &format!("it does not start again after it was killed: {error:#}"));
+            }
+            done = done.and(Err(error));
+        }
+        done
     }
 
     /// A replica that takes part in something, if anybody does, and of which nothing that it asks from now on is certain to be heard and

@@ -2,15 +2,12 @@
 //! nothing hides for long what they have not kept.
 
 use super::super::super::cluster;
-use super::super::super::nemesis::Fault as Inject;
 use super::super::super::testbed::REPLICAS;
-use super::{Nemesis, outcome};
-use allocdb_node::history::Kind;
+use super::Nemesis;
 use allocdb_node::ids::Lsn;
 use allocdb_node::keyvalue::or_none;
 use allocdb_node::workload::faults::{Fault, Millis};
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
 
 /// Writes under slots that have passed, right after a start.
 const LATECOMERS: usize = 4;
@@ -20,7 +17,7 @@ const CHECKPOINTS: usize = 3;
 
 /// What replicas come back with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum From {
+pub(in super::super) enum Start {
     /// Whatever is there: mostly a log, and a snapshot that is older.
     WhatIsThere,
     /// A snapshot that has just been taken, and a log with nothing behind it.
@@ -37,8 +34,8 @@ impl Nemesis<'_> {
     ///
     /// # Errors
     /// When they do not come back, or not to serve. Who does not start with its own files is told as a failure.
-    pub(in super::super) fn start_all_again(&mut self, from: From) -> Result<()> {
-        if from == From::Snapshot {
+    pub(in super::super) fn start_all_again(&mut self, from: Start) -> Result<()> {
+        if from == Start::Snapshot {
             let primary = cluster::find_primary(&self.actions)?.id;
             for _ in 0..CHECKPOINTS {
                 self.write_to_checkpoint(primary);
@@ -53,7 +50,11 @@ impl Nemesis<'_> {
         };
         let marks = REPLICAS.map(|replica| told(self.marks_of(replica)));
         log::info!("all replicas are killed at once: {}", marks.join(", "));
-        self.kill_and_start_all()?;
+        let replicas = REPLICAS.map(|replica| replica.0).to_vec();
+        let fault = Fault::Kill { replicas, restart_after: Millis(0) };
+        self.inject(fault.clone());
+        self.heal_active();
+        self.check_healed(&fault).context("all replicas were killed at once")?;
         let primary = cluster::ensure_ready(&self.actions);
         self.tell_seen_faulted();
         let primary = primary.context("after all replicas were killed at once")?.id;
@@ -61,42 +62,5 @@ impl Nemesis<'_> {
         let steps = self.shared.lock().generator.latecomers(LATECOMERS);
         steps.iter().for_each(|step| drop(self.shared.ask(step)));
         Ok(())
-    }
-
-    fn kill_and_start_all(&mut self) -> Result<()> {
-        let replicas = REPLICAS.map(|replica| replica.0).to_vec();
-        let fault = Fault::Kill { replicas, restart_after: Millis(0) };
-        let word = fault.family().word();
-        self.faults += 1;
-        let id = self.faults;
-        let mut span = fault.to_json();
-        span["id"] = id.into();
-        let began = self.tell(Kind::Invoke, word, None, span.clone());
-        let killed = REPLICAS.into_iter().try_for_each(|replica| self.actions.inject(Inject::crash(replica)));
-        self.tell(Kind::Info, word, None, outcome(id, &killed));
-        self.tell(Kind::Invoke, "heal", None, json!({ "id": id, "family": word }));
-        let started = self.start_all();
-        let ended = self.tell(Kind::Info, "heal", None, outcome(id, &started));
-        span["began"] = began.into();
-        span["ended"] = if started.is_ok() { ended.into() } else { Value::Null };
-        span["done"] = killed.is_ok().into();
-        self.spans.push(span);
-        killed.and(started).context("all replicas were killed at once")
-    }
-
-    fn start_all(&self) -> Result<()> {
-        let started = REPLICAS.map(|replica| (replica, self.actions.heal(Inject::crash(replica))));
-        // Where none can be reached it may be the way there that is broken.
-        let is_there = REPLICAS.map(|replica| self.testbed.is_process_there(replica));
-        let knows = is_there.contains(&true) && self.shared.is_waited_for();
-        let mut done = Ok(());
-        for ((replica, started), is_there) in started.into_iter().zip(is_there) {
-            let Err(error) = started else { continue };
-            if knows && !is_there {
-                self.fail(replica.0, &format!("it does not start again with its own files: {error:#}"));
-            }
-            done = done.and(Err(error));
-        }
-        done
     }
 }
