@@ -12,11 +12,11 @@ use super::{Anomaly, Judgement, Verdict};
 /// Worlds that are kept side by side. With more of them the judgement is in doubt unless one of those kept explains everything.
 const MOST_WORLDS: usize = 64;
 
-/// Worlds beside the first for what is assumed: each holds a whole state.
-const MOST_ASSUMED: usize = 15;
+/// Worlds that have come as far as is known, with which no more is looked for at a time.
+const ENOUGH_SETTLED: usize = 16;
 
-/// Places in a row about which something is assumed at a time.
-const MOST_ASSUMPTIONS: usize = 256;
+/// Things that are tried at a time, each in a copy of a world; what is left is tried the next time.
+const MOST_TRIES: usize = 2_048;
 
 /// Completions after which worlds are compared with each other.
 const COMPARE_EVERY: u64 = 1_024;
@@ -107,34 +107,65 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// Notes what is wrong with the state after a place, if something is; says whether that state is known. Those after the last
     /// hundred thousand places are, or some fewer.
     pub fn inspect(&mut self, place: u64, compare: impl Fn(&M) -> Option<Anomaly>) -> bool {
-        let mut is_known = true;
-        self.each(|world| {
-            let Some(found) = world.state_at(place).map(|state| compare(&state)) else {
-                is_known = false;
-                return;
-            };
-            if let Some(anomaly) = found {
-                world.report(anomaly);
+        loop {
+            if place > self.first.applied() {
+                self.settle();
             }
-        });
-        self.sort_out();
-        is_known
+            let Some(found) = self.first.state_at(place).map(|state| compare(&state)) else { return false };
+            for Other { world, .. } in &mut self.others {
+                match world.state_at(place).map(|state| compare(&state)) {
+                    Some(Some(anomaly)) => world.report(anomaly),
+                    Some(None) => {}
+                    // It may still come to explain what the first does not.
+                    None if found.is_some() => {}
+                    None => world.doubt(format!("the state after {place} was not compared")),
+                }
+            }
+            let is_wrong = found.is_some();
+            found.into_iter().for_each(|anomaly| self.first.report(anomaly));
+            self.sort_out();
+            // Another one is first now, if there is one.
+            if !is_wrong || self.first.is_wrong() {
+                return true;
+            }
+        }
     }
 
-    /// Nobody who was not told yet is going to be: places at which one of several things may stand are gone on from in a world
-    /// for each of them.
+    /// Nobody who was not told yet is going to be: places at which one of several things may stand are gone on from with each of them,
+    /// in depth, so that what explains everything is found before all is tried.
     pub fn settle(&mut self) {
-        for _ in 0..MOST_ASSUMPTIONS {
-            let mut room = MOST_ASSUMED.saturating_sub(self.others.len());
-            let mut assumed = Vec::new();
-            self.each(|world| assumed.extend(world.assume(&mut room)));
-            if assumed.is_empty() {
-                return;
-            }
-            self.is_partial |= assumed.contains(&Assumed::Some);
-            self.sort_out();
-            self.merge();
+        if !self.others.iter().map(|other| &other.world).chain([&self.first]).any(World::may_assume) {
+            return;
         }
+        let first = Other { world: self.first.clone(), same_since: None };
+        let mut open: Vec<Other<M>> = std::mem::take(&mut self.others);
+        open.reverse();
+        open.push(first);
+        let (mut settled, mut later, mut wrong) = (Vec::new(), Vec::new(), None);
+        let mut tries = MOST_TRIES;
+        while let Some(other) = open.pop() {
+            if settled.len() >= ENOUGH_SETTLED || tries == 0 {
+                later.push(other);
+                continue;
+            }
+            let Some(assumed) = other.world.assume() else {
+                settled.push(other);
+                continue;
+            };
+            let Assumed { explaining, wrong: found, is_whole, cost } = assumed;
+            tries = tries.saturating_sub(cost);
+            self.is_partial |= !is_whole;
+            wrong = wrong.or(found);
+            open.extend(explaining.into_iter().rev().map(|world| Other { world, same_since: None }));
+        }
+        let mut all = settled.into_iter().chain(later);
+        match all.next() {
+            Some(first) => self.first = first.world,
+            None => self.first = wrong.unwrap_or_else(|| self.first.clone()),
+        }
+        self.others = all.collect();
+        self.sort_out();
+        self.merge();
     }
 
     /// A process asks for something.

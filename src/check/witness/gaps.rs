@@ -8,16 +8,22 @@ use crate::check::{Anomaly, AnomalyKind};
 /// Places that are known beyond one that is not, before something is assumed about that. A repetition mostly tells before.
 const MOST_WAITING_PLACES: usize = 1_024;
 
-/// Things that can stand at a place for which as many worlds are gone on with.
-const MOST_CHOICES: usize = 8;
+/// Things that can stand at a place of which each is tried.
+const MOST_CHOICES: usize = 128;
 
-/// How much of what may stand at a place is gone on from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::check) enum Assumed {
-    /// Everything that may stand there, so that what is wrong in all of it is wrong.
-    All,
-    /// As much as there was room for: what is wrong then is not proven to be.
-    Some,
+/// Operations that wait in a world whose copy costs as much again as the rest of it.
+const WAITING_FOR_ONE_MORE: usize = 4_096;
+
+/// What becomes of a world when each of the things that may stand at its next place is assumed to.
+pub(in crate::check) struct Assumed<M: Model> {
+    /// Those with which everything that is known so far adds up.
+    pub(in crate::check) explaining: Vec<World<M>>,
+    /// One with which it does not, if there is one.
+    pub(in crate::check) wrong: Option<World<M>>,
+    /// Everything was tried, so that what is wrong in all of it is wrong.
+    pub(in crate::check) is_whole: bool,
+    /// What it has cost, in copies of a world.
+    pub(in crate::check) cost: usize,
 }
 
 impl<M: Model + std::fmt::Debug> World<M> {
@@ -68,10 +74,15 @@ impl<M: Model + std::fmt::Debug> World<M> {
         self.entries.len() >= MOST_WAITING_PLACES
     }
 
-    /// Goes on from a place at which one of several things may stand, in a world for each of them, of which there may be `room`
-    /// more; each takes some of it. Says whether it did, and whether there was room for all.
-    pub(in crate::check) fn assume(&mut self, room: &mut usize) -> Option<Assumed> {
-        if self.gaps == Gaps::Open || self.ended || self.entries.is_empty() {
+    /// Whether [`World::assume`] may find something.
+    pub(in crate::check) fn may_assume(&self) -> bool {
+        self.gaps == Gaps::Closed && !self.ended && !self.entries.is_empty()
+    }
+
+    /// Goes on from a place at which one of several things may stand, with each of them. Nothing where that is not so, or somebody may
+    /// still tell.
+    pub(in crate::check) fn assume(&self) -> Option<Assumed<M>> {
+        if !self.may_assume() {
             return None;
         }
         let latest = self.latest();
@@ -82,24 +93,26 @@ impl<M: Model + std::fmt::Debug> World<M> {
         if choices.len() < 2 {
             return None;
         }
-        let most = (*room + 1).min(MOST_CHOICES);
-        let is_whole = choices.len() <= most;
-        choices.truncate(most);
-        *room -= choices.len() - 1;
-        let mut choices = choices.into_iter();
-        let place = self.applied.saturating_add(1);
-        let first = choices.next();
-        for choice in choices {
-            let mut fork = self.clone();
-            fork.forks.clear();
-            fork.place_unknown(place, choice);
-            self.forks.push(fork);
+        let is_whole = choices.len() <= MOST_CHOICES;
+        choices.truncate(MOST_CHOICES);
+        let cost = choices.len() * (1 + self.waiting() / WAITING_FOR_ONE_MORE);
+        let next = choices.into_iter().flat_map(|choice| self.with_next(choice));
+        let (mut wrong, explaining): (Vec<Self>, Vec<Self>) = next.partition(World::is_wrong);
+        wrong.truncate(1);
+        Some(Assumed { explaining, wrong: wrong.pop(), is_whole, cost })
+    }
+
+    /// What becomes of this world if an operation whose outcome is not known stands at the next place.
+    fn with_next(&self, entry: Entry<M>) -> Vec<Self> {
+        let mut first = self.clone();
+        first.place_unknown(self.applied.saturating_add(1), entry);
+        let (mut new, mut done) = (vec![first], Vec::new());
+        while let Some(mut world) = new.pop() {
+            world.advance();
+            new.extend(world.take_forks());
+            done.push(world);
         }
-        if let Some(first) = first {
-            self.place_unknown(place, first);
-            self.advance();
-        }
-        Some(if is_whole { Assumed::All } else { Assumed::Some })
+        done
     }
 
     /// The event at which a later place was known first.

@@ -129,6 +129,36 @@ fn more_ways_to_see_a_history_than_are_looked_at_prove_nothing_wrong() {
     assert!(doubts[0].contains("leave more than 64 ways to see the history"), "{doubts:?}");
 }
 
+/// Nobody was told what stands at the second place, and each of many lost requests may: so much is known behind it that each is
+/// assumed to, and what is wrong whichever it is is wrong.
+#[test]
+fn what_is_wrong_whatever_stands_at_a_place_is_found_however_much_may() {
+    let told = |lost: u64, known: u64, last: &[&str]| {
+        let mut told = Feed::new();
+        told.executes(0, create(1_000_000, 1), 1, "ok");
+        for number in 1..=lost {
+            told.loses(number, create(number, 1));
+        }
+        let codes = std::iter::repeat_n(&"already_exists", known as usize).chain(last);
+        for (number, code) in (0..).zip(codes) {
+            told.executes(10_000 + number, create(2_000_000 + number, 1), 3 + number, code);
+        }
+        told
+    };
+    // Enough to assume something at once, before the wrong answer and after it.
+    for (lost, known) in [(12, 1_020), (12, 3_000), (30, 3_000), (100, 1_020)] {
+        let found = told(lost, known, &["resource_busy"]).proven();
+        assert_eq!(found, (Proven::Invalid, Vec::new()), "{lost} lost, {known} known");
+        let clean = told(lost, known, &["already_exists"]).proven();
+        assert_eq!(clean, (Proven::Valid, Vec::new()), "{lost} lost, {known} known");
+    }
+    // More than are gone on with, and the wrong answer comes when some have been left out.
+    let (verdict, doubts) = told(100, 3_000, &["resource_busy"]).proven();
+    assert_eq!(verdict, Proven::Unknown);
+    assert!(doubts[0].contains("not all of which were looked at"), "{doubts:?}");
+    assert_eq!(told(100, 3_000, &[]).proven(), (Proven::Valid, Vec::new()));
+}
+
 #[test]
 fn who_asks_or_is_told_out_of_turn_is_refused_with_the_reason() {
     let nothing = Fields::default();
