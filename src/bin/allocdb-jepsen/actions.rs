@@ -31,6 +31,8 @@ pub(crate) struct Distrust {
     pub(crate) reason: String,
     /// It does not trust its own files; else it is in doubt, as its state and another replica's differ.
     pub(crate) is_faulted: bool,
+    /// All its files were given to it by an operator since anybody else may have touched them.
+    pub(crate) has_given_files: bool,
 }
 
 /// Something that was done, or tried, to a replica.
@@ -78,10 +80,11 @@ impl<'a> Actions<'a> {
         for sighting in &round.0 {
             let Some(health) = sighting.answer.as_ref().ok() else { continue };
             let Some(reason) = health.distrust() else { continue };
-            let seen = Distrust { reason, is_faulted: !health.is_active };
+            let has_given_files = self.has_given_files(sighting.replica);
+            let seen = Distrust { reason, is_faulted: !health.is_active, has_given_files };
             let mut faulted = self.faulted.lock().unwrap_or_else(PoisonError::into_inner);
             let known = faulted.entry(sighting.replica).or_insert_with(|| seen.clone());
-            if seen.is_faulted && !known.is_faulted {
+            if (seen.is_faulted, seen.has_given_files) > (known.is_faulted, known.has_given_files) {
                 *known = seen;
             }
         }
@@ -119,6 +122,17 @@ impl<'a> Actions<'a> {
         let is_about_it = |done: &Done| matches!(done.what, What::Fault(change) if change.fault() == crash);
         let last = self.done().into_iter().rfind(is_about_it);
         last.is_some_and(|done| matches!(done.what, What::Fault(Change::Injected(_))))
+    }
+
+    /// Whether a replica was given all its files from here, and not ended from here since.
+    pub(crate) fn has_given_files(&self, replica: ReplicaId) -> bool {
+        let crash = Fault::crash(replica);
+        let is_given = |done: &Done| match done.what {
+            What::Import(given) if given == replica && done.error.is_none() => Some(true),
+            What::Fault(Change::Injected(fault)) if fault == crash => Some(false),
+            _ => None,
+        };
+        self.done().iter().rev().find_map(is_given).unwrap_or(false)
     }
 
     fn note<T>(&self, what: What, result: Result<T>) -> Result<T> {

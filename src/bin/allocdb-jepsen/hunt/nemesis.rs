@@ -376,9 +376,12 @@ impl<'a> Nemesis<'a> {
     pub(super) fn tell_seen_faulted(&self) {
         for (replica, seen) in self.actions.take_faulted() {
             // With damage about, its replica may say anything, and others doubt themselves for what it says; whoever does not trust
-            // files of his own that nobody touched has failed.
+            // files of his own that nobody touched has failed, and whoever does not trust those that he was given.
             let is_meant = match seen.is_faulted {
-                true => !self.unsound.contains_key(&replica.0),
+                true => match self.unsound.get(&replica.0) {
+                    Some(damage) => damage.loses_data() && seen.has_given_files,
+                    None => true,
+                },
                 false => self.unsound.is_empty(),
             };
             let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);

@@ -122,8 +122,22 @@ impl Nemesis<'_> {
             done?;
         }
         let primary = cluster::find_primary(&self.actions)?;
-        cluster::rejoin(&self.actions, primary, replica)?;
-        self.check_in_place(replica)
+        cluster::rejoin(&self.actions, primary, replica)
+            .and_then(|()| self.check_in_place(replica))
+            .inspect_err(|error| self.tell_if_given_in_vain(replica, error))
+    }
+
+    /// Damage excuses nothing any more once a replica has all its files from the primary: then it has to take part.
+    fn tell_if_given_in_vain(&self, replica: ReplicaId, error: &anyhow::Error) {
+        if !self.actions.has_given_files(replica) || !self.shared.is_waited_for() {
+            return;
+        }
+        let is_there = |replica: ReplicaId| self.testbed.is_process_there(replica);
+        if is_there(replica) {
+            self.actions.note_faulted(&runtime::probe_of(self.testbed, &[replica]));
+        } else if REPLICAS.into_iter().any(is_there) {
+            self.fail(replica.0, &format!("it does not run with the files of the primary: {error:#}"));
+        }
     }
 
     /// Says so if a replica is not an active backup of the primary.
