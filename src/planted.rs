@@ -196,6 +196,8 @@ planted_faults! {
     PrepareLogUnflushed = "prepare-log-unflushed",
     /// Commit an entry whose frame is written and not flushed.
     LogUnflushed = "log-unflushed",
+    /// Have a disk that says of files that they are flushed, and keeps what they held in a memory of its own.
+    DiskLies = "disk-lies",
     /// Write one reservation of each 64 entries down for another holder than the one who got it.
     LogMiswritten = "log-miswritten",
 
@@ -277,6 +279,10 @@ impl PlantedFault {
         (
             PlantedFault::LogUnflushed,
             "only a loss of power loses what was written and not flushed; the simulation has such disks",
+        ),
+        (
+            PlantedFault::DiskLies,
+            "no fault of a replica: the database does not promise to bear it, and only a loss of power shows it; the simulation has such disks",
         ),
     ];
 

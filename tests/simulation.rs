@@ -5,7 +5,8 @@ use allocdb_node::build_info::sha256;
 #[cfg(feature = "planted-faults")]
 use allocdb_node::check::Verdict;
 use allocdb_node::sim::coverage::by_dimension;
-use allocdb_node::sim::plan::Plan;
+use allocdb_node::sim::fault::Fault;
+use allocdb_node::sim::plan::{Plan, Timed};
 use allocdb_node::sim::sweep::{Options, Seeds, Sweep, all_processors, sweep};
 use allocdb_node::sim::{Played, Recorded, play, record, record_plan};
 use std::process::Command;
@@ -138,6 +139,28 @@ fn a_seed_has_one_history_in_every_build_on_every_thread_and_machine() {
         HISTORIES,
         "seeds mean something else: if replicas are meant to behave otherwise, write the left one down"
     );
+}
+
+/// A backup that cannot read a sector of what it wrote starts from nothing and is brought back, whichever sector that is, and nothing
+/// that was acknowledged is lost.
+#[test]
+fn a_backup_that_cannot_read_its_files_is_brought_back() {
+    let mut unreadable = 0;
+    for choice in 0..12 {
+        let mut plan = record(0).plan.unwrap();
+        let middle = plan.operations[plan.operations.len() / 2].at;
+        let faults = [
+            Fault::LoseSector { replica: 2, choice },
+            Fault::Kill { replica: 2 },
+            Fault::Start { replica: 2 },
+        ];
+        plan.faults = faults.into_iter().map(|fault| Timed { at: middle, fault }).collect();
+        assert_eq!(Plan::parse(&plan.to_text().unwrap()).unwrap(), plan);
+        let recorded = record_plan(&plan);
+        assert_eq!(recorded.played.verdict(), Verdict::Valid, "{choice}: {}", recorded.played);
+        unreadable += u32::from(recorded.trace.iter().any(|line| line.contains("Input/output error")));
+    }
+    assert!(unreadable >= 6, "{unreadable} of 12 starts met what cannot be read");
 }
 
 #[test]

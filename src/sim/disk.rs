@@ -1,6 +1,7 @@
-//! A disk in memory. What was not flushed may be lost or torn when the power goes; it can be told to fail or to stop at any
-//! operation; and it counts its operations, so that a sweep can visit each of them.
+//! A disk in memory. What was not flushed may be lost or torn when the power goes; a sector may become one that cannot be read;
+//! it can be told to fail or to stop at any operation; and it counts its operations, so that a sweep can visit each of them.
 
+use crate::planted::PlantedFault;
 use crate::storage::{Disk, DiskFile};
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ struct Inner {
     operations: u64,
     fuse: Option<(u64, Fuse)>,
     dead: bool,
+    /// A content and the number of a sector of it that cannot be read until all of that is written anew.
+    lost_sector: Option<(usize, usize)>,
 }
 
 #[derive(Default)]
@@ -138,6 +141,11 @@ fn killed() -> io::Error {
     io::Error::other("the process was killed")
 }
 
+/// What the system says of a sector that cannot be read.
+fn unreadable() -> io::Error {
+    io::Error::other("Input/output error")
+}
+
 impl Inner {
     /// Counts an operation. An error means that it does not take place; `true` that it is cut off in the middle.
     fn operation(&mut self) -> io::Result<bool> {
@@ -181,6 +189,22 @@ impl Inner {
 
     fn content(&self, path: &Path) -> Option<&Content> {
         self.names.get(path.as_os_str()).map(|at| &self.contents[*at])
+    }
+
+    /// Whether there is a sector that cannot be read in this part of a content.
+    fn is_lost(&self, at: usize, offset: usize, length: usize) -> bool {
+        let Some((lost_at, sector)) = self.lost_sector else { return false };
+        let first = sector * SECTOR;
+        lost_at == at && length > 0 && offset < first + SECTOR && offset + length > first
+    }
+
+    /// The sector that cannot be read, if a file still has it.
+    fn lost_in_use(&self) -> Option<(usize, usize)> {
+        let is_used = |(at, sector): &(usize, usize)| {
+            let is_named = self.names.values().chain(self.durable_names.values()).any(|named| named == at);
+            is_named && self.contents[*at].live.len() > sector * SECTOR
+        };
+        self.lost_sector.filter(is_used)
     }
 }
 
@@ -233,6 +257,41 @@ impl SimDisk {
             }
             content.live.clone_from(&content.durable);
         }
+    }
+
+    /// Makes one sector unreadable until all of it is written anew; `choice` says which of all sectors of these files. Does nothing while another
+    /// one is, or where there is none.
+    pub fn lose_sector(&self, paths: &[PathBuf], choice: u64) {
+        let mut inner = self.inner();
+        if inner.lost_in_use().is_some() {
+            return;
+        }
+        let named = paths.iter().filter_map(|path| inner.names.get(path.as_os_str()).copied());
+        let sectors: Vec<(usize, usize)> = named
+            .flat_map(|at| {
+                (0..inner.contents[at].live.len().div_ceil(SECTOR)).map(move |sector| (at, sector))
+            })
+            .collect();
+        let place = usize::try_from(choice).unwrap_or(usize::MAX).checked_rem(sectors.len());
+        inner.lost_sector = place.map(|place| sectors[place]);
+    }
+
+    /// Whether a file has a sector that cannot be read.
+    pub fn has_lost_sector(&self) -> bool {
+        self.inner().lost_in_use().is_some()
+    }
+
+    /// A file as whoever copies it reads it; nothing where there is none.
+    ///
+    /// # Errors
+    /// Where a sector of it cannot be read.
+    pub fn copy_of(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let inner = self.inner();
+        let is_lost = |at: &usize| inner.is_lost(*at, 0, inner.contents[*at].live.len());
+        if inner.names.get(path.as_os_str()).is_some_and(is_lost) {
+            return Err(unreadable());
+        }
+        Ok(inner.content(path).map(|content| content.live.clone()))
     }
 
     /// A file as processes see it.
@@ -327,8 +386,21 @@ impl SimFile {
         let content = &mut inner.contents[self.at];
         let change = if is_cut_off { half } else { Some(whole) };
         if let Some(change) = change {
+            // What is cut off is not there any more; what comes there later is written anew.
+            let (from, to) = match &change {
+                Change::Write { offset, bytes } => (*offset, offset + bytes.len()),
+                Change::Truncate { length } => (*length, usize::MAX),
+            };
             change.apply(&mut content.live);
             content.changes.push(change);
+            let length = content.live.len();
+            let is_whole = |(at, sector): (usize, usize)| {
+                let first = sector * SECTOR;
+                at == self.at && from <= first && to >= length.min(first + SECTOR)
+            };
+            if inner.lost_sector.is_some_and(is_whole) {
+                inner.lost_sector = None;
+            }
         }
         if is_cut_off { Err(killed()) } else { Ok(()) }
     }
@@ -338,6 +410,7 @@ impl SimFile {
         let result = inner.whole_operation();
         let content = &mut inner.contents[self.at];
         match result {
+            Ok(()) if PlantedFault::DiskLies.is_enabled() => Ok(()),
             Ok(()) => {
                 for change in content.changes.drain(..) {
                     change.apply(&mut content.durable);
@@ -366,6 +439,9 @@ impl DiskFile for SimFile {
         if inner.dead {
             return Err(killed());
         }
+        if inner.is_lost(self.at, offset as usize, buffer.len()) {
+            return Err(unreadable());
+        }
         let live = &inner.contents[self.at].live;
         let rest = live.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
@@ -389,5 +465,67 @@ impl DiskFile for SimFile {
 
     fn sync_all(&mut self) -> io::Result<()> {
         self.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with a file of two and a half sectors, the second of which cannot be read.
+    fn with_lost_sector() -> (SimDisk, PathBuf, Box<dyn DiskFile>) {
+        let (disk, path) = (SimDisk::default(), PathBuf::from("/a/file"));
+        let mut file = disk.create(&path).unwrap();
+        file.write_at(0, &[7; 2 * SECTOR + SECTOR / 2]).unwrap();
+        disk.lose_sector(std::slice::from_ref(&path), 1);
+        assert!(disk.has_lost_sector());
+        (disk, path, file)
+    }
+
+    fn read(file: &dyn DiskFile, offset: usize, length: usize) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; length];
+        let count = file.read_at(offset as u64, &mut buffer).ok()?;
+        buffer.truncate(count);
+        Some(buffer)
+    }
+
+    #[test]
+    fn a_lost_sector_is_read_by_nobody_and_what_is_beside_it_is() {
+        let (disk, path, file) = with_lost_sector();
+        assert_eq!(read(&*file, 0, SECTOR), Some(vec![7; SECTOR]));
+        assert_eq!(read(&*file, 2 * SECTOR, SECTOR), Some(vec![7; SECTOR / 2]));
+        for (offset, length) in [(SECTOR, 1), (SECTOR - 1, 2), (2 * SECTOR - 1, 1), (0, 3 * SECTOR)] {
+            assert_eq!(read(&*file, offset, length), None, "{length} from {offset}");
+        }
+        assert!(disk.copy_of(&path).is_err());
+        // It stays lost when the process or the power goes, and there is one at most.
+        disk.lose_sector(std::slice::from_ref(&path), 0);
+        disk.revive();
+        assert_eq!((read(&*file, 0, 1), read(&*file, SECTOR, 1)), (Some(vec![7]), None));
+        assert_eq!(disk.copy_of(Path::new("/a/other")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_lost_sector_is_back_once_all_of_it_is_written_cut_off_or_replaced() {
+        let whole = vec![8; SECTOR];
+        let (disk, _, mut file) = with_lost_sector();
+        file.write_at(SECTOR as u64, &whole[1..]).unwrap();
+        file.write_at(SECTOR as u64 + 1, &whole[1..]).unwrap();
+        assert_eq!(read(&*file, SECTOR, 1), None);
+        file.write_at(SECTOR as u64, &whole).unwrap();
+        assert_eq!((read(&*file, SECTOR, SECTOR), disk.has_lost_sector()), (Some(whole), false));
+
+        let (disk, path, mut file) = with_lost_sector();
+        file.truncate(SECTOR as u64 + 1).unwrap();
+        assert!(disk.has_lost_sector());
+        file.truncate(SECTOR as u64).unwrap();
+        assert_eq!((disk.has_lost_sector(), disk.copy_of(&path).unwrap()), (false, Some(vec![7; SECTOR])));
+
+        let (disk, path, _) = with_lost_sector();
+        disk.put(&path, Some(vec![9; 3 * SECTOR]));
+        assert_eq!(
+            (disk.has_lost_sector(), disk.copy_of(&path).unwrap()),
+            (false, Some(vec![9; 3 * SECTOR]))
+        );
     }
 }

@@ -15,6 +15,9 @@ pub enum Fault {
     KillInStart { replica: u64, after: u64 },
     /// The operation of the disk that comes after so many others fails.
     FailWrite { replica: u64, after: u64 },
+    /// A sector of a replica's files cannot be read any more until all of it is written anew; this number says which. Only one replica has
+    /// such at a time. No seed draws it.
+    LoseSector { replica: u64, choice: u64 },
     /// A process stands still for so many microseconds, and then goes on as if nothing had been.
     Pause { replica: u64, micros: u64 },
     /// A machine loses power; what was not flushed is lost or torn as this number says.
@@ -64,6 +67,7 @@ impl Fault {
             Fault::KillInWrite { .. } => "kill-in-write",
             Fault::KillInStart { .. } => "kill-in-start",
             Fault::FailWrite { .. } => "fail-write",
+            Fault::LoseSector { .. } => "lose-sector",
             Fault::Pause { .. } => "pause",
             Fault::LosePower { .. } => "power",
             Fault::LoseAllPower { .. } => "all-power",
@@ -96,6 +100,9 @@ impl Fault {
             }
             Fault::FailWrite { replica, after } => {
                 format!("let replica {replica}'s {}. operation on disk from now fail", after + 1)
+            }
+            Fault::LoseSector { replica, .. } => {
+                format!("a sector of replica {replica}'s files cannot be read any more")
             }
             Fault::Pause { replica, micros } => format!("pause replica {replica} for {} ms", micros / 1_000),
             Fault::LosePower { replica, .. } => format!("replica {replica} loses power"),
@@ -136,6 +143,7 @@ impl Fault {
             | Fault::KillInWrite { replica, .. }
             | Fault::KillInStart { replica, .. }
             | Fault::FailWrite { replica, .. }
+            | Fault::LoseSector { replica, .. }
             | Fault::Pause { replica, .. }
             | Fault::LosePower { replica, .. }
             | Fault::Start { replica }

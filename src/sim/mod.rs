@@ -8,8 +8,9 @@
 //! - [`sweep`]: many seeds on all processors. [`totals`]: what they came to, in numbers.
 //! - [`result`](mod@result): the same as lines of JSON, and shards of a sweep joined.
 //! - [`coverage`]: what operations of clients have met on the way.
-//! - [`disk`]: a disk that loses and tears what was not flushed.
+//! - [`disk`]: a disk that loses and tears what was not flushed. `clock`: clocks that are fast or slow.
 
+mod clock;
 pub mod coverage;
 pub mod disk;
 pub mod fault;

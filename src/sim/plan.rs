@@ -21,6 +21,9 @@ const LATEST: u64 = 24 * 60 * 60 * 1_000_000;
 /// Farther from what was acknowledged than any fence is.
 const FARTHEST_FENCE: i64 = 1 << 50;
 
+/// No clock of a plan is wrong by more than half, in thousandths.
+const MOST_WRONG_CLOCK: i64 = 500;
+
 /// More than enough for what any seed has: nine.
 const MOST_CLIENTS: u64 = 64;
 
@@ -55,6 +58,9 @@ pub struct Setup {
     pub old_builds: Vec<u64>,
     /// Whether the operator's tools know no sums beside files.
     pub old_tools: bool,
+    /// By how many thousandths the clock of each replica is fast, or slow if it is below 0; none where all are right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<i64>,
 }
 
 /// What a client asks.
@@ -227,6 +233,10 @@ impl Plan {
         }
         for replica in file.setup.slow.iter().chain(&file.setup.old_builds) {
             bounded("setup", *replica, 1, COUNT as u64)?;
+        }
+        bounded("clocks", file.setup.clocks.len() as u64, 0, COUNT as u64)?;
+        for clock in &file.setup.clocks {
+            bounded("clocks", *clock, -MOST_WRONG_CLOCK, MOST_WRONG_CLOCK)?;
         }
         Ok(Plan {
             seed: file.seed,

@@ -254,6 +254,7 @@ impl Search<'_> {
         self.tries_change(|plan| plan.setup.slow = None);
         self.tries_change(|plan| plan.setup.old_builds.clear());
         self.tries_change(|plan| plan.setup.old_tools = false);
+        self.tries_change(|plan| plan.setup.clocks.clear());
         self.tries_change(|plan| plan.setup.checkpoint_bytes = 0);
     }
 

@@ -9,6 +9,7 @@ mod operator;
 mod process;
 mod script;
 
+use super::clock::{Clock, clocks_of};
 use super::coverage::{Coverage, Recoveries};
 use super::disk::SimDisk;
 use super::history::History;
@@ -99,7 +100,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, is_traced: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let mut machine = || {
+        let clocks = clocks_of(seed);
+        let mut machine = |at: At| {
             let is_other_build = rng.u8(..4) == 0;
             Machine {
                 disk: SimDisk::default(),
@@ -107,9 +109,10 @@ impl World {
                 is_isolated: false,
                 paused_until: 0,
                 is_other_build,
+                clock: Clock(clocks[at]),
             }
         };
-        let machines = [machine(), machine(), machine()];
+        let machines = [machine(0), machine(1), machine(2)];
         let checkpoint_bytes = [0, 200, 400, 1_500, 6_000][rng.usize(..5)];
         let is_busy = rng.u8(..4) == 0;
         let slow = (rng.u8(..3) == 0).then(|| rng.usize(..COUNT));
@@ -122,6 +125,7 @@ impl World {
             slow: slow.map(|at| at as u64 + 1),
             old_builds: old_builds.map(|(_, number)| number).collect(),
             old_tools,
+            clocks: if clocks == [0; COUNT] { Vec::new() } else { clocks.to_vec() },
         };
         let tape = || {
             let noise = Noise::Recorded(vec![Vec::new(); SEQUENCES]);
@@ -163,11 +167,12 @@ impl World {
 
     /// A world in which this happens, and nothing is drawn but the noise.
     pub(super) fn of_plan(plan: &Plan, is_traced: bool) -> Self {
-        let Setup { checkpoint_bytes, slow, old_builds, old_tools } = &plan.setup;
+        let Setup { checkpoint_bytes, slow, old_builds, old_tools, clocks } = &plan.setup;
         let mut world = Self::new(plan.seed, is_traced);
         world.tape = None;
         for (machine, number) in world.machines.iter_mut().zip(1..) {
             machine.is_other_build = old_builds.contains(&number);
+            machine.clock = Clock(clocks.get(number as usize - 1).copied().unwrap_or(0));
         }
         world.checkpoint_bytes = *checkpoint_bytes;
         world.slow = slow.map(|number| number.saturating_sub(1) as At);

@@ -17,7 +17,13 @@ fn plan() -> Plan {
     Plan {
         seed: 4,
         planted_fault: Some("reserve-taken".to_owned()),
-        setup: Setup { checkpoint_bytes: 200, slow: Some(2), old_builds: vec![1], old_tools: true },
+        setup: Setup {
+            checkpoint_bytes: 200,
+            slow: Some(2),
+            old_builds: vec![1],
+            old_tools: true,
+            clocks: vec![-7, 0, 30],
+        },
         noise: Noise::Recorded(vec![vec![Some(3), None]]),
         calm: 5_000,
         operations: vec![planned],

@@ -126,7 +126,7 @@ impl World {
 
     /// A replica that starts can be trusted, whatever happened to its process.
     pub(super) fn check_started(&mut self, at: At, replica: &Replica) {
-        if let Some(fault) = replica.fault() {
+        if let Some(fault) = replica.fault().filter(|_| !self.machines[at].disk.has_lost_sector()) {
             let expected = "a replica that starts can be trusted, whatever happened to its process";
             self.violated(AnomalyKind::ReplicaFailure, Some(at), expected, fault.to_string());
         }

@@ -2,6 +2,7 @@
 //! because trouble of every kind at once hides what one kind alone would show. In every third the schedule of hunts chooses instead.
 
 use super::hunted::Hunted;
+use super::operator::files_of;
 use super::{Happening, World};
 use crate::sim::disk::Fuse;
 use crate::sim::fault::Fault;
@@ -251,6 +252,7 @@ impl World {
             Fault::FailWrite { replica, after } => {
                 self.machines[place_of(replica)].disk.set_fuse(after, Fuse::Fail);
             }
+            Fault::LoseSector { replica, choice } => self.lose_sector(place_of(replica), choice),
             Fault::Pause { replica, micros } => self.pause(place_of(replica), micros),
             // What starts next looks for it.
             Fault::KillInStart { .. } => {}
@@ -306,6 +308,14 @@ impl World {
         self.recoveries.files(at, "power");
         let disk = self.machines[at].disk.clone();
         disk.lose_power(torn.unwrap_or(&mut self.rng));
+    }
+
+    /// No more than one replica may hold less than it has acknowledged. Files that the operator's tools do not know stay as they are:
+    /// nobody would bring those back.
+    fn lose_sector(&mut self, at: At, choice: u64) {
+        if self.machines.iter().all(|machine| !machine.disk.has_lost_sector()) {
+            self.machines[at].disk.lose_sector(&files_of(at, self.old_tools), choice);
+        }
     }
 
     /// Gives a process that starts a fuse, in seeds and plans that do so.

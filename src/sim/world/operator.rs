@@ -58,7 +58,7 @@ enum Work {
 
 /// Files of a replica, in the order in which they are packed. Every other seed has tools that know of no sums: they leave the
 /// old ones beside what they import.
-fn files_of(at: At, old_tools: bool) -> Vec<PathBuf> {
+pub(super) fn files_of(at: At, old_tools: bool) -> Vec<PathBuf> {
     let paths = paths_of(at);
     if !old_tools {
         return paths.all();
@@ -147,7 +147,10 @@ impl Control for Machines<'_> {
         };
         let files = files_of(at, self.0.old_tools);
         let path = &files[file];
-        let contents = self.0.machines[at].disk.contents_of(path);
+        let contents = match self.0.machines[at].disk.copy_of(path) {
+            Ok(contents) => contents,
+            Err(error) => return Poll::Ready(Err(format!("{}: {error}", path.display()))),
+        };
         self.0.operator.staged[at].put(path, contents);
         let is_last = file + 1 == files.len();
         self.0.operator.copying = (!is_last).then_some((at, file + 1));

@@ -11,6 +11,7 @@ use crate::ids::{Lsn, ReplicaId, Slot, View};
 use crate::replica::message::{Ack, PeerRequest};
 use crate::replica::node::{ClientReply, Node, NodeSettings, Output, PeerFailure, PeerState, Token};
 use crate::replica::{FaultReason, Replica, Role};
+use crate::sim::clock::Clock;
 use crate::sim::disk::SimDisk;
 use crate::sim::noise::Dice;
 use crate::sim::setup::{At, COUNT, MAX_SLOT_ADVANCE, READ_LEASE, id_of, paths_of, setup_of};
@@ -38,6 +39,8 @@ pub(super) struct Machine {
     pub(super) paused_until: u64,
     /// Its build takes entries one by one only.
     pub(super) is_other_build: bool,
+    /// What its process reads the time from.
+    pub(super) clock: Clock,
 }
 
 /// What came in and was not looked at yet.
@@ -247,7 +250,7 @@ impl World {
         if let (Some(left), Some(_)) = (self.paused_for(at), self.process(at, life)) {
             return self.schedule(left, Happening::Wake { at, life });
         }
-        let now = Duration::from_micros(self.now);
+        let now = Duration::from_micros(self.machines[at].clock.shows(self.now));
         let drawn = self.chance(Dice::Cost(at), |rng| Some(rng.u64(50..2_500)));
         let cost = drawn.unwrap_or(1_000) * if self.slow == Some(at) { 20 } else { 1 };
         let until = self.now + cost;
@@ -287,10 +290,10 @@ impl World {
 
     /// Has the process woken when its node wants to be.
     fn set_alarm(&mut self, at: At, life: u64) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.machines[at].clock);
         let Some(process) = self.process(at, life) else { return };
         let Some(due) = process.node.next_wake() else { return };
-        let due = u64::try_from(due.as_micros()).unwrap_or(u64::MAX).max(now + 1);
+        let due = clock.when(u64::try_from(due.as_micros()).unwrap_or(u64::MAX)).max(now + 1);
         if process.alarm.is_none_or(|alarm| alarm > due) {
             process.alarm = Some(due);
             self.schedule(due - now, Happening::Alarm { at, life, due });
@@ -357,7 +360,8 @@ impl World {
         self.record.pieces += u64::from(matches!(request, PeerRequest::Snapshot(_)));
         self.record.claims += u64::from(request.is_claim());
         self.trace(|| format!("{} to {}: {} {exchange}", at + 1, to + 1, brief(&request)));
-        self.schedule(EXCHANGE_LIMIT, Happening::ExchangeOver { at, life, to, exchange });
+        let limit = self.machines[at].clock.when(EXCHANGE_LIMIT);
+        self.schedule(limit, Happening::ExchangeOver { at, life, to, exchange });
         let repeated = self.network.repeated;
         let again = self.chance(Dice::Repeat(at, to), |rng| (rng.u32(..1000) < repeated).then_some(1));
         let copies = 1 + usize::from(again.is_some());
@@ -410,6 +414,10 @@ impl World {
                     frames.extend(LoggedEntry::of(&frame));
                     true
                 });
+                if read.is_err() && disk.has_lost_sector() {
+                    // It is looked at again once its files can be read.
+                    return;
+                }
                 if let Err(error) = read {
                     let expected = "the log of a replica that serves can be read";
                     return self.violated(AnomalyKind::ReplicaFailure, Some(at), expected, error.to_string());
