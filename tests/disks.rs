@@ -243,22 +243,3 @@ fn damage_to_everybody_loses_data_and_a_hunt_finds_it() {
     assert!(lost.iter().any(is_loss), "{done:#?}");
     assert_no_replicas(root.path());
 }
-
-#[cfg(not(feature = "planted-faults"))]
-#[test]
-fn damage_is_no_excuse_for_who_faults_with_the_files_of_the_primary() {
-    skipped("a build with planted faults, `cargo test --features planted-faults`");
-}
-
-/// Whoever starts from its snapshot alone is faulted with whatever files it is given.
-#[cfg(feature = "planted-faults")]
-#[test]
-fn damage_is_no_excuse_for_who_faults_with_the_files_of_the_primary() {
-    let root = tempfile::tempdir().unwrap();
-    let flags = ["--nemesis", "disk,checkpoint", "--nemesis-interval", "1", "--time-limit", "20"];
-    let mut command = hunt(root.path(), &[&flags[..], &["--seed", "2"]].concat());
-    let done = run(command.env("ALLOCDB_PLANTED_FAULT", "log-ignored-in-recovery"));
-    assert_eq!((done.code(), done.value("verdict")), (Some(1), "invalid"), "{done:#?}");
-    assert!(done.stdout.contains("\nanomaly=replica-failure replica="), "{done:#?}");
-    assert_no_replicas(root.path());
-}

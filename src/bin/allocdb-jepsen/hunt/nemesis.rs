@@ -16,7 +16,7 @@ mod starts;
 
 pub(super) use starts::Start;
 
-use super::super::actions::Actions;
+use super::super::actions::{Actions, Distrust};
 use super::super::cluster;
 use super::super::nemesis::Fault as Inject;
 use super::super::runtime;
@@ -375,15 +375,7 @@ impl<'a> Nemesis<'a> {
     /// The same of those that the operator has seen since.
     pub(super) fn tell_seen_faulted(&self) {
         for (replica, seen) in self.actions.take_faulted() {
-            // With damage about, its replica may say anything, and others doubt themselves for what it says; whoever does not trust
-            // files of his own that nobody touched has failed, and whoever does not trust those that he was given.
-            let is_meant = match seen.is_faulted {
-                true => match self.unsound.get(&replica.0) {
-                    Some(damage) => damage.loses_data() && seen.has_given_files,
-                    None => true,
-                },
-                false => self.unsound.is_empty(),
-            };
+            let is_meant = has_failed(&seen, self.unsound.get(&replica.0), !self.unsound.is_empty());
             let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);
             if is_meant && told.insert(replica.0) {
                 self.fail(replica.0, &seen.reason);
@@ -410,9 +402,50 @@ impl<'a> Nemesis<'a> {
     }
 }
 
+/// Whether a replica has failed of which this was seen, with this damage done to its own files, and some to somebody's.
+///
+/// With damage about, its replica may say anything, and others doubt themselves for what it says. Whoever does not trust files of his own that
+/// nobody touched has failed, and whoever does not trust those that he was given in place of damaged ones.
+fn has_failed(seen: &Distrust, own: Option<&Damage>, is_damage_about: bool) -> bool {
+    match (seen.is_faulted, own) {
+        (true, Some(damage)) => damage.loses_data() && seen.has_given_files,
+        (true, None) => true,
+        (false, _) => !is_damage_about,
+    }
+}
+
 fn outcome(id: u64, done: &Result<()>) -> Value {
     match done {
         Ok(()) => json!({ "id": id, "done": true }),
         Err(error) => json!({ "id": id, "done": false, "error": format!("{error:#}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_excuses_its_replica_until_that_is_given_other_files() {
+        let seen = |is_faulted, has_given_files| Distrust {
+            reason: "applied 7 is behind commit 9".to_owned(),
+            is_faulted,
+            has_given_files,
+        };
+        // Without damage everything counts.
+        for seen in [seen(true, false), seen(true, true), seen(false, false), seen(false, true)] {
+            assert!(has_failed(&seen, None, false), "{seen:?}");
+        }
+        // Beside damage a doubt does not, and a fault does.
+        assert!(!has_failed(&seen(false, false), None, true));
+        assert!(has_failed(&seen(true, false), None, true));
+        // The damaged one itself.
+        for damage in [Damage::OlderCopy, Damage::Emptied] {
+            assert!(!has_failed(&seen(true, false), Some(&damage), true));
+            assert!(!has_failed(&seen(false, true), Some(&damage), true));
+            assert!(has_failed(&seen(true, true), Some(&damage), true));
+        }
+        // Nobody can say whose fault it is where the disk was full meanwhile.
+        assert!(!has_failed(&seen(true, true), Some(&Damage::Full), true));
     }
 }
