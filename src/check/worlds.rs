@@ -183,7 +183,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
         self.first.complete(invoked, index, completion);
         self.sort_out();
-        if self.completions.is_multiple_of(COMPARE_EVERY) && self.first.is_stuck() {
+        // Also those that were left for later: each keeps all that has been told since.
+        let is_stuck = || self.first.is_stuck() || self.others.iter().any(|other| other.world.is_stuck());
+        if self.completions.is_multiple_of(COMPARE_EVERY) && is_stuck() {
             self.settle();
         }
     }

@@ -74,25 +74,21 @@ impl<M: Model + std::fmt::Debug> World<M> {
         self.entries.len() >= MOST_WAITING_PLACES
     }
 
-    /// Whether [`World::assume`] may find something.
+    /// Whether one of several things may stand at the next place, and nobody may tell any more which.
     pub(in crate::check) fn may_assume(&self) -> bool {
-        self.gaps == Gaps::Closed && !self.ended && !self.entries.is_empty()
+        if self.gaps == Gaps::Open || self.ended || self.entries.is_empty() {
+            return false;
+        }
+        let latest = self.latest();
+        !self.may_be_told(latest) && self.candidates(latest, 2).len() > 1
     }
 
-    /// Goes on from a place at which one of several things may stand, with each of them. Nothing where that is not so, or somebody may
-    /// still tell.
+    /// Goes on from a place at which one of several things may stand, with each of them. Nothing where it [may not](World::may_assume).
     pub(in crate::check) fn assume(&self) -> Option<Assumed<M>> {
         if !self.may_assume() {
             return None;
         }
-        let latest = self.latest();
-        if self.may_be_told(latest) {
-            return None;
-        }
-        let mut choices = self.candidates(latest, MOST_CHOICES + 1);
-        if choices.len() < 2 {
-            return None;
-        }
+        let mut choices = self.candidates(self.latest(), MOST_CHOICES + 1);
         let is_whole = choices.len() <= MOST_CHOICES;
         choices.truncate(MOST_CHOICES);
         let cost = choices.len() * (1 + self.waiting() / WAITING_FOR_ONE_MORE);
