@@ -159,9 +159,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             open.extend(explaining.into_iter().rev().map(|world| Other { world, same_since: None }));
         }
         let mut all = settled.into_iter().chain(later);
-        match all.next() {
-            Some(first) => self.first = first.world,
-            None => self.first = wrong.unwrap_or_else(|| self.first.clone()),
+        if let Some(first) = all.next().map(|other| other.world).or(wrong) {
+            self.first = first;
         }
         self.others = all.collect();
         self.sort_out();

@@ -128,11 +128,9 @@ impl World {
         }
     }
 
-    /// What the nemesis of a hunt would know. Simulated disks lose only what was not flushed; whoever has a sector that cannot be read
-    /// counts for nothing.
+    /// What the nemesis of a hunt would know. Their disks lose only what was not flushed, so nobody is ever unsound.
     fn cluster_view(&self, hunted: &Hunted) -> ClusterView {
-        let is_sound = |at: At| !self.machines[at].disk.has_lost_sector();
-        let replica_view = |at: At| ReplicaView { replica: id_of(at).0, is_sound: is_sound(at) };
+        let replica_view = |at: At| ReplicaView { replica: id_of(at).0, is_sound: true };
         ClusterView {
             primary: self.primary().map(|at| id_of(at).0),
             replicas: (0..COUNT).map(replica_view).collect(),

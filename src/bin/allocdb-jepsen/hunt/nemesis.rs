@@ -346,11 +346,7 @@ impl<'a> Nemesis<'a> {
                 }
             };
             if let Some(problem) = problem {
-                let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);
-                if told.insert(replica) {
-                    self.fail(replica, &problem);
-                }
-                drop(told);
+                self.fail_once(replica, &problem);
                 self.failed.insert(replica);
             }
         }
@@ -375,10 +371,8 @@ impl<'a> Nemesis<'a> {
     /// The same of those that the operator has seen since.
     pub(super) fn tell_seen_faulted(&self) {
         for (replica, seen) in self.actions.take_faulted() {
-            let is_meant = has_failed(&seen, self.unsound.get(&replica.0), !self.unsound.is_empty());
-            let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);
-            if is_meant && told.insert(replica.0) {
-                self.fail(replica.0, &seen.reason);
+            if has_failed(&seen, self.unsound.get(&replica.0), !self.unsound.is_empty()) {
+                self.fail_once(replica.0, &seen.reason);
             }
         }
     }
@@ -388,6 +382,14 @@ impl<'a> Nemesis<'a> {
         let unreachable = self.unreachable();
         let stands = |id: u64| !unreachable.contains(&id) && !self.unsound.contains_key(&id);
         REPLICAS.into_iter().filter(|replica| stands(replica.0)).collect()
+    }
+
+    /// Tells that a replica failed by itself, unless that was told before.
+    fn fail_once(&self, replica: u64, reason: &str) {
+        let mut told = self.told_faulted.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(replica) {
+            self.fail(replica, reason);
+        }
     }
 
     /// Tells that a replica failed by itself. Where a disk is full nobody knows whether it would have.

@@ -136,7 +136,7 @@ impl Nemesis<'_> {
         if is_there(replica) {
             self.actions.note_faulted(&runtime::probe_of(self.testbed, &[replica]));
         } else if REPLICAS.into_iter().any(is_there) {
-            self.fail(replica.0, &format!("it does not run with the files of the primary: {error:#}"));
+            self.fail_once(replica.0, &format!("it does not run with the files of the primary: {error:#}"));
         }
     }
 
