@@ -5,9 +5,9 @@
 #
 #   preflight.sh [folder of recordings]      also compares the release with recordings, if a folder is named
 #
-# Everything is built once. Tests come first, and mostly wait; the release is built beside them, and lints take what processors
-# nobody else wants. What was said meanwhile comes afterwards, step by step. The table at the end says when each step began and how
-# many seconds it took.
+# Everything is built once. Tests come first, and mostly wait; the release is built beside them and gives way to them, as they have
+# deadlines, and lints take what processors nobody else wants. What was said meanwhile comes afterwards, step by step. The table at
+# the end says when each step began and how many seconds it took.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recordings=${1:-}
@@ -112,7 +112,7 @@ build_release() {
         openssl=(env OPENSSL_NO_VENDOR=1 OPENSSL_STATIC=1 OPENSSL_DIR="$built/openssl-build/install")
         [ -e "$built/openssl-build/install/lib/libcrypto.a" ] || openssl=()
     fi
-    run_child ${openssl[@]+"${openssl[@]}"} cargo build --quiet --locked --release
+    run_child nice -n 10 ${openssl[@]+"${openssl[@]}"} cargo build --quiet --locked --release
 }
 
 release() {

@@ -53,7 +53,11 @@ const CLOUD_READY: Duration = Duration::from_secs(10 * 60);
 /// The same without a processor that helps.
 const EMULATED_CLOUD_READY: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// The same for replicas of micro guests. Slower than people expect, not slower than a slow machine is.
+/// How long micro guests may take that have begun to boot, without a processor that helps: their two seconds become minutes where
+/// processors of the host are busy with something else.
+const EMULATED_MICRO_READY: Duration = Duration::from_secs(4 * 60);
+
+/// How long replicas of micro guests may take to answer. Slower than people expect, not slower than a slow machine is.
 const REPLICAS_READY: Duration = Duration::from_secs(120);
 
 /// Pause between two looks.
@@ -240,9 +244,11 @@ struct Patience(Duration);
 
 impl Patience {
     fn with(layout: &QemuLayout, machine: &Machine) -> Self {
+        let is_emulated = machine.accelerator == Accelerator::tcg();
         Self(match layout.guests {
+            GuestKind::Micro { .. } if is_emulated => EMULATED_MICRO_READY,
             GuestKind::Micro { .. } => Duration::ZERO,
-            GuestKind::Cloud if machine.accelerator == Accelerator::tcg() => EMULATED_CLOUD_READY,
+            GuestKind::Cloud if is_emulated => EMULATED_CLOUD_READY,
             GuestKind::Cloud => CLOUD_READY,
         })
     }
