@@ -19,6 +19,8 @@ mod hunts;
 mod indexed_job;
 #[path = "support/kubernetes/mod.rs"]
 mod kubernetes;
+#[path = "support/short_histories.rs"]
+mod short_histories;
 #[path = "support/tmux.rs"]
 mod tmux;
 #[path = "support/watched.rs"]
@@ -31,6 +33,7 @@ mod bad_input;
 mod blockers;
 mod bundles;
 mod check;
+mod check_files;
 mod checker;
 mod cloud_program;
 mod cluster_identity;
@@ -78,3 +81,4 @@ mod transport;
 mod watch;
 mod watch_guests;
 mod watch_terminal;
+mod wrong_answers;
