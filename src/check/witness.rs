@@ -43,6 +43,7 @@ pub(super) use gaps::Assumed;
 use in_order::InOrder;
 use kept::Kept;
 use past::{Logs, Past};
+pub(super) use search::SEARCH_LIMIT;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

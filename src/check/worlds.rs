@@ -6,7 +6,7 @@
 
 use super::call::{Call, Completion, Gaps};
 use super::model::Model;
-use super::witness::{Assumed, World};
+use super::witness::{Assumed, SEARCH_LIMIT, World};
 use super::{Anomaly, Judgement, Verdict};
 
 /// Worlds that are kept side by side. With more of them the judgement is in doubt unless one of those kept explains everything.
@@ -15,8 +15,15 @@ const MOST_WORLDS: usize = 64;
 /// Worlds that have come as far as is known, with which no more is looked for at a time.
 const ENOUGH_SETTLED: usize = 16;
 
-/// Things that are tried at a time, each in a copy of a world; what is left is tried the next time.
+/// Things that may be tried at the beginning, and once more when the history has come to its end, each in a copy of a world.
 const MOST_TRIES: usize = 2_048;
+
+/// Things that may be tried for each time that worlds are compared, beside those: a checker that has found no way to see a history
+/// looks for one as long as it goes on, without falling behind it.
+const TRIES_EACH_TIME: usize = 64;
+
+/// Attempts at the end, in all worlds together.
+const MOST_ATTEMPTS: usize = 2 * SEARCH_LIMIT;
 
 /// Completions after which worlds are compared with each other.
 const COMPARE_EVERY: u64 = 1_024;
@@ -28,6 +35,11 @@ pub struct Checker<M: Model> {
     first: World<M>,
     others: Vec<Other<M>>,
     completions: u64,
+    /// What may still be tried.
+    tries: usize,
+    tried: usize,
+    /// States of replicas are compared, so that nothing more is asked for.
+    is_ending: bool,
     /// There were more worlds than are kept.
     is_partial: bool,
     /// What is reported while worlds differ in what is wrong.
@@ -50,6 +62,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
             first: World::new(model, gaps),
             others: Vec::new(),
             completions: 0,
+            tries: MOST_TRIES,
+            tried: 0,
+            is_ending: false,
             is_partial: false,
             none: Judgement::default(),
         }
@@ -91,6 +106,12 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         self.first.waiting()
     }
 
+    /// What has been assumed so far beyond what was told, in copies of what is known: bounded by the length of the history.
+    #[must_use]
+    pub fn tried(&self) -> usize {
+        self.tried
+    }
+
     /// Notes a reason why the history proves nothing, unless it proves that something is wrong.
     pub fn doubt(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
@@ -107,6 +128,10 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// Notes what is wrong with the state after a place, if something is; says whether that state is known. Those after the last
     /// hundred thousand places are, or some fewer.
     pub fn inspect(&mut self, place: u64, compare: impl Fn(&M) -> Option<Anomaly>) -> bool {
+        if !self.is_ending {
+            self.is_ending = true;
+            self.tries += MOST_TRIES;
+        }
         loop {
             if place > self.first.applied() {
                 self.settle();
@@ -133,8 +158,10 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
 
     /// Nobody who was not told yet is going to be: places at which one of several things may stand are gone on from with each of them,
     /// in depth, so that what explains everything is found before all is tried.
-    pub fn settle(&mut self) {
-        if !self.others.iter().map(|other| &other.world).chain([&self.first]).any(World::may_assume) {
+    fn settle(&mut self) {
+        if self.tries == 0
+            || !self.others.iter().map(|other| &other.world).chain([&self.first]).any(World::may_assume)
+        {
             return;
         }
         let first = Other { world: self.first.clone(), same_since: None };
@@ -142,9 +169,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         open.reverse();
         open.push(first);
         let (mut settled, mut later, mut wrong) = (Vec::new(), Vec::new(), None);
-        let mut tries = MOST_TRIES;
         while let Some(other) = open.pop() {
-            if settled.len() >= ENOUGH_SETTLED || tries == 0 {
+            if settled.len() >= ENOUGH_SETTLED || self.tries == 0 {
                 later.push(other);
                 continue;
             }
@@ -153,7 +179,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 continue;
             };
             let Assumed { explaining, wrong: found, is_whole, cost } = assumed;
-            tries = tries.saturating_sub(cost);
+            self.tried += cost;
+            self.tries = self.tries.saturating_sub(cost);
             self.is_partial |= !is_whole;
             wrong = wrong.or(found);
             open.extend(explaining.into_iter().rev().map(|world| Other { world, same_since: None }));
@@ -185,6 +212,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         // Also those that were left for later: each keeps all that has been told since.
         let is_stuck = || self.first.is_stuck() || self.others.iter().any(|other| other.world.is_stuck());
         if self.completions.is_multiple_of(COMPARE_EVERY) && is_stuck() {
+            self.tries = (self.tries + TRIES_EACH_TIME).min(MOST_TRIES);
             self.settle();
         }
     }
@@ -269,12 +297,18 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// before one is found, the judgement is in doubt.
     #[must_use]
     pub fn finish(self) -> Judgement {
-        let mut found = self.first.finish();
+        let mut attempts = MOST_ATTEMPTS;
+        let mut is_partial = self.is_partial;
+        let mut found = self.first.finish(&mut attempts);
         for other in self.others {
             match found.verdict() {
                 Verdict::Valid => return found,
+                Verdict::Unknown | Verdict::Invalid if attempts == 0 => {
+                    is_partial = true;
+                    break;
+                }
                 Verdict::Unknown | Verdict::Invalid => {
-                    let judgement = other.world.finish();
+                    let judgement = other.world.finish(&mut attempts);
                     // What cannot be known in one world is not known at all, unless another explains everything.
                     if judgement.verdict() == Verdict::Valid || found.verdict() == Verdict::Invalid {
                         let is_better = judgement.verdict() != Verdict::Invalid;
@@ -283,7 +317,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 }
             }
         }
-        if self.is_partial && found.verdict() == Verdict::Invalid {
+        if is_partial && found.verdict() == Verdict::Invalid {
             found = Judgement { anomalies: Vec::new(), doubts: vec![too_many()] };
         }
         found

@@ -255,10 +255,6 @@ impl Judge {
             Finding::Wrong(anomaly) => self.checker.report(&anomaly),
             Finding::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
             Finding::State(state) => {
-                // Clients are done by now, and what nobody was told stays so.
-                if state.lsn > self.checker.applied() {
-                    self.checker.settle();
-                }
                 self.compare_state(&state);
             }
         }

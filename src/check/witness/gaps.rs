@@ -11,9 +11,6 @@ const MOST_WAITING_PLACES: usize = 1_024;
 /// Things that can stand at a place of which each is tried.
 const MOST_CHOICES: usize = 128;
 
-/// Operations that wait in a world whose copy costs as much again as the rest of it.
-const WAITING_FOR_ONE_MORE: usize = 4_096;
-
 /// What becomes of a world when each of the things that may stand at its next place is assumed to.
 pub(in crate::check) struct Assumed<M: Model> {
     /// Those with which everything that is known so far adds up.
@@ -91,7 +88,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let mut choices = self.candidates(self.latest(), MOST_CHOICES + 1);
         let is_whole = choices.len() <= MOST_CHOICES;
         choices.truncate(MOST_CHOICES);
-        let cost = choices.len() * (1 + self.waiting() / WAITING_FOR_ONE_MORE);
+        let cost = choices.len() * self.cost();
         let next = choices.into_iter().flat_map(|choice| self.with_next(choice));
         let (mut wrong, explaining): (Vec<Self>, Vec<Self>) = next.partition(World::is_wrong);
         wrong.truncate(1);

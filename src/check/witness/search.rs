@@ -6,8 +6,11 @@ use crate::check::Judgement;
 use crate::check::call::{Call, Gaps};
 use crate::check::model::Model;
 
-/// Ways to explain unknown places that are tried before it is left at not known.
-const SEARCH_LIMIT: usize = 4_000;
+/// Ways to explain unknown places that are tried in one world before it is left at not known, fewer where each [costs more](World::cost).
+pub(in crate::check) const SEARCH_LIMIT: usize = 4_000;
+
+/// Operations that wait in a world whose copy costs as much again as the rest of it.
+const WAITING_FOR_ONE_MORE: usize = 512;
 
 /// Unknown places with several explanations that are looked at one behind the other; each keeps a copy of the state.
 const SEARCH_DEPTH: usize = 64;
@@ -18,18 +21,35 @@ const OPEN_SEARCH_LIMIT: usize = 300;
 /// Operations whose outcome is not known that are taken to have been executed at once.
 const OPEN_SEARCH_DEPTH: usize = 3;
 
+/// What may still be tried in one world.
+struct Budget {
+    left: usize,
+    /// There is more behind one another than is looked at.
+    is_too_deep: bool,
+}
+
+impl Budget {
+    const fn is_over(&self) -> bool {
+        self.left == 0 || self.is_too_deep
+    }
+
+    fn take(&mut self, cost: usize) {
+        self.left = self.left.saturating_sub(cost);
+    }
+}
+
 impl<M: Model + std::fmt::Debug> World<M> {
     /// The history has ended: what is not settled yet is settled as far as possible.
     ///
     /// Where unknown places remain, every way to fill them with operations whose outcome is not known is tried, up to a limit.
     /// One that explains everything is enough. If none does, the anomalies of the first are reported; if the limit is reached
-    /// before one is found, the judgement is in doubt.
-    pub(in crate::check) fn finish(mut self) -> Judgement {
+    /// before one is found, the judgement is in doubt. What is tried is taken from `attempts`, which other worlds have a share in.
+    pub(in crate::check) fn finish(mut self, attempts: &mut usize) -> Judgement {
         // What is in flight has no known outcome.
         let open = std::mem::take(&mut self.open).into_values();
         self.lost.extend(open.filter(|(_, open)| !matches!(open.call, Call::Look)));
         if self.gaps == Gaps::Open {
-            return self.finish_open();
+            return self.finish_open(attempts);
         }
         self.advance_to_end();
         if self.forks.is_empty() && (self.ended || !self.judgement.anomalies.is_empty()) {
@@ -38,19 +58,27 @@ impl<M: Model + std::fmt::Debug> World<M> {
         }
         let doubts = self.judgement.doubts.clone();
         let place = self.applied.saturating_add(1);
-        let mut budget = SEARCH_LIMIT;
+        let limit = SEARCH_LIMIT.min(*attempts);
+        let mut budget = Budget { left: limit, is_too_deep: false };
         let mut first_failure = None;
-        if let Some(judgement) = self.explain(&mut budget, SEARCH_DEPTH, &mut first_failure) {
+        let explained = self.explain(&mut budget, SEARCH_DEPTH, &mut first_failure);
+        *attempts = attempts.saturating_sub((limit - budget.left).max(1));
+        if let Some(judgement) = explained {
             return judgement;
         }
         let mut judgement = first_failure.unwrap_or(Judgement { anomalies: Vec::new(), doubts });
-        if budget == 0 {
+        if budget.is_over() {
             judgement.anomalies.clear();
             judgement.doubts.push(format!(
-                "places that nobody was told of could not be explained in {SEARCH_LIMIT} attempts; the first is {place}"
+                "places that nobody was told of could not be explained in {limit} attempts, fewer if each takes long; the first is {place}"
             ));
         }
         judgement
+    }
+
+    /// What a copy of this world costs, and going on with it: more the more waits in it.
+    pub(in crate::check) fn cost(&self) -> usize {
+        1 + self.waiting() / WAITING_FOR_ONE_MORE
     }
 
     /// The first event from which on a read may have been answered from a state that is not known: not all that was told could be
@@ -64,18 +92,21 @@ impl<M: Model + std::fmt::Debug> World<M> {
     }
 
     /// Everything at once, and where it does not add up once more with operations whose outcome is not known at free places.
-    fn finish_open(self) -> Judgement {
-        let mut budget = OPEN_SEARCH_LIMIT;
+    fn finish_open(self, attempts: &mut usize) -> Judgement {
+        let limit = OPEN_SEARCH_LIMIT.min(*attempts);
+        let mut budget = limit;
         let judgement = self.run_to_end();
         if judgement.anomalies.is_empty() {
             return judgement;
         }
-        match self.explain_open(&mut budget, OPEN_SEARCH_DEPTH) {
+        let explained = self.explain_open(&mut budget, OPEN_SEARCH_DEPTH);
+        *attempts = attempts.saturating_sub((limit - budget).max(1));
+        match explained {
             Some(explained) => explained,
             None if budget == 0 => {
                 let doubt = format!(
                     "what was found may be explained by operations whose outcome is not known: {}; \
-                     {OPEN_SEARCH_LIMIT} ways were tried",
+                     {limit} ways were tried",
                     judgement.anomalies[0]
                 );
                 Judgement { anomalies: Vec::new(), doubts: vec![doubt] }
@@ -189,7 +220,7 @@ impl<M: Model + std::fmt::Debug> World<M> {
     /// Fills the first unknown place in every possible way, one after the other, until everything is explained.
     fn explain(
         mut self,
-        budget: &mut usize,
+        budget: &mut Budget,
         depth: usize,
         first_failure: &mut Option<Judgement>,
     ) -> Option<Judgement> {
@@ -197,8 +228,8 @@ impl<M: Model + std::fmt::Debug> World<M> {
         let forks = self.take_forks();
         if !forks.is_empty() {
             return [self].into_iter().chain(forks).find_map(|world| {
-                *budget = budget.saturating_sub(1);
-                if *budget == 0 { None } else { world.explain(budget, depth, first_failure) }
+                budget.take(world.cost());
+                if budget.is_over() { None } else { world.explain(budget, depth, first_failure) }
             });
         }
         if self.ended || !self.judgement.anomalies.is_empty() {
@@ -213,13 +244,13 @@ impl<M: Model + std::fmt::Debug> World<M> {
             first_failure.get_or_insert(judgement);
         }
         if depth == 0 {
-            *budget = 0;
+            budget.is_too_deep = true;
         }
         for entry in self.candidates(self.latest(), usize::MAX) {
-            if *budget == 0 {
+            if budget.is_over() {
                 return None;
             }
-            *budget -= 1;
+            budget.take(self.cost());
             let mut tried = self.clone();
             tried.place_unknown(self.applied.saturating_add(1), entry);
             if let Some(judgement) = tried.explain(budget, depth - 1, first_failure) {

@@ -159,6 +159,29 @@ fn what_is_wrong_whatever_stands_at_a_place_is_found_however_much_may() {
     assert_eq!(told(100, 3_000, &[]).proven(), (Proven::Valid, Vec::new()));
 }
 
+/// Many requests are lost, many places belong to one of them, and what is answered behind these is wrong whichever they are: there
+/// are more ways to see this than anybody can try. Whoever looks for one falls no further behind for each request that follows.
+#[test]
+fn what_cannot_be_explained_is_not_looked_for_without_end() {
+    let tried = |behind: usize| {
+        let mut told = Feed::new();
+        told.executes(0, create(1_000_000, 1), 1, "ok");
+        for number in 1..=30 {
+            told.loses(number, create(number, 1));
+        }
+        let places = (3..).filter(|place| *place > 30 || place % 3 != 0).take(behind);
+        for (number, place) in (0..).zip(places) {
+            let code = if place == 31 { "resource_busy" } else { "already_exists" };
+            told.executes(10_000 + number, create(2_000_000 + number, 1), place, code);
+        }
+        assert!(told.judge.judgement().anomalies.is_empty());
+        told.judge.checker.tried()
+    };
+    // As many at first, and three times a few; before it goes on with a copy it may not know what that costs.
+    let copies = tried(4_200);
+    assert!((2_000..3_000).contains(&copies), "{copies} copies");
+}
+
 #[test]
 fn who_asks_or_is_told_out_of_turn_is_refused_with_the_reason() {
     let nothing = Fields::default();
