@@ -1,7 +1,8 @@
 //! Bringing a cluster to where everybody is in place: one primary, in the highest view, and backups that follow it.
 //!
 //! What replicas can do by themselves they are given time for. After that whoever does not follow the one primary is rejoined,
-//! and where nobody serves, the one that holds most becomes primary. A cluster of which a majority is lost stays as it is.
+//! and where nobody serves, the one that holds most becomes primary. So does one of the others where nobody can be rejoined because the
+//! primary's own files cannot be read any more. A cluster of which a majority is lost stays as it is.
 
 use super::failover::{Failover, Fence, Replicas};
 use super::rejoin::Rejoin;
@@ -61,6 +62,8 @@ pub struct Converge {
     /// The commit of each replica, and since when it has not moved.
     commits: BTreeMap<ReplicaId, (Option<Lsn>, Duration)>,
     renewed: BTreeSet<ReplicaId>,
+    /// A primary whose files could not be copied.
+    unreadable: Option<Member>,
     /// What every backup has to have committed.
     through: Option<Lsn>,
     why: Option<String>,
@@ -80,6 +83,7 @@ impl Converge {
             pauses: Pauses::new(),
             commits: BTreeMap::new(),
             renewed: BTreeSet::new(),
+            unreadable: None,
             through: None,
             why: None,
         }
@@ -195,7 +199,17 @@ impl Converge {
             }
             Need::Rejoin(replica) if is_due => {
                 self.tell_of(&round, replica);
-                Work::Rejoin(Box::new(Rejoin::new(replica, round.current_primary())))
+                match round.current_primary() {
+                    Some(primary) if self.unreadable.take() == Some(primary) => {
+                        log::warn!(
+                            "the files of replica {} cannot be copied; another one becomes primary",
+                            primary.id
+                        );
+                        let replicas = self.instead_of(primary, &round);
+                        Work::FailOver(Box::new(Failover::from_serving(replicas, self.fence)))
+                    }
+                    primary => Work::Rejoin(Box::new(Rejoin::new(replica, primary))),
+                }
             }
             Need::FailOver if is_due => {
                 log::warn!("nobody serves, {}; whoever holds most becomes primary", round.summary());
@@ -210,6 +224,19 @@ impl Converge {
         };
         let pause = if matches!(self.work, Work::Probe) { self.pauses.next() } else { Duration::ZERO };
         Ok(Step::After(pause))
+    }
+
+    /// A failover from a primary to whoever of the other two has come further.
+    fn instead_of(&self, primary: Member, round: &Round) -> Replicas {
+        let mut others: Vec<ReplicaId> = self.all.into_iter().filter(|id| *id != primary.id).collect();
+        others.sort_by_key(|id| {
+            let health = round.health(*id).filter(|health| health.holds_data());
+            std::cmp::Reverse(health.map(|health| (health.view, health.commit_lsn)))
+        });
+        let [new_primary, supporting] = others[..] else {
+            return Replicas::Best { all: self.all, new_primary: None };
+        };
+        Replicas::Named { old_primary: primary.id, old_view: Some(primary.view), new_primary, supporting }
     }
 
     fn tell_of(&self, round: &Round, straggler: ReplicaId) {
@@ -259,7 +286,9 @@ impl Converge {
         self.pauses = Pauses::new();
         match ended {
             Ok(()) => self.why = None,
-            Err(failure @ (Failure::Control(_) | Failure::TwoPrimaries { .. })) => return Err(failure),
+            Err(failure @ Failure::TwoPrimaries { .. }) => return Err(failure),
+            // Files that cannot be copied may be in the way of nobody but a primary that has them.
+            Err(failure @ Failure::Control(_)) if self.unreadable.is_none() => return Err(failure),
             Err(failure) => {
                 log::warn!("{failure}");
                 self.why = Some(failure.to_string());
@@ -314,7 +343,10 @@ impl Operation for Converge {
             Work::Rejoin(rejoin) => match rejoin.step(control) {
                 Ok(Step::After(pause)) => return Ok(Step::After(pause)),
                 Ok(Step::Done(_)) => self.go_on(control.now(), Ok(()))?,
-                Err(failure) => self.go_on(control.now(), Err(failure))?,
+                Err(failure) => {
+                    self.unreadable = rejoin.without_copy_of();
+                    self.go_on(control.now(), Err(failure))?;
+                }
             },
         }
         Ok(Step::NEXT)

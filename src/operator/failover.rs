@@ -66,6 +66,8 @@ enum Call {
         replica: ReplicaId,
         attempt: u32,
     },
+    /// Whether there is a plan at all, from files that may still be written to.
+    Weigh,
     Plan,
     Import(ReplicaId),
     WaitOut,
@@ -106,6 +108,18 @@ impl Failover {
     #[must_use]
     pub fn new(replicas: Replicas, fence: Fence) -> Self {
         Self::with(replicas, fence, false)
+    }
+
+    /// A failover from a primary that serves: before anything is ended it is made sure that what the other two hold is enough.
+    #[must_use]
+    pub fn from_serving(replicas: Replicas, fence: Fence) -> Self {
+        let mut failover = Self::new(replicas, fence);
+        let is_look = |call: &&Call| matches!(call, Call::Export { .. });
+        let looks: Vec<Call> = failover.calls.iter().filter(is_look).cloned().collect();
+        for call in looks.into_iter().chain([Call::Weigh]).rev() {
+            failover.calls.push_front(call);
+        }
+        failover
     }
 
     /// Finds out what a failover would do, without doing it: files are only read, of replicas that may be running.
@@ -376,6 +390,11 @@ impl Operation for Failover {
                     return Ok(Step::After(if is_pending { Duration::ZERO } else { COPY_PAUSE }));
                 }
             }
+            Call::Weigh => match self.plan() {
+                Ok(_) => self.copies.clear(),
+                Err(PlanProblem::Files(replica, error)) => return Err(Failure::Files { replica, error }),
+                Err(PlanProblem::Lost(lost)) => return Err(Failure::MajorityLost(lost)),
+            },
             Call::Plan => self.carry_out(control)?,
             Call::Import(replica) => control.import(replica).map_err(Failure::Control)?,
             Call::WaitOut => {

@@ -59,6 +59,8 @@ pub struct Rejoin {
     copied: Option<(StagedReplica, Survey)>,
     is_dry: bool,
     decided: Option<Decision>,
+    /// Whether it ended because no copy of the primary's files could be used.
+    found_no_copy: bool,
 }
 
 /// Whether a replica that is in this view, with this committed, would lose something by becoming a copy of a primary.
@@ -103,7 +105,15 @@ impl Rejoin {
             copied: None,
             is_dry: false,
             decided: None,
+            found_no_copy: false,
         }
+    }
+
+    /// The primary, if it ended because no copy of that one's files could be used: not all of them can be read any more, or they
+    /// lack what it has committed. It may not know.
+    #[must_use]
+    pub fn without_copy_of(&self) -> Option<Member> {
+        self.primary.filter(|_| self.found_no_copy)
     }
 
     /// Finds out what a rejoin would do, without doing it: files are only read.
@@ -213,6 +223,7 @@ impl Rejoin {
             Err(error) => Failure::Control(error),
         };
         if attempt == COPY_ATTEMPTS {
+            self.found_no_copy = true;
             return Err(failure);
         }
         log::warn!("export of replica {primary}, attempt {attempt}: {failure}");

@@ -29,6 +29,8 @@ struct Stand {
     running: BTreeSet<ReplicaId>,
     /// Replicas that cannot be ended.
     unreachable: BTreeSet<ReplicaId>,
+    /// Replicas whose files cannot be read as they are.
+    unreadable: BTreeSet<ReplicaId>,
     /// What the primary says of how far it has written down what it promises; the last is said again and again.
     progress: Vec<Progress>,
     now: Duration,
@@ -43,6 +45,7 @@ impl Stand {
             root,
             running,
             unreachable: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             progress: Vec::new(),
             now: Duration::ZERO,
             calls: Vec::new(),
@@ -155,6 +158,9 @@ impl Control for Stand {
 
     fn export(&mut self, replica: ReplicaId) -> Poll<Result<StagedReplica, String>> {
         self.calls.push(format!("export {replica}"));
+        if self.unreadable.contains(&replica) {
+            return Poll::Ready(Err(format!("replica {replica}: Input/output error")));
+        }
         let (from, staged) = (self.folder("live", replica), self.stage(replica)?);
         for entry in fs::read_dir(from).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -173,6 +179,7 @@ impl Control for Stand {
     fn import(&mut self, replica: ReplicaId) -> Result<(), String> {
         self.calls.push(format!("import {replica}"));
         assert!(!self.running.contains(&replica), "{:?}", self.calls);
+        self.unreadable.remove(&replica);
         let live = self.folder("live", replica);
         let _ = fs::remove_dir_all(&live);
         fs::rename(self.folder("staged", replica), live).unwrap();
@@ -360,6 +367,48 @@ fn a_backup_that_does_not_take_in_what_is_committed_is_rejoined() {
     assert_eq!(stand.entries(2), 1);
     stand.carry_out(Converge::through(Lsn(2), ALL, Fence::Ended)).unwrap();
     assert_eq!(stand.entries(2), 2);
+}
+
+#[test]
+fn nobody_waits_for_a_primary_whose_files_cannot_be_read() {
+    let stand = || {
+        Stand::new().with(1, Primary, 1, &["a", "b"]).with(2, Backup, 1, &["a"]).with(
+            3,
+            Backup,
+            1,
+            &["a", "b"],
+        )
+    };
+    for is_cut_off in [false, true] {
+        let mut stand = stand();
+        if is_cut_off {
+            // What it has committed is not in its files any more.
+            fs::write(stand.folder("live", ReplicaId(1)).join("state.wal"), []).unwrap();
+        } else {
+            stand.unreadable.insert(ReplicaId(1));
+        }
+        let primary = stand.carry_out(Converge::through(Lsn(2), ALL, Fence::Ended)).unwrap();
+        assert_eq!((primary.id, primary.view), (ReplicaId(3), View(2)), "{:?}", stand.calls);
+        assert_eq!([1, 2, 3].map(|id| stand.entries(id)), [2, 2, 2]);
+        // Before anybody else is ended, it is known that two hold what was acknowledged.
+        let first = |call: &str| stand.calls.iter().position(|made| made == call);
+        assert!(first("export 3") < first("crash 1"), "{:?}", stand.calls);
+    }
+}
+
+#[test]
+fn a_primary_whose_files_cannot_be_read_serves_on_where_the_others_hold_too_little() {
+    let mut stand = Stand::new().with(1, Primary, 1, &["a", "b"]).with(2, Recovering, 0, &[]).with(
+        3,
+        Backup,
+        1,
+        &["a", "b"],
+    );
+    stand.unreadable.insert(ReplicaId(1));
+    let refused = stand.carry_out(Converge::new(ALL, Fence::Ended)).unwrap_err();
+    assert!(refused.contains("replica 1: Input/output error"), "{refused}");
+    assert!(stand.running.contains(&ReplicaId(1)) && !stand.calls.contains(&"crash 1".to_owned()));
+    assert_eq!(stand.stored(1).role, Primary);
 }
 
 /// What a primary of view 1 says that has committed one entry.

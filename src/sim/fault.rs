@@ -16,7 +16,7 @@ pub enum Fault {
     /// The operation of the disk that comes after so many others fails.
     FailWrite { replica: u64, after: u64 },
     /// A sector of a replica's files cannot be read any more until all of it is written anew; this number says which. Only one replica has
-    /// such at a time. No seed draws it.
+    /// such at a time.
     LoseSector { replica: u64, choice: u64 },
     /// A process stands still for so many microseconds, and then goes on as if nothing had been.
     Pause { replica: u64, micros: u64 },

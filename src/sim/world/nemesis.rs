@@ -25,8 +25,30 @@ pub(super) struct Nemesis {
     longest_pause: u64,
     /// One process in so many is started with a fuse; 0 for none.
     fused_starts: u32,
+    sector: Option<LostSector>,
     pub(super) calm_since: Option<u64>,
     pub(super) quiet: Option<Quiet>,
+}
+
+/// A sector that cannot be read any more from one of the next strikes on.
+#[derive(Debug, Clone, Copy)]
+struct LostSector {
+    strikes_before: u32,
+    replica: u64,
+    choice: u64,
+}
+
+impl LostSector {
+    /// In every eleventh seed.
+    fn of(seed: u64) -> Option<Self> {
+        if seed % 11 != 7 {
+            return None;
+        }
+        // Dice of its own: what the seed draws besides stays as it is.
+        let mut rng = Rng::with_seed(seed.rotate_left(32));
+        let replica = rng.u64(1..=COUNT as u64);
+        Some(Self { strikes_before: rng.u32(1..12), replica, choice: rng.get_seed() })
+    }
 }
 
 /// Clients only read: a write would make an old primary find out that nobody follows it.
@@ -128,6 +150,7 @@ impl Nemesis {
             strikes_left: 0,
             longest_pause: 0,
             fused_starts: 0,
+            sector: None,
             calm_since: None,
             quiet: None,
         }
@@ -149,6 +172,7 @@ impl Nemesis {
             strikes_left: rng.u32(6..30),
             longest_pause,
             fused_starts,
+            sector: LostSector::of(seed),
             calm_since: None,
             quiet: None,
         }
@@ -161,6 +185,7 @@ impl World {
         if self.script.is_some() {
             return self.strike_as_planned();
         }
+        self.lose_sector_sometimes();
         if let Some(hunted) = self.nemesis.hunted.take() {
             return self.strike_as_hunted(hunted);
         }
@@ -308,6 +333,18 @@ impl World {
         self.recoveries.files(at, "power");
         let disk = self.machines[at].disk.clone();
         disk.lose_power(torn.unwrap_or(&mut self.rng));
+    }
+
+    fn lose_sector_sometimes(&mut self) {
+        match &mut self.nemesis.sector {
+            Some(LostSector { strikes_before: 0, replica, choice }) => {
+                let fault = Fault::LoseSector { replica: *replica, choice: *choice };
+                self.nemesis.sector = None;
+                self.inject(&fault, None);
+            }
+            Some(LostSector { strikes_before, .. }) => *strikes_before -= 1,
+            None => {}
+        }
     }
 
     /// No more than one replica may hold less than it has acknowledged. Files that the operator's tools do not know stay as they are:

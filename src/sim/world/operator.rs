@@ -36,6 +36,8 @@ pub(super) struct Operations {
     held: Vec<At>,
     /// A primary whose process cannot be ended.
     out_of_reach: Option<At>,
+    /// Whether everybody was in place when it was last looked.
+    is_in_place: bool,
     pub(super) failovers: u32,
     pub(super) rejoins: u32,
 }
@@ -198,6 +200,7 @@ impl World {
                     self.operator.work = Some(work);
                 }
                 Ok(None) => {
+                    self.operator.is_in_place = matches!(work, Work::Converge(_));
                     self.operator.held.clear();
                     self.operator.out_of_reach = None;
                 }
@@ -212,8 +215,14 @@ impl World {
 
     fn next_work(&mut self) -> Option<Work> {
         let next = self.operator.afterwards.pop_front();
+        let all = [0, 1, 2].map(id_of);
+        let converge = || match self.record.newest().filter(|_| self.operator.is_in_place) {
+            // As a hunt that settles: who is in place has to come along as well.
+            Some(newest) => Converge::through(newest, all, Fence::Ended),
+            None => Converge::new(all, Fence::Ended),
+        };
         let is_calm = self.nemesis.calm_since.is_some();
-        next.or_else(|| is_calm.then(|| Work::Converge(Converge::new([0, 1, 2].map(id_of), Fence::Ended))))
+        next.or_else(|| is_calm.then(|| Work::Converge(converge())))
     }
 
     /// Makes one call. Returns how long to wait at least before the next; none when there is none.
@@ -253,6 +262,7 @@ impl World {
     /// Whatever the operator was about to do is not done.
     pub(super) fn interrupt_operator(&mut self) {
         self.operator.work = None;
+        self.operator.is_in_place = false;
         self.operator.afterwards.clear();
         self.operator.copying = None;
         self.operator.held.clear();
