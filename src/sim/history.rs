@@ -1,6 +1,6 @@
 //! What clients saw of a seed, as a history: the outcome mapping, the lease model and the checker that judge hunts judge it too.
 
-use super::setup::{At, limits};
+use super::setup::At;
 use crate::allocator::PayloadKind;
 use crate::allocator::payload::{decode_client, decode_internal};
 use crate::api::text::error_reply;
@@ -24,6 +24,7 @@ use std::collections::HashMap;
 /// A judge, and what it has to be told with everything.
 pub(super) struct History {
     judge: Judge,
+    limits: Limits,
     next_index: u64,
     next_process: u64,
     /// By client: the process that it is now, and what that has asked for.
@@ -42,6 +43,7 @@ impl History {
         };
         Self {
             judge: Judge::new(limits),
+            limits,
             next_index: 0,
             next_process: 0,
             processes: HashMap::new(),
@@ -157,7 +159,7 @@ impl History {
 
     /// What all of it amounts to; nothing more is to come.
     pub(super) fn finish(&mut self) -> Judgement {
-        std::mem::replace(&mut self.judge, Judge::new(limits())).finish(false).judgement
+        std::mem::replace(&mut self.judge, Judge::new(self.limits)).finish(false).judgement
     }
 }
 

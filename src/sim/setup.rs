@@ -44,14 +44,28 @@ pub(super) fn paths_of(at: At) -> ReplicaPaths {
     ReplicaPaths { metadata: folder.join("replica.metadata"), engine }
 }
 
+/// How large is what takes many operations to show anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tables {
+    /// Most operations that are remembered.
+    pub(super) operations: u32,
+    /// Most leases that one tick expires.
+    pub(super) expirations_per_tick: u32,
+}
+
+impl Tables {
+    /// Those of every seed; a plan may have smaller ones.
+    pub(super) const OF_SEEDS: Self = Self { operations: 64, expirations_per_tick: 8 };
+}
+
 /// Small enough that tables fill, windows pass and queues overflow within a few seconds.
-pub(super) const fn allocator_config() -> AllocatorConfig {
+const fn allocator_config(tables: Tables) -> AllocatorConfig {
     AllocatorConfig {
         shard_id: ShardId(0),
         max_resources: 10,
         max_reservations: 24,
         max_bundle_size: 3,
-        max_operations: 64,
+        max_operations: tables.operations,
         max_ttl_slots: 16,
         max_client_retry_window_slots: 16,
         reservation_history_window_slots: 8,
@@ -59,23 +73,27 @@ pub(super) const fn allocator_config() -> AllocatorConfig {
     }
 }
 
-pub(super) fn setup_of(at: At) -> ReplicaSetup {
+pub(super) fn setup_of(at: At, tables: Tables) -> ReplicaSetup {
     ReplicaSetup {
         identity: Identity { replica: id_of(at), shard: ShardId(0) },
         paths: paths_of(at),
-        allocator: allocator_config(),
-        engine: EngineConfig { max_submission_queue: 6, max_command_bytes: 256, max_expirations_per_tick: 8 },
+        allocator: allocator_config(tables),
+        engine: EngineConfig {
+            max_submission_queue: 6,
+            max_command_bytes: 256,
+            max_expirations_per_tick: tables.expirations_per_tick,
+        },
     }
 }
 
-/// The limits of every seed's cluster, as the model knows them.
-pub(super) fn limits() -> Limits {
-    limits_of(&allocator_config(), setup_of(0).engine.max_expirations_per_tick.into())
+/// The limits of a cluster, as the model knows them.
+pub(super) fn limits(tables: Tables) -> Limits {
+    limits_of(&allocator_config(tables), tables.expirations_per_tick.into())
 }
 
 /// What the clients of a seed do.
 pub(super) fn work(rng: &mut Rng, seed: u64) -> Config {
-    let mut limits = limits();
+    let mut limits = limits(Tables::OF_SEEDS);
     if rng.u8(..4) == 0 {
         // They take tables for larger than they are, and fill them.
         limits.max_operations *= 4;

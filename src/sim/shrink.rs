@@ -7,15 +7,20 @@
 use super::fault::Fault;
 use super::noise::Noise;
 use super::plan::{Plan, Timed};
-use super::setup::COUNT;
+use super::setup::{COUNT, Tables};
 use super::{Played, Recorded, play_plan, record, record_plan};
 use crate::check::AnomalyKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// With how much other noise a candidate is played before it is given up.
-const OTHER_NOISE: u64 = 2;
+/// With how much other noise a candidate is played before it is given up, and at most when nothing smaller was found with less.
+const OTHER_NOISE: [u64; 4] = [2, 8, 32, 128];
+
+/// What people read in a minute: nothing smaller is looked for with more noise.
+const FEW_OPERATIONS: usize = 12;
+const FEW_FAULTS: usize = 3;
+const FEW_CLIENTS: usize = 3;
 
 /// With more faults than these there are too many pairs of them.
 const MOST_FAULTS_IN_PAIRS: usize = 10;
@@ -60,7 +65,8 @@ pub fn shrink(seed: u64, limit: Duration, stop: &AtomicBool) -> Result<Shrunk, U
     };
     let plan = plan.ok_or(Unshrinkable::NotReproduced(target))?;
     let before = (plan.operations.len(), plan.faults.len());
-    let mut search = Search { target, best: plan, replays: 0, end: Instant::now() + limit, stop };
+    let end = Instant::now() + limit;
+    let mut search = Search { target, best: plan, replays: 0, end, stop, patience: 0 };
     let begins = search.best.clone();
     if !search.tries(begins) {
         return Err(Unshrinkable::NotReproduced(target));
@@ -70,12 +76,19 @@ pub fn shrink(seed: u64, limit: Duration, stop: &AtomicBool) -> Result<Shrunk, U
     Ok(Shrunk { plan: search.best, recorded, before, replays: search.replays, is_least })
 }
 
+/// Whether it is a story that a person reads in a minute.
+fn is_small(plan: &Plan) -> bool {
+    plan.operations.len() <= FEW_OPERATIONS && plan.harms() <= FEW_FAULTS && plan.clients() <= FEW_CLIENTS
+}
+
 struct Search<'a> {
     target: AnomalyKind,
     best: Plan,
     replays: u64,
     end: Instant,
     stop: &'a AtomicBool,
+    /// A place in [`OTHER_NOISE`].
+    patience: usize,
 }
 
 impl Search<'_> {
@@ -84,6 +97,7 @@ impl Search<'_> {
         loop {
             let before = self.best.clone();
             self.calm_noise();
+            self.shrink_tables();
             self.do_without_faults();
             self.leave_out(|plan| &mut plan.operations);
             self.leave_out(|plan| &mut plan.faults);
@@ -97,7 +111,10 @@ impl Search<'_> {
                 return false;
             }
             if self.best == before {
-                return true;
+                if is_small(&self.best) || self.patience + 1 == OTHER_NOISE.len() {
+                    return true;
+                }
+                self.patience += 1;
             }
         }
     }
@@ -124,11 +141,11 @@ impl Search<'_> {
             self.best = candidate;
             return true;
         }
-        if candidate.noise == Noise::Steady {
+        if candidate.noise == Noise::Steady && self.patience == 0 {
             return false;
         }
         let first = self.replays;
-        let others = (0..OTHER_NOISE).map(|number| Noise::Seeded(first + number));
+        let others = (0..OTHER_NOISE[self.patience]).map(|number| Noise::Seeded(first + number));
         for noise in [Noise::Steady].into_iter().chain(others) {
             candidate.noise = noise;
             if !self.is_over() && self.shows(&candidate) {
@@ -156,6 +173,25 @@ impl Search<'_> {
                 if self.tries_change(|plan| plan.noise = Noise::Seeded(number)) {
                     return;
                 }
+            }
+        }
+    }
+
+    /// Makes what has to be filled smaller, so that fewer operations fill it.
+    fn shrink_tables(&mut self) {
+        if self.best.operations.len() <= FEW_OPERATIONS {
+            return;
+        }
+        let seeds = Tables::OF_SEEDS;
+        let sizes = |most: u32| (0..).map(|power| 1 << power).take_while(move |size| *size < most);
+        for size in sizes(self.best.setup.operations.unwrap_or(seeds.operations)) {
+            if self.tries_change(|plan| plan.setup.operations = Some(size)) {
+                break;
+            }
+        }
+        for size in sizes(self.best.setup.expirations_per_tick.unwrap_or(seeds.expirations_per_tick)) {
+            if self.tries_change(|plan| plan.setup.expirations_per_tick = Some(size)) {
+                break;
             }
         }
     }
@@ -255,6 +291,8 @@ impl Search<'_> {
         self.tries_change(|plan| plan.setup.old_builds.clear());
         self.tries_change(|plan| plan.setup.old_tools = false);
         self.tries_change(|plan| plan.setup.clocks.clear());
+        self.tries_change(|plan| plan.setup.operations = None);
+        self.tries_change(|plan| plan.setup.expirations_per_tick = None);
         self.tries_change(|plan| plan.setup.checkpoint_bytes = 0);
     }
 

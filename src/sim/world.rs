@@ -15,7 +15,7 @@ use super::disk::SimDisk;
 use super::history::History;
 use super::noise::{Dice, Noise, SEQUENCES, Source};
 use super::plan::{Plan, Setup};
-use super::setup::{At, COUNT, limits, work};
+use super::setup::{At, COUNT, Tables, limits, work};
 use super::story::Note;
 use super::{Played, Recorded};
 use crate::check::{Anomaly, AnomalyKind, Judgement};
@@ -67,6 +67,7 @@ pub(super) struct World {
     machines: [Machine; COUNT],
     network: Network,
     checkpoint_bytes: u64,
+    tables: Tables,
     /// Many clients that do not think long, so that a backup falls behind without being hurt.
     is_busy: bool,
     /// A machine that takes its time for everything, as one with a slow disk does.
@@ -126,6 +127,8 @@ impl World {
             old_builds: old_builds.map(|(_, number)| number).collect(),
             old_tools,
             clocks: if clocks == [0; COUNT] { Vec::new() } else { clocks.to_vec() },
+            operations: None,
+            expirations_per_tick: None,
         };
         let tape = || {
             let noise = Noise::Recorded(vec![Vec::new(); SEQUENCES]);
@@ -143,6 +146,7 @@ impl World {
             machines,
             network: Network::new(),
             checkpoint_bytes,
+            tables: Tables::OF_SEEDS,
             is_busy,
             slow,
             clients: Vec::new(),
@@ -152,7 +156,7 @@ impl World {
             operator: Operations::default(),
             nemesis,
             record: Record::default(),
-            history: History::new(limits(), seed, is_traced),
+            history: History::new(limits(Tables::OF_SEEDS), seed, is_traced),
             judgement: Judgement::default(),
             traced: is_traced.then(Vec::new),
             old_tools,
@@ -167,7 +171,8 @@ impl World {
 
     /// A world in which this happens, and nothing is drawn but the noise.
     pub(super) fn of_plan(plan: &Plan, is_traced: bool) -> Self {
-        let Setup { checkpoint_bytes, slow, old_builds, old_tools, clocks } = &plan.setup;
+        let Setup { checkpoint_bytes, slow, old_builds, old_tools, clocks, operations, expirations_per_tick } =
+            &plan.setup;
         let mut world = Self::new(plan.seed, is_traced);
         world.tape = None;
         for (machine, number) in world.machines.iter_mut().zip(1..) {
@@ -175,6 +180,11 @@ impl World {
             machine.clock = Clock(clocks.get(number as usize - 1).copied().unwrap_or(0));
         }
         world.checkpoint_bytes = *checkpoint_bytes;
+        world.tables = Tables {
+            operations: operations.unwrap_or(Tables::OF_SEEDS.operations),
+            expirations_per_tick: expirations_per_tick.unwrap_or(Tables::OF_SEEDS.expirations_per_tick),
+        };
+        world.history = History::new(limits(world.tables), plan.seed, is_traced);
         world.slow = slow.map(|number| number.saturating_sub(1) as At);
         world.old_tools = *old_tools;
         world.nemesis = Nemesis::idle();

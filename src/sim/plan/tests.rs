@@ -23,6 +23,8 @@ fn plan() -> Plan {
             old_builds: vec![1],
             old_tools: true,
             clocks: vec![-7, 0, 30],
+            operations: Some(3),
+            expirations_per_tick: Some(2),
         },
         noise: Noise::Recorded(vec![vec![Some(3), None]]),
         calm: 5_000,
@@ -58,6 +60,12 @@ fn what_cannot_be_played_is_refused_with_its_place_and_what_was_expected() {
         ("\"supporting\": 3", "\"supporting\": 2", "`faults[2]`: expected two replicas, found 2 twice"),
         ("\"primary\": 2", "\"primary\": 0", "`faults[2]`: `replica`: expected 1 to 3, found 0"),
         ("\"slow\": 2", "\"slow\": 9", "`setup`: expected 1 to 3, found 9"),
+        ("\"operations\": 3", "\"operations\": 65", "`setup.operations`: expected 1 to 64, found 65"),
+        (
+            "\"expirations_per_tick\": 2",
+            "\"expirations_per_tick\": 0",
+            "`setup.expirations_per_tick`: expected 1",
+        ),
         ("\"calm\": 5000", "\"calm\": 99999999999999", "`calm`: expected 0 to 86400000000"),
         ("fair-weather", "foul-weather", "expected a plan: unknown variant `foul-weather`"),
     ] {

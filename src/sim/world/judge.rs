@@ -195,7 +195,7 @@ impl World {
             Box::new(anomaly(AnomalyKind::ReplicaDivergence, at, expected, observed))
         };
         let unread = |problem: String| differs(None, "a log of commands", problem);
-        let mut model = LeaseModel::new(limits());
+        let mut model = LeaseModel::new(limits(self.tables));
         let mut codes: BTreeMap<Lsn, Code> = BTreeMap::new();
         for (place, (lsn, entry)) in self.record.entries.iter().enumerate() {
             if lsn.0 != place as u64 + 1 {

@@ -97,7 +97,7 @@ impl World {
         let disk = self.machines[at].disk.clone();
         disk.revive();
         self.burn_fuse_sometimes(at);
-        let mut replica = Replica::open(Arc::new(disk.clone()), &setup_of(at));
+        let mut replica = Replica::open(Arc::new(disk.clone()), &setup_of(at, self.tables));
         if is_new_cluster && replica.role() == Role::Recovering {
             let role = if at == 0 { Role::Primary } else { Role::Backup };
             // A fuse may burn here as well.
