@@ -19,8 +19,9 @@ use serde_json::json;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How often what is not known is asked for again.
+/// How often what is not known is asked for again, and for how long at most: a cluster that answers nobody takes seconds each time.
 const ROUNDS: u32 = 20;
+const RESOLVES_WITHIN: Duration = Duration::from_secs(60);
 
 /// Pause before it is.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -153,12 +154,15 @@ fn fail_over_to(shared: &Shared<'_>, actions: &Actions<'_>, replica: ReplicaId) 
 
 /// Sends writes whose outcome is not known again until it is.
 fn resolve(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Result<()> {
-    for _ in 0..ROUNDS {
+    let until = Instant::now() + RESOLVES_WITHIN;
+    let mut rounds = 0;
+    while rounds < ROUNDS && Instant::now() < until {
+        rounds += 1;
         let unresolved = shared.lock().generator.unresolved();
         if unresolved.is_empty() {
             return Ok(());
         }
-        ask_all(shared, unresolved, concurrency);
+        ask_all(shared, actions, unresolved, concurrency);
         actions.interrupt.check()?;
         if !shared.lock().generator.unresolved().is_empty() {
             actions.interrupt.pause(PAUSE)?;
@@ -166,7 +170,7 @@ fn resolve(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usize) -> Re
     }
     let left = shared.lock().generator.unresolved().len();
     if left > 0 {
-        bail!("the outcome of {left} writes is still not known after {ROUNDS} attempts");
+        bail!("the outcome of {left} writes is still not known after {rounds} attempts");
     }
     Ok(())
 }
@@ -183,17 +187,20 @@ fn read_everything(shared: &Shared<'_>, actions: &Actions<'_>, concurrency: usiz
         };
         Step { request, replica: primary, intent }
     };
-    ask_all(shared, requests.into_iter().map(step).collect(), concurrency);
+    ask_all(shared, actions, requests.into_iter().map(step).collect(), concurrency);
     Ok(actions.interrupt.check()?)
 }
 
-/// Asks for everything, several at a time.
-fn ask_all(shared: &Shared<'_>, steps: Vec<Step>, concurrency: usize) {
+/// Asks for everything, several at a time, until somebody wants everything to end.
+fn ask_all(shared: &Shared<'_>, actions: &Actions<'_>, steps: Vec<Step>, concurrency: usize) {
     let queue = Mutex::new(steps.into_iter());
     std::thread::scope(|scope| {
         for _ in 0..concurrency.max(1) {
             scope.spawn(|| {
                 while let Some(step) = queue.lock().ok().and_then(|mut queue| queue.next()) {
+                    if actions.interrupt.check().is_err() {
+                        return;
+                    }
                     shared.ask(&step);
                 }
             });
