@@ -1,6 +1,7 @@
 //! The manifests that spread a gate over a Kubernetes cluster: they are what the typed API takes, and the container's command, started
 //! once for each index as a cluster would, leaves parts that `merge-gates` joins to one verdict.
 
+use crate::hunts::told_by_hunts;
 use crate::indexed_job::{IndexedJob, manifest, path, typed};
 use crate::support::*;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -113,7 +114,8 @@ fn pods_of_all_indexes_together_do_each_job_once_and_come_to_one_verdict() {
     match hunted.code() {
         Some(0) => assert_eq!(verdict, "valid", "{hunted:#?}"),
         Some(2) => assert_eq!((&*verdict, job.action_on(2)), ("unknown", "FailIndex"), "{hunted:#?}"),
-        other => panic!("{other:?}: {hunted:#?}"),
+        // Nothing of it is left afterwards but what is said here.
+        other => panic!("{other:?}: {hunted:#?}\n{}", told_by_hunts(&part(0).join("lane-1"))),
     }
     let done = merged(&job, results.path());
     assert_eq!((done.code(), done.value("verdict"), done.value("parts")), (Some(2), "unknown", "2"));

@@ -23,6 +23,23 @@ pub fn hunt(root: &Path, flags: &[&str]) -> Command {
     command
 }
 
+/// What the reports of all hunts in an output root say, for whoever reads that a test has failed, and the last that each has
+/// recorded.
+pub fn told_by_hunts(root: &Path) -> String {
+    let mut told = String::new();
+    for name in names(root) {
+        if name.ends_with("-report.txt") {
+            told += &text(root.join(&name));
+        }
+        if name.ends_with("-history.jsonl") {
+            let lines = text(root.join(&name));
+            let lines: Vec<&str> = lines.lines().collect();
+            lines.iter().skip(lines.len().saturating_sub(200)).for_each(|line| told += &format!("{line}\n"));
+        }
+    }
+    told
+}
+
 /// A workspace whose layout was captured from a stand-in for Kubernetes and leads to the guests of a host.
 pub fn captured(api: &Kubernetes, host: &SshHost) -> PathBuf {
     let [workspace, key] = ["ws", "key"].map(|name| api.folder().join(name));
