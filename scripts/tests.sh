@@ -89,7 +89,7 @@ side_by_side() {
 }
 
 # Tests have deadlines, and wait for processes that other tests keep from the processors: on a slow machine fewer run side by side. One is
-# slow that counts to 300,000 in more than 0.8 seconds of a processor; one of today takes half a second.
+# slow that counts to 300,000 in more than 0.8 seconds of a processor.
 is_slow() {
     local took TIMEFORMAT=%U
     took=$({ time for ((i = 0; i < 300000; i++)); do :; done; } 2>&1)

@@ -254,9 +254,7 @@ impl Judge {
             Finding::Nothing => {}
             Finding::Wrong(anomaly) => self.checker.report(&anomaly),
             Finding::Doubts(doubts) => doubts.into_iter().for_each(|doubt| self.checker.doubt(doubt)),
-            Finding::State(state) => {
-                self.compare_state(&state);
-            }
+            Finding::State(state) => self.compare_state(&state),
         }
         Ok(())
     }

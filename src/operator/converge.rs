@@ -199,8 +199,9 @@ impl Converge {
             }
             Need::Rejoin(replica) if is_due => {
                 self.tell_of(&round, replica);
+                let unreadable = self.unreadable.take();
                 match round.current_primary() {
-                    Some(primary) if self.unreadable.take() == Some(primary) => {
+                    Some(primary) if unreadable == Some(primary) => {
                         log::warn!(
                             "the files of replica {} cannot be copied; another one becomes primary",
                             primary.id
@@ -286,10 +287,11 @@ impl Converge {
         self.pauses = Pauses::new();
         match ended {
             Ok(()) => self.why = None,
-            Err(failure @ Failure::TwoPrimaries { .. }) => return Err(failure),
-            // Files that cannot be copied may be in the way of nobody but a primary that has them.
-            Err(failure @ Failure::Control(_)) if self.unreadable.is_none() => return Err(failure),
+            Err(failure @ (Failure::Control(_) | Failure::TwoPrimaries { .. })) => return Err(failure),
             Err(failure) => {
+                if let Failure::NoCopy { primary, .. } = failure {
+                    self.unreadable = Some(primary);
+                }
                 log::warn!("{failure}");
                 self.why = Some(failure.to_string());
                 self.unsettled_since = Some(now);
@@ -343,10 +345,7 @@ impl Operation for Converge {
             Work::Rejoin(rejoin) => match rejoin.step(control) {
                 Ok(Step::After(pause)) => return Ok(Step::After(pause)),
                 Ok(Step::Done(_)) => self.go_on(control.now(), Ok(()))?,
-                Err(failure) => {
-                    self.unreadable = rejoin.without_copy_of();
-                    self.go_on(control.now(), Err(failure))?;
-                }
+                Err(failure) => self.go_on(control.now(), Err(failure))?,
             },
         }
         Ok(Step::NEXT)

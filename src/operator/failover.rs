@@ -114,11 +114,8 @@ impl Failover {
     #[must_use]
     pub fn from_serving(replicas: Replicas, fence: Fence) -> Self {
         let mut failover = Self::new(replicas, fence);
-        let is_look = |call: &&Call| matches!(call, Call::Export { .. });
-        let looks: Vec<Call> = failover.calls.iter().filter(is_look).cloned().collect();
-        for call in looks.into_iter().chain([Call::Weigh]).rev() {
-            failover.calls.push_front(call);
-        }
+        let looks = failover.calls.iter().filter(|call| matches!(call, Call::Export { .. })).cloned();
+        failover.calls = looks.chain([Call::Weigh]).chain(failover.calls.iter().cloned()).collect();
         failover
     }
 

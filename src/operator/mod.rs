@@ -215,6 +215,15 @@ pub enum Failure<E> {
         /// What is wrong with its files.
         error: StagingError,
     },
+    /// No copy of the primary's files could be used: not all of them can be read any more, or they lack what it has committed. It may
+    /// not know.
+    #[error("{}", why.as_ref())]
+    NoCopy {
+        /// The primary, as it was when its files were to be copied.
+        primary: Member,
+        /// What was wrong with the last copy.
+        why: Box<Failure<E>>,
+    },
     /// The copies of the primary's files always ended before what it had committed.
     #[error("the copy of replica {replica} ends at LSN {end:?}, the replica is at {commit:?}")]
     CopyBehind {

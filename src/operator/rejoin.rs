@@ -59,8 +59,6 @@ pub struct Rejoin {
     copied: Option<(StagedReplica, Survey)>,
     is_dry: bool,
     decided: Option<Decision>,
-    /// Whether it ended because no copy of the primary's files could be used.
-    found_no_copy: bool,
 }
 
 /// Whether a replica that is in this view, with this committed, would lose something by becoming a copy of a primary.
@@ -105,15 +103,7 @@ impl Rejoin {
             copied: None,
             is_dry: false,
             decided: None,
-            found_no_copy: false,
         }
-    }
-
-    /// The primary, if it ended because no copy of that one's files could be used: not all of them can be read any more, or they
-    /// lack what it has committed. It may not know.
-    #[must_use]
-    pub fn without_copy_of(&self) -> Option<Member> {
-        self.primary.filter(|_| self.found_no_copy)
     }
 
     /// Finds out what a rejoin would do, without doing it: files are only read.
@@ -202,9 +192,10 @@ impl Rejoin {
     fn copy<C: Control>(
         &mut self,
         control: &mut C,
-        primary: ReplicaId,
+        of: Member,
         attempt: u32,
     ) -> Result<Option<(StagedReplica, Survey)>, Failure<C::Error>> {
+        let primary = of.id;
         let copied = match control.export(primary) {
             Poll::Pending => {
                 self.call = Call::Copy { attempt };
@@ -223,8 +214,7 @@ impl Rejoin {
             Err(error) => Failure::Control(error),
         };
         if attempt == COPY_ATTEMPTS {
-            self.found_no_copy = true;
-            return Err(failure);
+            return Err(Failure::NoCopy { primary: of, why: Box::new(failure) });
         }
         log::warn!("export of replica {primary}, attempt {attempt}: {failure}");
         self.call = Call::Copy { attempt: attempt + 1 };
@@ -286,9 +276,9 @@ impl Operation for Rejoin {
     type Output = Decision;
 
     fn step<C: Control>(&mut self, control: &mut C) -> Result<Step<Decision>, Failure<C::Error>> {
-        let (target, primary) = (self.target, self.primary.map(|primary| primary.id));
+        let target = self.target;
         let call = std::mem::replace(&mut self.call, Call::Look);
-        self.call = match (call, primary) {
+        self.call = match (call, self.primary) {
             (Call::Look, _) | (_, None) => {
                 let round = control.probe();
                 self.look(&round)?
@@ -301,7 +291,7 @@ impl Operation for Rejoin {
                 return Ok(Step::After(self.ask_files(control, attempt)?));
             }
             (Call::Measure { attempt }, Some(primary)) => {
-                return Ok(Step::After(self.measure(control, primary, attempt)?));
+                return Ok(Step::After(self.measure(control, primary.id, attempt)?));
             }
             (Call::Copy { attempt }, Some(primary)) => {
                 let Some(copied) = self.copy(control, primary, attempt)? else {
@@ -312,15 +302,15 @@ impl Operation for Rejoin {
                 Call::Confirm { attempt }
             }
             (Call::Confirm { attempt }, Some(primary)) => {
-                if !self.is_confirmed(control, primary) {
+                if !self.is_confirmed(control, primary.id) {
                     if attempt == COPY_ATTEMPTS {
-                        return Err(Failure::Unflushed { replica: primary });
+                        return Err(Failure::Unflushed { replica: primary.id });
                     }
                     self.call = Call::Copy { attempt: attempt + 1 };
                     return Ok(Step::After(COPY_PAUSE));
                 }
                 let Some((source, holds)) = self.copied.take() else { return Ok(Step::NEXT) };
-                self.carry_out(control, primary, &source, &holds)?;
+                self.carry_out(control, primary.id, &source, &holds)?;
                 match (self.is_dry, self.decided.clone()) {
                     (true, Some(decided)) => return Ok(Step::Done(decided)),
                     _ => Call::Import,

@@ -6,7 +6,8 @@
 
 use super::fault::Fault;
 use super::noise::{Noise, SEQUENCES};
-use super::setup::{COUNT, Tables};
+use super::setup::COUNT;
+pub use super::setup::Tables;
 use crate::client::record::{Fields, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -61,12 +62,9 @@ pub struct Setup {
     /// By how many thousandths the clock of each replica is fast, or slow if it is below 0; none where all are right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clocks: Vec<i64>,
-    /// How many operations a replica remembers at most; as many as in seeds where nothing is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operations: Option<u32>,
-    /// How many leases one tick expires at most; as many as in seeds where nothing is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expirations_per_tick: Option<u32>,
+    /// How large tables are; as large as in seeds where nothing is said.
+    #[serde(default, skip_serializing_if = "Tables::are_of_seeds")]
+    pub tables: Tables,
 }
 
 /// What a client asks.
@@ -240,16 +238,9 @@ impl Plan {
         for replica in file.setup.slow.iter().chain(&file.setup.old_builds) {
             bounded("setup", *replica, 1, COUNT as u64)?;
         }
-        for (field, number, most) in [
-            ("setup.operations", file.setup.operations, Tables::OF_SEEDS.operations),
-            (
-                "setup.expirations_per_tick",
-                file.setup.expirations_per_tick,
-                Tables::OF_SEEDS.expirations_per_tick,
-            ),
-        ] {
-            number.map_or(Ok(()), |number| bounded(field, number, 1, most))?;
-        }
+        let (tables, most) = (file.setup.tables, Tables::OF_SEEDS);
+        bounded("tables.operations", tables.operations, 1, most.operations)?;
+        bounded("tables.expirations_per_tick", tables.expirations_per_tick, 1, most.expirations_per_tick)?;
         bounded("clocks", file.setup.clocks.len() as u64, 0, COUNT as u64)?;
         for clock in &file.setup.clocks {
             bounded("clocks", *clock, -MOST_WRONG_CLOCK, MOST_WRONG_CLOCK)?;

@@ -8,6 +8,7 @@ use crate::ids::{ReplicaId, ResourceId, ShardId, Slot};
 use crate::replica::{Identity, ReplicaPaths, ReplicaSetup};
 use crate::workload::{Config, SlotMode, WorkloadKind};
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// How many replicas there are.
@@ -45,17 +46,28 @@ pub(super) fn paths_of(at: At) -> ReplicaPaths {
 }
 
 /// How large is what takes many operations to show anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tables {
-    /// Most operations that are remembered.
-    pub(super) operations: u32,
-    /// Most leases that one tick expires.
-    pub(super) expirations_per_tick: u32,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    /// Operations that a replica remembers at most.
+    pub operations: u32,
+    /// Leases that one tick expires at most.
+    pub expirations_per_tick: u32,
 }
 
 impl Tables {
     /// Those of every seed; a plan may have smaller ones.
     pub(super) const OF_SEEDS: Self = Self { operations: 64, expirations_per_tick: 8 };
+
+    pub(super) fn are_of_seeds(&self) -> bool {
+        *self == Self::OF_SEEDS
+    }
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self::OF_SEEDS
+    }
 }
 
 /// Small enough that tables fill, windows pass and queues overflow within a few seconds.

@@ -182,16 +182,15 @@ impl Search<'_> {
         if self.best.operations.len() <= FEW_OPERATIONS {
             return;
         }
-        let seeds = Tables::OF_SEEDS;
-        let sizes = |most: u32| (0..).map(|power| 1 << power).take_while(move |size| *size < most);
-        for size in sizes(self.best.setup.operations.unwrap_or(seeds.operations)) {
-            if self.tries_change(|plan| plan.setup.operations = Some(size)) {
-                break;
-            }
-        }
-        for size in sizes(self.best.setup.expirations_per_tick.unwrap_or(seeds.expirations_per_tick)) {
-            if self.tries_change(|plan| plan.setup.expirations_per_tick = Some(size)) {
-                break;
+        let sizes: [fn(&mut Tables) -> &mut u32; 2] =
+            [|tables| &mut tables.operations, |tables| &mut tables.expirations_per_tick];
+        for size_in in sizes {
+            let present = *size_in(&mut self.best.setup.tables);
+            let smaller = (0..).map(|power| 1 << power).take_while(|size| *size < present);
+            for size in smaller {
+                if self.tries_change(|plan| *size_in(&mut plan.setup.tables) = size) {
+                    break;
+                }
             }
         }
     }
@@ -291,8 +290,7 @@ impl Search<'_> {
         self.tries_change(|plan| plan.setup.old_builds.clear());
         self.tries_change(|plan| plan.setup.old_tools = false);
         self.tries_change(|plan| plan.setup.clocks.clear());
-        self.tries_change(|plan| plan.setup.operations = None);
-        self.tries_change(|plan| plan.setup.expirations_per_tick = None);
+        self.tries_change(|plan| plan.setup.tables = Tables::OF_SEEDS);
         self.tries_change(|plan| plan.setup.checkpoint_bytes = 0);
     }
 

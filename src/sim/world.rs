@@ -127,8 +127,7 @@ impl World {
             old_builds: old_builds.map(|(_, number)| number).collect(),
             old_tools,
             clocks: if clocks == [0; COUNT] { Vec::new() } else { clocks.to_vec() },
-            operations: None,
-            expirations_per_tick: None,
+            tables: Tables::OF_SEEDS,
         };
         let tape = || {
             let noise = Noise::Recorded(vec![Vec::new(); SEQUENCES]);
@@ -171,8 +170,7 @@ impl World {
 
     /// A world in which this happens, and nothing is drawn but the noise.
     pub(super) fn of_plan(plan: &Plan, is_traced: bool) -> Self {
-        let Setup { checkpoint_bytes, slow, old_builds, old_tools, clocks, operations, expirations_per_tick } =
-            &plan.setup;
+        let Setup { checkpoint_bytes, slow, old_builds, old_tools, clocks, tables } = &plan.setup;
         let mut world = Self::new(plan.seed, is_traced);
         world.tape = None;
         for (machine, number) in world.machines.iter_mut().zip(1..) {
@@ -180,11 +178,8 @@ impl World {
             machine.clock = Clock(clocks.get(number as usize - 1).copied().unwrap_or(0));
         }
         world.checkpoint_bytes = *checkpoint_bytes;
-        world.tables = Tables {
-            operations: operations.unwrap_or(Tables::OF_SEEDS.operations),
-            expirations_per_tick: expirations_per_tick.unwrap_or(Tables::OF_SEEDS.expirations_per_tick),
-        };
-        world.history = History::new(limits(world.tables), plan.seed, is_traced);
+        world.tables = *tables;
+        world.history = History::new(limits(*tables), plan.seed, is_traced);
         world.slow = slow.map(|number| number.saturating_sub(1) as At);
         world.old_tools = *old_tools;
         world.nemesis = Nemesis::idle();

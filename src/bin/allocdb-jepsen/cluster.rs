@@ -142,9 +142,17 @@ fn drive<T>(
             Ok(Step::Done(output)) => return Ok(output),
             Ok(Step::After(pause)) if pause.is_zero() => {}
             Ok(Step::After(pause)) => actions.interrupt.pause(pause)?,
-            Err(Failure::Control(error)) => return Err(error),
-            Err(failure) => return Err(anyhow!("{failure}")),
+            Err(failure) => return Err(error_of(failure)),
         }
+    }
+}
+
+/// An error of the backend as it was, with its causes.
+fn error_of(failure: Failure<Error>) -> Error {
+    match failure {
+        Failure::Control(error) => error,
+        Failure::NoCopy { why, .. } => error_of(*why),
+        failure => anyhow!("{failure}"),
     }
 }
 
