@@ -134,7 +134,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
         loop {
             if place > self.first.applied() {
-                self.settle();
+                self.settle(World::may_assume);
             }
             let Some(found) = self.first.state_at(place).map(|state| compare(&state)) else { return false };
             for Other { world, .. } in &mut self.others {
@@ -157,10 +157,12 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     }
 
     /// Nobody who was not told yet is going to be: places at which one of several things may stand are gone on from with each of them,
-    /// in depth, so that what explains everything is found before all is tried.
-    fn settle(&mut self) {
+    /// in depth, so that what explains everything is found before all is tried. Worlds that need no more are left as they are: what
+    /// is assumed where somebody would still have been told is mostly wrong.
+    fn settle(&mut self, needs_more: impl Fn(&World<M>) -> bool) {
+        let needs_more = |world: &World<M>| needs_more(world) && world.may_assume();
         if self.tries == 0
-            || !self.others.iter().map(|other| &other.world).chain([&self.first]).any(World::may_assume)
+            || !self.others.iter().map(|other| &other.world).chain([&self.first]).any(needs_more)
         {
             return;
         }
@@ -174,7 +176,8 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 later.push(other);
                 continue;
             }
-            let Some(assumed) = other.world.assume() else {
+            let Some(assumed) = Some(&other.world).filter(|world| needs_more(world)).and_then(World::assume)
+            else {
                 settled.push(other);
                 continue;
             };
@@ -213,7 +216,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         let is_stuck = || self.first.is_stuck() || self.others.iter().any(|other| other.world.is_stuck());
         if self.completions.is_multiple_of(COMPARE_EVERY) && is_stuck() {
             self.tries = (self.tries + TRIES_EACH_TIME).min(MOST_TRIES);
-            self.settle();
+            self.settle(World::is_stuck);
         }
     }
 

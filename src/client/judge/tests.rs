@@ -159,6 +159,31 @@ fn what_is_wrong_whatever_stands_at_a_place_is_found_however_much_may() {
     assert_eq!(told(100, 3_000, &[]).proven(), (Proven::Valid, Vec::new()));
 }
 
+/// Nobody was ever told what stands at the second place, so that much is known behind it. What stands much later is told when it is asked
+/// for again: nothing is assumed about that in the meantime, of which all but one of many ways would be wrong.
+#[test]
+fn what_will_be_told_is_not_guessed_because_of_what_will_not() {
+    let told = |last: &str| {
+        let mut told = Feed::new();
+        told.executes(0, create(1_000_000, 1), 1, "ok");
+        (1..=2).for_each(|number| told.loses(number, create(number, 1)));
+        for number in 0..900 {
+            told.executes(10_000 + number, create(2_000_000 + number, 1), 3 + number, "already_exists");
+        }
+        (0..12).for_each(|number| told.loses(100 + number, create(100 + number, 1)));
+        for number in 0..300 {
+            told.executes(20_000 + number, create(3_000_000 + number, 1), 915 + number, "already_exists");
+        }
+        for number in 0..12 {
+            let code = if number == 11 { last } else { "already_exists" };
+            told.executes(30_000 + number, create(100 + number, 1), 914 - number, code);
+        }
+        told.proven()
+    };
+    assert_eq!(told("already_exists"), (Proven::Valid, Vec::new()));
+    assert_eq!(told("resource_busy"), (Proven::Invalid, Vec::new()));
+}
+
 /// Many requests are lost, many places belong to one of them, and what is answered behind these is wrong whichever they are: there
 /// are more ways to see this than anybody can try. Whoever looks for one falls no further behind for each request that follows.
 #[test]
