@@ -128,6 +128,17 @@ impl Engine {
         Ok(client)
     }
 
+    /// Whether a command that [`Engine::admit_client`] refuses is refused because of what was executed before: by its slot alone, which
+    /// others may have let pass who know more or less of that. Anything else nobody ever takes.
+    #[must_use]
+    pub fn refuses_by_state(&self, slot: Slot, payload: &[u8]) -> bool {
+        let is_possible = |client: &ClientCommand| {
+            !matches!(client.command, Command::Expire { .. })
+                && self.allocator.check_client_slots(slot, &client.command).is_ok()
+        };
+        self.check_size(payload).is_ok() && decode_client(payload).is_ok_and(|client| is_possible(&client))
+    }
+
     /// Checks the slot of a tick before a primary plans it.
     ///
     /// # Errors

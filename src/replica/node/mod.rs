@@ -323,7 +323,7 @@ impl Node {
                 None => self.reply_text(token, text::FAULTED),
             },
             Request::GetResource { .. } | Request::GetLease { .. } => {
-                self.reads.push(Read { token, request, arrived: now });
+                self.reads.push(Read { token, request, arrived: now, refusal: None });
                 self.serve_reads(now);
             }
             Request::Submit { slot, payload } if self.is_too_long(&payload) => {

@@ -3,12 +3,18 @@
 //! A read must not be answered from what another primary has gone beyond. Another one can serve only once a majority follows
 //! it, so as long as a majority is known to have followed this one a short time ago, and failovers wait for that time,
 //! there is none. After that this primary repeats its last commit to its peers first, for all reads that wait together.
+//!
+//! That a command was not executed, and is refused for what was, is such a read, too: an old primary does not know what others have
+//! executed since.
 
 use super::{ClientReply, Node, Token};
 #[cfg(feature = "planted-faults")]
 use crate::allocator::ResourceView;
 use crate::allocator::{ReservationLookup, ReservationView};
-use crate::api::{LeaseResponse, Rejection, Request, ResourceResponse, Response, TickResponse, Ticked, text};
+use crate::api::{
+    Committed, LeaseResponse, Rejection, Request, ResourceResponse, Response, SubmitResponse, TickResponse,
+    Ticked, text,
+};
 use crate::engine::FenceError;
 use crate::ids::Slot;
 #[cfg(feature = "planted-faults")]
@@ -23,6 +29,8 @@ pub(super) struct Read {
     pub(super) token: Token,
     pub(super) request: Request,
     pub(super) arrived: Duration,
+    /// What a submit is told that is neither executed nor a retry.
+    pub(super) refusal: Option<Rejection>,
 }
 
 impl Node {
@@ -60,7 +68,7 @@ impl Node {
 
     fn answer_reads(&mut self, reads: Vec<Read>) {
         for read in reads {
-            let reply = self.read(&read.request);
+            let reply = self.read(&read);
             self.reply(read.token, reply);
         }
     }
@@ -72,7 +80,8 @@ impl Node {
         }
     }
 
-    fn read(&self, request: &Request) -> ClientReply {
+    fn read(&self, read: &Read) -> ClientReply {
+        let request = &read.request;
         let required = match request {
             Request::GetResource { required, .. } | Request::GetLease { required, .. } => *required,
             _ => None,
@@ -80,7 +89,9 @@ impl Node {
         let engine = match self.replica.read_fence(required) {
             Ok(engine) => engine,
             Err(ReadRefusal::NotPrimary(role)) => return ClientReply::Text(text::not_primary(role.word())),
-            Err(ReadRefusal::Faulted) if matches!(request, Request::TickExpirations { .. }) => {
+            Err(ReadRefusal::Faulted)
+                if matches!(request, Request::TickExpirations { .. } | Request::Submit { .. }) =>
+            {
                 return ClientReply::Text(text::FAULTED.to_owned());
             }
             Err(ReadRefusal::Faulted) => return ClientReply::Response(fence_response(request, None)),
@@ -107,10 +118,23 @@ impl Node {
             Request::TickExpirations { .. } => {
                 Response::TickExpirations(TickResponse::Applied(Ticked { processed: 0, last_lsn: None }))
             }
+            Request::Submit { slot, payload } => {
+                match (engine.find_retry(*slot, payload).transpose(), read.refusal) {
+                    (Some(answer), _) => retried(answer),
+                    (None, refusal) => Response::submit_rejected(refusal.unwrap_or(Rejection::EngineHalted)),
+                }
+            }
             // Nothing else is ever read.
-            _ => Response::submit_rejected(Rejection::EngineHalted),
+            Request::GetMetrics { .. } => Response::submit_rejected(Rejection::EngineHalted),
         })
     }
+}
+
+/// What is remembered of an operation, or that nobody knows any more, as it is answered.
+pub(super) fn retried(answer: Result<Committed, Rejection>) -> Response {
+    Response::Submit(
+        answer.map_or_else(|rejection| SubmitResponse::Rejected(rejection.into()), SubmitResponse::Committed),
+    )
 }
 
 /// A lease as the faults of reads show it.

@@ -1,11 +1,11 @@
 //! Rounds: what is prepared together, who is told, and what becomes of it.
 
 use super::peer::AckState;
-use super::reads::Read;
+use super::reads::{Read, retried};
 use super::{Node, Token, Work};
 use crate::allocator::PayloadKind;
 use crate::allocator::payload::decode_client;
-use crate::api::{Committed, Rejection, Request, Response, SubmitResponse, TickResponse, Ticked};
+use crate::api::{Certainty, Committed, Rejection, Request, Response, TickResponse, Ticked};
 use crate::ids::{Lsn, OperationId, Slot};
 use crate::planted::PlantedFault;
 use crate::replica::message::MAX_BATCH_BYTES;
@@ -120,9 +120,7 @@ impl Node {
     }
 
     pub(super) fn answer_retry(&mut self, token: Token, answer: Result<Committed, Rejection>) {
-        let answer = answer
-            .map_or_else(|rejection| SubmitResponse::Rejected(rejection.into()), SubmitResponse::Committed);
-        self.respond(token, Response::Submit(answer));
+        self.respond(token, retried(answer));
     }
 
     /// Takes the waiting submits that ask for a leftover entry again, slot and payload the same.
@@ -178,12 +176,20 @@ impl Node {
                     tokens.push(token);
                     commands.push((PayloadKind::Client, slot, payload));
                 }
+                Err(rejection)
+                    if rejection.certainty() == Certainty::Definite
+                        && engine.refuses_by_state(slot, &payload) =>
+                {
+                    let request = Request::Submit { slot, payload };
+                    self.reads.push(Read { token, request, arrived: now, refusal: Some(rejection) });
+                }
                 Err(rejection) => self.respond(token, Response::submit_rejected(rejection)),
             }
             if matches!(self.waiting.front(), Some(Work::Tick { .. })) {
                 break;
             }
         }
+        self.serve_reads(now);
         if commands.is_empty() {
             return;
         }
@@ -223,7 +229,7 @@ impl Node {
             Ok(plan) if plan.payloads().is_empty() => {
                 // Whoever is no longer primary may not know what is due.
                 let request = Request::TickExpirations { slot };
-                self.reads.push(Read { token, request, arrived: now });
+                self.reads.push(Read { token, request, arrived: now, refusal: None });
                 self.serve_reads(now);
             }
             Ok(plan) => {

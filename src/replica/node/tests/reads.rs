@@ -1,6 +1,7 @@
 //! For how long a primary answers reads without hearing of a majority.
 
 use super::*;
+use crate::allocator::PayloadError;
 
 fn read(resource: u128) -> Request {
     Request::GetResource { required: None, resource: ResourceId(resource) }
@@ -90,6 +91,39 @@ fn a_tick_with_nothing_due_is_answered_as_a_read_is() {
     cluster.now = 2 * READ_LEASE;
     assert_eq!(cluster.tick(1, 5), not_primary("view_uncertain"));
     assert_eq!(cluster.tick(2, 5), Expired(1, Some(3)));
+}
+
+/// What has not been executed here may have been by another primary, of which the old one has never heard.
+#[test]
+fn a_command_is_said_not_to_have_been_executed_as_a_read_is_answered() {
+    let passed = Refused(Rejection::InvalidRequest(PayloadError::InvalidLayout));
+    let mut cluster = Cluster::new();
+    cluster.submit(1, 3, 1, create(41));
+    cluster.now = READ_LEASE - Duration::from_nanos(1);
+    let before = commits_sent(&cluster);
+    assert_eq!(cluster.submit(1, 2, 2, create(42)), passed);
+    assert_eq!(commits_sent(&cluster), before);
+    cluster.now = READ_LEASE;
+    assert_eq!(cluster.submit(1, 2, 2, create(42)), passed);
+    assert_eq!(commits_sent(&cluster), before + 2);
+    // What nobody ever takes needs nobody.
+    cluster.isolated = vec![2, 3];
+    cluster.now = 3 * READ_LEASE;
+    let expire = Command::Expire { reservation: ReservationId(1), deadline: Slot(1) };
+    let refused = Refused(Rejection::InvalidRequest(PayloadError::InvalidCommandTag(6)));
+    assert_eq!(cluster.submit(1, 3, 9, expire), refused);
+    assert_eq!(cluster.submit(1, 2, 2, create(42)), not_primary("view_uncertain"));
+
+    // The new primary has executed one that comes to the old one behind another whose slot is higher.
+    cluster.isolated = vec![1];
+    cluster.fail_over(2, 3);
+    assert_eq!(cluster.submit(2, 4, 3, create(43)), Done(2, Fine));
+    cluster.now = 5 * READ_LEASE;
+    let tokens = [(9, 4, create(44)), (4, 3, create(43))]
+        .map(|(slot, operation, command)| cluster.hand_in(1, submit(slot, operation, command)));
+    cluster.run();
+    let answers = tokens.map(|token| Answer::from(cluster.replies.remove(&token).unwrap()));
+    assert_eq!(answers, [Indefinite, not_primary("view_uncertain")]);
 }
 
 /// A primary with one committed entry whose messages the test answers; the entry was sent at 0, the commit at `answered`.
