@@ -12,9 +12,8 @@ few=200
 many=2000
 words=("$@")
 
-# What a simulated replica does not have: its process ends only when somebody ends it, and its files lose only what was not flushed. The last one
-# shows to a read in the moment between a failover and the end of a lease, which few seeds have.
-beyond=" replica-ends replica-faults replica-hangs slot-back-ends torn-tail-taken loss-unseen damage-to-all fail-over-without-wait "
+# What a simulated replica does not have: its process ends only when somebody ends it, and its files lose only what was not flushed.
+beyond=" replica-ends replica-faults replica-hangs slot-back-ends torn-tail-taken loss-unseen damage-to-all "
 
 # Lines of two fields out of the list in the source: word, sentence.
 faults=$(awk '
@@ -77,7 +76,7 @@ ALLOCDB_PLANTED_FAULT=expire-early cargo run --release --all-features -- simulat
 \`\`\`
 
 Faults that are heals of others are not counted. A simulated process ends only when somebody ends it, and simulated disks lose nothing but what was not
-flushed, so \`replica-ends\`, \`replica-faults\`, \`replica-hangs\`, \`slot-back-ends\`, \`torn-tail-taken\`, \`loss-unseen\` and \`damage-to-all\` have nothing to show there. \`fail-over-without-wait\` shows only to a read in the moment between a failover and the end of a lease.
+flushed, so \`replica-ends\`, \`replica-faults\`, \`replica-hangs\`, \`slot-back-ends\`, \`torn-tail-taken\`, \`loss-unseen\` and \`damage-to-all\` have nothing to show there.
 
 | planted fault | what a replica with it does | seeds that show it | first of them | anomaly | processes | operations | faults | seconds to make it small |
 |---|---|---|---|---|---|---|---|---|

@@ -237,6 +237,9 @@ planted_faults! {
     /// Fail over without waiting until an old primary that may still run reads no longer.
     FailOverWithoutWait = "fail-over-without-wait",
 
+    /// Let a second operator act while the first one is at work, from which locks keep them.
+    TwoOperators = "two-operators",
+
     /// Take a log that ends early for all there ever was, whatever others have committed.
     TornTailTaken = "torn-tail-taken",
     /// Serve as primary although a peer holds entries of the same view that are not held any more.
@@ -274,11 +277,15 @@ impl PlantedFault {
         ),
         (
             PlantedFault::FailOverWithoutWait,
-            "shows only where a failover is over before the old primary has stopped reading, in a second; on a busy machine it takes longer",
+            "shows only where a failover is over before the old primary has stopped reading, in a second; on a busy machine it takes longer. The simulation has such failovers",
         ),
         (
             PlantedFault::LogUnflushed,
             "only a loss of power loses what was written and not flushed; the simulation has such disks",
+        ),
+        (
+            PlantedFault::TwoOperators,
+            "no fault of a replica: whoever operates a cluster holds a lock on it; the simulation has a second operator who does not",
         ),
         (
             PlantedFault::DiskLies,

@@ -61,7 +61,13 @@ fn one_seed_is_told_line_by_line_and_its_history_judged_again() {
 #[test]
 fn arguments_that_make_no_sense_are_named_and_end_with_254() {
     for (flags, told) in [
-        (&[][..], "expected one of --seeds <from..to>, --seed <n> and --plan <path>, found none"),
+        (
+            &[][..],
+            "expected one of --seeds <from..to>, --seed <n>, --plan <path> and --corpus-file <path>, found none",
+        ),
+        (&["--corpus-file", "/no/such/corpus"], "/no/such/corpus: expected a corpus, found no such file"),
+        (&["--seed", "3", "--corpus-file", "x"], "--corpus-file: expected --seeds with it, found --seed"),
+        (&["--seeds", "0..9", "--shard", "1/2", "--corpus-file", "x"], "--corpus-file: expected no --shard"),
         (&["--seeds", "5..5"], "expected <from>..<to> with <from> below <to>"),
         (&["--seeds", "6..5"], "expected <from>..<to> with <from> below <to>"),
         (&["--seeds", "5"], "expected <from>..<to>"),
@@ -92,6 +98,38 @@ fn arguments_that_make_no_sense_are_named_and_end_with_254() {
     let done = run(unknown.env("ALLOCDB_PLANTED_FAULT", "nothing-known"));
     assert_eq!(done.code(), Some(254), "{done:#?}");
     assert!(done.stderr.contains("this build has no defect `nothing-known`"), "{done:#?}");
+}
+
+#[test]
+fn seeds_that_meet_something_new_are_kept_and_played_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seeds.txt");
+    let corpus = path.to_str().unwrap();
+    std::fs::write(&path, "# mine\n0..3\n").unwrap();
+    let done = simulate(&["--seeds", "0..12", "--corpus-file", corpus, "--threads", "2"]).ok();
+    let added: usize = done.value("added").parse().unwrap();
+    assert_eq!((done.value("corpus_seeds"), done.value("played")), ("3", "15"));
+    assert!((1..=9).contains(&added), "{done:#?}");
+    let kept = text(&path);
+    assert!(kept.starts_with("# mine\n0..3\n"), "{kept}");
+    assert_eq!(kept.lines().count(), 2 + added);
+    // What they have met is known now, whoever looks.
+    let again = simulate(&["--seeds", "0..12", "--corpus-file", corpus, "--threads", "1"]).ok();
+    assert_eq!((again.value("added"), text(&path)), ("0", kept));
+    let alone = simulate(&["--corpus-file", corpus]).ok();
+    assert_eq!(alone.value("played"), (3 + added).to_string());
+    assert_eq!(alone.value("coverage_cells"), done.value("coverage_cells"));
+    let json = simulate(&["--corpus-file", corpus, "--format", "json"]);
+    assert_eq!(json.code(), Some(254), "{json:#?}");
+    assert!(json.stdout.contains("--corpus-file: expected --format text with it, found json"), "{json:#?}");
+    // A corpus that is none stays as it is, and an empty one is no pass.
+    std::fs::write(&path, "7\nx\n").unwrap();
+    let refused = simulate(&["--seeds", "0..12", "--corpus-file", corpus]);
+    assert_eq!((refused.code(), text(&path)), (Some(254), "7\nx\n".to_owned()));
+    assert!(refused.stderr.contains("seeds.txt:2: expected a seed"), "{refused:#?}");
+    std::fs::write(&path, "").unwrap();
+    let empty = simulate(&["--corpus-file", corpus]);
+    assert_eq!((empty.code(), empty.value("verdict")), (Some(2), "unknown"));
 }
 
 #[test]

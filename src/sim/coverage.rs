@@ -50,6 +50,17 @@ impl Coverage {
         }
     }
 
+    /// The combinations that were met.
+    pub fn cells(&self) -> impl Iterator<Item = &Cell> {
+        self.0.keys()
+    }
+
+    /// Whether a combination was met.
+    #[must_use]
+    pub fn has_met(&self, cell: &Cell) -> bool {
+        self.0.contains_key(cell)
+    }
+
     /// As results have it: the words of a combination with spaces between them, and how often it was met.
     #[must_use]
     pub fn lines(&self) -> BTreeMap<String, u64> {

@@ -7,10 +7,11 @@
 //! - `history`: what clients saw, for the model and the checker that judge hunts. `setup`: the cluster that every seed has.
 //! - [`sweep`]: many seeds on all processors. [`totals`]: what they came to, in numbers.
 //! - [`result`](mod@result): the same as lines of JSON, and shards of a sweep joined.
-//! - [`coverage`]: what operations of clients have met on the way.
+//! - [`coverage`]: what operations of clients have met on the way. [`corpus`]: seeds that were the first to meet something.
 //! - [`disk`]: a disk that loses and tears what was not flushed. `clock`: clocks that are fast or slow.
 
 mod clock;
+pub mod corpus;
 pub mod coverage;
 pub mod disk;
 pub mod fault;

@@ -1,9 +1,10 @@
 //! Many seeds on all processors. What comes out depends on the seeds alone, not on how many threads play them.
 
-use super::coverage::Coverage;
+use super::coverage::{Cell, Coverage};
 use super::totals::Totals;
 use super::{Played, play};
 use crate::check::{Anomaly, AnomalyKind, Judgement, Verdict};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -50,11 +51,36 @@ pub struct Sweep {
     pub findings: Vec<Played>,
     /// What operations have met, of all seeds.
     pub coverage: Coverage,
+    /// The lowest seed that has met each of these.
+    pub first: BTreeMap<Cell, u64>,
     /// Somebody asked for an end before all seeds were played.
     pub is_interrupted: bool,
 }
 
 impl Sweep {
+    /// Takes note of who met something.
+    fn note_first<'a>(&mut self, met: impl Iterator<Item = (&'a Cell, u64)>) {
+        for (cell, seed) in met {
+            match self.first.get_mut(cell) {
+                Some(first) => *first = seed.min(*first),
+                None => {
+                    self.first.insert(cell.clone(), seed);
+                }
+            }
+        }
+    }
+
+    /// Takes another sweep in, as if both had been one.
+    pub fn join(&mut self, other: Sweep) {
+        self.totals.add(&other.totals);
+        self.coverage.add(&other.coverage);
+        self.note_first(other.first.iter().map(|(cell, seed)| (cell, *seed)));
+        self.played += other.played;
+        self.findings.extend(other.findings);
+        self.findings.sort_by_key(|played| played.seed);
+        self.is_interrupted |= other.is_interrupted;
+    }
+
     /// Invalid if any seed is; unknown if any is, or if the sweep did not come to its end.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
@@ -72,10 +98,11 @@ impl From<Played> for Sweep {
     /// A sweep of this seed alone.
     fn from(mut played: Played) -> Self {
         let coverage = std::mem::take(&mut played.coverage);
+        let first = coverage.cells().map(|cell| (cell.clone(), played.seed)).collect();
         let is_valid = played.verdict() == Verdict::Valid;
         let totals = if is_valid { played.totals } else { Totals::default() };
         let findings = if is_valid { Vec::new() } else { vec![played] };
-        Sweep { totals, played: 1, findings, coverage, is_interrupted: false }
+        Sweep { totals, played: 1, findings, coverage, first, is_interrupted: false }
     }
 }
 
@@ -100,20 +127,28 @@ pub fn all_processors() -> usize {
 /// Plays seeds until there are none left, enough are not valid, or it is stopped.
 #[must_use]
 pub fn sweep(seeds: &Seeds, options: &Options<'_>) -> Sweep {
+    sweep_all(|number| seeds.get(number), options)
+}
+
+/// The same with any seeds: `seed` is asked for the first by the number 0, and has no more after it was asked in vain.
+#[must_use]
+pub fn sweep_all(seed: impl Fn(u64) -> Option<u64> + Sync, options: &Options<'_>) -> Sweep {
     let (next, found) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = || {
         (options.set_up)();
         let mut own = Sweep::default();
         while found.load(Ordering::Relaxed) < options.enough as u64 {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(seed) = seeds.get(number) else { break };
+            let Some(seed) = seed(number) else { break };
             if options.stop.load(Ordering::Relaxed) {
                 own.is_interrupted = true;
                 break;
             }
             own.played += 1;
             let mut played = play_guarded(seed);
-            own.coverage.add(&std::mem::take(&mut played.coverage));
+            let coverage = std::mem::take(&mut played.coverage);
+            own.note_first(coverage.cells().map(|cell| (cell, seed)));
+            own.coverage.add(&coverage);
             if played.verdict() == Verdict::Valid {
                 own.totals.add(&played.totals);
             } else {
@@ -127,15 +162,9 @@ pub fn sweep(seeds: &Seeds, options: &Options<'_>) -> Sweep {
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..options.threads.max(1)).map(|_| scope.spawn(work)).collect();
         for worker in workers {
-            let own = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
-            all.totals.add(&own.totals);
-            all.coverage.add(&own.coverage);
-            all.played += own.played;
-            all.findings.extend(own.findings);
-            all.is_interrupted |= own.is_interrupted;
+            all.join(worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
     });
-    all.findings.sort_by_key(|played| played.seed);
     all
 }
 

@@ -20,6 +20,7 @@ use super::story::Note;
 use super::{Played, Recorded};
 use crate::check::{Anomaly, AnomalyKind, Judgement};
 use crate::ids::Slot;
+use crate::planted::PlantedFault;
 use crate::replica::message::Ack;
 use crate::replica::node::{ClientReply, PeerFailure};
 use crate::workload::Generator;
@@ -52,6 +53,7 @@ enum Happening {
     ClientAnswer { client: usize, attempt: u64, reply: ClientReply },
     ClientGivesUp { client: usize, attempt: u64 },
     Operator,
+    SecondOperator,
     Nemesis,
 }
 
@@ -79,6 +81,8 @@ pub(super) struct World {
     /// The place of each of them, by what it was sent as.
     sent: HashMap<(Slot, Vec<u8>), usize>,
     operator: Operations,
+    /// One who does not know of the other, for the fault `two-operators`.
+    second_operator: Operations,
     nemesis: Nemesis,
     record: Record,
     history: History,
@@ -153,6 +157,7 @@ impl World {
             writes: Vec::new(),
             sent: HashMap::new(),
             operator: Operations::default(),
+            second_operator: Operations::default(),
             nemesis,
             record: Record::default(),
             history: History::new(limits(Tables::OF_SEEDS), seed, is_traced),
@@ -235,6 +240,9 @@ impl World {
         self.set_up_clients();
         self.schedule(0, Happening::Nemesis);
         self.schedule(0, Happening::Operator);
+        if PlantedFault::TwoOperators.is_enabled() {
+            self.schedule(0, Happening::SecondOperator);
+        }
         let mut happened: u64 = 0;
         while self.judgement.anomalies.is_empty() && !self.is_over() {
             let Some((time, happening)) = self.agenda.next() else {
@@ -244,7 +252,8 @@ impl World {
             self.now = time;
             happened += 1;
             self.happen(happening);
-            let calm_for = self.nemesis.calm_since.map_or(0, |since| self.now - since);
+            let served_from = self.nemesis.calm_since.map(|since| since.max(self.last_asked()));
+            let calm_for = served_from.map_or(0, |from| self.now.saturating_sub(from));
             if calm_for > PATIENCE {
                 let states = self.states();
                 self.does_not_serve(states);
@@ -282,6 +291,7 @@ impl World {
             }
             Happening::ClientGivesUp { client, attempt } => self.client_answered(client, attempt, None),
             Happening::Operator => self.operate(),
+            Happening::SecondOperator => self.operate_as_second(),
             Happening::Nemesis => self.strike(),
         }
     }

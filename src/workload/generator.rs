@@ -178,12 +178,22 @@ impl Generator {
     ///
     /// A process that is asked while its last operation is open is taken to have lost it.
     pub fn next(&mut self, process: u64) -> Option<Step> {
+        let step = self.draw_next(process)?;
+        Some(self.begin(process, step))
+    }
+
+    /// The same, asked of this replica, whoever would have been asked.
+    pub fn next_at(&mut self, process: u64, replica: u64) -> Option<Step> {
+        let step = self.draw_next(process)?;
+        Some(self.begin(process, Step { replica, ..step }))
+    }
+
+    fn draw_next(&mut self, process: u64) -> Option<Step> {
         if self.flights.contains_key(&process) {
             self.completed(process, Kind::Info, &Fields::default());
         }
         let writes_wait = self.turn_clock() || self.memory.count_unresolved() >= MOST_UNKNOWN;
-        let step = if only_reads(process) { self.read() } else { self.draw(writes_wait) }?;
-        Some(self.begin(process, step))
+        if only_reads(process) { self.read() } else { self.draw(writes_wait) }
     }
 
     /// A process asks for something that was not drawn here: what is left to be settled, or somebody's look at the end.

@@ -3,6 +3,8 @@
 //! What is played and judged is `sim`'s in the library. Here are the command line's combinations, the lines of standard output, and
 //! the exit codes: 0 valid, 1 invalid, 2 unknown, 254 arguments that make no sense, 255 when the program fails.
 
+#[path = "simulate/corpus.rs"]
+mod corpus;
 #[path = "simulate/merge.rs"]
 mod merge;
 #[path = "simulate/plan.rs"]
@@ -25,6 +27,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Plays seeds or joins results and prints what they came to, for a program also why there is nothing to print.
@@ -63,20 +66,23 @@ fn simulate(wanted: &Simulate, interrupt: &Interrupt) -> Result<()> {
         What::Plan(path) => return plan::play(wanted, path, planted),
         What::Small(seed) => return plan::shrink(wanted, seed, planted, &interrupt.flag()),
         What::One(seed) => return play_one(wanted, seed, planted),
+        What::Corpus(path, part) => return corpus::play(wanted, path, part, planted, &interrupt.flag()),
         What::Many(part) => part,
     };
-    let threads = wanted.threads.map_or_else(all_processors, |threads| usize::try_from(threads).unwrap_or(1));
     let (stop, began) = (interrupt.flag(), Instant::now());
-    let options = Options {
-        threads,
-        enough: usize::MAX,
-        stop: &stop,
-        set_up: &|| wake(planted.map(|(_, fault)| fault)),
-    };
+    let set_up = || wake(planted.map(|(_, fault)| fault));
+    let options = options(wanted, &stop, &set_up);
     let done = sweep(&part.seeds(), &options);
     let program = program(planted.map(|(word, _)| word));
-    let result = ShardResult::new(program, part, threads, began.elapsed().as_secs_f64(), &done);
+    let seconds = began.elapsed().as_secs_f64();
+    let result = ShardResult::new(program, part, options.threads, seconds, &done);
     tell(wanted, &result)
+}
+
+/// All seeds, whatever they come to, on as many threads as were asked for.
+fn options<'a>(wanted: &Simulate, stop: &'a AtomicBool, set_up: &'a (dyn Fn() + Sync)) -> Options<'a> {
+    let threads = wanted.threads.map_or_else(all_processors, |threads| usize::try_from(threads).unwrap_or(1));
+    Options { threads, enough: usize::MAX, stop, set_up }
 }
 
 fn tell(wanted: &Simulate, result: &ShardResult) -> Result<()> {
@@ -96,6 +102,8 @@ enum What<'a> {
     /// A seed that is to be made small.
     Small(u64),
     Plan(&'a Path),
+    /// A corpus, and a range of which seeds may be added to it.
+    Corpus(&'a Path, Option<Part>),
 }
 
 /// Fails where the flags contradict each other.
@@ -106,10 +114,15 @@ fn what(wanted: &Simulate) -> Result<What<'_>> {
         wanted.plan.as_ref().map(|_| "--plan"),
     ];
     let given: Vec<&str> = sources.into_iter().flatten().collect();
-    let [source] = given[..] else {
-        let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
-        let expected = "expected one of --seeds <from..to>, --seed <n> and --plan <path>";
-        return Err(misused(format!("{expected}, found {found}")));
+    let source = match (&given[..], &wanted.corpus_file) {
+        ([source], _) => *source,
+        ([], Some(_)) => "--corpus-file",
+        _ => {
+            let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+            let expected =
+                "expected one of --seeds <from..to>, --seed <n>, --plan <path> and --corpus-file <path>";
+            return Err(misused(format!("{expected}, found {found}")));
+        }
     };
     let goes_with = |is_given: bool, flag: &str, sources: &[&str]| {
         if is_given && !sources.contains(&source) {
@@ -134,6 +147,19 @@ fn what(wanted: &Simulate) -> Result<What<'_>> {
     }
     if wanted.trace && matches!(wanted.format, Format::Json) {
         return Err(misused("--trace: expected --format text with it, found json"));
+    }
+    goes_with(wanted.corpus_file.is_some() && source != "--corpus-file", "--corpus-file", &["--seeds"])?;
+    if wanted.corpus_file.is_some() && wanted.shard.is_some() {
+        return Err(misused(
+            "--corpus-file: expected no --shard with it: what others meet is not known there",
+        ));
+    }
+    if wanted.corpus_file.is_some() && matches!(wanted.format, Format::Json) {
+        return Err(misused("--corpus-file: expected --format text with it, found json"));
+    }
+    if let Some(path) = &wanted.corpus_file {
+        let part = wanted.seeds.map(|seeds| Part { first: seeds.first, end: seeds.end, shard: 1, shards: 1 });
+        return Ok(What::Corpus(path, part));
     }
     match (wanted.seeds, wanted.seed, &wanted.plan) {
         (_, _, Some(path)) => Ok(What::Plan(path)),

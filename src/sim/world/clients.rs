@@ -141,7 +141,7 @@ impl World {
         // Whoever goes on after an unknown outcome is another process in the history, and the same one to the generator: as one of its
         // readers it would be one for good.
         let step = match self.nemesis.quiet {
-            Some(quiet) if self.now < quiet.until => self.read_in_quiet(client, quiet),
+            Some(quiet) if self.now < quiet.until => self.turn_in_quiet(client, quiet),
             _ => self.generator.next(client as u64),
         };
         let Some(step) = step else { return self.schedule(IDLE, Happening::ClientTurn { client }) };
@@ -153,10 +153,13 @@ impl World {
         self.ask(client, asked, request);
     }
 
-    /// While everybody only reads: the first client asks the old primary, the others the new one.
-    fn read_in_quiet(&mut self, client: usize, quiet: Quiet) -> Option<Step> {
+    /// While nobody lets an old primary find out that it is one: the first client reads there, the others ask the new one for all there is.
+    fn turn_in_quiet(&mut self, client: usize, quiet: Quiet) -> Option<Step> {
+        if client > 0 {
+            return self.generator.next_at(client as u64, id_of(quiet.new).0);
+        }
         let mut step = self.generator.read()?;
-        step.replica = id_of(if client == 0 { quiet.old } else { quiet.new }).0;
+        step.replica = id_of(quiet.old).0;
         Some(self.generator.begin(client as u64, step))
     }
 

@@ -4,16 +4,19 @@
 use super::hunted::Hunted;
 use super::operator::files_of;
 use super::{Happening, World};
+use crate::planted::PlantedFault;
+use crate::replica::staging::StagedReplica;
 use crate::sim::disk::Fuse;
 use crate::sim::fault::Fault;
 use crate::sim::plan::Timed;
-use crate::sim::setup::{At, CLIENTS, COUNT};
+use crate::sim::setup::{At, CLIENTS, COUNT, id_of, paths_of};
 use fastrand::Rng;
+use std::sync::Arc;
 
 /// Writes that have to be acknowledged in the calm before the seed is over.
 const ACKS_IN_CALM: u64 = 6;
 
-/// How long clients only read, in microseconds: enough for a failover and some leases.
+/// How long an old primary is only read from, in microseconds: enough for a failover and some leases.
 const ONLY_READS: u64 = 8_000_000;
 
 /// What a seed is up to.
@@ -51,7 +54,7 @@ impl LostSector {
     }
 }
 
-/// Clients only read: a write would make an old primary find out that nobody follows it.
+/// Who asks an old primary only reads: a write would make it find out that nobody follows it.
 #[derive(Clone, Copy)]
 pub(super) struct Quiet {
     /// In microseconds since the beginning.
@@ -203,7 +206,7 @@ impl World {
         self.schedule(pause, Happening::Nemesis);
     }
 
-    /// After every second failover from a primary that clients reach they only read for a while.
+    /// After every second failover from a primary that clients reach it is only read from for a while.
     pub(super) fn be_quiet_sometimes(&mut self, fault: &Fault) {
         if let Fault::FailOverUnfenced { primary, supporting } = *fault
             && self.rng.bool()
@@ -324,7 +327,7 @@ impl World {
                 self.begin_unfenced_failover(new, other);
             }
             Fault::Rejoin { replica } => self.begin_rejoin(place_of(replica)),
-            Fault::InterruptOperator => self.interrupt_operator(),
+            Fault::InterruptOperator => self.interrupt_operators(),
         }
     }
 
@@ -337,20 +340,37 @@ impl World {
 
     fn lose_sector_sometimes(&mut self) {
         match &mut self.nemesis.sector {
+            // One whose moment is not there yet comes with a later strike.
             Some(LostSector { strikes_before: 0, replica, choice }) => {
-                let fault = Fault::LoseSector { replica: *replica, choice: *choice };
-                self.nemesis.sector = None;
-                self.inject(&fault, None);
+                let (at, choice) = (place_of(*replica), *choice);
+                if self.may_lose_sector(at) {
+                    self.nemesis.sector = None;
+                    self.inject(&Fault::LoseSector { replica: number_of(at), choice }, None);
+                }
             }
             Some(LostSector { strikes_before, .. }) => *strikes_before -= 1,
             None => {}
         }
     }
 
-    /// No more than one replica may hold less than it has acknowledged. Files that the operator's tools do not know stay as they are:
-    /// nobody would bring those back.
+    /// No more than one replica may hold less than it has acknowledged, and one that a failover has left behind holds less than the
+    /// others: the two that are left have to be of one view.
+    fn may_lose_sector(&self, at: At) -> bool {
+        let view = |other: At| {
+            let disk = Arc::new(self.machines[other].disk.clone());
+            let survey = StagedReplica::on_disk(disk, id_of(other), paths_of(other)).survey();
+            survey.ok()?.metadata.last_normal_view
+        };
+        let mut views = (0..COUNT).filter(|other| *other != at).map(view);
+        let first = views.next().flatten();
+        first.is_some()
+            && views.all(|other| other == first)
+            && self.machines.iter().all(|machine| !machine.disk.has_lost_sector())
+    }
+
+    /// Files that the operator's tools do not know stay as they are: nobody would bring those back.
     fn lose_sector(&mut self, at: At, choice: u64) {
-        if self.machines.iter().all(|machine| !machine.disk.has_lost_sector()) {
+        if self.may_lose_sector(at) {
             self.machines[at].disk.lose_sector(&files_of(at, self.old_tools), choice);
         }
     }
@@ -383,6 +403,10 @@ impl World {
             tape.calm = self.now;
         }
         self.network.heal();
+        if PlantedFault::TwoOperators.is_enabled() {
+            // From here on there is one.
+            self.interrupt_operators();
+        }
         for at in 0..COUNT {
             self.machines[at].is_isolated = false;
             self.machines[at].disk.clear_fuse();

@@ -7,6 +7,7 @@ use crate::ids::{ReplicaId, View};
 use crate::operator::{
     Control, Converge, Decision, Failover, Fence, Health, Operation, Rejoin, Replicas, Round, Sighting, Step,
 };
+use crate::planted::PlantedFault;
 use crate::replica::staging::StagedReplica;
 use crate::sim::disk::SimDisk;
 use crate::sim::noise::Dice;
@@ -191,7 +192,40 @@ impl Control for Machines<'_> {
 impl World {
     /// The operator makes the next call there is to make.
     pub(super) fn operate(&mut self) {
-        let work = self.operator.work.take().or_else(|| self.next_work());
+        let is_calm = self.nemesis.calm_since.is_some();
+        let pause = self.operate_once(is_calm);
+        self.schedule(pause, Happening::Operator);
+    }
+
+    /// The same of a second one, who does what he is told to and no more.
+    pub(super) fn operate_as_second(&mut self) {
+        let pause = self.as_second(|world| world.operate_once(false));
+        self.schedule(pause, Happening::SecondOperator);
+    }
+
+    fn as_second<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
+        std::mem::swap(&mut self.operator, &mut self.second_operator);
+        let done = act(self);
+        std::mem::swap(&mut self.operator, &mut self.second_operator);
+        done
+    }
+
+    /// Whoever has nothing to do does something, if there is such.
+    fn as_idle(&mut self, act: impl FnOnce(&mut Self)) {
+        if self.is_idle() {
+            act(self);
+        } else if PlantedFault::TwoOperators.is_enabled() {
+            self.as_second(|world| {
+                if world.is_idle() {
+                    act(world);
+                }
+            });
+        }
+    }
+
+    /// Makes the next call, of bringing the cluster in place if there is no other. Returns the pause after it, in microseconds.
+    fn operate_once(&mut self, converges: bool) -> u64 {
+        let work = self.operator.work.take().or_else(|| self.next_work(converges));
         let mut pause = self.chance(Dice::Call, |rng| Some(rng.u64(100..CALL))).unwrap_or(CALL);
         if let Some(mut work) = work {
             match self.go_on_with(&mut work) {
@@ -210,10 +244,10 @@ impl World {
                 }
             }
         }
-        self.schedule(pause, Happening::Operator);
+        pause
     }
 
-    fn next_work(&mut self) -> Option<Work> {
+    fn next_work(&mut self, converges: bool) -> Option<Work> {
         let next = self.operator.afterwards.pop_front();
         let all = [0, 1, 2].map(id_of);
         let converge = || match self.record.newest().filter(|_| self.operator.is_in_place) {
@@ -221,8 +255,7 @@ impl World {
             Some(newest) => Converge::through(newest, all, Fence::Ended),
             None => Converge::new(all, Fence::Ended),
         };
-        let is_calm = self.nemesis.calm_since.is_some();
-        next.or_else(|| is_calm.then(|| Work::Converge(converge())))
+        next.or_else(|| converges.then(|| Work::Converge(converge())))
     }
 
     /// Makes one call. Returns how long to wait at least before the next; none when there is none.
@@ -259,8 +292,13 @@ impl World {
         }
     }
 
-    /// Whatever the operator was about to do is not done.
-    pub(super) fn interrupt_operator(&mut self) {
+    /// Whatever anybody was about to do is not done.
+    pub(super) fn interrupt_operators(&mut self) {
+        self.interrupt_operator();
+        self.as_second(Self::interrupt_operator);
+    }
+
+    fn interrupt_operator(&mut self) {
         self.operator.work = None;
         self.operator.is_in_place = false;
         self.operator.afterwards.clear();
@@ -270,7 +308,7 @@ impl World {
     }
 
     pub(super) fn is_held(&self, at: At) -> bool {
-        self.operator.held.contains(&at)
+        self.operator.held.contains(&at) || self.second_operator.held.contains(&at)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -299,34 +337,35 @@ impl World {
     }
 
     pub(super) fn begin_failover(&mut self, new: At, supporting: At) {
-        if self.is_idle() {
-            self.operator.work = Some(Work::FailOver(self.failover(new, supporting, Fence::Ended)));
-        }
+        self.as_idle(|world| {
+            world.operator.work = Some(Work::FailOver(world.failover(new, supporting, Fence::Ended)));
+        });
     }
 
     /// Fails over from a primary that cannot be ended: its lease is waited out.
     pub(super) fn begin_unfenced_failover(&mut self, new: At, supporting: At) {
         let old = COUNT - new - supporting;
-        if self.is_idle() && self.seen_view(old).is_some() {
-            let fence = Fence::EndedOrAfter(Duration::from_micros(READ_LEASE));
-            self.operator.out_of_reach = Some(old);
-            self.operator.work = Some(Work::FailOver(self.failover(new, supporting, fence)));
+        if self.seen_view(old).is_none() {
+            return;
         }
+        self.as_idle(|world| {
+            let fence = Fence::EndedOrAfter(Duration::from_micros(READ_LEASE));
+            world.operator.out_of_reach = Some(old);
+            world.operator.work = Some(Work::FailOver(world.failover(new, supporting, fence)));
+        });
     }
 
     /// Fails over, lets the cluster take a write over a bad network, and fails over to the replica that was left behind.
     pub(super) fn begin_failover_and_back(&mut self, new: At, supporting: At) {
-        if self.is_idle() {
-            self.begin_failover(new, supporting);
+        self.as_idle(|world| {
+            world.operator.work = Some(Work::FailOver(world.failover(new, supporting, Fence::Ended)));
             let back = Work::ThenFailOver { new: COUNT - new - supporting, supporting };
-            self.operator.afterwards.extend([Work::AwaitWrite { acks: None, turns: BAD_TURNS }, back]);
-        }
+            world.operator.afterwards.extend([Work::AwaitWrite { acks: None, turns: BAD_TURNS }, back]);
+        });
     }
 
     /// Rejoins a replica from the primary, if there is exactly one.
     pub(super) fn begin_rejoin(&mut self, target: At) {
-        if self.is_idle() {
-            self.operator.work = Some(Work::Rejoin(Rejoin::new(id_of(target), None)));
-        }
+        self.as_idle(|world| world.operator.work = Some(Work::Rejoin(Rejoin::new(id_of(target), None))));
     }
 }

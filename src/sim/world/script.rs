@@ -27,6 +27,8 @@ pub(super) struct Script {
     /// What is to happen to the next start of each replica.
     fuses: VecDeque<Timed>,
     calm: u64,
+    /// When the last operation is asked at the earliest.
+    last: u64,
     /// By the id of the operation, the write that it is.
     writes: HashMap<u64, usize>,
     closing: Closing,
@@ -54,6 +56,7 @@ impl Script {
             faults: plan.faults.iter().filter(|timed| !is_fuse(timed)).cloned().collect(),
             fuses: plan.faults.iter().filter(is_fuse).cloned().collect(),
             calm: plan.calm,
+            last: plan.operations.iter().map(|planned| planned.at).max().unwrap_or(0),
             writes: HashMap::new(),
             closing: Closing { slot: latest_slot(plan), ..Closing::default() },
         }
@@ -229,6 +232,11 @@ impl World {
         self.clients[closing].target = attempts as usize % COUNT;
         let request = self.request_of(write);
         self.ask(closing, Asked::Write(write), request);
+    }
+
+    /// When the last operation of the plan is asked at the earliest: nobody is to be served before.
+    pub(super) fn last_asked(&self) -> u64 {
+        self.script.as_ref().map_or(0, |script| script.last)
     }
 
     fn is_asked_and_answered(&self) -> bool {

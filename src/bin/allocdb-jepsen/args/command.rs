@@ -360,6 +360,8 @@ pub(crate) struct Simulate {
     pub(crate) plan_file: Option<PathBuf>,
     /// The plan that is played instead of seeds.
     pub(crate) plan: Option<PathBuf>,
+    /// Seeds that have met something new, and receives others.
+    pub(crate) corpus_file: Option<PathBuf>,
     /// For whom the result is.
     pub(crate) format: Format,
 }

@@ -41,6 +41,7 @@ pub(super) fn simulate() -> Subcommand {
         .arg(switch("shrink").help("With --seed, make a seed with an anomaly small, for at most a minute, and tell its story [default: off]"))
         .arg(path("plan-file").help("With --shrink, receives the plan that is left [default: simulate-<seed>-plan.json]"))
         .arg(path("plan").help("Play what a plan file says instead of seeds"))
+        .arg(path("corpus-file").help("Play the seeds listed there; with --seeds, add those that meet something new"))
         .arg(format()),
         build: |m: &mut ArgMatches| {
             Some(Command::Simulation(Simulation::Play(Simulate {
@@ -53,6 +54,7 @@ pub(super) fn simulate() -> Subcommand {
                 shrink: m.get_flag("shrink"),
                 plan_file: m.remove_one("plan-file"),
                 plan: m.remove_one("plan"),
+                corpus_file: m.remove_one("corpus-file"),
                 format: m.remove_one::<Format>("format")?,
             })))
         },

@@ -134,7 +134,7 @@ fn the_usage_text_begins_with_the_published_lines_and_goes_on_with_the_others() 
   allocdb-jepsen hunt-local --output-root <path> [--workspace <path>] [--workload <name>] [--nemesis <list>] [--nemesis-interval <secs>] [--concurrency <n>] [--rate <n>] [--time-limit <secs>] [--seed <n>] [--test-count <n>] [--slots <mode>] [--keep-going]
   allocdb-jepsen hunt-qemu --output-root <path> --workspace <path> [--workload <name>] [--nemesis <list>] [--nemesis-interval <secs>] [--concurrency <n>] [--rate <n>] [--time-limit <secs>] [--seed <n>] [--test-count <n>] [--slots <mode>] [--keep-going]
   allocdb-jepsen hunt-kubevirt --output-root <path> --workspace <path> [--workload <name>] [--nemesis <list>] [--nemesis-interval <secs>] [--concurrency <n>] [--rate <n>] [--time-limit <secs>] [--seed <n>] [--test-count <n>] [--slots <mode>] [--keep-going]
-  allocdb-jepsen simulate [--seeds <from..to>] [--seed <n>] [--shard <i/n>] [--threads <n>] [--trace] [--history-file <path>] [--shrink] [--plan-file <path>] [--plan <path>]
+  allocdb-jepsen simulate [--seeds <from..to>] [--seed <n>] [--shard <i/n>] [--threads <n>] [--trace] [--history-file <path>] [--shrink] [--plan-file <path>] [--plan <path>] [--corpus-file <path>]
   allocdb-jepsen merge <result-file>...
   allocdb-jepsen gate-local --output-root <path> [--lanes <n>] [--profile <name>] [--window <secs>] [--hunt-time-limit <secs>] [--job <job> ...] [--rerun <job> ...] [--partition <i/n>]
   allocdb-jepsen gate-qemu --output-root <path> --lane <name,workspace,output-root> [--lane <name,workspace,output-root> ...] [--profile <name>] [--window <secs>] [--hunt-time-limit <secs>] [--job <job> ...] [--rerun <job> ...] [--partition <i/n>]
