@@ -4,6 +4,7 @@
 //! combinations of [what operations can meet](super::coverage), and never taken away.
 
 use super::coverage::{Cell, Coverage};
+use crate::printable::escaped;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -13,6 +14,9 @@ pub const MOST_BYTES: u64 = 16 << 20;
 
 /// Most seeds in a corpus.
 pub const MOST_SEEDS: u64 = 10_000_000;
+
+/// Characters of a line that is none that are shown.
+const MOST_SHOWN: usize = 80;
 
 /// What a new corpus says of itself.
 const HEADER: &str = "# Seeds that have each met something that none before them had met, and seeds that are always played.\n\
@@ -41,7 +45,10 @@ impl Corpus {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut corpus = Self { remarks: String::new(), ranges: Vec::new() };
         for (line, number) in text.lines().zip(1..) {
-            let expected = |what: &str| format!("{number}: expected {what}, found `{line}`");
+            let expected = |what: &str| {
+                let found: String = line.chars().take(MOST_SHOWN).collect();
+                format!("{number}: expected {what}, found `{}`", escaped(&found))
+            };
             if line.starts_with('#') {
                 corpus.remarks += line;
                 corpus.remarks.push('\n');
@@ -152,6 +159,7 @@ mod tests {
         for (text, expected) in [
             ("1\nx\n", "2: expected a seed, or <from>..<to> with <from> below <to>, found `x`"),
             ("5..5", "1: expected a seed"),
+            ("\x1b[2J", "1: expected a seed, or <from>..<to> with <from> below <to>, found `\\u{1b}[2J`"),
             ("+1", "1: expected a seed"),
             ("18446744073709551615", "1: expected a seed"),
             ("7\n3..5\n", "2: expected seeds above those before, found `3..5`"),

@@ -6,7 +6,7 @@ use crate::common::print;
 use allocdb_node::check::Verdict;
 use allocdb_node::sim::Played;
 use allocdb_node::sim::corpus::{Corpus, MOST_BYTES};
-use allocdb_node::sim::result::{Finding, Part};
+use allocdb_node::sim::result::{Finding, MOST_FINDINGS, Part};
 use allocdb_node::sim::sweep::{Sweep, sweep, sweep_all};
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -92,7 +92,7 @@ fn text(path: &Path, done: &Sweep, (listed, added): (u64, usize), seconds: f64) 
     if done.is_interrupted {
         let _ = writeln!(text, "doubt=interrupted before all seeds were played");
     }
-    let found: Vec<Finding> = done.findings.iter().map(Finding::from).collect();
+    let found: Vec<Finding> = done.findings.iter().take(MOST_FINDINGS).map(Finding::from).collect();
     text += &findings(&found);
     text
 }
