@@ -65,7 +65,7 @@ fn arguments_that_make_no_sense_are_named_and_end_with_254() {
             &[][..],
             "expected one of --seeds <from..to>, --seed <n>, --plan <path> and --corpus-file <path>, found none",
         ),
-        (&["--corpus-file", "/no/such/corpus"], "/no/such/corpus: expected a corpus, found no such file"),
+        (&["--corpus-file", "/no/such/corpus"], "/no/such/corpus: No such file or directory"),
         (&["--seed", "3", "--corpus-file", "x"], "--corpus-file: expected --seeds with it, found --seed"),
         (&["--seeds", "0..9", "--shard", "1/2", "--corpus-file", "x"], "--corpus-file: expected no --shard"),
         (&["--seeds", "5..5"], "expected <from>..<to> with <from> below <to>"),

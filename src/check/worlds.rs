@@ -134,7 +134,7 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
         }
         loop {
             if place > self.first.applied() {
-                self.settle(World::may_assume);
+                self.settle(|_| true);
             }
             let Some(found) = self.first.state_at(place).map(|state| compare(&state)) else { return false };
             for Other { world, .. } in &mut self.others {
@@ -160,9 +160,9 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
     /// in depth, so that what explains everything is found before all is tried. Worlds that need no more are left as they are: what
     /// is assumed where somebody would still have been told is mostly wrong.
     fn settle(&mut self, needs_more: impl Fn(&World<M>) -> bool) {
-        let needs_more = |world: &World<M>| needs_more(world) && world.may_assume();
+        let may_go_on = |world: &World<M>| needs_more(world) && world.may_assume();
         if self.tries == 0
-            || !self.others.iter().map(|other| &other.world).chain([&self.first]).any(needs_more)
+            || !self.others.iter().map(|other| &other.world).chain([&self.first]).any(may_go_on)
         {
             return;
         }
@@ -176,12 +176,11 @@ impl<M: Model + std::fmt::Debug> Checker<M> {
                 later.push(other);
                 continue;
             }
-            let Some(assumed) = Some(&other.world).filter(|world| needs_more(world)).and_then(World::assume)
-            else {
+            let assumed = if needs_more(&other.world) { other.world.assume() } else { None };
+            let Some(Assumed { explaining, wrong: found, is_whole, cost }) = assumed else {
                 settled.push(other);
                 continue;
             };
-            let Assumed { explaining, wrong: found, is_whole, cost } = assumed;
             self.tried += cost;
             self.tries = self.tries.saturating_sub(cost);
             self.is_partial |= !is_whole;

@@ -38,6 +38,22 @@ impl Attempt {
     }
 }
 
+/// Why a command is not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Nobody ever takes it, or nobody knows whether it was executed.
+    ByAnybody(Rejection),
+    /// Its slot does not fit what was executed before. Others may know more or less of that, and may have taken it: whoever says so for
+    /// good has to know all of it.
+    BySlot(Rejection),
+}
+
+impl<E: Into<Rejection>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Refused::ByAnybody(error.into())
+    }
+}
+
 impl Engine {
     /// Whether a client's command that is not among the remembered operations is known not to have been executed under this
     /// slot. Its record stays until the last slot has left the operation window behind.
@@ -108,7 +124,7 @@ impl Engine {
         payload: &[u8],
         last_slot: Option<Slot>,
         max_slot_advance: u64,
-    ) -> Result<ClientCommand, Rejection> {
+    ) -> Result<ClientCommand, Refused> {
         self.check_running()?;
         self.check_size(payload)?;
         let client = decode_client(payload)?;
@@ -118,25 +134,17 @@ impl Engine {
             if PlantedFault::SlotBackEnds.is_enabled() {
                 note_slot_back();
             }
-            self.unless_forgotten(slot, late)
+            match self.unless_forgotten(slot, late) {
+                Rejection::StorageFailure => Refused::ByAnybody(Rejection::StorageFailure),
+                late => Refused::BySlot(late),
+            }
         })?;
         if let Command::Expire { .. } = client.command {
             // Only the system ends a lease at its deadline.
-            return Err(Rejection::InvalidRequest(PayloadError::InvalidCommandTag(6)));
+            return Err(Refused::ByAnybody(PayloadError::InvalidCommandTag(6).into()));
         }
-        check_slot_advance(slot, last_slot, max_slot_advance)?;
+        check_slot_advance(slot, last_slot, max_slot_advance).map_err(Refused::BySlot)?;
         Ok(client)
-    }
-
-    /// Whether a command that [`Engine::admit_client`] refuses is refused because of what was executed before: by its slot alone, which
-    /// others may have let pass who know more or less of that. Anything else nobody ever takes.
-    #[must_use]
-    pub fn refuses_by_state(&self, slot: Slot, payload: &[u8]) -> bool {
-        let is_possible = |client: &ClientCommand| {
-            !matches!(client.command, Command::Expire { .. })
-                && self.allocator.check_client_slots(slot, &client.command).is_ok()
-        };
-        self.check_size(payload).is_ok() && decode_client(payload).is_ok_and(|client| is_possible(&client))
     }
 
     /// Checks the slot of a tick before a primary plans it.

@@ -17,7 +17,7 @@ mod record;
 mod recovery;
 mod recovery_error;
 
-pub use admission::Attempt;
+pub use admission::{Attempt, Refused};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::{EngineConfig, EngineConfigError};
 pub use digest::StateDigest;

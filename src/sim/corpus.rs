@@ -3,9 +3,9 @@
 //! A corpus is a text of one seed, or one range of seeds, a line; `#` begins a line for people. Seeds are added as sweeps meet new
 //! combinations of [what operations can meet](super::coverage), and never taken away.
 
-use super::coverage::{Cell, Coverage};
+use super::coverage::Coverage;
+use super::sweep::{Seeds, parse_digits};
 use crate::printable::escaped;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -109,9 +109,9 @@ impl Corpus {
     }
 
     /// Adds the seeds that were the first to meet something which is not known yet, and says how many these are.
-    pub fn add(&mut self, first: &BTreeMap<Cell, u64>, known: &Coverage) -> usize {
-        let is_new = |(cell, seed): &(&Cell, &u64)| !known.has_met(cell) && !self.contains(**seed);
-        let seeds: BTreeSet<u64> = first.iter().filter(is_new).map(|(_, seed)| *seed).collect();
+    pub fn add(&mut self, met: &Coverage, known: &Coverage) -> usize {
+        let mut seeds = met.first_beyond(known);
+        seeds.retain(|seed| !self.contains(*seed));
         self.ranges.extend(seeds.iter().map(|seed| *seed..seed.saturating_add(1)));
         self.ranges.sort_by_key(|range| range.start);
         seeds.len()
@@ -119,14 +119,10 @@ impl Corpus {
 }
 
 fn parse_range(words: &str) -> Option<Range<u64>> {
-    let number = |text: &str| -> Option<u64> {
-        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
-    let (start, end) = match words.split_once("..") {
-        Some((start, end)) => (number(start)?, number(end)?),
-        None => (number(words)?, number(words)?.checked_add(1)?),
-    };
-    (start < end).then_some(start..end)
+    match Seeds::parse(words) {
+        Some(Seeds { first, end, .. }) => Some(first..end),
+        None => parse_digits(words).and_then(|seed| Some(seed..seed.checked_add(1)?)),
+    }
 }
 
 #[cfg(test)]
@@ -134,14 +130,10 @@ mod tests {
     use super::*;
     use crate::sim::play;
 
-    fn firsts(seeds: &[u64]) -> BTreeMap<Cell, u64> {
-        let mut first = BTreeMap::new();
-        for seed in seeds {
-            for cell in play(*seed).coverage.cells() {
-                first.entry(cell.clone()).or_insert(*seed);
-            }
-        }
-        first
+    fn met(seeds: &[u64]) -> Coverage {
+        let mut met = Coverage::default();
+        seeds.iter().for_each(|seed| met.add(&play(*seed).coverage));
+        met
     }
 
     #[test]
@@ -174,14 +166,14 @@ mod tests {
     #[test]
     fn only_who_met_something_new_is_added() {
         let mut corpus = Corpus::default();
-        let known = play(3).coverage;
-        let added = corpus.add(&firsts(&[3, 5, 4]), &known);
+        let known = met(&[3]);
+        let added = corpus.add(&met(&[3, 5, 4]), &known);
         assert!((1..=2).contains(&added) && !corpus.contains(3), "{corpus:?}");
         let seeds: Vec<u64> = (0..).map_while(|number| corpus.get(number)).collect();
         assert!(seeds.is_sorted() && seeds.iter().all(|seed| [4, 5].contains(seed)), "{seeds:?}");
         // Nobody is added twice, and nobody for what is known.
-        assert_eq!(corpus.clone().add(&firsts(&[3, 5, 4]), &known), 0);
-        assert_eq!(Corpus::default().add(&firsts(&[3]), &known), 0);
+        assert_eq!(corpus.clone().add(&met(&[3, 5, 4]), &known), 0);
+        assert_eq!(Corpus::default().add(&met(&[3]), &known), 0);
         assert_eq!(Corpus::parse(&corpus.to_text()).unwrap(), corpus);
     }
 }

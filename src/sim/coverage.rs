@@ -3,7 +3,7 @@
 
 use super::setup::{At, COUNT};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One combination of what an operation can meet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,16 +20,23 @@ pub struct Cell {
     pub recovery: &'static str,
 }
 
-/// How often each combination was met.
+/// How often each combination was met, and by whom first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coverage(BTreeMap<Cell, u64>);
+pub struct Coverage(BTreeMap<Cell, Met>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Met {
+    times: u64,
+    /// The lowest seed.
+    first: u64,
+}
 
 impl Coverage {
-    /// Counts one operation.
-    pub(super) fn count(&mut self, seen: Seen, f: &'static str, result: Cow<'static, str>) {
+    /// Counts one operation of a seed.
+    pub(super) fn count(&mut self, seed: u64, seen: Seen, f: &'static str, result: Cow<'static, str>) {
         let mut count = |fault: &'static str| {
             let cell = Cell { role: seen.role, fault, f, result: result.clone(), recovery: seen.recovery };
-            *self.0.entry(cell).or_default() += 1;
+            self.0.entry(cell).or_insert(Met { times: 0, first: seed }).times += 1;
         };
         let lasting = FAULTS.iter().zip(0..).filter(|(_, place)| seen.faults & (1 << place) != 0);
         lasting.for_each(|(word, _)| count(word));
@@ -40,32 +47,31 @@ impl Coverage {
 
     /// Adds what other seeds have met.
     pub fn add(&mut self, other: &Coverage) {
-        for (cell, times) in &other.0 {
+        for (cell, met) in &other.0 {
             match self.0.get_mut(cell) {
-                Some(sum) => *sum = sum.saturating_add(*times),
+                Some(sum) => {
+                    sum.times = sum.times.saturating_add(met.times);
+                    sum.first = sum.first.min(met.first);
+                }
                 None => {
-                    self.0.insert(cell.clone(), *times);
+                    self.0.insert(cell.clone(), *met);
                 }
             }
         }
     }
 
-    /// The combinations that were met.
-    pub fn cells(&self) -> impl Iterator<Item = &Cell> {
-        self.0.keys()
-    }
-
-    /// Whether a combination was met.
+    /// The seeds that were the first to meet what is not known, each the lowest.
     #[must_use]
-    pub fn has_met(&self, cell: &Cell) -> bool {
-        self.0.contains_key(cell)
+    pub fn first_beyond(&self, known: &Coverage) -> BTreeSet<u64> {
+        let is_new = |(cell, _): &(&Cell, &Met)| !known.0.contains_key(cell);
+        self.0.iter().filter(is_new).map(|(_, met)| met.first).collect()
     }
 
     /// As results have it: the words of a combination with spaces between them, and how often it was met.
     #[must_use]
     pub fn lines(&self) -> BTreeMap<String, u64> {
-        let line = |(Cell { role, fault, f, result, recovery }, times): (&Cell, &u64)| {
-            (format!("{role} {fault} {f} {result} {recovery}"), *times)
+        let line = |(Cell { role, fault, f, result, recovery }, met): (&Cell, &Met)| {
+            (format!("{role} {fault} {f} {result} {recovery}"), met.times)
         };
         self.0.iter().map(line).collect()
     }
@@ -143,8 +149,9 @@ mod tests {
     fn an_operation_counts_once_for_each_fault_that_lasts() {
         let mut coverage = Coverage::default();
         let ok = Cow::Borrowed("ok");
-        coverage.count(Seen::new("primary", "new", [false; 7]), "tick", ok.clone());
+        coverage.count(7, Seen::new("primary", "new", [false; 7]), "tick", ok.clone());
         coverage.count(
+            7,
             Seen::new("primary", "new", [true, false, true, false, false, false, false]),
             "tick",
             ok,
@@ -157,6 +164,22 @@ mod tests {
         let sums = by_dimension(&lines);
         assert_eq!(sums[0], BTreeMap::from([("primary", 6)]));
         assert_eq!(sums[1], BTreeMap::from([("down", 2), ("link", 2), ("none", 2)]));
+    }
+
+    #[test]
+    fn the_lowest_seed_is_the_first_in_whatever_order_they_are_added() {
+        let met = |seed: u64, f: &'static str| {
+            let mut coverage = Coverage::default();
+            coverage.count(seed, Seen::new("primary", "new", [false; 7]), f, Cow::Borrowed("ok"));
+            coverage
+        };
+        let mut all = Coverage::default();
+        for (seed, f) in [(9, "tick"), (3, "tick"), (5, "reserve"), (8, "release"), (5, "tick")] {
+            all.add(&met(seed, f));
+        }
+        assert_eq!(all.first_beyond(&Coverage::default()), BTreeSet::from([3, 5, 8]));
+        assert_eq!(all.first_beyond(&met(100, "tick")), BTreeSet::from([5, 8]));
+        assert_eq!(all.first_beyond(&all), BTreeSet::new());
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Many seeds on all processors. What comes out depends on the seeds alone, not on how many threads play them.
 
-use super::coverage::{Cell, Coverage};
+use super::coverage::Coverage;
 use super::totals::Totals;
 use super::{Played, play};
 use crate::check::{Anomaly, AnomalyKind, Judgement, Verdict};
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -20,6 +19,14 @@ pub struct Seeds {
 }
 
 impl Seeds {
+    /// What people write as `<from>..<to>`, with `from` below `to`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (first, end) = text.split_once("..")?;
+        let (first, end) = (parse_digits(first)?, parse_digits(end)?);
+        (first < end).then_some(Self::range(first, end))
+    }
+
     /// All from `first` up to, and without, `end`.
     #[must_use]
     pub const fn range(first: u64, end: u64) -> Self {
@@ -40,6 +47,12 @@ impl Seeds {
     }
 }
 
+/// A number as people write it: digits, and nothing else.
+#[must_use]
+pub fn parse_digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 /// What many seeds came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sweep {
@@ -51,30 +64,15 @@ pub struct Sweep {
     pub findings: Vec<Played>,
     /// What operations have met, of all seeds.
     pub coverage: Coverage,
-    /// The lowest seed that has met each of these.
-    pub first: BTreeMap<Cell, u64>,
     /// Somebody asked for an end before all seeds were played.
     pub is_interrupted: bool,
 }
 
 impl Sweep {
-    /// Takes note of who met something.
-    fn note_first<'a>(&mut self, met: impl Iterator<Item = (&'a Cell, u64)>) {
-        for (cell, seed) in met {
-            match self.first.get_mut(cell) {
-                Some(first) => *first = seed.min(*first),
-                None => {
-                    self.first.insert(cell.clone(), seed);
-                }
-            }
-        }
-    }
-
     /// Takes another sweep in, as if both had been one.
     pub fn join(&mut self, other: Sweep) {
         self.totals.add(&other.totals);
         self.coverage.add(&other.coverage);
-        self.note_first(other.first.iter().map(|(cell, seed)| (cell, *seed)));
         self.played += other.played;
         self.findings.extend(other.findings);
         self.findings.sort_by_key(|played| played.seed);
@@ -98,11 +96,10 @@ impl From<Played> for Sweep {
     /// A sweep of this seed alone.
     fn from(mut played: Played) -> Self {
         let coverage = std::mem::take(&mut played.coverage);
-        let first = coverage.cells().map(|cell| (cell.clone(), played.seed)).collect();
         let is_valid = played.verdict() == Verdict::Valid;
         let totals = if is_valid { played.totals } else { Totals::default() };
         let findings = if is_valid { Vec::new() } else { vec![played] };
-        Sweep { totals, played: 1, findings, coverage, first, is_interrupted: false }
+        Sweep { totals, played: 1, findings, coverage, is_interrupted: false }
     }
 }
 
@@ -146,9 +143,7 @@ pub fn sweep_all(seed: impl Fn(u64) -> Option<u64> + Sync, options: &Options<'_>
             }
             own.played += 1;
             let mut played = play_guarded(seed);
-            let coverage = std::mem::take(&mut played.coverage);
-            own.note_first(coverage.cells().map(|cell| (cell, seed)));
-            own.coverage.add(&coverage);
+            own.coverage.add(&std::mem::take(&mut played.coverage));
             if played.verdict() == Verdict::Valid {
                 own.totals.add(&played.totals);
             } else {

@@ -26,6 +26,8 @@ use anyhow::Result;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -236,6 +238,17 @@ fn of_one(played: Played, planted: Planted, began: Instant) -> ShardResult {
     ShardResult::new(program, part, 1, began.elapsed().as_secs_f64(), &played.into())
 }
 
+/// The text of a file, which is to be `what` and of so many bytes at most.
+fn read_text(path: &Path, most_bytes: u64, what: &str) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(most_bytes + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most_bytes {
+        let problem = format!("expected {what} of at most {most_bytes} bytes, found a longer one");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    }
+    Ok(text)
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(&OsDisk, path, bytes, Flush::Full)
         .map_err(|error| failed(anyhow::anyhow!("failed to write {}: {error}", path.display())))
@@ -265,11 +278,7 @@ fn text(result: &ShardResult) -> String {
         result.events_per_second,
     );
     text += &counts(&result.totals, &result.coverage);
-    let _ = writeln!(text, "verdict={}", result.verdict);
-    if result.interrupted {
-        let _ = writeln!(text, "doubt=interrupted before all seeds were played");
-    }
-    text += &findings(&result.findings);
+    text += &conclusion(&result.verdict, result.interrupted, &result.findings);
     let _ = writeln!(text, "reproduce={}", reproduce(result));
     text
 }
@@ -292,6 +301,12 @@ fn counts(totals: &Totals, coverage: &BTreeMap<String, u64>) -> String {
         let _ = writeln!(text, "coverage_{dimension}={}", words.join(" "));
     }
     text
+}
+
+/// What seeds came to, and what is wrong or not known.
+fn conclusion(verdict: &str, is_interrupted: bool, found: &[Finding]) -> String {
+    let interrupted = if is_interrupted { "doubt=interrupted before all seeds were played\n" } else { "" };
+    format!("verdict={verdict}\n{interrupted}{}", findings(found))
 }
 
 /// A line for each thing that is wrong or not known, with its seed.

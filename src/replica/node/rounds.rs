@@ -5,7 +5,8 @@ use super::reads::{Read, retried};
 use super::{Node, Token, Work};
 use crate::allocator::PayloadKind;
 use crate::allocator::payload::decode_client;
-use crate::api::{Certainty, Committed, Rejection, Request, Response, TickResponse, Ticked};
+use crate::api::{Committed, Rejection, Request, Response, TickResponse, Ticked};
+use crate::engine::Refused;
 use crate::ids::{Lsn, OperationId, Slot};
 use crate::planted::PlantedFault;
 use crate::replica::message::MAX_BATCH_BYTES;
@@ -176,14 +177,13 @@ impl Node {
                     tokens.push(token);
                     commands.push((PayloadKind::Client, slot, payload));
                 }
-                Err(rejection)
-                    if rejection.certainty() == Certainty::Definite
-                        && engine.refuses_by_state(slot, &payload) =>
-                {
+                Err(Refused::BySlot(rejection)) => {
                     let request = Request::Submit { slot, payload };
                     self.reads.push(Read { token, request, arrived: now, refusal: Some(rejection) });
                 }
-                Err(rejection) => self.respond(token, Response::submit_rejected(rejection)),
+                Err(Refused::ByAnybody(rejection)) => {
+                    self.respond(token, Response::submit_rejected(rejection))
+                }
             }
             if matches!(self.waiting.front(), Some(Work::Tick { .. })) {
                 break;

@@ -250,7 +250,7 @@ impl World {
             Ok(Some(came_to)) => {
                 kind = came_to.kind;
                 self.generator.completed(client as u64, came_to.kind, &came_to.fields);
-                self.coverage.count(self.clients[client].seen, came_to.f, came_to.result);
+                self.coverage.count(self.seed, self.clients[client].seen, came_to.f, came_to.result);
             }
             Ok(None) => {}
             Err(nonsense) => {

@@ -4,7 +4,6 @@
 use super::hunted::Hunted;
 use super::operator::files_of;
 use super::{Happening, World};
-use crate::planted::PlantedFault;
 use crate::replica::staging::StagedReplica;
 use crate::sim::disk::Fuse;
 use crate::sim::fault::Fault;
@@ -403,10 +402,7 @@ impl World {
             tape.calm = self.now;
         }
         self.network.heal();
-        if PlantedFault::TwoOperators.is_enabled() {
-            // From here on there is one.
-            self.interrupt_operators();
-        }
+        self.dismiss_second_operator();
         for at in 0..COUNT {
             self.machines[at].is_isolated = false;
             self.machines[at].disk.clear_fuse();

@@ -298,6 +298,11 @@ impl World {
         self.as_second(Self::interrupt_operator);
     }
 
+    /// From here on there is one operator.
+    pub(super) fn dismiss_second_operator(&mut self) {
+        self.second_operator = Operations::default();
+    }
+
     fn interrupt_operator(&mut self) {
         self.operator.work = None;
         self.operator.is_in_place = false;
@@ -358,7 +363,7 @@ impl World {
     /// Fails over, lets the cluster take a write over a bad network, and fails over to the replica that was left behind.
     pub(super) fn begin_failover_and_back(&mut self, new: At, supporting: At) {
         self.as_idle(|world| {
-            world.operator.work = Some(Work::FailOver(world.failover(new, supporting, Fence::Ended)));
+            world.begin_failover(new, supporting);
             let back = Work::ThenFailOver { new: COUNT - new - supporting, supporting };
             world.operator.afterwards.extend([Work::AwaitWrite { acks: None, turns: BAD_TURNS }, back]);
         });

@@ -5,6 +5,7 @@ use super::hunt::{number, refused};
 use super::table::{Subcommand, does, format, path, switch};
 use super::value;
 use allocdb_node::sim::result::MOST_SHARDS;
+use allocdb_node::sim::sweep::{self, parse_digits};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser};
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -82,19 +83,12 @@ pub(super) fn merge() -> Subcommand {
     }
 }
 
-/// Two numbers of the form `<a><between><b>`.
-fn pair(text: &str, between: &str) -> Option<(u64, u64)> {
-    let (a, b) = text.split_once(between)?;
-    let number = |text: &str| text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    Some((number(a)?, number(b)?))
-}
-
 fn seeds() -> ValueParser {
     OsStringValueParser::new()
         .try_map(|given| {
-            let range = given.to_str().and_then(|text| pair(text, "..")).filter(|(first, end)| first < end);
+            let range = given.to_str().and_then(sweep::Seeds::parse);
             range
-                .map(|(first, end)| Seeds { first, end })
+                .map(|sweep::Seeds { first, end, .. }| Seeds { first, end })
                 .ok_or_else(|| refused("seeds", &given, "<from>..<to> with <from> below <to>"))
         })
         .into()
@@ -103,7 +97,8 @@ fn seeds() -> ValueParser {
 fn shard() -> ValueParser {
     OsStringValueParser::new()
         .try_map(|given| {
-            let pair = given.to_str().and_then(|text| pair(text, "/"));
+            let pair = given.to_str().and_then(|text| text.split_once('/'));
+            let pair = pair.and_then(|(number, of)| Some((parse_digits(number)?, parse_digits(of)?)));
             let possible = pair.filter(|(number, of)| (1..=*of).contains(number) && *of <= MOST_SHARDS);
             possible.map(|(number, of)| Shard { number, of }).ok_or_else(|| {
                 refused(

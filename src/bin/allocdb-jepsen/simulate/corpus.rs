@@ -1,6 +1,6 @@
 //! `simulate --corpus-file`: seeds that have met something new are played again, and others are added to them.
 
-use super::{Planted, counts, ended, failed, findings, misused, options, wake, write};
+use super::{Planted, conclusion, counts, ended, failed, misused, options, read_text, wake, write};
 use crate::args::Simulate;
 use crate::common::print;
 use allocdb_node::check::Verdict;
@@ -10,8 +10,7 @@ use allocdb_node::sim::result::{Finding, MOST_FINDINGS, Part};
 use allocdb_node::sim::sweep::{Sweep, sweep, sweep_all};
 use anyhow::Result;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -29,13 +28,11 @@ pub(super) fn play(
             "--corpus-file: expected no planted defect with --seeds: what it makes seeds meet is not for others",
         ));
     }
-    let read = read(path).map_err(|problem| misused(format!("{}:{problem}", path.display())))?;
-    let mut corpus = match (read, part) {
-        (Some(corpus), _) => corpus,
-        (None, Some(_)) => Corpus::default(),
-        (None, None) => {
-            return Err(misused(format!("{}: expected a corpus, found no such file", path.display())));
-        }
+    let in_file = |problem: String| misused(format!("{}:{problem}", path.display()));
+    let mut corpus = match read_text(path, MOST_BYTES, "a corpus") {
+        Ok(text) => Corpus::parse(&text).map_err(in_file)?,
+        Err(error) if error.kind() == ErrorKind::NotFound && part.is_some() => Corpus::default(),
+        Err(error) => return Err(in_file(format!(" {error}"))),
     };
     let set_up = || wake(planted.map(|(_, fault)| fault));
     let options = options(wanted, stop, &set_up);
@@ -44,7 +41,7 @@ pub(super) fn play(
     let (listed, mut added) = (corpus.count(), 0);
     if let Some(part) = part.filter(|_| !done.is_interrupted) {
         let more = sweep(&part.seeds(), &options);
-        added = corpus.add(&more.first, &done.coverage);
+        added = corpus.add(&more.coverage, &done.coverage);
         if added > 0 {
             write(path, corpus.to_text().as_bytes())?;
         }
@@ -54,24 +51,6 @@ pub(super) fn play(
     print(&text(path, &done, (listed, added), seconds)).map_err(failed)?;
     // A corpus without a seed in it is no pass.
     ended(done.verdict())
-}
-
-/// A corpus; none where there is no file.
-///
-/// # Errors
-/// What is wrong with it, to stand behind the name of the file and a colon.
-fn read(path: &Path) -> Result<Option<Corpus>, String> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!(" {error}")),
-    };
-    let mut text = String::new();
-    file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|error| format!(" {error}"))?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(format!(" expected at most {MOST_BYTES} bytes, found more"));
-    }
-    Corpus::parse(&text).map(Some)
 }
 
 fn text(path: &Path, done: &Sweep, (listed, added): (u64, usize), seconds: f64) -> String {
@@ -88,11 +67,6 @@ fn text(path: &Path, done: &Sweep, (listed, added): (u64, usize), seconds: f64) 
         done.totals.events,
     );
     text += &counts(&done.totals, &done.coverage.lines());
-    let _ = writeln!(text, "verdict={}", done.verdict().word());
-    if done.is_interrupted {
-        let _ = writeln!(text, "doubt=interrupted before all seeds were played");
-    }
     let found: Vec<Finding> = done.findings.iter().take(MOST_FINDINGS).map(Finding::from).collect();
-    text += &findings(&found);
-    text
+    text + &conclusion(done.verdict().word(), done.is_interrupted, &found)
 }

@@ -1,6 +1,8 @@
 //! `simulate --shrink` and `simulate --plan`: a failing seed made small, told as a story, and played again from its file.
 
-use super::{Planted, command_line, ended, failed, findings, keep, misused, of_one, tell, wake, write};
+use super::{
+    Planted, command_line, ended, failed, findings, keep, misused, of_one, read_text, tell, wake, write,
+};
 use crate::args::{Format, Simulate};
 use crate::common::print;
 use allocdb_node::check::Verdict;
@@ -13,8 +15,6 @@ use allocdb_node::sim::{Recorded, record_plan};
 use anyhow::Result;
 use serde_json::json;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -80,12 +80,7 @@ pub(super) fn play(wanted: &Simulate, path: &Path, planted: Planted) -> Result<(
 }
 
 fn read(path: &Path) -> Result<Plan, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    file.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(format!("expected a plan of at most {MOST_BYTES} bytes, found a longer one"));
-    }
+    let text = read_text(path, MOST_BYTES, "a plan").map_err(|error| error.to_string())?;
     Plan::parse(&text)
 }
 
